@@ -1,0 +1,115 @@
+"""The public operator: checks its arguments and hands them to the backend that runs here.
+
+N vertices, B rows of the operator G, E entries of G, S anchors, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mmsa_kernels.backends import chosen_backend
+from mmsa_kernels.hyperedge_memory.reference import hyperedge_memory_attention_reference
+
+Similarity = Literal["dot", "cosine"]
+
+_IMPLEMENTATIONS = {"reference": hyperedge_memory_attention_reference}
+
+
+def hyperedge_memory_attention(
+    x_ND: Tensor,
+    rowptr: Tensor,
+    col: Tensor,
+    weight: Tensor,
+    anchors_SD: Tensor,
+    scale: float,
+    *,
+    similarity: Similarity = "dot",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Aggregates rows over hyperedges and reads the result out of the memory.
+
+    With G the B×N matrix (`rowptr`, `col`, `weight`) and m_s the anchors::
+
+        g_i       = Σ_{e in row i} weight_e · x[col_e]
+        score_is  = scale · <g_i, m_s>                 or scale · cos(g_i, m_s)
+        lse_i     = log Σ_s exp(score_is)
+        readout_i = Σ_s exp(score_is − lse_i) · m_s
+
+    An empty row gives g = 0, hence equal attention to every anchor. Entries may be unsorted; repeated columns
+    add up. Sums are taken in float32 for half precision inputs and in the widest input dtype otherwise.
+
+    Args:
+        x_ND: (N, D) features of the vertices, floating point.
+        rowptr: (B + 1,) int32 or int64: entries of row i are rowptr[i]:rowptr[i + 1].
+        col: (E,) int32 or int64: the vertex of each entry, in 0..N-1.
+        weight: (E,) floating point.
+        anchors_SD: (S, D), keys and values of the attention, floating point.
+        scale: positive factor on the similarity, the inverse of the temperature.
+        similarity: ``dot`` or ``cosine``; the cosine of a vector no longer than 1e-8 is 0, without a gradient.
+
+    Returns:
+        g (B, D) and readout (B, D) in the dtype of `x_ND`, and lse (B,) in the dtype of the sums; all
+        differentiable in `x_ND`, `weight` and `anchors_SD`.
+
+    Raises:
+        TypeError: a dtype is wrong.
+        ValueError: a shape, a device or a value is wrong. The values of `rowptr` and `col` are checked on CPU
+            only, because on a GPU the check would make the host wait for the device.
+        RuntimeError: ``MMSA_KERNELS`` asks for a backend that cannot be used here.
+    """
+    _check_shapes(x_ND, rowptr, col, weight, anchors_SD)
+    _check_dtypes_and_devices(x_ND, rowptr, col, weight, anchors_SD)
+    if not (math.isfinite(scale) and scale > 0):
+        raise ValueError(f"scale: got {scale}, expected a finite number above 0")
+    if similarity not in ("dot", "cosine"):
+        raise ValueError(f"similarity: got {similarity!r}, expected 'dot' or 'cosine'")
+    if x_ND.device.type == "cpu":
+        _check_indices(rowptr, col, num_vertices=x_ND.shape[0])
+    return _IMPLEMENTATIONS[chosen_backend()](x_ND, rowptr, col, weight, anchors_SD, scale, similarity)
+
+
+def _check_shapes(x_ND: Tensor, rowptr: Tensor, col: Tensor, weight: Tensor, anchors_SD: Tensor) -> None:
+    if x_ND.dim() != 2:
+        raise ValueError(f"x_ND: got shape {tuple(x_ND.shape)}, expected (N, D)")
+    if rowptr.dim() != 1 or rowptr.numel() == 0:
+        raise ValueError(f"rowptr: got shape {tuple(rowptr.shape)}, expected (B + 1,)")
+    if col.dim() != 1:
+        raise ValueError(f"col: got shape {tuple(col.shape)}, expected (E,)")
+    if weight.shape != col.shape:
+        raise ValueError(f"weight: got shape {tuple(weight.shape)}, expected {tuple(col.shape)} like col")
+    if anchors_SD.dim() != 2 or anchors_SD.shape[0] == 0 or anchors_SD.shape[1] != x_ND.shape[1]:
+        raise ValueError(
+            f"anchors_SD: got shape {tuple(anchors_SD.shape)}, expected (S, {x_ND.shape[1]}) with S >= 1 and the "
+            "width of x_ND"
+        )
+
+
+def _check_dtypes_and_devices(
+    x_ND: Tensor, rowptr: Tensor, col: Tensor, weight: Tensor, anchors_SD: Tensor
+) -> None:
+    for name, tensor in (("x_ND", x_ND), ("weight", weight), ("anchors_SD", anchors_SD)):
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name}: got {tensor.dtype}, expected a floating point dtype")
+    for name, tensor in (("rowptr", rowptr), ("col", col)):
+        if tensor.dtype not in (torch.int32, torch.int64):
+            raise TypeError(f"{name}: got {tensor.dtype}, expected torch.int32 or torch.int64")
+    for name, tensor in (("rowptr", rowptr), ("col", col), ("weight", weight), ("anchors_SD", anchors_SD)):
+        if tensor.device != x_ND.device:
+            raise ValueError(f"{name}: got device {tensor.device}, expected {x_ND.device} like x_ND")
+
+
+def _check_indices(rowptr: Tensor, col: Tensor, num_vertices: int) -> None:
+    first, last = int(rowptr[0]), int(rowptr[-1])
+    if (first, last) != (0, col.numel()) or bool((rowptr.diff() < 0).any()):
+        raise ValueError(
+            f"rowptr: got values from {first} to {last}, expected a never falling sequence from 0 to the "
+            f"{col.numel()} entries of col"
+        )
+    if col.numel() and not (int(col.min()) >= 0 and int(col.max()) < num_vertices):
+        raise ValueError(
+            f"col: got values from {int(col.min())} to {int(col.max())}, expected 0 to {num_vertices - 1}, the rows "
+            "of x_ND"
+        )

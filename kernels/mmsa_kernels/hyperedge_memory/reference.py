@@ -1,0 +1,79 @@
+"""The operator in plain PyTorch: the truth that faster backends are tested against, and the path on CPU.
+
+N vertices, B rows of the operator G, E entries of G, S anchors, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+EPS = 1e-8
+"""Vectors no longer than this have no direction: their cosine with everything is 0, without a gradient."""
+
+
+def hyperedge_memory_attention_reference(
+    x_ND: Tensor,
+    rowptr: Tensor,
+    col: Tensor,
+    weight: Tensor,
+    anchors_SD: Tensor,
+    scale: float,
+    similarity: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The operator of `mmsa_kernels.hyperedge_memory_attention` without its argument checks.
+
+    Differentiable, once, by autograd in `x_ND`, `weight` and `anchors_SD`. Besides the results it holds B·S
+    numbers (the scores), and E·D (the gathered rows) where `x_ND` is narrower than the sums. On CPU the same
+    bits come out of every run.
+    """
+    dtype, precision = x_ND.dtype, torch.float32
+    for tensor in (x_ND, weight, anchors_SD):
+        precision = torch.promote_types(precision, tensor.dtype)
+    # Autocast would take the products back to half precision.
+    with torch.autocast(x_ND.device.type, enabled=False):
+        if x_ND.dtype != precision:  # only the rows that are used are widened, not all N
+            x_ND = x_ND.index_select(0, col).to(precision)
+            col = torch.arange(col.numel(), dtype=col.dtype, device=col.device)
+        # Gathers, weighs and adds in one pass, without the E·D messages that index_add would need.
+        g_BD = functional.embedding_bag(
+            col,
+            x_ND,
+            rowptr.to(col.dtype),
+            mode="sum",
+            per_sample_weights=weight.to(precision),
+            include_last_offset=True,
+        )
+        anchors_SD = anchors_SD.to(precision)
+        scores_BS = anchor_scores(g_BD, anchors_SD, scale, similarity)
+        # A sum over anchors: the published mean would shrink the read-out S-fold.
+        readout_BD = scores_BS.softmax(dim=1) @ anchors_SD
+        lse_B = scores_BS.logsumexp(dim=1)
+    return g_BD.to(dtype), readout_BD.to(dtype), lse_B
+
+
+def anchor_scores(g_BD: Tensor, anchors_SD: Tensor, scale: float, similarity: str) -> Tensor:
+    """Returns how much each row resembles each anchor: the logits of the attention over anchors.
+
+    Args:
+        g_BD: (B, D) floating point.
+        anchors_SD: (S, D), same dtype and device.
+        scale: factor on the similarity, the inverse of the temperature.
+        similarity: ``dot`` for <g, m>, ``cosine`` for <g, m> / (|g| |m|).
+
+    Returns:
+        (B, S). The cosine of a vector no longer than 1e-8 is 0 and passes no gradient.
+    """
+    if similarity == "cosine":
+        g_BD, anchors_SD = _direction(g_BD), _direction(anchors_SD)
+    return scale * (g_BD @ anchors_SD.T)
+
+
+def _direction(x_BD: Tensor) -> Tensor:
+    """Scales rows to length one, and rows without a direction to zero (both with finite gradients)."""
+    square_B1 = x_BD.square().sum(dim=1, keepdim=True)
+    has_direction_B1 = square_B1 > EPS**2
+    # The inner `where` keeps the gradient of the square root away from zero, where it is infinite.
+    length_B1 = torch.where(has_direction_B1, square_B1, 1.0).sqrt()
+    return torch.where(has_direction_B1, x_BD / length_B1, 0.0)

@@ -1,0 +1,6 @@
+"""`mmsa evaluate` as a script, for launchers that start one: see `mmsa evaluate --help`."""
+
+from mmsa_dist.cli import main
+
+if __name__ == "__main__":
+    main("evaluate")

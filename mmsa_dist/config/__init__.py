@@ -1,0 +1,1 @@
+"""Configuration: one typed, frozen tree; `default.yaml` holds every key."""

@@ -1,0 +1,101 @@
+"""From YAML files and ``section.key=value`` words to one checked `Config`."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+
+from mmsa_dist.config.schema import Config
+from mmsa_shards.options import PrepareOptions
+
+DEFAULT_FILE = Path(__file__).with_name("default.yaml")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names key, value, rule and mend."""
+
+
+def load_config(file: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Merges ``default.yaml``, `file` and `overrides`, in this order, into a checked configuration.
+
+    Args:
+        file: a YAML file that holds only what differs from the defaults; None for the defaults alone.
+        overrides: words ``section.key=value``; the value is read as YAML.
+
+    Raises:
+        ConfigError: an unreadable file, an unknown key, a wrong type or a broken relation.
+    """
+    layers = [_read(DEFAULT_FILE)]
+    if file is not None:
+        layers.append(_read(Path(file)))
+    for word in overrides:
+        if "=" not in word or not word.split("=", 1)[0]:
+            raise ConfigError(f"{word!r} is not of the form section.key=value, such as train.steps=1000")
+    try:
+        layers.append(OmegaConf.from_dotlist(list(overrides)))
+        merged = OmegaConf.to_container(OmegaConf.merge(*layers), resolve=True)
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigError(f"the configuration cannot be merged: {_first_line(error)}") from error
+    try:
+        return Config.model_validate_json(json.dumps(merged))
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from error
+
+
+def to_yaml(config: Config) -> str:
+    """The whole resolved configuration as YAML that `load_config` reads back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _read(file: Path) -> DictConfig:
+    try:
+        tree = OmegaConf.load(file)
+    except OSError as error:
+        raise ConfigError(f"configuration file {file} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        raise ConfigError(f"configuration file {file} is not valid YAML: {_first_line(error)}") from error
+    if not isinstance(tree, DictConfig):
+        raise ConfigError(f"configuration file {file} must hold sections (run:, data:, ...), not a list or a value")
+    return tree
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split("\n")[:2]).strip()
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
+            known = _keys_beside(problem["loc"])
+            close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
+            mend = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
+            lines.append(f"unknown key {key}; {mend}")
+        elif problem["type"] == "value_error":
+            lines.append(problem["msg"].removeprefix("Value error, "))
+        else:
+            rule = problem["msg"][0].lower() + problem["msg"][1:]
+            lines.append(f"{key}={problem['input']!r}: {rule}")
+    return "\n".join(lines)
+
+
+def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
+    """Names that are known in the section that holds the last part of `location`."""
+    section: Any = Config
+    for part in location[:-1]:
+        field = getattr(section, "model_fields", {}).get(part)
+        section = field.annotation if field else None
+    if isinstance(section, type) and issubclass(section, BaseModel):
+        return list(section.model_fields)
+    if section is PrepareOptions:
+        return [name for name in PrepareOptions.__dataclass_fields__ if not name.startswith("_")]
+    return []

@@ -1,0 +1,206 @@
+"""The types of the configuration and the relations between its keys.
+
+Values, units and meanings stand in ``default.yaml``: no field here has a default, so there is one truth. Only
+pydantic is imported, so that a wrong key is refused before anything heavy loads.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mmsa_shards.options import PrepareOptions
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Above0 = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A frozen section that refuses keys that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Run(Section):
+    """The run folder and its seed."""
+
+    dir: Annotated[str, Field(min_length=1)]
+    seed: Count
+
+
+class Data(Section):
+    """Reading shards into batches."""
+
+    shards: str
+    batch_size: Positive
+    lanes: Positive
+    window_blocks: Positive
+    workers: Count
+    picture_size: Annotated[int, Field(ge=32, le=1024)]
+    augment: bool
+
+    @model_validator(mode="after")
+    def _lanes_divide_the_batch(self) -> Data:
+        if self.batch_size % self.lanes:
+            raise ValueError(
+                f"data.batch_size={self.batch_size} must be a multiple of data.lanes={self.lanes}, because every "
+                "lane gives the same number of molecules to a batch; change one of the two"
+            )
+        return self
+
+
+class Gin(Section):
+    """Options of the 2D encoder."""
+
+    layers: Positive
+    width: Positive
+    dropout: Share
+
+
+class Comenet(Section):
+    """Options of the 3D encoder."""
+
+    layers: Positive
+    hidden: Positive
+    middle: Positive
+    radial: Positive
+    spherical: Positive
+    cutoff: Above0
+
+
+class Resnet(Section):
+    """Options of the image encoder."""
+
+
+class Structure(Section):
+    """Hypergraph over molecules and memory anchors."""
+
+    neighbours: Literal["global", "batch", "none"]
+    k: Positive
+    width: Positive
+    anchors: Positive
+    similarity: Literal["cosine", "dot"]
+    temperature: Above0
+    normalization: Literal["random_walk", "symmetric"]
+    refresh_every: Positive
+    recall_sample: Positive
+
+
+class Model(Section):
+    """Encoders, common space and structure."""
+
+    encoders: Annotated[tuple[str, ...], Field(min_length=1)]
+    gin: Gin
+    comenet: Comenet
+    resnet: Resnet
+    custom: dict[str, dict[str, Any]]
+    projection: Positive
+    code: Positive
+    structure: Structure
+
+    @model_validator(mode="after")
+    def _encoders_are_distinct(self) -> Model:
+        if len(set(self.encoders)) != len(self.encoders):
+            raise ValueError(f"model.encoders={list(self.encoders)} names an encoder twice; name each once")
+        return self
+
+    def encoder_options(self, name: str) -> dict[str, Any]:
+        """Keyword arguments for the encoder `name`."""
+        section = getattr(self, name, None)
+        return section.model_dump() if isinstance(section, Section) else dict(self.custom.get(name, {}))
+
+
+class Loss(Section):
+    """Weights of the losses and what they need."""
+
+    contrast: NonNegative
+    reconstruct: NonNegative
+    memory: NonNegative
+    atom: NonNegative
+    temperature: Above0
+    mask_rate: Annotated[float, Field(gt=0, lt=1)]
+
+
+class Train(Section):
+    """Optimization, checkpoints and what is logged."""
+
+    steps: Positive
+    stop_after: Count
+    save_every: Positive
+    keep: Positive
+    log_every: Positive
+    valid_every: Positive
+    valid_batch_size: Positive
+    lr: Above0
+    lr_scale: dict[str, Above0]
+    weight_decay: NonNegative
+    warmup_steps: Count
+    clip: NonNegative
+    accumulate: Positive
+    precision: Literal["fp32", "bf16"]
+    zero_stage: Literal[0, 1, 2, 3]
+    max_bad_steps: Positive
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> Train:
+        if self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"train.warmup_steps={self.warmup_steps} must be below train.steps={self.steps}; "
+                "lower the warm-up or train longer"
+            )
+        if self.stop_after > self.steps:
+            raise ValueError(f"train.stop_after={self.stop_after} is past train.steps={self.steps}; 0 runs to the end")
+        return self
+
+
+class Embed(Section):
+    """Vectors for downstream use."""
+
+    view: str
+    batch_size: Positive
+    reference_molecules: Count
+    dtype: Literal["float16", "float32"]
+
+
+class Config(Section):
+    """The whole configuration of a run."""
+
+    run: Run
+    prepare: PrepareOptions
+    data: Data
+    model: Model
+    loss: Loss
+    train: Train
+    embed: Embed
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Config:
+        micro = self.train.accumulate * self.data.lanes
+        if self.data.batch_size % micro:
+            raise ValueError(
+                f"data.batch_size={self.data.batch_size} must be a multiple of train.accumulate × data.lanes = "
+                f"{self.train.accumulate} × {self.data.lanes} = {micro}; change one of the three"
+            )
+        views = ("structure", "unified", *self.model.encoders)
+        if self.embed.view not in views:
+            raise ValueError(f"embed.view={self.embed.view!r} must be one of {', '.join(views)}")
+        strangers = set(self.train.lr_scale) - {"gin", "comenet", "resnet"} - set(self.model.encoders)
+        if strangers:
+            raise ValueError(
+                f"train.lr_scale names {sorted(strangers)}, which are not encoders; known: {list(self.model.encoders)}"
+            )
+        return self
+
+    @property
+    def shards_dir(self) -> str:
+        """Folder of the shards: `data.shards`, or ``<run.dir>/shards``."""
+        return self.data.shards or f"{self.run.dir}/shards"
+
+    @property
+    def picture_size(self) -> int | None:
+        """Side of the pictures in pixels; None where no encoder looks at them."""
+        return self.data.picture_size if "resnet" in self.model.encoders else None

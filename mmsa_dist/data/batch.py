@@ -1,0 +1,68 @@
+"""What the model sees: a batch of molecules as flat tensors with row pointers.
+
+Size letters used throughout the package: B molecules, A atoms, E bonds, P present molecules of a modality,
+H and W picture sides.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class MoleculeBatch:
+    """A batch of B molecules with A heavy atoms and E bonds in all.
+
+    A molecule that lacks a modality says so in the mask; the values behind an unset mask are NaN (`xyz_A3`) or
+    white (`picture_B3HW`) and no encoder may read them.
+    """
+
+    index_B: Tensor
+    """(B,) int64: number of the molecule in its manifest split (the row of the embedding bank); -1 outside."""
+    atoms_A9: Tensor
+    """(A, 9) uint8: `mmsa_shards.schema.ATOM_CATEGORIES`."""
+    atom_ptr: Tensor
+    """(B + 1,) int64: atoms of molecule b are rows atom_ptr[b]:atom_ptr[b + 1]."""
+    bonds_E4: Tensor
+    """(E, 4) uint8: `mmsa_shards.schema.BOND_CATEGORIES`; each bond once."""
+    bond_ends_E2: Tensor
+    """(E, 2) int64: the two atoms of a bond, numbered within the batch (0..A-1)."""
+    xyz_A3: Tensor
+    """(A, 3) float32, Å: one conformer per molecule; NaN for atoms of molecules without one."""
+    has_xyz_B: Tensor
+    """(B,) bool: molecules that have a conformer."""
+    picture_B3HW: Tensor | None
+    """(B, 3, H, W) uint8 RGB: depictions; None when no picture was asked for."""
+    has_picture_B: Tensor
+    """(B,) bool: molecules that have a picture."""
+
+    def __len__(self) -> int:
+        return self.index_B.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Device of all tensors of the batch."""
+        return self.index_B.device
+
+    @property
+    def molecule_of_atom_A(self) -> Tensor:
+        """(A,) int64: the molecule that each atom belongs to."""
+        sizes_B = self.atom_ptr[1:] - self.atom_ptr[:-1]
+        molecules_B = torch.arange(len(self), device=self.device)
+        return torch.repeat_interleave(molecules_B, sizes_B, output_size=self.atoms_A9.shape[0])
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = True) -> MoleculeBatch:
+        """Returns the batch on `device`."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> MoleculeBatch:
+        """Returns the batch in page-locked memory (called by torch's DataLoader)."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, function) -> MoleculeBatch:  # noqa: ANN001
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return MoleculeBatch(**{name: None if v is None else function(v) for name, v in values.items()})

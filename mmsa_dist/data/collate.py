@@ -1,0 +1,68 @@
+"""From columns to the batch that the model sees: numpy on one side, torch on the other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from mmsa_dist.data.batch import MoleculeBatch
+from mmsa_dist.data.columns import MoleculeColumns, from_block, ragged_rows
+from mmsa_dist.data.pictures import Pose, draw_pictures
+
+
+def collate(
+    columns: MoleculeColumns,
+    *,
+    picture_size: int | None,
+    pose: Pose | None = None,
+    conformer_choice: np.ndarray | None = None,
+) -> MoleculeBatch:
+    """Makes a batch on the CPU.
+
+    Args:
+        columns: the molecules, in order.
+        picture_size: side of the pictures in pixels; None draws none.
+        pose: rotation, flip and scale per molecule; None draws each as its depiction stands.
+        conformer_choice: (n,) non-negative integers; molecule i shows conformer choice[i] modulo the number
+            that it has. None shows the first.
+    """
+    n = len(columns)
+    sizes = np.diff(columns.atom_ptr)
+    bond_sizes = np.diff(columns.bond_ptr)
+    bond_ends = columns.bond_ends.astype(np.int64) + np.repeat(columns.atom_ptr[:-1], bond_sizes)[:, None]
+    picture = None
+    if picture_size is not None:
+        pictures = draw_pictures(columns, bond_ends, size=picture_size, pose=pose)
+        picture = torch.from_numpy(pictures).permute(0, 3, 1, 2)  # channels last in memory, as ResNet likes it
+    return MoleculeBatch(
+        index_B=torch.from_numpy(np.ascontiguousarray(columns.index)),
+        atoms_A9=torch.from_numpy(_owned(columns.atoms)),
+        atom_ptr=torch.from_numpy(columns.atom_ptr),
+        bonds_E4=torch.from_numpy(_owned(columns.bonds)),
+        bond_ends_E2=torch.from_numpy(bond_ends),
+        xyz_A3=torch.from_numpy(_one_conformer(columns, sizes, conformer_choice)),
+        has_xyz_B=torch.from_numpy(columns.conformers > 0),
+        picture_B3HW=picture,
+        has_picture_B=torch.full((n,), picture is not None),
+    )
+
+
+def block_to_batch(block: pa.RecordBatch, *, picture_size: int | None) -> MoleculeBatch:
+    """The molecules of one Arrow block as they stand: no augmentation, first conformer, index -1."""
+    return collate(from_block(block), picture_size=picture_size)
+
+
+def _owned(array: np.ndarray) -> np.ndarray:
+    """A writable array: torch takes no views of Arrow's read-only buffers."""
+    return array if array.flags.writeable else array.copy()
+
+
+def _one_conformer(columns: MoleculeColumns, sizes: np.ndarray, choice: np.ndarray | None) -> np.ndarray:
+    """(A, 3) float32, Å: the chosen conformer of every molecule; NaN where it has none."""
+    xyz = np.full((int(columns.atom_ptr[-1]), 3), np.nan, dtype=np.float32)
+    has = columns.conformers > 0
+    chosen = np.zeros(len(columns), dtype=np.int64) if choice is None else choice % np.maximum(columns.conformers, 1)
+    sources = ragged_rows((columns.xyz_ptr[:-1] + chosen * sizes)[has], sizes[has])
+    xyz[np.repeat(has, sizes)] = columns.xyz[sources]
+    return xyz

@@ -1,0 +1,160 @@
+"""Molecules in columns: the numpy form of Arrow blocks, taken and joined without a loop over molecules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+
+def ragged_rows(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Row numbers of the ranges starts[i]:starts[i] + sizes[i], one after the other: (sum of sizes,) int64."""
+    ends = np.cumsum(sizes)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - sizes), sizes)
+
+
+def pointers(sizes: np.ndarray) -> np.ndarray:
+    """(n,) sizes to (n + 1,) int64 row pointers."""
+    result = np.zeros(len(sizes) + 1, dtype=np.int64)
+    np.cumsum(sizes, out=result[1:])
+    return result
+
+
+@dataclass(frozen=True)
+class MoleculeColumns:
+    """n molecules with A atoms, E bonds and, over all conformers, C conformer atoms.
+
+    The conformers of molecule i are `conformers[i]` blocks of its number of atoms from `xyz_ptr[i]` on.
+    """
+
+    index: np.ndarray
+    """(n,) int64 number in the manifest split; -1 outside of one."""
+    atoms: np.ndarray
+    """(A, 9) uint8."""
+    atom_ptr: np.ndarray
+    """(n + 1,) int64."""
+    bonds: np.ndarray
+    """(E, 4) uint8."""
+    bond_ends: np.ndarray
+    """(E, 2) uint16, numbered within the molecule."""
+    bond_ptr: np.ndarray
+    """(n + 1,) int64."""
+    xy: np.ndarray
+    """(A, 2) float16, depiction units."""
+    conformers: np.ndarray
+    """(n,) int64, number of conformers."""
+    xyz: np.ndarray
+    """(C, 3) float32, Å."""
+    xyz_ptr: np.ndarray
+    """(n + 1,) int64."""
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def take(self, rows: np.ndarray) -> MoleculeColumns:
+        """The molecules `rows`, in that order."""
+        atom_rows, atom_ptr = _ranges(self.atom_ptr, rows)
+        bond_rows, bond_ptr = _ranges(self.bond_ptr, rows)
+        xyz_rows, xyz_ptr = _ranges(self.xyz_ptr, rows)
+        return MoleculeColumns(
+            index=self.index[rows],
+            atoms=self.atoms[atom_rows],
+            atom_ptr=atom_ptr,
+            bonds=self.bonds[bond_rows],
+            bond_ends=self.bond_ends[bond_rows],
+            bond_ptr=bond_ptr,
+            xy=self.xy[atom_rows],
+            conformers=self.conformers[rows],
+            xyz=self.xyz[xyz_rows],
+            xyz_ptr=xyz_ptr,
+        )
+
+    def slice(self, start: int, stop: int) -> MoleculeColumns:
+        """Molecules `start:stop`, without copying anything but the pointers."""
+        atoms = slice(self.atom_ptr[start], self.atom_ptr[stop])
+        bonds = slice(self.bond_ptr[start], self.bond_ptr[stop])
+        return MoleculeColumns(
+            index=self.index[start:stop],
+            atoms=self.atoms[atoms],
+            atom_ptr=self.atom_ptr[start : stop + 1] - self.atom_ptr[start],
+            bonds=self.bonds[bonds],
+            bond_ends=self.bond_ends[bonds],
+            bond_ptr=self.bond_ptr[start : stop + 1] - self.bond_ptr[start],
+            xy=self.xy[atoms],
+            conformers=self.conformers[start:stop],
+            xyz=self.xyz[self.xyz_ptr[start] : self.xyz_ptr[stop]],
+            xyz_ptr=self.xyz_ptr[start : stop + 1] - self.xyz_ptr[start],
+        )
+
+
+def _ranges(ptr: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    starts = ptr[rows]
+    sizes = ptr[rows + 1] - starts
+    return ragged_rows(starts, sizes), pointers(sizes)
+
+
+def join(parts: Sequence[MoleculeColumns]) -> MoleculeColumns:
+    """All molecules of all parts, in order."""
+
+    def rows(name: str) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    def row_pointers(name: str) -> np.ndarray:
+        return pointers(np.concatenate([np.diff(getattr(part, name)) for part in parts]))
+
+    return MoleculeColumns(
+        index=rows("index"),
+        atoms=rows("atoms"),
+        atom_ptr=row_pointers("atom_ptr"),
+        bonds=rows("bonds"),
+        bond_ends=rows("bond_ends"),
+        bond_ptr=row_pointers("bond_ptr"),
+        xy=rows("xy"),
+        conformers=rows("conformers"),
+        xyz=rows("xyz"),
+        xyz_ptr=row_pointers("xyz_ptr"),
+    )
+
+
+def from_block(block: pa.RecordBatch, *, first_index: int | None = None) -> MoleculeColumns:
+    """The columns of an Arrow block (see `mmsa_shards.schema.BLOCK_SCHEMA`), as views where Arrow allows.
+
+    Args:
+        block: n molecules.
+        first_index: number of the block's first molecule in its manifest split; None gives index -1 to all.
+    """
+    n = block.num_rows
+    atoms, atom_ptr = _list_column(block, "atoms")
+    bonds, bond_ptr = _list_column(block, "bonds")
+    bond_ends, _ = _list_column(block, "bond_ends")
+    xy, _ = _list_column(block, "xy")
+    conformer_lists = block.column("conformers")
+    conformer_ptr = _offsets(conformer_lists)
+    per_conformer = conformer_lists.flatten()
+    xyz = per_conformer.flatten().flatten().to_numpy(zero_copy_only=False).reshape(-1, 3)
+    return MoleculeColumns(
+        index=np.full(n, -1, dtype=np.int64) if first_index is None else first_index + np.arange(n),
+        atoms=atoms,
+        atom_ptr=atom_ptr,
+        bonds=bonds,
+        bond_ends=bond_ends,
+        bond_ptr=bond_ptr,
+        xy=xy,
+        conformers=np.diff(conformer_ptr),
+        xyz=xyz,
+        xyz_ptr=_offsets(per_conformer)[conformer_ptr],
+    )
+
+
+def _list_column(block: pa.RecordBatch, name: str) -> tuple[np.ndarray, np.ndarray]:
+    column = block.column(name)
+    values = column.flatten()
+    width = values.type.list_size
+    return values.flatten().to_numpy(zero_copy_only=False).reshape(-1, width), _offsets(column)
+
+
+def _offsets(column: pa.ListArray) -> np.ndarray:
+    offsets = column.offsets.to_numpy().astype(np.int64)
+    return offsets - offsets[0]

@@ -1,0 +1,229 @@
+"""Batches for one rank, from any point of any epoch on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from mmsa_dist.data.augment import random_conformer, random_pose
+from mmsa_dist.data.batch import MoleculeBatch
+from mmsa_dist.data.collate import collate
+from mmsa_dist.data.columns import MoleculeColumns, from_block, join
+from mmsa_dist.data.order import EpochOrder, LoaderState
+from mmsa_shards.manifest import Manifest
+from mmsa_shards.shard import read_block
+
+
+class BlockReader:
+    """Reads blocks of one manifest split by their number in it.
+
+    Args:
+        folder: folder or fsspec URL of the shards.
+        split: ``train`` or ``val``.
+
+    Raises:
+        mmsa_shards.manifest.ManifestError: no usable manifest there.
+        ValueError: the split is empty.
+    """
+
+    def __init__(self, folder: str, split: str) -> None:
+        self._folder = folder
+        manifest = Manifest.load(folder)
+        self._places = [(shard, number) for shard in manifest.split(split) for number in range(len(shard.blocks))]
+        if not self._places:
+            raise ValueError(
+                f"{folder} holds no {split} molecules; prepare more molecules"
+                + (", or raise prepare.val_fraction" if split == "val" else "")
+            )
+        self.block_molecules = np.array([shard.blocks[number].molecules for shard, number in self._places])
+        self._first_index = np.cumsum(self.block_molecules) - self.block_molecules
+        self.digest = manifest.digest
+
+    @property
+    def molecules(self) -> int:
+        """Molecules in the split."""
+        return int(self.block_molecules.sum())
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def read(self, block: int) -> MoleculeColumns:
+        """The molecules of a block, numbered as in the manifest split."""
+        shard, number = self._places[block]
+        return from_block(read_block(self._folder, shard, number), first_index=int(self._first_index[block]))
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """What decides the batches, besides the state."""
+
+    seed: int
+    batch_size: int
+    """Molecules in a global batch, over all ranks and accumulation steps."""
+    accumulate: int
+    lanes: int
+    window_blocks: int
+    picture_size: int | None
+    augment: bool
+
+
+class Loader:
+    """Iterates over the micro-batches of one rank for ever, epoch after epoch.
+
+    `accumulate` micro-batches in a row make this rank's part of one global batch. `state` is where the run stands:
+    it moves on when the last micro-batch of a global batch has been taken, however far workers have read ahead.
+
+    Raises:
+        ValueError: more lanes than blocks, lanes that the ranks do not divide, or too few molecules for a batch.
+    """
+
+    def __init__(
+        self,
+        reader: BlockReader,
+        options: LoaderOptions,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 0,
+        pin_memory: bool = False,
+        state: LoaderState | None = None,
+    ) -> None:
+        if options.lanes % world:
+            raise ValueError(
+                f"data.lanes={options.lanes} must be a multiple of the number of ranks, {world}, so that every rank "
+                "serves as many lanes; change data.lanes or the number of ranks"
+            )
+        first_epoch = epoch_order(reader, options, epoch=0)
+        self.steps_per_epoch = first_epoch.steps(options.batch_size)
+        if self.steps_per_epoch == 0:
+            raise ValueError(
+                f"{reader.molecules} training molecules do not fill one batch of data.batch_size="
+                f"{options.batch_size} over data.lanes={options.lanes}; lower data.batch_size or prepare more molecules"
+            )
+        self.state = state or LoaderState()
+        self._accumulate = options.accumulate
+        self._loader = DataLoader(
+            _MicroBatches(reader, options, rank, world, self.state, self.steps_per_epoch),
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=pin_memory,
+            # Forked children would inherit locks of gloo, OpenMP and Arrow threads.
+            multiprocessing_context="forkserver" if workers else None,
+            prefetch_factor=4 if workers else None,
+        )
+
+    def __iter__(self) -> Iterator[MoleculeBatch]:
+        for number, batch in enumerate(self._loader, start=1):
+            if number % self._accumulate == 0:
+                self.state = advance(self.state, self.steps_per_epoch)
+            yield batch
+
+
+def advance(state: LoaderState, steps_per_epoch: int) -> LoaderState:
+    """The state one global batch later."""
+    step = state.step + 1
+    return LoaderState(state.epoch + 1, 0) if step == steps_per_epoch else dataclasses.replace(state, step=step)
+
+
+def epoch_order(reader: BlockReader, options: LoaderOptions, *, epoch: int) -> EpochOrder:
+    """The order of one epoch of a reader's molecules."""
+    return EpochOrder(
+        reader.block_molecules,
+        seed=options.seed,
+        epoch=epoch,
+        lanes=options.lanes,
+        window_blocks=options.window_blocks,
+    )
+
+
+class _MicroBatches(IterableDataset):
+    """Micro-batches from `state` on; worker w of n makes every n-th of them."""
+
+    def __init__(
+        self,
+        reader: BlockReader,
+        options: LoaderOptions,
+        rank: int,
+        world: int,
+        state: LoaderState,
+        steps_per_epoch: int,
+    ) -> None:
+        self._reader = reader
+        self._options = options
+        self._lanes = range(rank, options.lanes, world)
+        self._state = state
+        self._steps_per_epoch = steps_per_epoch
+
+    def __iter__(self) -> Iterator[MoleculeBatch]:
+        worker = get_worker_info()
+        mine, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        number = 0
+        epoch, step = self._state.epoch, self._state.step
+        while True:
+            lanes = _Lanes(self._reader, epoch_order(self._reader, self._options, epoch=epoch), self._lanes)
+            for micro in range(step * self._options.accumulate, self._steps_per_epoch * self._options.accumulate):
+                if number % workers == mine:
+                    yield self._batch(lanes, epoch, micro)
+                number += 1
+            epoch, step = epoch + 1, 0
+
+    def _batch(self, lanes: _Lanes, epoch: int, micro: int) -> MoleculeBatch:
+        options = self._options
+        share = options.batch_size // options.accumulate // options.lanes
+        columns = lanes.molecules(micro * share, (micro + 1) * share)
+        index = columns.index
+        return collate(
+            columns,
+            picture_size=options.picture_size,
+            pose=random_pose(index, seed=options.seed, epoch=epoch) if options.augment else None,
+            conformer_choice=random_conformer(index, seed=options.seed, epoch=epoch),
+        )
+
+
+class _Lanes:
+    """Molecules of this rank's lanes; holds each lane's current window, read and shuffled once."""
+
+    def __init__(self, reader: BlockReader, order: EpochOrder, lanes: range) -> None:
+        self._reader = reader
+        self._order = order
+        self._lanes = lanes
+        self._current: dict[int, tuple[int, MoleculeColumns]] = {}
+
+    def molecules(self, start: int, stop: int) -> MoleculeColumns:
+        """Molecules `start:stop` of every lane, lane after lane."""
+        return join(
+            [
+                self._window(lane, piece.window).slice(piece.start, piece.stop)
+                for lane in self._lanes
+                for piece in self._order.pieces(lane, start, stop)
+            ]
+        )
+
+    def _window(self, lane: int, window: int) -> MoleculeColumns:
+        held = self._current.get(lane)
+        if held is None or held[0] != window:
+            blocks, rows = self._order.window(lane, window)
+            distinct, which = np.unique(blocks, return_inverse=True)
+            whole = join([self._reader.read(int(block)) for block in distinct])
+            first_row = np.cumsum(self._reader.block_molecules[distinct]) - self._reader.block_molecules[distinct]
+            held = (window, whole.take(first_row[which] + rows))
+            self._current[lane] = held
+        return held[1]
+
+
+def validation_batches(
+    reader: BlockReader, *, batch_size: int, picture_size: int | None, rank: int = 0, world: int = 1
+) -> Iterator[MoleculeBatch]:
+    """All molecules of a split in manifest order, unaugmented; a rank takes every W-th batch.
+
+    Only full batches are given, so that a retrieval measured within a batch has the same chance level in each; a
+    split smaller than `batch_size` makes one batch of what there is.
+    """
+    whole = join([reader.read(block) for block in range(len(reader))])
+    size = min(batch_size, len(whole))
+    for number in range(rank, len(whole) // size, world):
+        yield collate(whole.slice(number * size, (number + 1) * size), picture_size=picture_size)

@@ -1,0 +1,165 @@
+"""Pictures of molecules drawn from depiction coordinates when a batch is made.
+
+Nothing is stored as a picture: lines, discs and letters in RDKit's element colours are drawn by OpenCV, which
+makes rotation, flip and scale free and shards some 40 times smaller. The geometry of a whole batch is computed at
+once; only the strokes are laid molecule by molecule.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from mmsa_dist.data.columns import MoleculeColumns
+
+# Pictures are drawn in the loader's own processes; threads of OpenCV on top of them only fight.
+cv2.setNumThreads(1)
+
+_SYMBOLS = (  # noqa: SIM905 - a list literal would be five times as long
+    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr "
+    "Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir "
+    "Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl "
+    "Mc Lv Ts Og *"
+).split()
+_CARBON = _SYMBOLS.index("C")
+_NEUTRAL = 5  # index of formal charge 0 among OGB's -5..5
+
+# RDKit's default palette, RGB.
+_PALETTE = np.array([(0, 0, 0)] * len(_SYMBOLS), dtype=np.uint8)
+for _symbol, _colour in {
+    "N": (0, 0, 255),
+    "O": (255, 0, 0),
+    "F": (51, 204, 204),
+    "P": (255, 127, 0),
+    "S": (204, 204, 0),
+    "Cl": (0, 205, 0),
+    "Br": (127, 76, 25),
+    "I": (160, 31, 240),
+}.items():
+    _PALETTE[_SYMBOLS.index(_symbol)] = _colour
+
+_SHIFT = 4  # bits of a pixel's fraction in OpenCV's fixed-point coordinates
+_MARGIN = 0.09  # of the side, left free around the molecule
+_LONGEST_BOND = 0.13  # of the side: small molecules are not blown up beyond this
+_BOND = 1.5  # length of a bond in depiction units
+_GAP = 0.2  # distance between the strokes of a double bond, of a bond's length
+
+
+@dataclass(frozen=True)
+class Pose:
+    """How each of n molecules lies on its picture."""
+
+    angle: np.ndarray
+    """(n,) radians, counter-clockwise."""
+    flip: np.ndarray
+    """(n,) bool: mirrored left to right."""
+    scale: np.ndarray
+    """(n,) factor on the size that fills the picture, in (0, 1]."""
+
+
+def draw_pictures(
+    columns: MoleculeColumns, bond_ends: np.ndarray, *, size: int, pose: Pose | None = None
+) -> np.ndarray:
+    """Draws n molecules, black and coloured on white.
+
+    Args:
+        columns: the molecules; `xy` gives their shape.
+        bond_ends: (E, 2) int64, atoms of each bond, numbered over the whole batch.
+        size: side in pixels.
+        pose: rotation, flip and scale; None draws the depiction as it stands.
+
+    Returns:
+        (n, size, size, 3) uint8, RGB.
+    """
+    n = len(columns)
+    pictures = np.full((n, size, size, 3), 255, dtype=np.uint8)
+    atom_points, bond_length = _place(columns, size, pose)
+    element = columns.atoms[:, 0]
+    strokes, stroke_element, stroke_ptr = _strokes(columns, bond_ends, atom_points, bond_length)
+    charge, hydrogens = columns.atoms[:, 3], columns.atoms[:, 4]
+    degree = columns.atoms[:, 2]
+    lettered = (element != _CARBON) | (charge != _NEUTRAL) | (degree == 0)
+    thickness = max(1, round(size / 224))
+    for i in range(n):
+        picture = pictures[i]
+        mine = slice(stroke_ptr[i], stroke_ptr[i + 1])
+        elements_here = stroke_element[mine]
+        for z in np.unique(elements_here):
+            cv2.polylines(
+                picture,
+                strokes[mine][elements_here == z],
+                False,
+                _PALETTE[z].tolist(),
+                thickness,
+                cv2.LINE_AA,
+                _SHIFT,
+            )
+        first = columns.atom_ptr[i]
+        for atom in first + np.flatnonzero(lettered[first : columns.atom_ptr[i + 1]]):
+            label = _SYMBOLS[element[atom]] + ("H" if hydrogens[atom] else "") + _sign(int(charge[atom]) - _NEUTRAL)
+            _letter(picture, label, atom_points[atom], _PALETTE[element[atom]].tolist(), float(bond_length[i]))
+    return pictures
+
+
+def _sign(charge: int) -> str:
+    return "+" if charge > 0 else "-" if charge < 0 else ""
+
+
+def _place(columns: MoleculeColumns, size: int, pose: Pose | None) -> tuple[np.ndarray, np.ndarray]:
+    """Atom positions (A, 2) in pixels and the length of a bond (n,) in pixels."""
+    n = len(columns)
+    sizes = np.diff(columns.atom_ptr)
+    molecule = np.repeat(np.arange(n), sizes)
+    xy = columns.xy.astype(np.float32) * np.array([1, -1], dtype=np.float32)  # pixels count downwards
+    if pose is not None:
+        cos, sin = np.cos(pose.angle)[molecule], np.sin(pose.angle)[molecule]
+        mirror = np.where(pose.flip, -1, 1).astype(np.float32)[molecule]
+        x, y = xy[:, 0] * mirror, xy[:, 1]
+        xy = np.stack([cos * x + sin * y, cos * y - sin * x], axis=1)
+    low = np.minimum.reduceat(xy, columns.atom_ptr[:-1])
+    high = np.maximum.reduceat(xy, columns.atom_ptr[:-1])
+    extent = np.maximum((high - low).max(axis=1), 1e-3)
+    zoom = np.minimum(size * (1 - 2 * _MARGIN) / extent, size * _LONGEST_BOND / _BOND)
+    if pose is not None:
+        zoom = zoom * pose.scale
+    middle = (low + high) / 2
+    points = (xy - middle[molecule]) * zoom[molecule][:, None] + size / 2
+    return points, zoom * _BOND
+
+
+def _strokes(
+    columns: MoleculeColumns, bond_ends: np.ndarray, points: np.ndarray, bond_length: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Half-bond strokes (T, 2, 2) in fixed point, the element that colours each (T,), and row pointers (n + 1,)."""
+    kind = columns.bonds[:, 0]
+    copies = np.array([1, 2, 3, 2, 1])[kind]  # single, double, triple, aromatic, other
+    bond = np.repeat(np.arange(len(kind)), copies)
+    nth = np.arange(len(bond)) - np.repeat(np.cumsum(copies) - copies, copies)
+    offset = (nth - (copies[bond] - 1) / 2).astype(np.float32) * _GAP
+    begin, end = points[bond_ends[bond, 0]], points[bond_ends[bond, 1]]
+    along = end - begin
+    across = np.stack([-along[:, 1], along[:, 0]], axis=1)
+    across /= np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-6)
+    molecule_of_bond = np.repeat(np.arange(len(columns)), np.diff(columns.bond_ptr))
+    shift = across * (offset * bond_length[molecule_of_bond[bond]])[:, None]
+    begin, end = begin + shift, end + shift
+    half = (begin + end) / 2
+    strokes = np.stack([np.stack([begin, half], axis=1), np.stack([half, end], axis=1)], axis=1)
+    element = columns.atoms[bond_ends[bond], 0]
+    fixed = np.round(strokes.reshape(-1, 2, 2) * (1 << _SHIFT)).astype(np.int32)
+    stroke_ptr = 2 * np.concatenate([[0], np.cumsum(copies)])[columns.bond_ptr]
+    return fixed, element.reshape(-1), stroke_ptr
+
+
+def _letter(picture: np.ndarray, label: str, point: np.ndarray, colour: list[int], bond: float) -> None:
+    """Clears a disc and writes the label in it."""
+    x, y = float(point[0]), float(point[1])
+    scale = max(bond, 4.0) / 42
+    centre = (round(x * (1 << _SHIFT)), round(y * (1 << _SHIFT)))
+    cv2.circle(picture, centre, round(max(bond * 0.34, 2) * (1 << _SHIFT)), (255, 255, 255), -1, cv2.LINE_8, _SHIFT)
+    thickness = 1 if scale < 0.75 else 2
+    (width, height), _ = cv2.getTextSize(label, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
+    corner = (round(x - width / 2), round(y + height / 2))
+    cv2.putText(picture, label, corner, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thickness, cv2.LINE_AA)

@@ -1,0 +1,23 @@
+"""From molecules to vectors: an embedder, its export to Parquet, and search over what was exported.
+
+Importing this package loads torch and scikit-learn's base classes; RDKit comes with the first SMILES, FAISS with
+the first search, and neither Ray nor DeepSpeed ever does.
+"""
+
+from mmsa_dist.embed.embedder import Embedder, EmbeddingError, InvalidMolecule
+from mmsa_dist.embed.export import export_embeddings
+from mmsa_dist.embed.parquet import Embeddings, ExportError, ExportSummary, read_embeddings
+from mmsa_dist.embed.pretrained import ModelFolderError, PretrainedModel
+
+__all__ = [
+    "Embedder",
+    "EmbeddingError",
+    "Embeddings",
+    "ExportError",
+    "ExportSummary",
+    "InvalidMolecule",
+    "ModelFolderError",
+    "PretrainedModel",
+    "export_embeddings",
+    "read_embeddings",
+]

@@ -1,0 +1,100 @@
+"""The model card: what a stranger has to know before using a model, filled from the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_METRICS = {
+    "valid/retrieval_at_1": "cross-modal retrieval@1 on held-out molecules",
+    "valid/chance": "the same by chance",
+    "memory/anchor_entropy": "entropy of anchor usage",
+    "memory/dead_anchors": "anchors that nothing attends to",
+    "bank/recall": "recall of the neighbour index against exact search",
+    "train/loss": "training loss",
+}
+
+_TEMPLATE = """\
+---
+library_name: mmsa-dist
+pipeline_tag: feature-extraction
+tags: [chemistry, molecules, molecular-representation, self-supervised]
+---
+
+# Molecular embeddings by MMSA
+
+Vectors of small molecules, pre-trained without labels on {modalities} of the same molecules, with a hypergraph
+over molecules and a memory of anchors (MMSA, Yin et al. 2025, doi 10.1109/TIP.2025.3570604; reimplemented, not
+the authors' weights).
+
+```python
+from mmsa_dist.embed import Embedder
+
+embedder = Embedder.from_pretrained("path/to/this/folder")
+vectors = embedder.transform(["CCO", "c1ccccc1O"])  # (2, {width}) float32; a row per input row, NaN where invalid
+```
+
+| | |
+|---|---|
+| digest | `{digest}` |
+| written by | mmsa-dist {mmsa_dist}, block schema {schema_version} |
+| parameters | {parameters:,} |
+| default view | {view}, {width} numbers |
+| modalities | {modalities} |
+| reference molecules | {reference_molecules:,} |
+| largest molecule | {max_atoms} heavy atoms |
+
+## Training
+
+{training}
+
+## What was measured at the end of the training
+
+{metrics}
+
+## Limits
+
+- Vectors depend on the standardized parent of a molecule: salts and solvents are stripped.
+- Vectors of two models, or of two views, cannot be compared; the digest above tells models apart.
+- The licence of the weights is set by whoever trained and publishes them, and bounded by the terms of the data;
+  the code is Apache-2.0.
+"""
+
+
+def model_card(about: Mapping[str, Any], *, parameters: int) -> str:
+    """Returns the card (Markdown with the hub's YAML header).
+
+    Args:
+        about: the contents of the model's ``config.json``.
+        parameters: number of trained numbers.
+    """
+    inference = about["inference"]
+    view, model = inference["view"], inference["model"]
+    metrics = {_METRICS[name]: about["metrics"][name] for name in _METRICS if name in about["metrics"]}
+    return _TEMPLATE.format(
+        **{key: about[key] for key in ("digest", "mmsa_dist", "schema_version", "reference_molecules")},
+        parameters=parameters,
+        view=view,
+        width=model["structure"]["width"] if view == "structure" else model["code"],
+        modalities=", ".join(_MODALITIES.get(name, name) for name in model["encoders"]),
+        max_atoms=inference["max_atoms"],
+        training=_table(_flat(about["training"])),
+        metrics=_table(metrics),
+    )
+
+
+_MODALITIES = {"gin": "2D graph (GIN)", "comenet": "3D geometry (ComENet)", "resnet": "picture (ResNet-18)"}
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    rows: dict[str, Any] = {}
+    for name, value in tree.items():
+        rows |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return rows
+
+
+def _table(rows: Mapping[str, Any]) -> str:
+    if not rows:
+        return "Not recorded."
+    lines = [f"| {name} | {f'{value:.4g}' if isinstance(value, float) else value} |" for name, value in rows.items()]
+    return "\n".join(["| | |", "|---|---|", *lines])

@@ -1,0 +1,342 @@
+"""SMILES in, vectors out: a scikit-learn transformer around a pre-trained model.
+
+n input rows, B molecules in a batch, D width of the vectors.
+
+Numerics: inference runs in float32 with batch norm in inference mode, neighbours from the model's own reference
+rows, and TF32 and cuDNN's autotuning off, so that no vector depends on what else is in the batch. What is left is
+the order in which BLAS adds for matrices of different height: about 1e-7 of a vector's largest element.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+from torch import Tensor
+
+from mmsa_dist.config.schema import Config
+from mmsa_dist.data.batch import MoleculeBatch
+from mmsa_dist.data.collate import block_to_batch
+from mmsa_dist.embed.pretrained import Inference, PretrainedModel
+from mmsa_dist.model import MMSAModel
+from mmsa_shards.block import smiles_to_block
+
+
+NO_MODALITY = ("no_modality", "none of the modalities that the view sees could be made for this molecule")
+"""Reason and message of a molecule that parses but cannot be seen by the view."""
+
+
+class EmbeddingError(ValueError):
+    """A row that has no vector, where the caller asked for an error."""
+
+
+@dataclass(frozen=True)
+class InvalidMolecule:
+    """Why an input row has no vector."""
+
+    row: int
+    """Number of the row, from 0."""
+    smiles: object
+    """What stood there."""
+    reason: str
+    """A word, the same for all rows of one kind."""
+    message: str
+    """A sentence."""
+
+
+@dataclass(frozen=True)
+class EmbeddedMolecules:
+    """n input rows and what became of each."""
+
+    vectors: NDArray[np.float32]
+    """(n, D); NaN where `invalid` says why."""
+    smiles: tuple[str | None, ...]
+    """n canonical isomeric SMILES of the standardized parents; None where invalid."""
+    inchikeys: tuple[str | None, ...]
+    """Likewise."""
+    invalid: tuple[InvalidMolecule, ...]
+    """Rows without a vector, ascending."""
+
+
+class Embedder(TransformerMixin, BaseEstimator):
+    """Turns molecules into vectors with a pre-trained model.
+
+    A row goes in, a row comes out: what is no molecule becomes a row of NaN and an entry of `report_`. A vector
+    depends on its molecule alone, neither on the batch nor on the order. Modalities that are not made for a
+    molecule are masked, never zero-filled.
+
+    Args:
+        model: folder that `mmsa pretrain` exported, a Hugging Face hub id, or a loaded `PretrainedModel`.
+        view: ``structure`` (structure-aware embedding g), ``unified`` (u), or the name of an encoder (its code);
+            None takes the model's default.
+        conformers: ``none`` leaves 3D out, which saves the slow part of reading SMILES; ``given`` takes the
+            conformers that shards hold and makes none; ``etkdg`` makes one per SMILES, as preparation does. Vectors
+            made with and without 3D differ: compare only what was made alike.
+        pictures: whether pictures are drawn; without them only the graph (and the conformers) count.
+        on_error: ``nan`` or ``raise`` (`EmbeddingError`), for rows that are no molecule.
+        batch_size: molecules computed at a time; changes no vector.
+        device: torch device; None takes a GPU where there is one.
+
+    Attributes:
+        report_: rows of the last `transform` that have no vector, as `InvalidMolecule`.
+
+    Example:
+        >>> embedder = Embedder.from_pretrained("runs/quickstart/model")  # doctest: +SKIP
+        >>> embedder.transform(["CCO", "c1ccccc1O"]).shape  # doctest: +SKIP
+        (2, 256)
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | PretrainedModel,
+        *,
+        view: str | None = None,
+        conformers: Literal["none", "given", "etkdg"] = "none",
+        pictures: bool = True,
+        on_error: Literal["nan", "raise"] = "nan",
+        batch_size: int = 256,
+        device: str | torch.device | None = None,
+    ) -> None:
+        self.model = model
+        self.view = view
+        self.conformers = conformers
+        self.pictures = pictures
+        self.on_error = on_error
+        self.batch_size = batch_size
+        self.device = device
+
+    @classmethod
+    def from_pretrained(cls, folder_or_hub_id: str | os.PathLike[str], **options: Any) -> Self:  # noqa: ANN401
+        """Loads a model now and returns an embedder with `options` (see the class).
+
+        Raises:
+            ModelFolderError: not a model, a damaged one, or one of another schema or a newer format.
+        """
+        return cls(PretrainedModel.load(folder_or_hub_id), **options)
+
+    @classmethod
+    def from_model(
+        cls,
+        model: MMSAModel,
+        config: Config,
+        reference_rows: Tensor | None,
+        metrics: Mapping[str, float] | None = None,
+        *,
+        data: Mapping[str, Any] | None = None,
+        **options: Any,  # noqa: ANN401
+    ) -> Self:
+        """Wraps a model that was just trained; it is put into inference mode.
+
+        Args:
+            model: the model.
+            config: configuration of its run.
+            reference_rows: (R, code) unified embeddings that serve as neighbours; None for none.
+            metrics: last values of the run's metrics, for the model card.
+            data: facts of the pre-training molecules (number, manifest digest), for the model card.
+            options: see the class.
+        """
+        training = {
+            "data": dict(data or {}),
+            "loss": config.loss.model_dump(mode="json"),
+            "train": config.train.model_dump(mode="json"),
+            "seed": config.run.seed,
+        }
+        return cls(PretrainedModel(model, Inference.of(config), reference_rows, metrics or {}, training), **options)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Writes safetensors, configuration and model card to `folder`, whole or not at all."""
+        self.pretrained.save(folder)
+
+    @property
+    def pretrained(self) -> PretrainedModel:
+        """The loaded model."""
+        if isinstance(self.model, PretrainedModel):
+            return self.model
+        if getattr(self, "_loaded_from", None) != self.model:
+            self._loaded, self._loaded_from = PretrainedModel.load(self.model), self.model
+        return self._loaded
+
+    @property
+    def digest(self) -> str:
+        """Digest of the model: vectors are comparable exactly where it and the view are equal."""
+        return self.pretrained.digest
+
+    @property
+    def view_(self) -> str:
+        """The view that is returned.
+
+        Raises:
+            ValueError: the model has no such view, or its modality is switched off.
+        """
+        view = self.view or self.pretrained.inference.view
+        if view not in self.pretrained.views:
+            raise ValueError(f"view={view!r} is not a view of this model; it has {', '.join(self.pretrained.views)}")
+        if view == "comenet" and self.conformers == "none":
+            raise ValueError("view='comenet' sees conformers only; pass conformers='etkdg' (or 'given', for shards)")
+        if view == "resnet" and not self.pictures:
+            raise ValueError("view='resnet' sees pictures only; pass pictures=True")
+        return view
+
+    @property
+    def width_(self) -> int:
+        """Length D of a vector."""
+        return self.pretrained.width(self.view_)
+
+    def fit(self, X: object = None, y: object = None) -> Self:  # noqa: N803
+        """Does nothing but load the model; there is nothing to learn from `X`."""
+        self._check()
+        return self
+
+    def transform(self, X: Iterable[object]) -> NDArray[np.float32]:  # noqa: N803
+        """Embeds molecules.
+
+        Args:
+            X: n SMILES: a list, a numpy array, or a column of pandas, polars or Arrow; None, NaN and what does not
+                parse count as invalid.
+
+        Returns:
+            (n, D) float32, row for row; NaN where `report_` says why.
+
+        Raises:
+            EmbeddingError: rows without a vector, where `on_error` is ``raise``.
+            TypeError: `X` is one string, or a table of several columns.
+        """
+        result = self.embed(X)
+        self.report_ = result.invalid
+        if result.invalid and self.on_error == "raise":
+            first = result.invalid[0]
+            raise EmbeddingError(
+                f"{len(result.invalid)} of {len(result.vectors)} rows have no vector, the first of them row "
+                f"{first.row} ({first.smiles!r}): {first.message}; on_error='nan' lets the others pass"
+            )
+        return result.vectors
+
+    def embed(self, molecules: Iterable[object]) -> EmbeddedMolecules:
+        """Embeds molecules and tells, besides, what each of them was standardized to (see `transform`)."""
+        self._check()
+        rows = _as_rows(molecules)
+        vectors = np.full((len(rows), self.width_), np.nan, dtype=np.float32)
+        smiles: list[str | None] = [None] * len(rows)
+        inchikeys: list[str | None] = [None] * len(rows)
+        invalid = []
+        inference = self.pretrained.inference
+        for start in range(0, len(rows), self.batch_size):
+            chunk = rows[start : start + self.batch_size]
+            block, kept, refused = smiles_to_block(
+                [row if isinstance(row, str) else None for row in chunk],
+                conformers="etkdg" if self.conformers == "etkdg" else "none",
+                seed=inference.conformer_seed,
+                conformer_timeout_s=inference.conformer_timeout_s,
+                max_atoms=inference.max_atoms,
+            )
+            of_block, sightless = self.embed_block(block)
+            vectors[start + kept] = of_block
+            for row, text, key in zip(kept, block["smiles"].to_pylist(), block["inchikey"].to_pylist(), strict=True):
+                smiles[start + row], inchikeys[start + row] = text, key
+            refused |= {int(kept[i]): NO_MODALITY for i in sightless}
+            invalid += [InvalidMolecule(start + row, chunk[row], *why) for row, why in sorted(refused.items())]
+        return EmbeddedMolecules(vectors, tuple(smiles), tuple(inchikeys), tuple(invalid))
+
+    def embed_block(self, block: pa.RecordBatch) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Embeds the n molecules of one block, at most `batch_size` at a time.
+
+        Args:
+            block: columns of `mmsa_shards.schema.BLOCK_SCHEMA`; its conformers count unless `conformers` is
+                ``none``.
+
+        Returns:
+            (n, D) float32, and the rows that are NaN because the view's modality is missing for them.
+        """
+        self._check()
+        vectors = np.full((block.num_rows, self.width_), np.nan, dtype=np.float32)
+        seen = np.zeros(block.num_rows, dtype=bool)
+        for start in range(0, block.num_rows, self.batch_size):
+            part = slice(start, start + self.batch_size)
+            vectors[part], seen[part] = self._infer(block.slice(start, self.batch_size))
+        vectors[~seen] = np.nan
+        return vectors, np.flatnonzero(~seen)
+
+    def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
+        """Names of the D columns, such as ``mmsa_structure_0``."""
+        return np.array([f"mmsa_{self.view_}_{i}" for i in range(self.width_)], dtype=object)
+
+    def _check(self) -> None:
+        choices = {
+            "conformers": (self.conformers, ("none", "given", "etkdg")),
+            "on_error": (self.on_error, ("nan", "raise")),
+        }
+        for name, (value, allowed) in choices.items():
+            if value not in allowed:
+                raise ValueError(f"{name}={value!r} must be one of {', '.join(allowed)}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size} must be 1 or more")
+        _ = self.view_
+
+    def _infer(self, block: pa.RecordBatch) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        pretrained, view = self.pretrained, self.view_
+        batch = block_to_batch(block, picture_size=pretrained.inference.picture_size if self.pictures else None)
+        if self.conformers == "none":
+            batch = _without_conformers(batch)
+        device = _device(self.device)
+        model = pretrained.model.to(device)
+        reference = None if pretrained.reference_RC is None else pretrained.reference_RC.to(device, torch.float32)
+        with torch.inference_mode(), _exact_float32(device):
+            batch = batch.to(device)
+            vectors = model.embed(batch, reference)[view]
+            present = {name: encoder.present(batch) for name, encoder in model.encoders.items()}
+        seen = present[view] if view in present else torch.stack(list(present.values())).any(dim=0)
+        return vectors.float().cpu().numpy(), seen.cpu().numpy()
+
+
+
+
+def _as_rows(molecules: object) -> list[object]:
+    """The rows of whatever holds a column of SMILES."""
+    if isinstance(molecules, str | bytes):
+        raise TypeError(f"transform takes a list of SMILES, not one string; pass [{molecules!r}]")
+    if isinstance(molecules, pa.Array | pa.ChunkedArray):
+        return molecules.to_pylist()
+    if not hasattr(molecules, "shape"):
+        return list(molecules)  # type: ignore[call-overload]
+    column = np.asarray(molecules, dtype=object)
+    if column.ndim == 2 and column.shape[1] == 1:  # a table of one column, as a ColumnTransformer passes it
+        column = column[:, 0]
+    if column.ndim != 1:
+        raise TypeError(f"transform takes one column of SMILES, not a table of shape {column.shape}; select one")
+    return list(column)
+
+
+def _device(asked: str | torch.device | None) -> torch.device:
+    return torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _without_conformers(batch: MoleculeBatch) -> MoleculeBatch:
+    return dataclasses.replace(
+        batch,
+        xyz_A3=torch.full_like(batch.xyz_A3, torch.nan),
+        has_xyz_B=torch.zeros_like(batch.has_xyz_B),
+    )
+
+
+@contextmanager
+def _exact_float32(device: torch.device) -> Iterator[None]:
+    """Computes in plain float32: no TF32, no autocast, no choice of algorithm by timing."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with (
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+            torch.autocast(device.type, enabled=False),
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

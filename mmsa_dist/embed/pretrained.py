@@ -1,0 +1,291 @@
+"""The exported model: a folder of four files that holds all that inference needs, and no pickle.
+
+    config.json             format, schema version, digests, architecture, defaults of inference, facts of the training
+    model.safetensors       parameters and buffers
+    reference.safetensors   rows of the embedding bank that serve as neighbours; absent when there are none
+    README.md               model card
+
+R reference rows, C width of the code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from torch import Tensor
+
+from mmsa_dist import __version__
+from mmsa_dist.config.schema import Config, Model
+from mmsa_dist.embed.card import model_card
+from mmsa_dist.model import MMSAModel
+from mmsa_dist.runtime.files import flush
+from mmsa_shards.schema import SCHEMA_VERSION
+
+FORMAT = 1
+"""Version of the folder's layout."""
+
+CONFIG, WEIGHTS, REFERENCE, CARD = "config.json", "model.safetensors", "reference.safetensors", "README.md"
+
+
+class ModelFolderError(ValueError):
+    """A folder that cannot be used as a model; the message says which, why and what to do."""
+
+
+class Inference(BaseModel):
+    """What inference has to know besides the weights; part of ``config.json``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    model: Model
+    """Architecture: the section ``model`` of the configuration."""
+    view: str
+    """Vector that is returned unless another is asked for."""
+    picture_size: int = Field(ge=32)
+    """Side of the pictures in pixels."""
+    max_atoms: int = Field(ge=1)
+    """Molecules with more heavy atoms are refused."""
+    conformer_seed: int
+    conformer_timeout_s: float = Field(gt=0)
+
+    @classmethod
+    def of(cls, config: Config) -> Inference:
+        """The part of a run's configuration that travels with its model."""
+        return cls(
+            model=config.model,
+            view=config.embed.view,
+            picture_size=config.data.picture_size,
+            max_atoms=config.prepare.max_atoms,
+            conformer_seed=config.prepare.seed,
+            conformer_timeout_s=config.prepare.conformer_timeout_s,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class PretrainedModel:
+    """A trained model with what it needs at inference; never changed after it is made."""
+
+    model: MMSAModel
+    """In inference mode."""
+    inference: Inference
+    reference_RC: Tensor | None = None
+    """(R, C) rows of unified embeddings among which hyperedges find neighbours; None = each molecule is alone."""
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    """Last value of each metric of the training, for the model card."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """Facts of the training (data, losses, steps), for the model card."""
+
+    def __post_init__(self) -> None:
+        code = self.inference.model.code
+        if self.reference_RC is not None and (self.reference_RC.ndim != 2 or self.reference_RC.shape[1] != code):
+            raise ValueError(
+                f"reference rows of shape {tuple(self.reference_RC.shape)} do not fit model.code={code}; "
+                "pass rows of unified embeddings, (R, code)"
+            )
+        self.model.eval().requires_grad_(False)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> PretrainedModel:
+        return self  # so that scikit-learn's clone() shares the weights
+
+    def __repr__(self) -> str:
+        return f"PretrainedModel({self.digest[:12]})"
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The vectors that the model can give."""
+        return ("structure", "unified", *self.inference.model.encoders)
+
+    def width(self, view: str) -> int:
+        """Length of the vectors of `view`."""
+        return self.inference.model.structure.width if view == "structure" else self.inference.model.code
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over weights, reference rows and what inference is told: equal digests, equal vectors."""
+        return _identity(self.inference, _hashes(self._files()))
+
+    def _files(self) -> dict[str, bytes]:
+        state = {name: t.detach().cpu().contiguous().clone() for name, t in self.model.state_dict().items()}
+        files = {WEIGHTS: safetensors.torch.save(state)}
+        if self.reference_RC is not None:
+            files[REFERENCE] = safetensors.torch.save({"unified": self.reference_RC.detach().cpu().contiguous()})
+        return files
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Writes the model to `folder`, which appears whole or not at all; an older model there is replaced.
+
+        Raises:
+            ModelFolderError: `folder` exists and is not a model.
+        """
+        folder = Path(folder)
+        if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ModelFolderError(f"{folder} exists and is not a model folder; choose another name or remove it")
+        files = self._files()
+        about = {
+            "format": FORMAT,
+            "mmsa_dist": __version__,
+            "schema_version": SCHEMA_VERSION,
+            "digest": self.digest,
+            "files": _hashes(files),
+            "inference": self.inference.model_dump(mode="json"),
+            "reference_molecules": 0 if self.reference_RC is None else len(self.reference_RC),
+            "metrics": {name: value if value is not None and math.isfinite(value) else None
+                for name, value in self.metrics.items()},
+            "training": dict(self.training),
+        }
+        files[CONFIG] = (json.dumps(about, indent=2, allow_nan=False) + "\n").encode()
+        files[CARD] = model_card(about, parameters=sum(p.numel() for p in self.model.parameters())).encode()
+        temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        for name, content in files.items():
+            (temporary / name).write_bytes(content)
+            flush(temporary / name)
+        flush(temporary)
+        _put_in_place(temporary, folder)
+        flush(folder.parent)
+        return folder
+
+    @classmethod
+    def load(cls, folder_or_hub_id: str | os.PathLike[str]) -> PretrainedModel:
+        """Reads and verifies a folder that `save` wrote.
+
+        Args:
+            folder_or_hub_id: a local folder, or ``organisation/name`` on the Hugging Face hub.
+
+        Raises:
+            ModelFolderError: not a model, a damaged one, or one of another schema or a newer format.
+        """
+        folder = _resolve(folder_or_hub_id)
+        about = _read_config(folder)
+        inference = _read_inference(folder, about)
+        contents = {name: _read_verified(folder, name, sha256) for name, sha256 in about["files"].items()}
+        model = _build(folder, inference)
+        try:
+            model.load_state_dict(safetensors.torch.load(contents[WEIGHTS]))
+            reference = safetensors.torch.load(contents[REFERENCE])["unified"] if REFERENCE in contents else None
+        except (RuntimeError, KeyError, SafetensorError) as error:
+            raise ModelFolderError(
+                f"{folder}: the weights do not fit the architecture in {CONFIG} ({_first_line(error)}); "
+                "export the model again"
+            ) from error
+        return cls(model, inference, reference, about["metrics"], about["training"])
+
+
+def _identity(inference: Inference, hashes: Mapping[str, str]) -> str:
+    about = {"inference": inference.model_dump(mode="json"), "files": dict(sorted(hashes.items()))}
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def _hashes(files: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+
+
+def _put_in_place(temporary: Path, folder: Path) -> None:
+    """Renames `temporary` to `folder`; what lies there steps aside first, for a full folder cannot be replaced."""
+    if not folder.exists():
+        temporary.replace(folder)
+        return
+    former = folder.with_name(f".{folder.name}.{os.getpid()}.former")
+    folder.replace(former)
+    temporary.replace(folder)
+    shutil.rmtree(former)
+
+
+def _resolve(folder_or_hub_id: str | os.PathLike[str]) -> Path:
+    folder = Path(folder_or_hub_id)
+    if folder.exists():
+        return folder
+    name = os.fspath(folder_or_hub_id)
+    if name.count("/") != 1 or name.startswith((".", "~", "/")):
+        raise ModelFolderError(f"model folder {name} does not exist; `mmsa pretrain` writes one to <run.dir>/model")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, REFERENCE, CARD]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelFolderError(
+            f"{name} is neither a folder here nor a model that could be fetched from the Hugging Face hub "
+            f"({_first_line(error)})"
+        ) from error
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
+        raise ModelFolderError(
+            f"{folder} is not a model: it lacks {CONFIG} or {WEIGHTS}; give the folder that `mmsa pretrain` "
+            "exports, <run.dir>/model"
+        )
+    try:
+        about = json.loads((folder / CONFIG).read_text())
+    except ValueError as error:
+        raise ModelFolderError(f"{folder / CONFIG} is not JSON ({error}); export the model again") from error
+    if not isinstance(about, dict) or not {"format", "schema_version", "files", "inference"} <= about.keys():
+        raise ModelFolderError(f"{folder / CONFIG} is not the configuration of an mmsa-dist model")
+    if about["format"] != FORMAT:
+        raise ModelFolderError(
+            f"{folder} has model format {about['format']}, written by mmsa-dist {about.get('mmsa_dist')}; "
+            f"mmsa-dist {__version__} reads format {FORMAT}: install the version that wrote it"
+        )
+    if about["schema_version"] != SCHEMA_VERSION:
+        raise ModelFolderError(
+            f"{folder} was trained on block schema {about['schema_version']}; mmsa-dist {__version__} makes "
+            f"schema {SCHEMA_VERSION}: install the version that wrote it ({about.get('mmsa_dist')})"
+        )
+    return about
+
+
+def _read_inference(folder: Path, about: dict[str, Any]) -> Inference:
+    try:
+        inference = Inference.model_validate_json(json.dumps(about["inference"]))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in ("inference", *problem["loc"]))
+        raise ModelFolderError(
+            f"{folder / CONFIG}: {key} is not usable ({problem['msg']}); it was written by mmsa-dist "
+            f"{about.get('mmsa_dist')}, this is {__version__}"
+        ) from error
+    if about.get("digest") != _identity(inference, about["files"]):
+        raise ModelFolderError(f"{folder / CONFIG} was changed after the export; export the model again")
+    return inference
+
+
+def _read_verified(folder: Path, name: str, sha256: str) -> bytes:
+    if name not in (WEIGHTS, REFERENCE):
+        raise ModelFolderError(f"{folder / CONFIG} names {name!r}, which is no file of a model")
+    try:
+        content = (folder / name).read_bytes()
+    except OSError as error:
+        raise ModelFolderError(f"{folder / name} cannot be read: {error.strerror}") from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ModelFolderError(f"{folder / name} is damaged: its SHA-256 differs from {CONFIG}; copy it again")
+    return content
+
+
+def _build(folder: Path, inference: Inference) -> MMSAModel:
+    state = torch.get_rng_state()  # loading a model leaves the caller's random numbers alone
+    try:
+        return MMSAModel(inference.model)
+    except ValueError as error:
+        raise ModelFolderError(
+            f"{folder}: {error}; import the module that registers the encoder before loading the model"
+        ) from error
+    finally:
+        torch.set_rng_state(state)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

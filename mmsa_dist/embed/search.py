@@ -1,0 +1,119 @@
+"""Nearest neighbours among exported vectors: exact search, by molecule or by id.
+
+n rows in the index, q queries, k neighbours, D width.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmsa_dist.embed.embedder import Embedder
+from mmsa_dist.embed.parquet import Embeddings, read_embeddings
+
+
+class SearchError(ValueError):
+    """A question that cannot be answered; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A row of the index near a query."""
+
+    id: str
+    smiles: str
+    inchikey: str
+    similarity: float
+    """Cosine of the two vectors, in [-1, 1]."""
+
+
+class SearchIndex:
+    """FAISS's exact inner-product index over the unit vectors of an export.
+
+    Args:
+        embeddings: what `read_embeddings` gives.
+    """
+
+    def __init__(self, embeddings: Embeddings) -> None:
+        import faiss  # here, so that embedding does not need it
+
+        self._rows = embeddings
+        self._row_of_id = {name: row for row, name in reversed(list(enumerate(embeddings.ids)))}
+        self._index = faiss.IndexFlatIP(embeddings.vectors.shape[1])
+        self._index.add(_unit(embeddings.vectors))
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> SearchIndex:
+        """Builds the index of a finished export.
+
+        Raises:
+            ExportError: no finished export is there.
+        """
+        return cls(read_embeddings(folder))
+
+    def __len__(self) -> int:
+        return len(self._rows.ids)
+
+    def nearest(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Returns similarities and rows, both (q, min(k, n)), the nearest first.
+
+        Args:
+            vectors: (q, D) float32.
+            k: neighbours for each.
+        """
+        return self._index.search(_unit(vectors), min(k, len(self)))
+
+    def by_id(self, name: str, k: int = 10) -> list[Neighbour]:
+        """The k nearest neighbours of a row of the index, itself left out.
+
+        Raises:
+            SearchError: no row has that id.
+        """
+        if name not in self._row_of_id:
+            raise SearchError(f"no embedded molecule has the id {name!r}")
+        row = self._row_of_id[name]
+        return [n for r, n in self._answer(self._rows.vectors[[row]], k + 1)[0] if r != row][:k]
+
+    def by_smiles(self, embedder: Embedder, smiles: Sequence[str], k: int = 10) -> list[list[Neighbour]]:
+        """The k nearest neighbours of each of q molecules.
+
+        Args:
+            embedder: of the model and with the settings that the index was made with.
+            smiles: q molecules.
+            k: neighbours for each.
+
+        Raises:
+            SearchError: the embedder makes other vectors than the index holds, or a query is no molecule.
+        """
+        origin = self._rows.summary.origin
+        asked = {
+            "model": (embedder.digest, origin.model),
+            "view": (embedder.view_, origin.view),
+            "conformers": (embedder.conformers, origin.conformers),
+            "pictures": (embedder.pictures, origin.pictures),
+        }
+        for name, (ours, theirs) in asked.items():
+            if ours != theirs:
+                raise SearchError(f"the index was made with {name}={theirs!r}, the query with {ours!r}; use the same")
+        result = embedder.embed(smiles)
+        if result.invalid:
+            bad = result.invalid[0]
+            raise SearchError(f"query {bad.smiles!r} has no vector: {bad.message}")
+        return [[neighbour for _, neighbour in found] for found in self._answer(result.vectors, k)]
+
+    def _answer(self, vectors: NDArray[np.float32], k: int) -> list[list[tuple[int, Neighbour]]]:
+        similarities, rows = self.nearest(vectors, k)
+        table = self._rows
+        return [
+            [(int(r), Neighbour(table.ids[r], table.smiles[r], table.inchikeys[r], float(s))) for r, s in zip(*found)]
+            for found in zip(rows, similarities, strict=True)
+        ]
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.ascontiguousarray(vectors / np.where(norms > 0, norms, 1), dtype=np.float32)

@@ -1,0 +1,190 @@
+"""The 3D encoder: ComENet, written from the formulas of Wang et al. 2022 (arXiv 2206.08515).
+
+B molecules, A atoms of the molecules that have coordinates, P directed edges j → i, D hidden width, F features.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+from torch_geometric.nn.norm import GraphNorm
+
+from mmsa_dist.data.batch import MoleculeBatch
+from mmsa_dist.encoders.base import Encoder, register
+from mmsa_dist.encoders.edge_convolution import EdgeFeatures, edge_convolution
+from mmsa_dist.encoders.geometry import RadiusGraph, edge_angles, radius_graph
+from mmsa_dist.encoders.sparse_sum import sum_of_segments
+from mmsa_dist.encoders.spherical_basis import (
+    bessel_zeros,
+    spherical_bessel,
+    spherical_harmonics,
+    zonal_harmonics,
+)
+from mmsa_shards.schema import ATOM_CATEGORIES
+
+
+@register("comenet")
+class ComENet(Encoder):
+    """Complete and efficient message passing over a radius graph, from atomic numbers and coordinates.
+
+    x = swish(Emb(Z)); `layers` times `InteractionBlock`; 3 × swish(Linear), Linear, sum over atoms.
+
+    The result does not change when a molecule is rotated or moved. It does change when a molecule without a mirror
+    plane is mirrored: θ and τ (which enters through cos τ) are the same in the mirror, but φ changes its sign and
+    enters through sin φ. Enantiomers thus have different vectors; a planar molecule is its own mirror image.
+
+    Atoms at exactly equal distances from a third are told apart by their order, so that invariance to the order of
+    atoms holds for conformers in general position, not for ideal polyhedra.
+    """
+
+    def __init__(
+        self,
+        layers: int = 4,
+        hidden: int = 256,
+        middle: int = 64,
+        radial: int = 3,
+        spherical: int = 2,
+        cutoff: float = 8.0,
+    ) -> None:
+        """Builds the encoder.
+
+        Args:
+            layers: number of interaction blocks.
+            hidden: D of atom vectors and of the result.
+            middle: width between the two linear maps that make an edge's weights of its features.
+            radial: N, zeros of each spherical Bessel function.
+            spherical: L, orders l of Bessel functions and harmonics.
+            cutoff: Å, of the radius graph.
+        """
+        super().__init__()
+        self.width = hidden
+        self.basis = EdgeBasis(radial, spherical, cutoff)
+        self.embedding = nn.Embedding(ATOM_CATEGORIES[0].size, hidden)
+        self.blocks = nn.ModuleList(
+            InteractionBlock(hidden, middle, radial * spherical**2, radial * spherical) for _ in range(layers)
+        )
+        self.output = nn.Sequential(
+            *(layer for _ in range(3) for layer in (nn.Linear(hidden, hidden), nn.SiLU())),
+            nn.Linear(hidden, hidden),
+        )
+
+    def forward(self, batch: MoleculeBatch) -> Tensor:
+        """Returns (B, width): the sum over a molecule's atoms; zero for molecules without coordinates."""
+        # Only atoms with coordinates go on: the NaN of the others reaches neither values nor gradients.
+        kept_A = batch.has_xyz_B[batch.molecule_of_atom_A]
+        molecule_A = batch.molecule_of_atom_A[kept_A]
+        sizes_B = (batch.atom_ptr[1:] - batch.atom_ptr[:-1]) * batch.has_xyz_B
+        atom_ptr = torch.cat([sizes_B.new_zeros(1), sizes_B.cumsum(0)])
+
+        angular, dihedral = self.basis(batch.xyz_A3[kept_A], atom_ptr, molecule_A)
+        x_AD = silu(self.embedding(batch.atoms_A9[kept_A, 0].long()))
+        for block in self.blocks:
+            x_AD = block(x_AD, angular, dihedral, molecule_A, len(batch))
+        return sum_of_segments(atom_ptr, molecule_A)(self.output(x_AD))
+
+    def present(self, batch: MoleculeBatch) -> Tensor:
+        """Returns (B,) bool: the molecules that have a conformer."""
+        return batch.has_xyz_B
+
+
+class EdgeBasis(nn.Module):
+    """Radius graph and edge features F1 = j_l(z_ln d/c)·Y_lm(θ, φ) and F2 = j_l(z_ln d/c)·Y_l0(τ).
+
+    l < L, n ≤ N, −l ≤ m ≤ l. Radial functions are scaled by √2/|j_{l+1}(z_ln)|, which makes them orthonormal on the
+    unit ball (our choice; the linear map that follows could undo it). All are zero at d = c, so that an atom
+    enters the cutoff smoothly.
+    """
+
+    zeros_LN: Tensor
+    scale_LN: Tensor
+
+    def __init__(self, radial: int, spherical: int, cutoff: float) -> None:
+        super().__init__()
+        self.spherical, self.cutoff = spherical, cutoff
+        zeros_LN = bessel_zeros(spherical, radial)
+        following_LN = torch.stack([spherical_bessel(order + 1, z_N) for order, z_N in enumerate(zeros_LN)])
+        self.register_buffer("zeros_LN", zeros_LN.float(), persistent=False)
+        self.register_buffer("scale_LN", (2**0.5 / following_LN.abs()).float(), persistent=False)
+
+    def forward(
+        self, xyz_A3: Tensor, atom_ptr: Tensor, molecule_A: Tensor
+    ) -> tuple[EdgeFeatures, EdgeFeatures]:
+        """Returns the edges with F1, (N·L², P), and with F2, (N·L, P); arguments as `radius_graph`."""
+        graph = radius_graph(xyz_A3, atom_ptr, molecule_A, self.cutoff)
+        angles = edge_angles(xyz_A3, graph)
+        harmonics = spherical_harmonics(self.spherical, angles.theta_P, angles.phi_P)
+        zonal = zonal_harmonics(self.spherical, angles.tau_P)
+        angular, dihedral = [], []
+        for order, radial_NP in enumerate(self.radial_functions(graph.distance_P)):
+            angular.append((radial_NP[:, None] * harmonics[order]).flatten(0, 1))
+            dihedral.append(radial_NP * zonal[order])
+        return _both_ways(graph, torch.cat(angular)), _both_ways(graph, torch.cat(dihedral))
+
+    def radial_functions(self, distance_P: Tensor) -> list[Tensor]:
+        """Returns for each l the scaled j_l(z_ln d/c), (N, P), for distances d in Å."""
+        return [
+            scale_N[:, None] * spherical_bessel(order, zeros_N[:, None] * (distance_P / self.cutoff))
+            for order, (zeros_N, scale_N) in enumerate(zip(self.zeros_LN, self.scale_LN, strict=True))
+        ]
+
+
+class InteractionBlock(nn.Module):
+    """One layer of message passing, along F1 and F2 side by side.
+
+    x = swish(W x); h_k = swish(W_k·EdgeConv_k(x)); h = W_cat[h_1 ‖ h_2] + x; 3 × h = swish(W h) + h;
+    x = W_f GraphNorm(h).
+    """
+
+    def __init__(self, hidden: int, middle: int, angular: int, dihedral: int) -> None:
+        super().__init__()
+        self.inward = nn.Linear(hidden, hidden)
+        self.angular_conv = EdgeConv(hidden, middle, angular)
+        self.dihedral_conv = EdgeConv(hidden, middle, dihedral)
+        self.angular_linear = nn.Linear(hidden, hidden)
+        self.dihedral_linear = nn.Linear(hidden, hidden)
+        self.join = nn.Linear(2 * hidden, hidden)
+        self.residuals = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(3))
+        self.norm = GraphNorm(hidden)
+        self.outward = nn.Linear(hidden, hidden)
+
+    def forward(
+        self,
+        x_AD: Tensor,
+        angular: EdgeFeatures,
+        dihedral: EdgeFeatures,
+        molecule_A: Tensor,
+        num_molecules: int,
+    ) -> Tensor:
+        """Returns (A, D)."""
+        x_AD = silu(self.inward(x_AD))
+        angular_AD = silu(self.angular_linear(self.angular_conv(x_AD, angular)))
+        dihedral_AD = silu(self.dihedral_linear(self.dihedral_conv(x_AD, dihedral)))
+        h_AD = torch.cat([angular_AD, dihedral_AD], dim=1)
+        h_AD = self.join(h_AD) + x_AD
+        for residual in self.residuals:
+            h_AD = silu(residual(h_AD)) + h_AD
+        # Variances of a molecule's atoms want more than the 8 bits of bfloat16.
+        wide_AD = h_AD.to(torch.promote_types(h_AD.dtype, torch.float32))
+        return self.outward(self.norm(wide_AD, molecule_A, num_molecules).to(h_AD.dtype))
+
+
+class EdgeConv(nn.Module):
+    """Σ_j w_ij ⊙ x_j + W_root x_i, with the weights w_ij a linear map F → middle → D of the edge's features."""
+
+    def __init__(self, hidden: int, middle: int, features: int) -> None:
+        super().__init__()
+        self.narrow = nn.Linear(features, middle, bias=False)
+        self.widen = nn.Linear(middle, hidden, bias=False)
+        self.root = nn.Linear(hidden, hidden)
+
+    def forward(self, x_AD: Tensor, edges: EdgeFeatures) -> Tensor:
+        """Returns (A, D)."""
+        weight_DF = self.widen.weight @ self.narrow.weight  # two linear maps in a row are one
+        return edge_convolution(x_AD, edges, weight_DF) + self.root(x_AD)
+
+
+def _both_ways(graph: RadiusGraph, feature_FP: Tensor) -> EdgeFeatures:
+    return EdgeFeatures(
+        graph.sender_P, graph.ptr, feature_FP, feature_FP.detach().index_select(1, graph.reverse_P)
+    )

@@ -1,0 +1,149 @@
+"""The 2D encoder: the graph isomorphism network of Hu et al. 2020 (arXiv 1905.12265).
+
+B molecules, A atoms, E bonds, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mmsa_dist.data.batch import MoleculeBatch
+from mmsa_dist.encoders.base import Encoder, register
+from mmsa_dist.encoders.sparse_sum import SparseSum, segment_ptr, sum_of_segments, sum_rows
+from mmsa_shards.schema import ATOM_CATEGORIES, BOND_CATEGORIES
+
+ATOMIC_NUMBER, CHIRALITY = 0, 1
+"""Columns of `MoleculeBatch.atoms_A9` that this encoder reads."""
+BOND_TYPE, BOND_DIRECTION = 0, 3
+"""Columns of `MoleculeBatch.bonds_E4` that this encoder reads."""
+
+MASK_TOKEN = ATOM_CATEGORIES[ATOMIC_NUMBER].size
+"""Atomic-number index of a masked atom: one past the last real one, 119 as in Hu et al."""
+
+# Hu et al. have single, double, triple, aromatic, self-loop, masked. OGB's fifth type, "misc", is a bond of which
+# the type is not told (dative, zero-order, ...); that is what "masked" means, so it takes that row.
+_SELF_LOOP, _UNTOLD = 4, 5
+_BOND_TYPES = 6
+_BOND_DIRECTIONS = BOND_CATEGORIES[BOND_DIRECTION].size
+
+
+@register("gin")
+class GIN(Encoder):
+    """Graph isomorphism network with bond embeddings: the last layer's atom vectors, averaged over a molecule.
+
+    Layer: x_i ← BatchNorm(MLP(Σ_{j ∈ N(i) ∪ {i}} x_j + e_ij)), ReLU after all but the last, then dropout;
+    e_ii is the embedding of a bond type of its own. Atoms enter by atomic number and chirality, bonds by type and
+    direction, each through an embedding per feature (and per layer for bonds).
+
+    Parameters have the names and shapes of Hu's published checkpoints, but for the chirality table: it has OGB's
+    five rows to Hu's three, in the same order; `from_hu` makes a checkpoint fit.
+    """
+
+    def __init__(self, layers: int = 5, width: int = 300, dropout: float = 0.0) -> None:
+        """Builds the encoder.
+
+        Args:
+            layers: number of message-passing layers, at least 1.
+            width: D of atom vectors and of the result.
+            dropout: probability, after every layer.
+
+        Raises:
+            ValueError: `layers` is below 1.
+        """
+        super().__init__()
+        if layers < 1:
+            raise ValueError(f"model.gin.layers is {layers}; a GIN needs at least 1 layer")
+        self.width = width
+        self.x_embedding1 = nn.Embedding(MASK_TOKEN + 1, width)
+        self.x_embedding2 = nn.Embedding(ATOM_CATEGORIES[CHIRALITY].size, width)
+        nn.init.xavier_uniform_(self.x_embedding1.weight)
+        nn.init.xavier_uniform_(self.x_embedding2.weight)
+        self.gnns = nn.ModuleList(GINConv(width) for _ in range(layers))
+        self.batch_norms = nn.ModuleList(nn.BatchNorm1d(width) for _ in range(layers))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, batch: MoleculeBatch) -> Tensor:
+        """Returns (B, width): the mean of each molecule's atom vectors."""
+        atoms_AD = self.encode_atoms(batch, batch.atoms_A9)
+        sums_BD = sum_of_segments(batch.atom_ptr, batch.molecule_of_atom_A)(atoms_AD)
+        return sums_BD / (batch.atom_ptr[1:] - batch.atom_ptr[:-1])[:, None].to(sums_BD.dtype)
+
+    def encode_atoms(self, batch: MoleculeBatch, atoms_A9: Tensor) -> Tensor:
+        """Returns (A, width): atom vectors before pooling.
+
+        Args:
+            batch: gives the bonds.
+            atoms_A9: (A, 9) uint8: `batch.atoms_A9`, or a copy in which some atomic numbers are `MASK_TOKEN`.
+        """
+        neighbours, bonds_A9 = _neighbourhoods(batch)
+        atoms_A2 = atoms_A9[:, [ATOMIC_NUMBER, CHIRALITY]].long()
+        x_AD = self.x_embedding1(atoms_A2[:, 0]) + self.x_embedding2(atoms_A2[:, 1])
+        last = len(self.gnns) - 1
+        for number, (conv, norm) in enumerate(zip(self.gnns, self.batch_norms, strict=True)):
+            x_AD = norm(conv(x_AD, neighbours, bonds_A9))
+            x_AD = self.dropout(x_AD if number == last else x_AD.relu())
+        return x_AD
+
+    def present(self, batch: MoleculeBatch) -> Tensor:
+        """Returns (B,) bool: every molecule has a graph."""
+        return torch.ones(len(batch), dtype=torch.bool, device=batch.device)
+
+
+class GINConv(nn.Module):
+    """One layer: MLP(Σ_{j ∈ N(i) ∪ {i}} x_j + e_ij), with an MLP D → 2D → D."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
+        self.edge_embedding1 = nn.Embedding(_BOND_TYPES, width)
+        self.edge_embedding2 = nn.Embedding(_BOND_DIRECTIONS, width)
+        nn.init.xavier_uniform_(self.edge_embedding1.weight)
+        nn.init.xavier_uniform_(self.edge_embedding2.weight)
+
+    def forward(self, x_AD: Tensor, neighbours: SparseSum, bonds_A9: Tensor) -> Tensor:
+        """Returns (A, D).
+
+        Args:
+            x_AD: (A, D) atom vectors.
+            neighbours: sum over the bonded atoms of each atom.
+            bonds_A9: (A, 9): how many bonds of each type, then of each direction, an atom has, self-loop included.
+        """
+        # Σ_j e_ij depends on the bonds only through their numbers: a product with the table replaces one row a bond.
+        table_9D = torch.cat([self.edge_embedding1.weight, self.edge_embedding2.weight]).to(x_AD.dtype)
+        return self.mlp(x_AD + neighbours(x_AD) + bonds_A9.to(x_AD.dtype) @ table_9D)
+
+
+def from_hu(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns a state dict for `GIN` from one that Hu et al. published (``model_gin/*.pth``).
+
+    The two rows that OGB's chiralities have and Hu's has not (other, misc) take the vector of "unspecified".
+
+    Args:
+        published: the state dict of upstream's ``GNN``, loaded with ``weights_only=True``.
+    """
+    state = dict(published)
+    chirality_3D = state["x_embedding2.weight"]
+    missing = ATOM_CATEGORIES[CHIRALITY].size - chirality_3D.shape[0]
+    state["x_embedding2.weight"] = torch.cat([chirality_3D, chirality_3D[:1].expand(missing, -1)])
+    return state
+
+
+def _neighbourhoods(batch: MoleculeBatch) -> tuple[SparseSum, Tensor]:
+    """Returns the sum over bonded atoms and the bond counts (A, 9) float32, each bond seen from both ends."""
+    num_atoms, num_bonds = batch.atoms_A9.shape[0], batch.bonds_E4.shape[0]
+    # Entry k of the 2E ends is one end of bond k mod E; its other end is entry k ± E.
+    atom_2E, order_2E = batch.bond_ends_E2.T.reshape(-1).sort(stable=True)
+    ptr = segment_ptr(atom_2E, num_atoms)
+    other_2E = batch.bond_ends_E2.flip(1).T.reshape(-1)[order_2E]
+    neighbours = SparseSum(other_2E, ptr, other_2E, ptr)  # a bond has no direction: the matrix is symmetric
+
+    type_E = batch.bonds_E4[:, BOND_TYPE].long()
+    type_E = torch.where(type_E == BOND_CATEGORIES[BOND_TYPE].size - 1, _UNTOLD, type_E)
+    direction_E = batch.bonds_E4[:, BOND_DIRECTION].long() + _BOND_TYPES
+    one_hot_99 = torch.eye(_BOND_TYPES + _BOND_DIRECTIONS, device=batch.device)
+    bonds_E9 = one_hot_99[type_E] + one_hot_99[direction_E]
+    bonds_A9 = sum_rows(bonds_E9, order_2E % max(num_bonds, 1), ptr)
+    return neighbours, bonds_A9 + one_hot_99[_SELF_LOOP] + one_hot_99[_BOND_TYPES]

@@ -1,0 +1,75 @@
+"""Sums of rows by a sparse zero-one matrix: the one primitive of pooling and message passing.
+
+`torch.embedding_bag` gathers and adds in one pass, without an (edges, width) tensor between, and adds in a fixed
+order: the same bits every time, on CPU and GPU, forward and backward. On one core it takes a sixth of the time of
+`index_add` and `scatter_add`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+@dataclass(frozen=True)
+class SparseSum:
+    """An S x N zero-one matrix with Z ones in compressed rows, and its transpose for the backward pass."""
+
+    column_Z: Tensor
+    """(Z,) int64: columns of the ones, row by row."""
+    ptr: Tensor
+    """(S + 1,) int64: the ones of row s are ptr[s]:ptr[s + 1]."""
+    transposed_column_Z: Tensor
+    """(Z,) int64: rows of the ones, column by column."""
+    transposed_ptr: Tensor
+    """(N + 1,) int64: the ones of column n are transposed_ptr[n]:transposed_ptr[n + 1]."""
+
+    def __call__(self, x_ND: Tensor) -> Tensor:
+        """Returns (S, D): row s is the sum of the rows of `x_ND` at the columns of row s; zero where it has none."""
+        return _SparseSum.apply(x_ND, self.column_Z, self.ptr, self.transposed_column_Z, self.transposed_ptr)
+
+
+def sum_of_segments(ptr: Tensor, segment_N: Tensor) -> SparseSum:
+    """Returns the sum over each of the segments of consecutive rows.
+
+    Args:
+        ptr: (S + 1,) int64: segment s is rows ptr[s]:ptr[s + 1].
+        segment_N: (N,) int64: the segment of each row.
+    """
+    row_N = torch.arange(segment_N.shape[0] + 1, device=ptr.device)
+    return SparseSum(row_N[:-1], ptr, segment_N, row_N)
+
+
+def segment_ptr(segment_N: Tensor, num_segments: int) -> Tensor:
+    """Returns the row pointers (num_segments + 1,) of ascending segment numbers (N,)."""
+    return torch.searchsorted(segment_N, torch.arange(num_segments + 1, device=segment_N.device))
+
+
+def sum_rows(x_ND: Tensor, column_Z: Tensor, ptr: Tensor) -> Tensor:
+    """Returns (S, D): row s is the sum of the rows ``column_Z[ptr[s]:ptr[s + 1]]`` of `x_ND`.
+
+    For values that need no gradient; `SparseSum` has one.
+    """
+    return torch.embedding_bag(x_ND.contiguous(), column_Z, ptr, mode=0, include_last_offset=True)[0]
+
+
+class _SparseSum(torch.autograd.Function):
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx,  # noqa: ANN001
+        x_ND: Tensor,
+        column_Z: Tensor,
+        ptr: Tensor,
+        transposed_column_Z: Tensor,
+        transposed_ptr: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(transposed_column_Z, transposed_ptr)
+        return sum_rows(x_ND, column_Z, ptr)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_SD: Tensor):  # noqa: ANN001, ANN205, D102
+        return sum_rows(grad_SD, *ctx.saved_tensors), None, None, None, None

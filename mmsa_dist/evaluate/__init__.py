@@ -1,0 +1,21 @@
+"""Judging vectors on labelled molecules: named tasks, named splits, baselines by the same code, spread over seeds."""
+
+from mmsa_dist.evaluate.probe import run_probe
+from mmsa_dist.evaluate.results import Results, Score
+from mmsa_dist.evaluate.splits import Split, SplitName, make_split
+from mmsa_dist.evaluate.tasks import TASKS, Task, TaskData, TaskError, load_csv, load_task
+
+__all__ = [
+    "TASKS",
+    "Results",
+    "Score",
+    "Split",
+    "SplitName",
+    "Task",
+    "TaskData",
+    "TaskError",
+    "load_csv",
+    "load_task",
+    "make_split",
+    "run_probe",
+]

@@ -1,0 +1,130 @@
+"""Named splits, each a pure function of the molecules (and, where it says so, a seed), published as files.
+
+`hu-scaffold` is the deterministic split of Hu et al. 2020 ("Strategies for pre-training graph neural networks",
+arXiv 1905.12265): molecules are grouped by Bemis-Murcko scaffold with chirality; groups, the largest first, fill
+train up to 80 %, then valid up to 10 %, then test. `ogb-scaffold` is the same on SMILES exactly as given, which
+gives Open Graph Benchmark's official sets; the two differ for BBBP alone, whose SMILES Hu et al. canonicalize.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmsa_dist.evaluate.tasks import TaskData
+from mmsa_dist.runtime.files import write_atomically
+
+SplitName = Literal["hu-scaffold", "ogb-scaffold", "random"]
+TRAIN, VALID = 0.8, 0.1
+PARTS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which molecules of a task train, choose and judge."""
+
+    name: SplitName
+    seed: int | None
+    """None where the split has none."""
+    train: NDArray[np.int64]
+    """Positions among the molecules of `TaskData`."""
+    valid: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the three sets, whatever their order: equal digests, comparable results."""
+        sets = {part: sorted(getattr(self, part).tolist()) for part in PARTS}
+        return hashlib.sha256(json.dumps(sets, sort_keys=True).encode()).hexdigest()
+
+    def write(self, folder: str | os.PathLike[str], data: TaskData) -> Path:
+        """Writes the split with the SMILES of its molecules; returns the file."""
+        stem = f"{data.task.name}-{self.name}" + ("" if self.seed is None else f"-seed{self.seed}")
+        path = Path(folder) / f"{stem}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        about = {
+            "task": data.task.name,
+            "split": self.name,
+            "seed": self.seed,
+            "digest": self.digest,
+            "index_space": "position among the rows of the file that RDKit parses",
+            "dropped_rows": [row for row, _ in data.dropped],
+            **{part: getattr(self, part).tolist() for part in PARTS},
+            "smiles": list(data.smiles),
+        }
+        write_atomically(path, json.dumps(about) + "\n")
+        return path
+
+
+def make_split(data: TaskData, name: SplitName, seed: int = 0) -> Split:
+    """Splits a task 80/10/10.
+
+    Args:
+        data: the task.
+        name: ``hu-scaffold``, ``ogb-scaffold`` or ``random``.
+        seed: of the random split; the others have none.
+
+    Raises:
+        ValueError: an unknown name, or too few molecules for three parts.
+    """
+    if name not in get_args(SplitName):
+        raise ValueError(f"there is no split {name!r}; known: {', '.join(get_args(SplitName))}")
+    if name == "random":
+        parts = random_split(len(data), seed)
+    else:
+        parts = scaffold_split(data.smiles, canonical=name == "hu-scaffold" and data.task.canonical_scaffold)
+    empty = [part for part, rows in zip(PARTS, parts, strict=True) if len(rows) == 0]
+    if empty:
+        raise ValueError(f"{data.task.name}: the split {name} of {len(data)} molecules leaves {empty[0]} empty")
+    return Split(name, seed if name == "random" else None, *parts)
+
+
+def random_split(n: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Splits 0..n-1 at random 80/10/10."""
+    order = np.random.default_rng(seed).permutation(n)
+    train, valid = int(TRAIN * n), int((TRAIN + VALID) * n)
+    return order[:train], order[train:valid], order[valid:]
+
+
+def scaffold_split(
+    smiles: Sequence[str], *, canonical: bool = False
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Splits by Bemis-Murcko scaffold (module docstring).
+
+    Args:
+        smiles: n SMILES that parse.
+        canonical: take scaffolds from RDKit's canonical SMILES instead of the SMILES as given.
+
+    Returns:
+        Positions of train, valid and test.
+    """
+    from rdkit import Chem, rdBase
+    from rdkit.Chem.Scaffolds import MurckoScaffold
+
+    groups: dict[str, list[int]] = defaultdict(list)
+    with rdBase.BlockLogs():
+        for position, text in enumerate(smiles):
+            given = Chem.MolToSmiles(Chem.MolFromSmiles(text)) if canonical else text
+            groups[MurckoScaffold.MurckoScaffoldSmiles(smiles=given, includeChirality=True)].append(position)
+    train: list[int] = []
+    valid: list[int] = []
+    test: list[int] = []
+    n = len(smiles)
+    # Largest group first; among groups of one size, the one whose first molecule comes last.
+    for group in sorted(groups.values(), key=lambda rows: (len(rows), rows[0]), reverse=True):
+        if len(train) + len(group) <= TRAIN * n:
+            train += group
+        elif len(train) + len(valid) + len(group) <= (TRAIN + VALID) * n:
+            valid += group
+        else:
+            test += group
+    return np.array(train, np.int64), np.array(valid, np.int64), np.array(test, np.int64)

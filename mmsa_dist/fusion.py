@@ -1,0 +1,108 @@
+"""The common space of the modalities: projection, code, reconstruction, unified embedding.
+
+The form is that of HGM2R (Feng et al., TPAMI 2023). B molecules, w width of an encoder, P width of projected features, C width of codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class FusionOutput:
+    """What `Fusion` makes of the modalities' features; mappings go by the name of the modality.
+
+    Rows of molecules that lack what a row stands for are finite but mean nothing: the masks say which count.
+    """
+
+    codes: dict[str, Tensor]
+    """(B, C) c_m."""
+    unified_BC: Tensor
+    """(B, C) u: mean of the codes that a molecule has."""
+    projected: dict[str, Tensor]
+    """(B, P) x_m: what the reconstructions aim at."""
+    self_reconstruction: dict[str, Tensor]
+    """(B, P) r_m, from the modality's own code."""
+    cross_reconstruction: dict[str, Tensor]
+    """(B, P) r'_m, from the code of modality π(m)."""
+    present: dict[str, Tensor]
+    """(B,) bool: the molecule has m."""
+    cross_present: dict[str, Tensor]
+    """(B,) bool: the molecule has both m and π(m)."""
+
+
+class Fusion(nn.Module):
+    """Carries each modality m into one space and back.
+
+    x_m = tanh(W_h f_m), code c_m = tanh(W_e x_m), self reconstruction r_m = tanh(W_d c_m), cross reconstruction
+    r'_m = tanh(W_d c_π(m)), unified embedding u = mean of the codes present. W_h, W_e and W_d are m's own, so that
+    r'_m asks that the code of π(m) holds what m's decoder needs; all have a bias.
+    """
+
+    def __init__(self, widths: Mapping[str, int], projection: int, code: int) -> None:
+        """Builds the maps.
+
+        Args:
+            widths: of the features, by modality; its order is the order that permutations speak of.
+            projection: P.
+            code: C.
+        """
+        super().__init__()
+        self.modalities = tuple(widths)
+        self.project = nn.ModuleDict({name: nn.Linear(width, projection) for name, width in widths.items()})
+        self.encode = nn.ModuleDict({name: nn.Linear(projection, code) for name in widths})
+        self.decode = nn.ModuleDict({name: nn.Linear(code, projection) for name in widths})
+
+    def draw_permutation(self, generator: torch.Generator) -> tuple[int, ...]:
+        """Draws π, uniformly over all permutations of the modalities; one may stay where it is.
+
+        The only chance in this module: with a generator seeded by (seed, step) a resumed run draws what the
+        first would have drawn, and all ranks draw the same.
+        """
+        return tuple(torch.randperm(len(self.modalities), generator=generator).tolist())
+
+    def forward(
+        self,
+        features: Mapping[str, Tensor],
+        present: Mapping[str, Tensor],
+        permutation: Sequence[int] | None = None,
+    ) -> FusionOutput:
+        """Fuses the features of a batch.
+
+        Args:
+            features: (B, w_m) by modality, finite also where the molecule lacks it.
+            present: (B,) bool by modality; a molecule lacking all of them gets u = 0.
+            permutation: π: modality number i is rebuilt from the code of number permutation[i]. None takes the
+                next modality round the circle, for validation.
+
+        Raises:
+            ValueError: `permutation` is none of the modalities' numbers.
+        """
+        count = len(self.modalities)
+        if permutation is None:
+            permutation = [(number + 1) % count for number in range(count)]
+        if sorted(permutation) != list(range(count)):
+            raise ValueError(f"permutation {tuple(permutation)} is no order of the {count} modalities 0..{count - 1}")
+        partner = {name: self.modalities[permutation[number]] for number, name in enumerate(self.modalities)}
+
+        projected = {name: self.project[name](features[name]).tanh() for name in self.modalities}
+        codes = {name: self.encode[name](projected[name]).tanh() for name in self.modalities}
+        return FusionOutput(
+            codes=codes,
+            unified_BC=_mean_of_present(codes, present),
+            projected=projected,
+            self_reconstruction={name: self.decode[name](codes[name]).tanh() for name in codes},
+            cross_reconstruction={name: self.decode[name](codes[partner[name]]).tanh() for name in codes},
+            present={name: present[name] for name in codes},
+            cross_present={name: present[name] & present[partner[name]] for name in codes},
+        )
+
+
+def _mean_of_present(codes: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+    total_BC = sum(code_BC.where(present[name][:, None], 0.0) for name, code_BC in codes.items())
+    count_B = sum(present[name].to(torch.int64) for name in codes)
+    return total_BC / count_B.clamp(min=1)[:, None]

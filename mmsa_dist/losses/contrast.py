@@ -1,0 +1,120 @@
+"""Symmetric InfoNCE between modalities, with the molecules of every rank as negatives.
+
+Temperature and normalisation as in GraphMVP, MolCLR and CGIP; the loss is that of van den Oord et al. 2018,
+arXiv 1807.03748. B molecules of this rank, G = W·B molecules of all W ranks, M modalities, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations, permutations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mmsa_dist.runtime.distributed import gather, gather_with_gradient, rank, world_size
+
+
+def info_nce(a_BD: Tensor, b_BD: Tensor, temperature: float, *, present_B: Tensor | None = None) -> Tensor:
+    """Returns how badly row i of `a` finds row i of `b` among the rows of all ranks, and the other way round.
+
+    With cosine similarities s: mean over i of −½ log softmax(s(a_i, b_·)/t)_i − ½ log softmax(s(b_i, a_·)/t)_i.
+
+    The mean is over the present rows of all ranks, however they are spread: averaged over ranks, value and
+    gradient are those of a single process that holds all G rows.
+
+    Args:
+        a_BD: (B, D) of any scale; normalised here. Every rank must pass the same B.
+        b_BD: (B, D), row i belongs to row i of `a_BD`.
+        temperature: divides the cosine similarity.
+        present_B: (B,) bool; a row where it is False is neither anchor nor negative, whatever its values.
+            None means that all rows are present.
+
+    Returns:
+        () in the precision of the inputs, but never below float32; zero where no rank has a present row.
+    """
+    if present_B is None:
+        present_B = torch.ones(a_BD.shape[0], dtype=torch.bool, device=a_BD.device)
+    losses_P, _ = _pair_losses([a_BD, b_BD], [present_B, present_B], temperature)
+    return losses_P.squeeze(0)
+
+
+def contrast_loss(codes: Mapping[str, Tensor], present: Mapping[str, Tensor], temperature: float) -> Tensor:
+    """Returns the mean of `info_nce` over each pair of modalities that some molecule has both of.
+
+    Args:
+        codes: by modality, (B, D); the same modalities on every rank.
+        present: by modality, (B,) bool: the molecules that have it. A pair's loss sees only molecules with both.
+        temperature: divides the cosine similarity.
+
+    Returns:
+        () scalar, to be averaged over ranks like that of `info_nce`; zero with fewer than two modalities.
+    """
+    if len(codes) < 2:
+        return next(iter(codes.values())).new_zeros(())
+    losses_P, molecules_P = _pair_losses(list(codes.values()), [present[name] for name in codes], temperature)
+    return losses_P.sum() / (molecules_P > 0).sum().clamp(min=1)
+
+
+@torch.no_grad()
+def retrieval_at_1(codes: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+    """Returns how often a molecule is found by its own code of another modality among the B of this rank.
+
+    The share of hits at rank 1 by cosine, meaned over ordered pairs of modalities that some molecule here has
+    both of; chance is one over the number of molecules that have both.
+
+    Args:
+        codes: by modality, (B, D).
+        present: by modality, (B,) bool; a molecule that lacks one of the two is neither query nor candidate.
+
+    Returns:
+        () float32 in [0, 1]; NaN where no molecule has two modalities: nothing was measured.
+    """
+    shares = []
+    for query, target in permutations(codes, 2):
+        both_B = present[query] & present[target]
+        a_PD, b_PD = _unit(codes[query][both_B]), _unit(codes[target][both_B])
+        if len(a_PD):
+            found_P = (a_PD @ b_PD.T).argmax(dim=1)
+            shares.append((found_P == torch.arange(len(a_PD), device=a_PD.device)).float().mean())
+    reference = next(iter(codes.values()))
+    return torch.stack(shares).mean() if shares else reference.new_full((), torch.nan, dtype=torch.float32)
+
+
+def _pair_losses(codes: list[Tensor], present: list[Tensor], temperature: float) -> tuple[Tensor, Tensor]:
+    """Returns `info_nce` of each pair (P,) and the number of molecules of all ranks that have both (P,)."""
+    with torch.autocast(codes[0].device.type, enabled=False):  # similarities over 0.1 want more than 8 bits
+        present_BM = torch.stack(present, dim=1)
+        local_MBD = torch.stack(
+            [_unit(x.masked_fill(~p[:, None], 0)) for x, p in zip(codes, present, strict=True)]
+        )
+        # One collective for all modalities; their number is small beside D.
+        all_MGD = gather_with_gradient(local_MBD.transpose(0, 1).contiguous()).transpose(0, 1)
+        present_GM = gather(present_BM.to(torch.uint8)).bool()
+        losses, molecules = [], []
+        for a, b in combinations(range(len(codes)), 2):
+            both_B, both_G = present_BM[:, a] & present_BM[:, b], present_GM[:, a] & present_GM[:, b]
+            a_to_b_B = _cross_entropy(local_MBD[a], all_MGD[b], both_G, temperature)
+            b_to_a_B = _cross_entropy(local_MBD[b], all_MGD[a], both_G, temperature)
+            molecules.append(both_G.sum())
+            total = torch.where(both_B, a_to_b_B + b_to_a_B, 0).sum() / 2
+            # The mean over ranks of W·(sum here)/(count everywhere) is the mean over all molecules.
+            losses.append(world_size() * total / both_G.sum().clamp(min=1))
+        return torch.stack(losses), torch.stack(molecules)
+
+
+def _cross_entropy(
+    anchors_BD: Tensor, candidates_GD: Tensor, candidate_G: Tensor, temperature: float
+) -> Tensor:
+    """Returns −log softmax of each anchor's own similarity among the candidates, (B,)."""
+    similarity_BG = anchors_BD @ candidates_GD.T / temperature
+    # Not −inf: the row of an absent anchor may have no candidate at all, and must still have a finite gradient.
+    similarity_BG = similarity_BG.masked_fill(~candidate_G, torch.finfo(similarity_BG.dtype).min)
+    own_B = rank() * len(anchors_BD) + torch.arange(len(anchors_BD), device=anchors_BD.device)
+    return functional.cross_entropy(similarity_BG, own_B, reduction="none")
+
+
+def _unit(x_BD: Tensor) -> Tensor:
+    """Scales rows to length one, at least in float32; a zero row stays zero with a finite gradient."""
+    return functional.normalize(x_BD.to(torch.promote_types(x_BD.dtype, torch.float32)), dim=-1)

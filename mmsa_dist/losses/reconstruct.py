@@ -1,0 +1,52 @@
+"""Reconstruction of projected features from codes, a modality's own and another's.
+
+The form is that of HGM2R (Feng et al., TPAMI 2023). B molecules of this rank, P width of projected features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from mmsa_dist.runtime.distributed import all_reduce_mean, world_size
+
+
+def reconstruct_loss(
+    projected: Mapping[str, Tensor],
+    self_reconstruction: Mapping[str, Tensor],
+    cross_reconstruction: Mapping[str, Tensor],
+    present: Mapping[str, Tensor],
+    cross_present: Mapping[str, Tensor],
+) -> Tensor:
+    """Returns mean_m MSE(sg(x_m), r_m) + MSE(sg(x_m), r'_m) over the modalities; sg stops the gradient.
+
+    Targets are detached, so that the loss cannot be had by shrinking what is to be rebuilt. Each MSE is a mean over
+    the molecules of all ranks that have what it needs, zero where none has: averaged over ranks, value and
+    gradient are those of a single process that holds all molecules.
+
+    Args:
+        projected: (B, P) x_m by modality; the same modalities on every rank.
+        self_reconstruction: (B, P) r_m.
+        cross_reconstruction: (B, P) r'_m.
+        present: (B,) bool: molecules that have m.
+        cross_present: (B,) bool: molecules that have both m and the modality it is rebuilt from.
+
+    Returns:
+        () in float32, or float64 where the inputs are.
+    """
+    totals, counts = [], []
+    for name, target_BP in projected.items():
+        for rebuilt_BP, mask_B in (
+            (self_reconstruction[name], present[name]),
+            (cross_reconstruction[name], cross_present[name]),
+        ):
+            error_BP = (rebuilt_BP - target_BP.detach()).to(
+                torch.promote_types(target_BP.dtype, torch.float32)
+            )
+            totals.append(error_BP.square().mean(dim=1).where(mask_B, 0.0).sum())
+            counts.append(mask_B.sum())
+    total = torch.stack(totals)
+    mean_count = all_reduce_mean(torch.stack(counts).to(total.dtype)).clamp(min=1 / world_size())
+    return (total / mean_count).sum() / len(projected)

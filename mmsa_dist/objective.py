@@ -1,0 +1,86 @@
+"""What is minimised: the weighted sum of the losses over the outputs of the model, each by its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mmsa_dist.config.schema import Loss
+from mmsa_dist.data.batch import MoleculeBatch
+from mmsa_dist.fusion import FusionOutput
+from mmsa_dist.losses.contrast import contrast_loss
+from mmsa_dist.losses.masked_atom import MaskedAtomLoss
+from mmsa_dist.losses.memory import memory_loss
+from mmsa_dist.losses.reconstruct import reconstruct_loss
+from mmsa_dist.model import MMSAModel, ModelOutput
+from mmsa_dist.structure.sources import NeighbourSource
+
+
+@dataclass(frozen=True)
+class ObjectiveOutput:
+    """The loss of a micro-batch."""
+
+    total: Tensor
+    """() the weighted sum, to be differentiated."""
+    losses: dict[str, Tensor]
+    """() each by name, unweighted and detached; those of weight 0 are left out."""
+    model: ModelOutput
+
+
+class Objective(nn.Module):
+    """L = λc L_contrast + λr L_reconstruct + λm L_memory + λa L_atom.
+
+    Raises:
+        ValueError: `loss.atom` is above 0 and the model has no encoder ``gin``.
+    """
+
+    def __init__(self, model: MMSAModel, loss: Loss) -> None:
+        super().__init__()
+        self.model = model
+        self._loss = loss
+        if loss.atom > 0:
+            if "gin" not in model.encoders:
+                raise ValueError(f"loss.atom={loss.atom} needs gin among model.encoders; add it, or set loss.atom=0")
+            self.masked_atom = MaskedAtomLoss(model.encoders["gin"].width, mask_rate=loss.mask_rate)
+
+    def forward(self, batch: MoleculeBatch, neighbours: NeighbourSource, generator: torch.Generator) -> ObjectiveOutput:
+        """Returns the losses of B molecules (collective: negatives come from all ranks).
+
+        Args:
+            batch: B molecules, as many on every rank.
+            neighbours: where hyperedges come from.
+            generator: CPU generator, in the same state on every rank.
+        """
+        output = self.model(batch, neighbours, generator)
+        weights = self._loss
+        weighted: dict[str, tuple[float, Tensor]] = {}
+        if weights.contrast > 0:
+            value = contrast_loss(output.fusion.codes, output.fusion.present, weights.temperature)
+            weighted["contrast"] = (weights.contrast, value)
+        if weights.reconstruct > 0:
+            weighted["reconstruct"] = (weights.reconstruct, _reconstruct(output.fusion))
+        if weights.memory > 0:
+            value = memory_loss(output.structure.g_BD, output.structure.readout_BD, weights.temperature)
+            weighted["memory"] = (weights.memory, value)
+        if weights.atom > 0:
+            weighted["atom"] = (
+                weights.atom,
+                self.masked_atom(batch, self.model.encoders["gin"].encode_atoms, generator),
+            )
+        return ObjectiveOutput(
+            total=torch.stack([weight * value for weight, value in weighted.values()]).sum(),
+            losses={name: value.detach() for name, (_, value) in weighted.items()},
+            model=output,
+        )
+
+
+def _reconstruct(fusion: FusionOutput) -> Tensor:
+    return reconstruct_loss(
+        fusion.projected,
+        fusion.self_reconstruction,
+        fusion.cross_reconstruction,
+        fusion.present,
+        fusion.cross_present,
+    )

@@ -1,0 +1,1 @@
+"""Processes, seeds and the run folder: what a run stands on."""

@@ -1,0 +1,89 @@
+"""Collectives that also work in a single process, so that no caller asks whether there is a process group.
+
+W is the number of ranks (the world).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def is_distributed() -> bool:
+    """Whether a process group of more than one rank is up."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def world_size() -> int:
+    """Number of ranks W; 1 without a process group."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def rank() -> int:
+    """Number of this rank; 0 without a process group."""
+    return dist.get_rank() if is_distributed() else 0
+
+
+class _GatherWithGradient(torch.autograd.Function):
+    """All-gather whose backward sums the gradients that every rank has for this rank's rows."""
+
+    @staticmethod
+    def forward(ctx, x_BD: Tensor) -> Tensor:  # noqa: ANN001
+        parts = [torch.empty_like(x_BD) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x_BD.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, grad_GD: Tensor) -> Tensor:  # noqa: ANN001
+        total_GD = grad_GD.contiguous().clone()
+        dist.all_reduce(total_GD)
+        return total_GD.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def gather_with_gradient(x_BD: Tensor) -> Tensor:
+    """Concatenates the rows of all ranks, (B, D) -> (W·B, D), in rank order; every rank must hold B rows.
+
+    The backward pass sums over ranks. Where each rank's loss is a mean over its own B rows and gradients are
+    then averaged over ranks, the result is the gradient of the mean over all W·B rows.
+    """
+    return _GatherWithGradient.apply(x_BD) if is_distributed() else x_BD
+
+
+def gather(x_BD: Tensor) -> Tensor:
+    """Concatenates the rows of all ranks without a gradient, (B, ...) -> (W·B, ...), in rank order."""
+    if not is_distributed():
+        return x_BD
+    parts = [torch.empty_like(x_BD) for _ in range(world_size())]
+    dist.all_gather(parts, x_BD.detach().contiguous())
+    return torch.cat(parts)
+
+
+def all_reduce_mean(value: Tensor) -> Tensor:
+    """Returns the mean of `value` over the ranks, without a gradient."""
+    if not is_distributed():
+        return value.detach()
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return total / world_size()
+
+
+def all_ranks_agree(*flags: bool) -> tuple[bool, ...]:
+    """Which of `flags` hold on every rank; every rank learns the same answer from one small collective."""
+    if not is_distributed():
+        return flags
+    votes = torch.tensor(flags, dtype=torch.int32, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(votes, op=dist.ReduceOp.MIN)
+    return tuple(bool(vote) for vote in votes.tolist())
+
+
+def average_buffers(module: torch.nn.Module) -> None:
+    """Sets the floating-point buffers of a module (running statistics of norms) to their mean over the ranks."""
+    if not is_distributed():
+        return
+    buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+    if not buffers:
+        return
+    flat = all_reduce_mean(torch.cat([buffer.reshape(-1) for buffer in buffers]))
+    for buffer, mean in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
+        buffer.copy_(mean.view_as(buffer))

@@ -1,0 +1,115 @@
+"""The folder of a run: where everything lies, and what explains the run to someone who finds it later."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmsa_dist.runtime.files import write_atomically
+
+_LIBRARIES = (
+    "mmsa-dist",
+    "torch",
+    "torch-geometric",
+    "deepspeed",
+    "ray",
+    "faiss-cpu",
+    "faiss-gpu-cu12",
+    "triton",
+    "rdkit",
+    "numpy",
+    "pyarrow",
+    "webdataset",
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration, YAML."""
+        return self.root / "config.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """Libraries, machine, command line and git state, JSON."""
+        return self.root / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files."""
+        return self.root / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folders ``step_N`` and the file ``latest``."""
+        return self.root / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The exported model, readable by `mmsa_dist.embed.Embedder.from_pretrained`."""
+        return self.root / "model"
+
+    @property
+    def embeddings(self) -> Path:
+        """Parquet parts of vectors."""
+        return self.root / "embeddings"
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.root / "report.html"
+
+    def describe(self, config_yaml: str) -> None:
+        """Writes the configuration and the environment of the run."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.config, config_yaml)
+        write_atomically(self.environment, json.dumps(environment(), indent=2) + "\n")
+
+
+def environment() -> dict[str, object]:
+    """Versions, machine, command line and git state of this process."""
+    libraries = {}
+    for name in _LIBRARIES:
+        try:
+            libraries[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "libraries": libraries,
+        "command": sys.argv,
+        "git": git_state(),
+    }
+
+
+def git_state() -> dict[str, str | bool]:
+    """Revision of the checkout that this package runs from and whether it has uncommitted changes; {} elsewhere."""
+    git = shutil.which("git")
+    here = Path(__file__).parent
+    if git is None:
+        return {}
+
+    def ask(*words: str) -> str:
+        return subprocess.run([git, "-C", str(here), *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"revision": ask("rev-parse", "HEAD"), "changed": bool(ask("status", "--porcelain", "-uno"))}
+    except subprocess.CalledProcessError:
+        return {}

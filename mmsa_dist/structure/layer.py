@@ -1,0 +1,89 @@
+"""Structure awareness of a batch: hypergraph convolution over molecules, then the memory.
+
+B molecules in a batch, V stale neighbours outside it, N = B + V vertices, C width of u, D width of g.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmsa_dist.structure.memory import Memory
+from mmsa_dist.structure.sources import Neighbours
+from mmsa_kernels import hyperedges_from_neighbours, hypergraph_operator
+
+
+@dataclass(frozen=True)
+class StructureOutput:
+    """What the structure layer says of B molecules, in float32 or wider."""
+
+    g_BD: Tensor
+    """(B, D): structure-aware embeddings."""
+    readout_BD: Tensor
+    """(B, D): what the memory makes of each: its anchors, weighted by their resemblance."""
+    lse_B: Tensor
+    """(B,): log-sum-exp of the scores against the anchors."""
+
+
+class StructureLayer(nn.Module):
+    """g = G · (X Θ) over the hypergraph of a batch (HGNN, Feng et al. 2019), read out of a memory of anchors.
+
+    Hyperedge e_i holds molecule i and its neighbours. Runs in float32 whatever the precision around it.
+
+    Args:
+        code: C, width of the unified embedding u.
+        width: D, of g and the anchors.
+        anchors: S.
+        similarity: of g and an anchor, ``cosine`` or ``dot``.
+        temperature: of the attention over anchors; divides the similarity.
+        normalization: of G, ``random_walk`` or ``symmetric``; see `mmsa_kernels.hypergraph_operator`.
+    """
+
+    def __init__(
+        self,
+        code: int,
+        width: int,
+        anchors: int,
+        *,
+        similarity: Literal["dot", "cosine"],
+        temperature: float,
+        normalization: Literal["random_walk", "symmetric"],
+    ) -> None:
+        super().__init__()
+        self.theta = _WideLinear(code, width, bias=False)
+        self.memory = Memory(anchors, width, similarity=similarity, temperature=temperature)
+        self.normalization: Literal["random_walk", "symmetric"] = normalization
+
+    def forward(self, u_BC: Tensor, neighbours: Neighbours, *, isolated: bool = False) -> StructureOutput:
+        """Returns the structure-aware embeddings of a batch.
+
+        Args:
+            u_BC: (B, C) unified embeddings of the batch.
+            neighbours: of the batch; its rows outside the batch carry no gradient, but Θ learns from them.
+            isolated: a molecule hears its own hyperedge alone, as if no other were in the batch: what inference
+                needs. Otherwise it also hears the hyperedges of the others that it belongs to.
+        """
+        rowptr, col = hyperedges_from_neighbours(neighbours.vertices_BK)
+        num_vertices = len(u_BC) + len(neighbours.stale_VC)
+        if isolated:
+            # With one hyperedge, every vertex has degree one and both normalizations are the mean of its members.
+            sizes_B = rowptr.diff()
+            weight = torch.repeat_interleave(1 / sizes_B, sizes_B, output_size=len(col))
+        else:
+            rowptr, col, weight = hypergraph_operator(
+                rowptr, col, num_vertices, normalization=self.normalization, num_rows=len(u_BC)
+            )
+        with torch.autocast(u_BC.device.type, enabled=False):
+            wide = torch.promote_types(u_BC.dtype, torch.float32)
+            x_ND = self.theta(torch.cat([u_BC.to(wide), neighbours.stale_VC.to(wide)]))
+            return StructureOutput(*self.memory(x_ND, rowptr, col, weight))
+
+
+class _WideLinear(nn.Linear):
+    """A linear map that computes in the precision of its input, also where the weights are kept in bf16."""
+
+    def forward(self, x_NC: Tensor) -> Tensor:
+        return nn.functional.linear(x_NC, self.weight.to(x_NC.dtype))

@@ -1,0 +1,91 @@
+"""The memory: anchors that stand for typical molecules, and what tells whether they are alive.
+
+B molecules in a batch, W ranks, S anchors, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmsa_dist.runtime.distributed import all_reduce_mean, world_size
+from mmsa_kernels import anchor_scores, hyperedge_memory_attention
+
+
+class Memory(nn.Module):
+    """S anchors of width D that molecules attend to.
+
+    Anchors start as independent normal vectors of length about one: nearly orthogonal, so that none is favoured.
+
+    Args:
+        anchors: S.
+        width: D.
+        similarity: ``dot`` or ``cosine``.
+        temperature: divides the similarity.
+    """
+
+    def __init__(
+        self, anchors: int, width: int, *, similarity: Literal["dot", "cosine"], temperature: float
+    ) -> None:
+        super().__init__()
+        self.anchors_SD = nn.Parameter(torch.randn(anchors, width) * width**-0.5)
+        self.similarity: Literal["dot", "cosine"] = similarity
+        self.scale = 1 / temperature
+
+    def forward(
+        self, x_ND: Tensor, rowptr: Tensor, col: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Aggregates rows of `x_ND` by the CSR operator and reads them out of the memory.
+
+        Returns:
+            g (B, D), readout (B, D), lse (B,): see `mmsa_kernels.hyperedge_memory_attention`.
+        """
+        return hyperedge_memory_attention(
+            x_ND, rowptr, col, weight, self.anchors_SD, self.scale, similarity=self.similarity
+        )
+
+    @torch.no_grad()
+    def meters(self, g_BD: Tensor, lse_B: Tensor) -> dict[str, float]:
+        """Returns the signs of a collapse, over the batches of all ranks (collective).
+
+        - ``memory/anchor_entropy``: entropy of the mean attention over log S: 1 where all anchors are used alike,
+          0 where one takes all.
+        - ``memory/effective_anchors``: exp of that entropy, a number of anchors.
+        - ``memory/dead_anchors``: anchors with a mean attention below 1 / (10 S).
+        - ``memory/g_norm``: mean length of g.
+        - ``memory/g_cosine``: mean cosine of two different rows of g; NaN where there are no two.
+
+        Args:
+            g_BD: (B, D), the same B on every rank.
+            lse_B: (B,) log-sum-exp of the scores of `g_BD`.
+        """
+        with torch.autocast(g_BD.device.type, enabled=False):
+            g_BD = g_BD.float()
+            scores_BS = anchor_scores(g_BD, self.anchors_SD.float(), self.scale, self.similarity)
+            usage_S = (scores_BS - lse_B.float()[:, None]).exp().mean(dim=0)
+            direction_BD = nn.functional.normalize(g_BD, dim=1)
+            own = torch.cat(
+                [
+                    direction_BD.mean(dim=0).double(),
+                    direction_BD.square().sum(dim=1).mean(dim=0, keepdim=True).double(),
+                    g_BD.norm(dim=1).mean(dim=0, keepdim=True).double(),
+                    usage_S.double(),
+                ]
+            )
+        width, rows = g_BD.shape[1], len(g_BD) * world_size()
+        direction_D, square, norm, usage_S = all_reduce_mean(own).split([width, 1, 1, len(usage_S)])
+        entropy = float(-torch.xlogy(usage_S, usage_S).sum())
+        # Σ_{i≠j} <ĝ_i, ĝ_j> = |Σ ĝ_i|² − Σ |ĝ_i|², without the B² products.
+        cosine = (
+            (rows * float(direction_D.square().sum()) - float(square)) / (rows - 1) if rows > 1 else torch.nan
+        )
+        return {
+            "memory/anchor_entropy": entropy / math.log(len(usage_S)) if len(usage_S) > 1 else 1.0,
+            "memory/effective_anchors": math.exp(entropy),
+            "memory/dead_anchors": float((usage_S < 0.1 / len(usage_S)).sum()),
+            "memory/g_norm": float(norm),
+            "memory/g_cosine": cosine,
+        }

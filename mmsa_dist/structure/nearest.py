@@ -1,0 +1,159 @@
+"""Exact nearest rows, the same bits on every rank, whatever arithmetic finds the candidates.
+
+A fast search (a matrix product, FAISS) computes |q|² + |x|² − 2<q, x> in float32: it misorders rows whose distances
+nearly agree, in another way for every shape and shard. Here it only proposes candidates. Their distances are
+computed anew between the float16 values, in one fixed order, and a bound on the rounding of the fast search tells
+whether a row that it did not propose could be nearer; if so, more candidates are fetched.
+
+G queries, F rows to search, k neighbours, C width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+MAX_CANDIDATES = 4096
+"""Candidates fetched for a query at most; more are needed only where thousands of rows are almost the same."""
+
+_SPARE = 8  # candidates beyond k that the first search fetches: enough for nearly all queries
+_BLOCK = 1 << 19  # numbers gathered at a time to compute distances: they stay in a core's cache
+_ROWS_PER_PRODUCT = 1 << 16
+
+
+class Candidates(Protocol):
+    """A search over F rows, minus their centre, that is right up to the rounding of float32."""
+
+    centre_C: Tensor
+    """(C,) float32, taken from rows and queries: distances stay, and what float32 loses shrinks with the norms."""
+
+    def __len__(self) -> int:
+        """F."""
+        ...
+
+    def __call__(self, query_GC: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Returns for (G, C) float32 queries, centred, k <= F squared distances (G, k), ascending, and rows (G, k)."""
+        ...
+
+
+class ProductCandidates:
+    """Candidates by matrix product and top-k in torch, on the device of the rows.
+
+    Args:
+        rows_FC: (F, C) float16, finite.
+    """
+
+    def __init__(self, rows_FC: Tensor) -> None:
+        self.centre_C = centre(rows_FC)
+        # A reduced precision of float32 products, which users may choose for training, would break the bound.
+        full = torch.get_float32_matmul_precision() == "highest"
+        self._rows_FC = (rows_FC - self.centre_C).to(torch.float32 if full else torch.float64)
+        self._square_F = self._rows_FC.square().sum(dim=1)
+
+    def __len__(self) -> int:
+        return len(self._rows_FC)
+
+    def __call__(self, query_GC: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """See `Candidates`."""
+        query_GC = query_GC.to(self._rows_FC.dtype)
+        best_Gk = query_GC.new_empty(len(query_GC), 0)
+        row_Gk = torch.empty(len(query_GC), 0, dtype=torch.int64, device=query_GC.device)
+        with torch.autocast(query_GC.device.type, enabled=False):
+            for start in range(0, len(self), _ROWS_PER_PRODUCT):
+                stop = min(start + _ROWS_PER_PRODUCT, len(self))
+                # |q|² is the same for every row of a query; it is added at the end.
+                part_GF = torch.addmm(
+                    self._square_F[start:stop], query_GC, self._rows_FC[start:stop].T, alpha=-2
+                )
+                part_Gk, found_Gk = part_GF.topk(min(k, stop - start), largest=False)
+                best_Gk, row_Gk = torch.cat([best_Gk, part_Gk], 1), torch.cat([row_Gk, found_Gk + start], 1)
+                best_Gk, kept_Gk = best_Gk.topk(min(k, best_Gk.shape[1]), largest=False)
+                row_Gk = row_Gk.gather(1, kept_Gk)
+        return best_Gk + query_GC.square().sum(dim=1, keepdim=True), row_Gk
+
+
+class Nearest(NamedTuple):
+    """Nearest rows of G queries, by distance and then by row number."""
+
+    distance_Gk: Tensor
+    """(G, k) float64, squared Euclidean; infinite where there are fewer than k rows."""
+    row_Gk: Tensor
+    """(G, k) int64; -1 where there are fewer than k rows."""
+    uncertain: int
+    """Queries for which `MAX_CANDIDATES` did not suffice to prove that no other row is as near."""
+
+
+@torch.no_grad()
+def nearest(candidates: Candidates, query_GC: Tensor, rows_FC: Tensor, k: int) -> Nearest:
+    """Returns the k nearest rows of each query; equal distances go by row number.
+
+    Args:
+        candidates: a search over `rows_FC`.
+        query_GC: (G, C) float16; one that is not finite finds nothing.
+        rows_FC: (F, C) float16, finite.
+        k: neighbours wanted.
+    """
+    distance_Gk = query_GC.new_full((len(query_GC), k), torch.inf, dtype=torch.float64)
+    row_Gk = query_GC.new_full((len(query_GC), k), -1, dtype=torch.int64)
+    if k == 0 or len(candidates) == 0:
+        return Nearest(distance_Gk, row_Gk, 0)
+    centred_GC = query_GC.float() - candidates.centre_C
+    norm_G = centred_GC.double().square().sum(dim=1).sqrt()
+    # |fl(d²) − d²| <= rounding · (|q| + |x|)² for sums of C products in float32, in any order, with a margin of two.
+    rounding = (query_GC.shape[1] + 16) * torch.finfo(torch.float32).eps
+    limit = min(len(candidates), max(MAX_CANDIDATES, k))
+
+    fetched = min(k + _SPARE, limit)
+    open_G = query_GC.isfinite().all(dim=1).nonzero().flatten()
+    while len(open_G):
+        approximate, row = candidates(centred_GC[open_G], fetched)
+        distance, row = by_distance(squared_distances(query_GC[open_G], rows_FC, row), row)
+        taken = min(k, fetched)
+        distance_Gk[open_G, :taken], row_Gk[open_G, :taken] = distance[:, :taken], row[:, :taken]
+        if fetched == limit:
+            break
+        # A row that was left out, no farther than the k-th, has |x| <= |q| + d, so its approximate distance would be
+        # below `reach`; but all that were left out are beyond the last one fetched.
+        kth = distance[:, k - 1]
+        reach = kth + rounding * (2 * norm_G[open_G] + kth.sqrt()).square()
+        open_G = open_G[approximate[:, -1] <= reach]
+        fetched = min(8 * fetched, limit)
+    return Nearest(distance_Gk, row_Gk, len(open_G) if limit < len(candidates) else 0)
+
+
+def squared_distances(query_GC: Tensor, rows_FC: Tensor, row_Gk: Tensor) -> Tensor:
+    """Returns the squared Euclidean distances of queries to the rows named for each, (G, k) float64.
+
+    Differences and squares are rounded to float32 one by one, and summed in float64 along C for each pair by
+    itself: the value depends on the pair alone, not on what else is computed beside it.
+
+    Args:
+        query_GC: (G, C) float16.
+        rows_FC: (F, C) float16.
+        row_Gk: (G, k) int64 in 0..F-1.
+    """
+    (num_queries, k), width = row_Gk.shape, query_GC.shape[1]
+    distance_Gk = query_GC.new_empty(num_queries, k, dtype=torch.float64)
+    block = max(1, _BLOCK // max(1, k * width))
+    for start in range(0, num_queries, block):
+        row_bk = row_Gk[start : start + block]
+        difference_bkC = rows_FC.index_select(0, row_bk.flatten()).float().view(*row_bk.shape, width)
+        difference_bkC -= query_GC[start : start + block, None]
+        torch.sum(
+            difference_bkC.square_(), dim=2, dtype=torch.float64, out=distance_Gk[start : start + block]
+        )
+    return distance_Gk
+
+
+def by_distance(distance_Gk: Tensor, id_Gk: Tensor) -> tuple[Tensor, Tensor]:
+    """Sorts each row of candidates by distance, then by id."""
+    id_Gk, order_Gk = id_Gk.sort(dim=1)
+    distance_Gk, again_Gk = distance_Gk.gather(1, order_Gk).sort(dim=1, stable=True)
+    return distance_Gk, id_Gk.gather(1, again_Gk)
+
+
+def centre(rows_FC: Tensor) -> Tensor:
+    """Returns the mean row, (C,) float32; zero where there are no rows."""
+    return rows_FC.sum(dim=0, dtype=torch.float32) / max(1, len(rows_FC))

@@ -1,0 +1,197 @@
+"""Where the neighbours of a batch come from: the bank of all molecules, the batch itself, a table, or nowhere.
+
+B molecules in a batch, K neighbours, V distinct neighbours outside the batch, C width of u.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mmsa_dist.structure.nearest import ProductCandidates, nearest
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The neighbours of the B molecules of a batch, as vertices of the batch's hypergraph.
+
+    Vertices 0..B-1 are the molecules of the batch, whose rows are fresh and carry a gradient; vertex B + v is
+    row v of `stale_VC`, a value of an earlier step without one. A neighbour that is in the batch is its fresh row.
+    """
+
+    ids_BK: Tensor
+    """(B, K) int64: molecule numbers; -1 where a neighbour is missing or has no number."""
+    distances_BK: Tensor
+    """(B, K) float64: squared Euclidean distance in u at the time of the index; infinite where missing."""
+    vertices_BK: Tensor
+    """(B, K) int64 in 0..B+V-1; -1 where missing."""
+    stale_VC: Tensor
+    """(V, C) float16: rows of the distinct neighbours outside the batch."""
+
+
+class NeighbourSource(ABC):
+    """Finds neighbours and, if it remembers embeddings, keeps them; this one remembers nothing.
+
+    Every method is collective: all ranks call it at the same time, `find` with equally many molecules.
+    """
+
+    @abstractmethod
+    def find(self, u_BC: Tensor, index_B: Tensor) -> Neighbours:
+        """Returns the neighbours of a batch.
+
+        Args:
+            u_BC: (B, C) unified embeddings; no gradient passes through the choice of neighbours.
+            index_B: (B,) int64: molecule numbers in the training split, -1 for others.
+        """
+
+    def observe(self, index_B: Tensor, u_BC: Tensor, step: int) -> None:
+        """Remembers the embeddings of a batch, made at optimizer step `step`."""
+
+    def refresh(self, step: int, *, now: bool = False) -> bool:
+        """Rebuilds what `find` searches if the schedule has come to it at `step`, or `now`; returns whether."""
+        return False
+
+    def meters(self) -> dict[str, float]:
+        """Returns named numbers on what is remembered."""
+        return {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Returns what this rank remembers as plain tensors; `global_neighbours.reshard` turns that of all ranks
+        into that of another number of ranks.
+        """
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes what `state_dict` gave.
+
+        Raises:
+            ValueError: the state is that of another source.
+        """
+        if state:
+            raise ValueError(
+                f"neighbour state: {type(self).__name__} remembers nothing, but the checkpoint has {sorted(state)}; "
+                "set model.structure.neighbours to what it was when the checkpoint was made"
+            )
+
+
+class NoNeighbours(NeighbourSource):
+    """Every molecule is alone in its hyperedge."""
+
+    def find(self, u_BC: Tensor, index_B: Tensor) -> Neighbours:
+        """See `NeighbourSource`."""
+        empty_B0 = index_B.new_empty(len(index_B), 0)
+        return Neighbours(
+            empty_B0, empty_B0.double(), empty_B0, u_BC.new_empty(0, u_BC.shape[1], dtype=torch.float16)
+        )
+
+
+class BatchNeighbours(NeighbourSource):
+    """The nearest molecules within the batch of this rank.
+
+    Args:
+        k: K.
+    """
+
+    def __init__(self, k: int) -> None:
+        self._k = k
+
+    def find(self, u_BC: Tensor, index_B: Tensor) -> Neighbours:
+        """See `NeighbourSource`; a row that is not finite finds nothing and is nobody's neighbour."""
+        rows_BC = u_BC.detach().half()
+        finite_F = rows_BC.isfinite().all(dim=1).nonzero().flatten()
+        rows_FC = rows_BC[finite_F]
+        distance_Bk, row_Bk, _ = nearest(ProductCandidates(rows_FC), rows_BC, rows_FC, self._k + 1)
+        vertex_Bk = look_up(finite_F, row_Bk)
+        # The molecule itself moves behind the K others; where K + 1 others are as near as itself, the last goes.
+        itself_Bk = vertex_Bk == torch.arange(len(u_BC), device=u_BC.device)[:, None]
+        order_BK = itself_Bk.int().argsort(dim=1, stable=True)[:, : self._k]
+        vertex_BK, distance_BK = vertex_Bk.gather(1, order_BK), distance_Bk.gather(1, order_BK)
+        return Neighbours(look_up(index_B, vertex_BK), distance_BK, vertex_BK, rows_BC[:0])
+
+
+class TableNeighbours(NeighbourSource):
+    """The nearest rows of a fixed table, each molecule by itself: what an exported model embeds with.
+
+    Args:
+        rows_RC: (R, C): embeddings of the reference molecules; kept in float16.
+        k: K.
+
+    Raises:
+        ValueError: a row of the table is not finite in float16.
+    """
+
+    def __init__(self, rows_RC: Tensor, k: int) -> None:
+        self._rows_RC, self._k = rows_RC.half(), k
+        if not self._rows_RC.isfinite().all():
+            raise ValueError(
+                f"rows_RC: {int((~self._rows_RC.isfinite().all(1)).sum())} reference rows are not finite"
+            )
+        self._candidates = ProductCandidates(self._rows_RC)
+
+    def find(self, u_BC: Tensor, index_B: Tensor) -> Neighbours:
+        """See `NeighbourSource`; `ids_BK` are row numbers of the table, and `index_B` is not looked at."""
+        distance_BK, row_BK, _ = nearest(self._candidates, u_BC.detach().half(), self._rows_RC, self._k)
+        vertex_BK, used_V = number_vertices(row_BK, row_BK >= 0, len(u_BC))
+        return Neighbours(row_BK, distance_BK, vertex_BK, self._rows_RC[used_V])
+
+
+def neighbour_source(
+    kind: Literal["global", "batch", "none"],
+    k: int,
+    *,
+    num_molecules: int,
+    width: int,
+    refresh_every: int,
+    recall_sample: int,
+    device: torch.device | str = "cpu",
+) -> NeighbourSource:
+    """Returns the source of neighbours for training that ``model.structure.neighbours`` names.
+
+    Args:
+        kind: ``global``, ``batch`` or ``none``.
+        k: neighbours in a hyperedge, the molecule itself not counted.
+        num_molecules: in the training split.
+        width: of the unified embedding u.
+        refresh_every: steps between two rebuilds of the index.
+        recall_sample: queries on which recall is measured at each rebuild.
+        device: where the bank is kept; the device that the process group works on.
+
+    Raises:
+        ValueError: `kind` is none of the three.
+    """
+    if kind == "none":
+        return NoNeighbours()
+    if kind == "batch":
+        return BatchNeighbours(k)
+    if kind == "global":
+        # FAISS comes with the extra `train`; nothing else here needs it.
+        from mmsa_dist.structure.global_neighbours import GlobalNeighbours
+
+        return GlobalNeighbours(
+            num_molecules, width, k, refresh_every=refresh_every, recall_sample=recall_sample, device=device
+        )
+    raise ValueError(f"model.structure.neighbours={kind!r} must be one of global, batch, none")
+
+
+def look_up(table_N: Tensor, row_BK: Tensor) -> Tensor:
+    """Returns table[row], and -1 where row is -1."""
+    found_BK = torch.full_like(row_BK, -1)
+    found_BK[row_BK >= 0] = table_N[row_BK[row_BK >= 0]]
+    return found_BK
+
+
+def number_vertices(id_BK: Tensor, chosen_BK: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    """Numbers the distinct chosen ids from `first` on.
+
+    Returns:
+        The number of each chosen id (B, K), -1 for those not chosen; the distinct chosen ids (V,), ascending.
+    """
+    distinct_V, number = id_BK[chosen_BK].unique(return_inverse=True)
+    vertex_BK = torch.full_like(id_BK, -1)
+    vertex_BK[chosen_BK] = first + number
+    return vertex_BK, distinct_V

@@ -1,0 +1,1 @@
+"""Training under DeepSpeed: engine, step, loop, checkpoints, metrics."""

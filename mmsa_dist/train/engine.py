@@ -1,0 +1,122 @@
+"""DeepSpeed: from our configuration to its engine. Nothing else of the package imports it."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from mmsa_dist.config.schema import Config
+from mmsa_dist.runtime.distributed import world_size
+
+Engine = deepspeed.DeepSpeedEngine
+
+
+def start_processes() -> torch.device:
+    """Joins the process group that the launcher laid out, or makes one of a single process; returns our device.
+
+    The backend is nccl with GPUs and gloo without; every rank takes the GPU of its ``LOCAL_RANK``.
+    """
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    if "RANK" not in os.environ:
+        os.environ.update(alone, MASTER_PORT=str(_free_port()))
+    # DeepSpeed would compile a shared-memory all-reduce that only its inference engine calls: 35 s at the first
+    # start, a compiler needed, and a lock file left behind by a rank that is killed meanwhile.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
+    return device
+
+
+def stop_processes() -> None:
+    """Leaves the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def deepspeed_config(config: Config, world: int) -> dict[str, Any]:
+    """The configuration of DeepSpeed that ours amounts to; users never write one.
+
+    Raises:
+        ValueError: the ranks do not divide the batch.
+    """
+    share = config.data.batch_size // config.train.accumulate
+    if share % world:
+        raise ValueError(
+            f"data.batch_size / train.accumulate = {share} must be a multiple of the number of ranks, {world}; "
+            "change one of the three"
+        )
+    return {
+        "train_batch_size": config.data.batch_size,
+        "train_micro_batch_size_per_gpu": share // world,
+        "gradient_accumulation_steps": config.train.accumulate,
+        "gradient_clipping": config.train.clip,
+        "zero_optimization": {"stage": config.train.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "torch_autocast": {"enabled": config.train.precision == "bf16", "dtype": "bfloat16"},
+        "steps_per_print": 1 << 40,
+        "wall_clock_breakdown": False,
+    }
+
+
+def start_engine(module: nn.Module, config: Config) -> Engine:
+    """Wraps `module` (on its device) with AdamW and DeepSpeed."""
+    optimizer = torch.optim.AdamW(
+        parameter_groups(module, config), lr=config.train.lr, weight_decay=config.train.weight_decay
+    )
+    engine, *_ = deepspeed.initialize(
+        model=module,
+        optimizer=optimizer,
+        config=deepspeed_config(config, world_size()),
+        dist_init_required=False,
+    )
+    return engine
+
+
+def parameter_groups(module: nn.Module, config: Config) -> list[dict[str, Any]]:
+    """Parameters by learning rate: each encoder has its factor `train.lr_scale`, the rest has 1.
+
+    Every group says its factor under ``lr_scale``. Vectors (biases, norms) are not decayed.
+    """
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        scale = next((s for e, s in config.train.lr_scale.items() if f"encoders.{e}." in name), 1.0)
+        groups.setdefault((scale, parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr_scale": scale,
+            "weight_decay": config.train.weight_decay if decayed else 0.0,
+        }
+        for (scale, decayed), parameters in groups.items()
+    ]
+
+
+def set_learning_rate(engine: Engine, lr: float) -> None:
+    """Sets `lr`, times each group's own factor, for the coming step."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+
+
+def learning_rate(config: Config, step: int) -> float:
+    """Learning rate of optimizer step `step` (from 0): linear warm-up, then cosine to 0 at `train.steps`."""
+    train = config.train
+    if step < train.warmup_steps:
+        return train.lr * (step + 1) / train.warmup_steps
+    progress = (step - train.warmup_steps) / (train.steps - train.warmup_steps)
+    return train.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

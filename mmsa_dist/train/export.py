@@ -1,0 +1,52 @@
+"""From a trained model to the folder that downstream teams load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmsa_dist.config.schema import Config
+from mmsa_dist.data.collate import collate
+from mmsa_dist.data.loader import BlockReader
+from mmsa_dist.embed.embedder import Embedder
+from mmsa_dist.model import MMSAModel
+from mmsa_dist.runtime.run_folder import RunFolder
+
+
+def export_model(
+    model: MMSAModel,
+    config: Config,
+    reader: BlockReader,
+    folder: RunFolder,
+    device: torch.device,
+    metrics: Mapping[str, float],
+) -> None:
+    """Writes the model with a reference bank of `embed.reference_molecules` training molecules to ``model/``.
+
+    The rows are computed anew, in inference mode: those of the training bank are as old as their step.
+    """
+    model.eval()
+    rows_RC = reference_rows(model, config, reader, device)
+    data = {
+        "molecules": reader.molecules,
+        "manifest": reader.digest,
+        "conformers": config.prepare.conformers,
+    }
+    Embedder.from_model(model, config, rows_RC, metrics, data=data).save_pretrained(folder.model)
+
+
+@torch.no_grad()
+def reference_rows(model: MMSAModel, config: Config, reader: BlockReader, device: torch.device) -> Tensor | None:
+    """(R, C) float16 unified embeddings of whole blocks spread evenly over the split; None if R is to be 0."""
+    wanted = min(config.embed.reference_molecules, reader.molecules)
+    if wanted == 0:
+        return None
+    blocks = min(len(reader), -(-wanted * len(reader) // reader.molecules))
+    parts = []
+    for block in np.linspace(0, len(reader) - 1, blocks).round().astype(int):
+        batch = collate(reader.read(int(block)), picture_size=config.picture_size)
+        parts.append(model.fuse(batch.to(device)).unified_BC)
+    return torch.cat(parts)[:wanted].half().cpu()

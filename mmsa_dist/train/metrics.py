@@ -1,0 +1,99 @@
+"""What a run says while it runs: `metrics.jsonl`, TensorBoard, and a bar or lines on the console."""
+
+from __future__ import annotations
+
+import json
+import math
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from mmsa_dist.runtime.run_folder import RunFolder
+
+_ON_CONSOLE = {
+    "train/loss": "loss {:.3f}",
+    "valid/retrieval_at_1": "retrieval@1 {:.3f}",
+    "molecules_per_s": "{:.0f} molecules/s",
+    "data_wait_s": "waits {:.2f} s",
+}
+
+
+class MetricsLog:
+    """Writes the scalars of rank 0; on other ranks (`active` False) it does nothing.
+
+    Non-finite values become null in ``metrics.jsonl``, which stays valid JSON.
+    """
+
+    def __init__(self, folder: RunFolder, *, steps: int, start: int, active: bool) -> None:
+        self._active = active
+        if not active:
+            return
+        self._drop_lines_after(folder, start)
+        self._lines = folder.metrics.open("a", buffering=1)
+        self._board = SummaryWriter(str(folder.tensorboard), purge_step=start)
+        self._console = Console(stderr=True)
+        self._shown: dict[str, float] = {}
+        self._progress = Progress(
+            TextColumn("[bold]pretrain"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task("pretrain", total=steps, completed=start, figures="")
+
+    def __enter__(self) -> Self:
+        if self._active:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._active:
+            self._progress.stop()
+            self._lines.close()
+            self._board.close()
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        """Records the scalars of a step under their names."""
+        if not self._active:
+            return
+        finite = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
+        self._lines.write(json.dumps({"step": step, **finite}) + "\n")
+        for name, value in scalars.items():
+            self._board.add_scalar(name, value, step)
+        self._shown.update({name: value for name, value in scalars.items() if name in _ON_CONSOLE})
+        figures = " · ".join(
+            form.format(self._shown[name]) for name, form in _ON_CONSOLE.items() if name in self._shown
+        )
+        self._progress.update(self._task, figures=figures)
+        if not self._console.is_terminal:
+            self._console.print(f"step {step}/{self._progress.tasks[0].total:.0f} · {figures} · {self._left()}")
+
+    def advance(self, step: int) -> None:
+        """Moves the bar to `step`."""
+        if self._active:
+            self._progress.update(self._task, completed=step)
+
+    def say(self, text: str) -> None:
+        """Prints one line for people."""
+        if self._active:
+            self._console.print(text, highlight=False)
+
+    def _left(self) -> str:
+        left = self._progress.tasks[0].time_remaining
+        return "" if left is None else f"{int(left) // 60}:{int(left) % 60:02d} left"
+
+    @staticmethod
+    def _drop_lines_after(folder: RunFolder, start: int) -> None:
+        """Forgets the steps that a resumed run does again."""
+        if not folder.metrics.exists():
+            return
+        kept = [line for line in folder.metrics.read_text().splitlines() if line and json.loads(line)["step"] <= start]
+        folder.metrics.write_text("".join(f"{line}\n" for line in kept))

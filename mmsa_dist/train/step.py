@@ -1,0 +1,142 @@
+"""One optimizer step: micro-batches in, one update out, and what it cost."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+
+import psutil
+import torch
+from torch import Tensor
+
+from mmsa_dist.config.schema import Config
+from mmsa_dist.data.loader import Loader
+from mmsa_dist.objective import ObjectiveOutput
+from mmsa_dist.runtime.distributed import all_ranks_agree, all_reduce_mean, average_buffers, rank
+from mmsa_dist.runtime.seeds import seed_step, shared_generator
+from mmsa_dist.structure.sources import NeighbourSource
+from mmsa_dist.train.engine import Engine, learning_rate, set_learning_rate
+
+
+class TrainStep:
+    """Runs optimizer steps and gathers their meters between two lines of the log."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        config: Config,
+        loader: Loader,
+        neighbours: NeighbourSource,
+        device: torch.device,
+    ) -> None:
+        self._engine = engine
+        self._config = config
+        self._batches = iter(loader)
+        self._neighbours = neighbours
+        self._device = device
+        self._bad_in_a_row = 0
+        self._skipped = 0
+        self._last: ObjectiveOutput | None = None
+        self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))
+        self._micro_batches = 0
+        self._steps = 0
+        self._wait_s = 0.0
+        self._busy_s = 0.0
+        self.stop_agreed = False
+        """Whether some rank was asked to stop; the same on all ranks."""
+
+    def run(self, step: int, *, asked_to_stop: bool) -> None:
+        """Does optimizer step `step` (collective).
+
+        A step whose loss or gradient is not finite on any rank is skipped on all: no parameter, moment or bank row
+        changes.
+
+        Raises:
+            FloatingPointError: `train.max_bad_steps` in a row were skipped.
+        """
+        begin = time.perf_counter()
+        train = self._config.train
+        seed = self._config.run.seed
+        seed_step(seed, step, rank())
+        set_learning_rate(self._engine, learning_rate(self._config, step))
+        self._engine.train()
+        outputs = []
+        good, self.stop_agreed = True, False
+        for micro in range(train.accumulate):
+            batch = self._next_batch()
+            self._engine.set_gradient_accumulation_boundary(micro == train.accumulate - 1)
+            output: ObjectiveOutput = self._engine(batch, self._neighbours, shared_generator(seed, step, micro))
+            finite, go_on = all_ranks_agree(bool(torch.isfinite(output.total)), not asked_to_stop)
+            good, self.stop_agreed = good and finite, not go_on
+            if good:
+                self._engine.backward(output.total)
+                outputs.append((batch.index_B, output))
+        good = good and self._gradients_are_finite()
+        if good:
+            self._engine.step()
+            for index_B, output in outputs:
+                self._neighbours.observe(index_B, output.model.fusion.unified_BC.detach(), step)
+            self._bad_in_a_row = 0
+        else:
+            self._engine.zero_grad()
+            self._engine.optimizer.zero_grad()
+            self._skip(step)
+        average_buffers(self._engine.module)
+        self._steps += 1
+        for _, output in outputs:
+            self._count(output)
+        self._busy_s += time.perf_counter() - begin
+
+    def meters(self, step: int) -> dict[str, float]:
+        """Scalars since the last call, meaned over steps and ranks (collective)."""
+        scalars = {
+            name: float(all_reduce_mean(value / max(self._micro_batches, 1))) for name, value in self._sums.items()
+        }
+        if self._last is not None:
+            structure = self._last.model.structure
+            scalars |= self._engine.module.model.structure.memory.meters(structure.g_BD, structure.lse_B)
+        scalars |= self._neighbours.meters()
+        scalars |= {
+            "train/lr": learning_rate(self._config, step - 1),
+            "train/skipped_steps": float(self._skipped),
+            "molecules_per_s": self._steps * self._config.data.batch_size / max(self._busy_s, 1e-9),
+            "data_wait_s": self._wait_s / max(self._steps, 1),
+            "memory/rss_mb": psutil.Process().memory_info().rss / 2**20,
+        }
+        if self._device.type == "cuda":
+            scalars["memory/gpu_peak_mb"] = torch.cuda.max_memory_allocated(self._device) / 2**20
+        self._sums.clear()
+        self._micro_batches = self._steps = 0
+        self._wait_s = self._busy_s = 0.0
+        return scalars
+
+    def _next_batch(self):
+        begin = time.perf_counter()
+        batch = next(self._batches)
+        self._wait_s += time.perf_counter() - begin
+        return batch.to(self._device)
+
+    def _gradients_are_finite(self) -> bool:
+        """Whether every gradient on every rank is finite; ZeRO 1 to 3 make the check themselves where they clip."""
+        gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
+        if not gradients:
+            return True
+        norms = torch._foreach_norm(gradients)
+        (agreed,) = all_ranks_agree(bool(torch.isfinite(torch.stack(norms)).all()))
+        return agreed
+
+    def _skip(self, step: int) -> None:
+        self._skipped += 1
+        self._bad_in_a_row += 1
+        if self._bad_in_a_row >= self._config.train.max_bad_steps:
+            raise FloatingPointError(
+                f"{self._bad_in_a_row} steps in a row, up to step {step}, had a loss or gradient that is not finite; "
+                "lower train.lr, set train.clip, or train with train.precision=fp32, then --resume"
+            )
+
+    def _count(self, output: ObjectiveOutput) -> None:
+        self._last = output
+        self._micro_batches += 1
+        self._sums["train/loss"] += output.total.detach()
+        for name, value in output.losses.items():
+            self._sums[f"train/{name}_loss"] += value

@@ -1,0 +1,1 @@
+"""Molecules to shards: reading, standardizing, featurizing and packing, without torch."""

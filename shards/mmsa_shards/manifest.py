@@ -1,0 +1,144 @@
+"""What a folder of shards holds: every shard with its blocks and digest, the ledger, how it was made."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import fsspec
+
+from mmsa_shards.atomic import write_atomically
+from mmsa_shards.schema import SCHEMA_VERSION
+
+MANIFEST_NAME = "manifest.json"
+
+Split = Literal["train", "val"]
+
+
+class ManifestError(ValueError):
+    """One sentence: which manifest, what is wrong with it, what to do."""
+
+
+@dataclass(frozen=True)
+class BlockEntry:
+    """A block within its shard file."""
+
+    offset: int
+    """Byte at which the data of the tar member begins."""
+    size: int
+    """Bytes."""
+    molecules: int
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """A shard file."""
+
+    name: str
+    split: Split
+    molecules: int
+    sha256: str
+    bytes: int
+    blocks: tuple[BlockEntry, ...]
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ShardEntry:
+        """Builds the entry from what `dataclasses.asdict` and json made of it."""
+        return cls(**{**data, "blocks": tuple(BlockEntry(**block) for block in data["blocks"])})
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What became of the records that were read."""
+
+    read: int
+    written: int
+    duplicates: int
+    rejected: int
+    excluded: int
+
+    @property
+    def balances(self) -> bool:
+        """Whether every record that was read is accounted for."""
+        return self.read == self.written + self.duplicates + self.rejected + self.excluded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The table of contents of a folder of shards.
+
+    The number of a molecule in its split is its position in the concatenation of that split's shards in the order
+    of their names, blocks in order, rows in order.
+    """
+
+    shards: tuple[ShardEntry, ...]
+    ledger: Ledger
+    reject_reasons: dict[str, int] = field(default_factory=dict)
+    conformer_sources: dict[str, int] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    """The options of the preparation that bear on its outcome."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of the libraries that bear on its outcome."""
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shards", tuple(sorted(self.shards, key=lambda shard: shard.name)))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON: two folders with equal digests hold the same molecules in the same order."""
+        canonical = json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def split(self, split: Split) -> tuple[ShardEntry, ...]:
+        """Returns the shards of a split, sorted by name."""
+        return tuple(shard for shard in self.shards if shard.split == split)
+
+    def molecules(self, split: Split) -> int:
+        """Returns the number of molecules in a split."""
+        return sum(shard.molecules for shard in self.split(split))
+
+    def save(self, folder: str | Path) -> None:
+        """Writes ``manifest.json`` into a local `folder`, whole or not at all."""
+        text = json.dumps({**dataclasses.asdict(self), "digest": self.digest}, indent=1, sort_keys=True)
+        with write_atomically(Path(folder) / MANIFEST_NAME) as file:
+            file.write(text.encode() + b"\n")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Manifest:
+        """Reads the manifest of a folder, which may be any URL that fsspec knows.
+
+        Raises:
+            ManifestError: there is no such folder or manifest, it is damaged, or of another schema version.
+        """
+        path = f"{str(folder).rstrip('/')}/{MANIFEST_NAME}"
+        try:
+            with fsspec.open(path, "rb") as file:
+                data = json.loads(file.read())
+        except FileNotFoundError:
+            raise ManifestError(
+                f"no {MANIFEST_NAME} in {folder}: name a folder that `mmsa prepare` has finished"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise ManifestError(f"cannot read {path}: {error}") from error
+        try:
+            version = data.pop("schema_version")
+            if version != SCHEMA_VERSION:
+                raise ManifestError(
+                    f"{path} has block schema {version}, this version reads {SCHEMA_VERSION}: prepare the shards again"
+                )
+            digest = data.pop("digest")
+            shards = tuple(map(ShardEntry.from_json, data.pop("shards")))
+            manifest = cls(shards=shards, ledger=Ledger(**data.pop("ledger")), **data)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ManifestError(
+                f"{path} is not a manifest of shards ({error!r}): prepare the shards again"
+            ) from error
+        if digest != manifest.digest:
+            raise ManifestError(f"{path} does not match its own digest: it was changed by hand or damaged")
+        return manifest

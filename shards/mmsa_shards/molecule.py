@@ -1,0 +1,104 @@
+"""Standardized parent -> the columns of a molecule: features, drawing, conformers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from rdkit import Chem
+
+from mmsa_shards.block import Molecule
+from mmsa_shards.conformers import embed
+from mmsa_shards.depiction import depict
+from mmsa_shards.features import atom_features, bond_features
+from mmsa_shards.guard import Lost, guard_of_this_process
+from mmsa_shards.standardize import Refusal
+
+#: Seconds of computing that a molecule may cost where it is not embedded; the usual is a thousandth of it.
+SECONDS_WITHOUT_EMBEDDING = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conformers:
+    """What to do about 3D."""
+
+    mode: Literal["etkdg", "given", "none"]
+    """As `PrepareOptions.conformers`."""
+    count: int
+    """Conformers per molecule."""
+    seed: int
+    timeout_s: float
+    """Seconds of computing after which a molecule goes without conformers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """A standardized molecule of A atoms whose columns are wanted."""
+
+    id: str
+    inchikey: str
+    smiles: str
+    given: NDArray[np.float32] | None = None
+    """(n, A, 3), Å: coordinates from the input, atoms in the order of `smiles`."""
+    given_source: str = "input"
+    """One of `mmsa_shards.schema.CONFORMER_SOURCES`."""
+
+
+def make_molecules(orders: Sequence[Order], conformers: Conformers) -> list[Molecule | Refusal]:
+    """Makes molecules in a guard, so that none of them can hang or crash the caller.
+
+    A molecule whose embedding takes too long, or ends RDKit, is made again without being embedded.
+
+    Returns:
+        In order, a molecule, or the refusal of one that cannot be made even so.
+    """
+    made = _guarded(orders, conformers)
+    if conformers.mode == "etkdg":
+        lost = [number for number, result in enumerate(made) if isinstance(result, Lost)]
+        again = _guarded([orders[n] for n in lost], dataclasses.replace(conformers, mode="given"))
+        for number, result in zip(lost, again, strict=True):
+            made[number] = result
+    return [Refusal(m.reason, f"RDKit {m.message}") if isinstance(m, Lost) else m for m in made]
+
+
+def _guarded(orders: Sequence[Order], conformers: Conformers) -> list[Molecule | Refusal | Lost]:
+    seconds = conformers.timeout_s if conformers.mode == "etkdg" else SECONDS_WITHOUT_EMBEDDING
+    return list(
+        guard_of_this_process().map(partial(make_molecule, conformers=conformers), orders, seconds=seconds)
+    )
+
+
+def make_molecule(order: Order, conformers: Conformers) -> Molecule | Refusal:
+    """Makes one molecule in this process."""
+    mol = Chem.MolFromSmiles(order.smiles)
+    if mol is None:
+        return Refusal("standardization", f"its standardized form does not parse: {order.smiles}")
+    xyz, source = _conformers(mol, order, conformers)
+    bonds, bond_ends = bond_features(mol)
+    return Molecule(
+        id=order.id,
+        inchikey=order.inchikey,
+        smiles=order.smiles,
+        atoms=atom_features(mol),
+        bonds=bonds,
+        bond_ends=bond_ends,
+        xy=depict(mol),
+        conformers=xyz,
+        conformer_source=source,
+    )
+
+
+def _conformers(mol: Chem.Mol, order: Order, wanted: Conformers) -> tuple[NDArray[np.float32], str]:
+    num_atoms = mol.GetNumAtoms()
+    if order.given is not None and wanted.mode != "none" and order.given.shape[1] == num_atoms:
+        return order.given[: wanted.count], order.given_source
+    if wanted.mode == "etkdg":
+        xyz = embed(mol, count=wanted.count, seed=wanted.seed, inchikey=order.inchikey)
+        if len(xyz):
+            return xyz, "etkdg"
+    return np.empty((0, num_atoms, 3), dtype=np.float32), "none"

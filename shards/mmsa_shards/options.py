@@ -1,0 +1,53 @@
+"""What a preparation can be told. The defaults and the reasons for them stand in ``default.yaml``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """Options of one preparation; every field is a key ``prepare.<name>`` of the configuration."""
+
+    # Read by pydantic where this class is a section of the configuration: unknown keys are errors.
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    workers: int
+    """Ray workers at a time; 0 takes every core that Ray has."""
+    shards: int
+    """Training shards; 0 chooses from the number of molecules and `molecules_per_shard`."""
+    molecules_per_shard: int
+    molecules_per_block: int
+    compression: Literal["zstd", "lz4", "none"]
+    val_fraction: float
+    """Share of molecules that go to the validation shard, chosen by InChIKey, in [0, 1)."""
+    seed: int
+    conformers: Literal["etkdg", "given", "none"]
+    """`etkdg` embeds where the input has no 3D, `given` only takes what is there, `none` drops it."""
+    conformers_per_molecule: int
+    conformer_timeout_s: float
+    max_atoms: int
+    """Molecules with more heavy atoms are rejected with a reason."""
+    smiles_column: str
+    """Column of CSV and Parquet inputs; empty looks for the usual names."""
+    id_column: str
+    exclude: tuple[str, ...]
+    """Files of molecules that must not enter (matched by the first block of the InChIKey)."""
+    allow_truncated: bool
+    """Accept an input that ends in mid-record or mid-gzip; it is still named in the ledger."""
+
+    def __post_init__(self) -> None:
+        rules = {
+            "workers": (self.workers >= 0, "0 or more"),
+            "shards": (self.shards >= 0, "0 or more"),
+            "molecules_per_shard": (self.molecules_per_shard >= 1, "1 or more"),
+            "molecules_per_block": (self.molecules_per_block >= 1, "1 or more"),
+            "val_fraction": (0 <= self.val_fraction < 1, "in [0, 1)"),
+            "conformers_per_molecule": (self.conformers_per_molecule >= 1, "1 or more"),
+            "conformer_timeout_s": (self.conformer_timeout_s > 0, "above 0"),
+            "max_atoms": (1 <= self.max_atoms <= 65535, "in 1..65535 (atom numbers are stored as uint16)"),
+        }
+        for name, (holds, rule) in rules.items():
+            if not holds:
+                raise ValueError(f"prepare.{name}={getattr(self, name)!r} must be {rule}")

@@ -1,0 +1,48 @@
+"""What several rooms' tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real molecules, oracles and broken files that lie beside the checkout; the test skips where they do not."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("needs ../shared/data, which is not beside this checkout")
+    return SHARED_DATA
+
+
+@pytest.fixture
+def tiny_shards(tmp_path: Path) -> Path:
+    """Two training shards and one for validation of real little molecules, in blocks of 4, without 3D for some."""
+    from mmsa_shards.block import smiles_to_block
+    from mmsa_shards.manifest import Ledger, Manifest
+    from mmsa_shards.shard import write_shard
+
+    chains = ["C" * n + end for n in range(1, 12) for end in ("O", "N", "Cl", "C(=O)O", "c1ccccc1")]
+    folder = tmp_path / "shards"
+    folder.mkdir()
+
+    def block(smiles: list[str], conformers: str) -> object:
+        return smiles_to_block(
+            smiles,
+            [f"M-{s}" for s in smiles],
+            conformers=conformers,
+            seed=0,
+            conformer_timeout_s=5,
+            max_atoms=100,
+        )[0]
+
+    blocks = [block(chains[i : i + 4], "none" if i % 20 == 8 else "etkdg") for i in range(0, len(chains), 4)]
+    shards = [
+        write_shard(folder, "train-00000.tar", "train", blocks[:5], "zstd"),
+        write_shard(folder, "train-00001.tar", "train", blocks[5:11], "zstd"),
+        write_shard(folder, "val-00000.tar", "val", blocks[11:], "zstd"),
+    ]
+    Manifest(shards=tuple(shards), ledger=Ledger(len(chains), len(chains), 0, 0, 0)).save(folder)
+    return folder

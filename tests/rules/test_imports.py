@@ -1,0 +1,108 @@
+"""The floors of the house: who may import whom (docs/architecture.md), read from the code itself."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: Each part of mmsa_dist may import the parts on floors below its own, and parts of its own folder.
+FLOORS = (
+    ("config", "runtime"),
+    ("data", "encoders", "fusion", "structure", "losses"),
+    ("model", "objective"),
+    ("train", "embed"),
+    ("evaluate", "report"),
+    ("cli",),
+)
+#: Parts of one floor that may see each other, in this direction only.
+SIDEWAYS = {
+    ("config", "runtime"),
+    ("encoders", "data"),
+    ("structure", "losses"),
+    ("losses", "structure"),
+    ("losses", "encoders"),
+    ("losses", "fusion"),
+    ("losses", "data"),
+    ("objective", "model"),
+    ("train", "embed"),
+    ("report", "evaluate"),
+}
+SHARDS_FOR_MMSA_DIST = {"schema", "options", "manifest", "shard", "read", "block", "errors"}
+RAY_STAGES = {"catalog", "build"}
+#: Heavy packages and the files that own them.
+OWNERS = {
+    "ray": {"shards/mmsa_shards/catalog.py", "shards/mmsa_shards/build.py", "shards/mmsa_shards/cluster.py"},
+    "deepspeed": {"mmsa_dist/train/engine.py", "mmsa_dist/train/checkpoint.py"},
+    "faiss": {"mmsa_dist/structure/neighbours.py", "mmsa_dist/embed/search.py"},
+    "triton": set(),
+    "cv2": {"mmsa_dist/data/pictures.py"},
+    "webdataset": set(),
+}
+
+
+def sources() -> Iterator[tuple[str, ast.Module]]:
+    for room in ("mmsa_dist", "shards/mmsa_shards", "kernels/mmsa_kernels"):
+        for file in sorted((ROOT / room).rglob("*.py")):
+            yield str(file.relative_to(ROOT)), ast.parse(file.read_text())
+
+
+def imports(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield f"{node.module}"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def floor(part: str) -> int:
+    found = [number for number, parts in enumerate(FLOORS) if part in parts]
+    assert found, f"mmsa_dist.{part} stands on no floor; give it one in FLOORS"
+    return found[0]
+
+
+@pytest.mark.parametrize(("file", "tree"), [pytest.param(f, t, id=f) for f, t in sources()])
+def test_imports_go_down(file: str, tree: ast.Module) -> None:
+    for name in imports(tree):
+        package, _, rest = name.partition(".")
+        part = rest.split(".")[0]
+        if file.startswith("shards/"):
+            assert package not in {"mmsa_dist", "mmsa_kernels", "torch"}, f"{file} imports {name}"
+        elif file.startswith("kernels/"):
+            assert package not in {"mmsa_dist", "mmsa_shards"}, f"{file} imports {name}"
+        elif package == "mmsa_shards" and part:
+            allowed = SHARDS_FOR_MMSA_DIST | (RAY_STAGES if file == "mmsa_dist/cli.py" else set())
+            assert part in allowed, f"{file} imports {name}"
+        elif package == "mmsa_dist" and part and part != "__version__":
+            mine = Path(file).relative_to("mmsa_dist").parts[0].removesuffix(".py")
+            if mine == "__init__" or mine == part:
+                continue
+            below = floor(part) < floor(mine) or (mine, part) in SIDEWAYS
+            assert below, f"{file} (floor {floor(mine)}) imports {name} (floor {floor(part)})"
+
+
+@pytest.mark.parametrize("package", OWNERS)
+def test_heavy_packages_have_one_or_two_owners(package: str) -> None:
+    users = {file for file, tree in sources() if any(name.split(".")[0] == package for name in imports(tree))}
+    assert users <= OWNERS[package]
+
+
+def test_no_unsafe_loading_anywhere() -> None:
+    forbidden = ("weights_only=False", "allow_pickle=True", "pickle.load", "yaml.load(", "yaml.unsafe_load")
+    for file, _ in sources():
+        text = (ROOT / file).read_text()
+        assert not [word for word in forbidden if word in text], file
+
+
+def test_rooms_are_not_packages() -> None:
+    assert not [room for room in ("kernels", "shards", "launch") if (ROOT / room / "__init__.py").exists()]
+
+
+def test_launch_files_are_short() -> None:
+    assert all(len(file.read_text().splitlines()) <= 40 for file in (ROOT / "launch").glob("*.py"))

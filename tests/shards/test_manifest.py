@@ -1,0 +1,74 @@
+"""The manifest: round trip, digest, numbering, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmsa_shards.manifest import BlockEntry, Ledger, Manifest, ManifestError, ShardEntry
+
+
+def _shard(name: str, *sizes: int) -> ShardEntry:
+    blocks = tuple(BlockEntry(512 + 4096 * n, 1000, size) for n, size in enumerate(sizes))
+    split = "val" if name.startswith("val") else "train"
+    return ShardEntry(name, split, sum(sizes), "0" * 64, 10240, blocks)
+
+
+MANIFEST = Manifest(
+    shards=(_shard("val-00000.tar", 3), _shard("train-00001.tar", 4, 1), _shard("train-00000.tar", 4, 4)),
+    ledger=Ledger(read=20, written=16, duplicates=2, rejected=1, excluded=1),
+    reject_reasons={"syntax": 1},
+    conformer_sources={"etkdg": 15, "none": 1},
+    options={"seed": 0},
+    versions={"rdkit": "2026.9.1"},
+)
+
+
+def test_round_trip(tmp_path):
+    MANIFEST.save(tmp_path)
+    assert Manifest.load(tmp_path) == MANIFEST
+    assert Manifest.load(f"file://{tmp_path}").digest == MANIFEST.digest
+
+
+def test_shards_are_in_the_order_of_their_names():
+    assert [shard.name for shard in MANIFEST.split("train")] == ["train-00000.tar", "train-00001.tar"]
+    assert MANIFEST.molecules("train") == 13
+    assert MANIFEST.molecules("val") == 3
+
+
+def test_any_change_changes_the_digest():
+    assert dataclasses.replace(MANIFEST, options={"seed": 1}).digest != MANIFEST.digest
+    assert dataclasses.replace(MANIFEST, shards=MANIFEST.shards[:2]).digest != MANIFEST.digest
+
+
+@given(st.tuples(*[st.integers(0, 5)] * 5))
+def test_the_ledger_balances_exactly_when_every_record_is_accounted_for(counts):
+    assert Ledger(*counts).balances == (counts[0] == sum(counts[1:]))
+
+
+def test_missing_folder_and_missing_manifest_are_one_sentence(tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ManifestError, match=r"no manifest\.json in .*mmsa prepare"):
+            Manifest.load(folder)
+
+
+def test_other_schema_damage_and_editing_are_refused(tmp_path):
+    MANIFEST.save(tmp_path)
+    path = tmp_path / "manifest.json"
+    good = json.loads(path.read_text())
+    for change, message in [
+        ({"schema_version": 99}, "block schema 99"),
+        ({"options": {"seed": 7}}, "own digest"),
+        ({"shards": None}, "not a manifest"),
+        ({"surprise": 1}, "not a manifest"),
+    ]:
+        path.write_text(json.dumps(good | change))
+        with pytest.raises(ManifestError, match=message):
+            Manifest.load(tmp_path)
+    path.write_text("{")
+    with pytest.raises(ManifestError, match="cannot read"):
+        Manifest.load(tmp_path)
