@@ -9,34 +9,47 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Literal, Optional
 
 import typer
 from rich.console import Console
+from rich.table import Table
+
+from mmsa_dist.config.load import load_config, to_yaml
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    help="Multi-modal molecular representation learning with structure awareness, from molecules to vectors.",
+    help="Multi-modal molecular representation learning with structure awareness: from molecules to vectors.",
 )
 
 _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)+=", re.ASCII)
 _SETTINGS = "[section.key=value]..."
+_EXTRAS = {
+    "ray": "prepare",
+    "deepspeed": "train",
+    "tensorboard": "train",
+    "psutil": "train",
+    "faiss": "train",
+    "bokeh": "report",
+    "umap": "report",
+    "matplotlib": "report",
+}
 
-ConfigOption = Annotated[
-    Optional[Path],  # noqa: UP045 - typer reads the annotation at run time
-    typer.Option("--config", "-c", help="YAML file with what differs from the defaults (see `mmsa config`)."),
+# typer reads annotations when the program runs, where `X | None` is not understood in every form it needs.
+ConfigFile = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--config", "-c", help="YAML file with what differs from the defaults; `mmsa config` shows all keys."),
 ]
-Words = Annotated[
-    Optional[list[str]],  # noqa: UP045
-    typer.Argument(help="Settings such as train.steps=1000.", metavar=_SETTINGS, show_default=False),
+ModelFolder = Annotated[
+    str, typer.Option("--model", "-m", help="Folder of an exported model (<run.dir>/model), or a hub id.")
 ]
 
 
 def main(command: str | None = None) -> None:
-    """Runs the command line, or only its `command`; says what a person got wrong in one sentence and exits with 2.
+    """Runs the command line, or only its `command`; says in one sentence what a person got wrong and exits with 2.
 
     With ``MMSA_DEBUG=1`` errors come with their traceback.
     """
@@ -44,19 +57,34 @@ def main(command: str | None = None) -> None:
     try:
         app(arguments)
     except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; the same command goes on from what is finished", highlight=False)
-        sys.exit(130)
-    except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
+        _fail("interrupted; the same command goes on from what is finished", status=130)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None or os.environ.get("MMSA_DEBUG"):
+            raise
+        _fail(f"this command needs {error.name}, which is not installed; run pip install 'mmsa-dist[{extra}]'")
+    except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("MMSA_DEBUG"):
             raise
-        Console(stderr=True, soft_wrap=True).print(f"mmsa: {error}", markup=False, highlight=False)
-        sys.exit(2)
+        _fail(str(error))
 
 
-def _split(words: list[str]) -> tuple[list[str], list[str]]:
+def _fail(words: str, status: int = 2) -> None:
+    Console(stderr=True, soft_wrap=True).print(f"mmsa: {words}", markup=False, highlight=False)
+    sys.exit(status)
+
+
+def _say(words: object) -> None:
+    Console(soft_wrap=True).print(words, highlight=False)
+
+
+def _split(words: list[str] | None) -> tuple[list[str], list[str]]:
     """Separates settings ``section.key=value`` from other words."""
-    settings = [word for word in words if _OVERRIDE.match(word)]
-    return [word for word in words if word not in settings], settings
+    words = words or []
+    return (
+        [word for word in words if not _OVERRIDE.match(word)],
+        [word for word in words if _OVERRIDE.match(word)],
+    )
 
 
 @app.command()
@@ -64,34 +92,34 @@ def prepare(
     words: Annotated[
         list[str],
         typer.Argument(
-            help="Files of molecules: .smi, .csv, .parquet, .sdf, each also .gz; settings may follow.",
+            help="Files of molecules (.smi, .csv, .parquet, .sdf, each also .gz), then settings.",
             metavar=f"INPUT... {_SETTINGS}",
         ),
     ],
     out: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--out", "-o", help="Folder of the shards; left out: data.shards or <run.dir>/shards."),
+        typer.Option("--out", "-o", help="Folder of the shards; left out: data.shards, or <run.dir>/shards."),
     ] = None,
-    config: ConfigOption = None,
+    config: ConfigFile = None,
 ) -> None:
-    """Turns molecules into shards, with every rejected record in a ledger.
+    """Turn molecules into shards, with every rejected record in a ledger.
 
-    A second run of the same command goes on from the shards that are finished.
+    The same command again goes on from what is finished.
 
     Example: mmsa prepare molecules.smi.gz --out shards prepare.conformers=etkdg prepare.workers=8
     """
-    from mmsa_dist.config.load import load_config
-    from mmsa_dist.report.preparation import PreparationProgress, describe
-    from mmsa_shards.build import prepare as prepare_shards
-
     inputs, settings = _split(words)
     if not inputs:
         raise ValueError("no input was named; say mmsa prepare FILE... --out FOLDER")
     resolved = load_config(config, settings)
+
+    from mmsa_dist.console import preparation_progress, preparation_summary
+    from mmsa_shards.prepare import prepare as prepare_shards
+
     folder = out or resolved.shards_dir
-    with PreparationProgress() as progress:
+    with preparation_progress() as progress:
         manifest = prepare_shards(inputs, folder, resolved.prepare, progress=progress)
-    Console().print(describe(manifest, folder))
+    _say(preparation_summary(manifest, folder))
 
 
 @app.command()
@@ -103,36 +131,37 @@ def inspect(
     ] = None,
     molecules: Annotated[int, typer.Option(help="Molecules on the sheet.", min=1, max=400)] = 24,
 ) -> None:
-    """Prints what shards hold and draws a sheet of molecules as the model sees them."""
-    from mmsa_dist.report.inspect import contact_sheet, inspect_shards, render_inspection
+    """Print what shards hold, and draw a sheet of molecules as the model sees them."""
+    from mmsa_dist.report.inspect import contact_sheet, inspect_shards, render
 
-    Console().print(render_inspection(inspect_shards(folder)))
+    _say(render(inspect_shards(folder)))
     path = sheet or Path(folder) / "contact_sheet.png"
     contact_sheet(folder, path, molecules)
-    Console().print(f"drew {path}", highlight=False)
+    _say(f"drew {path}")
 
 
 @app.command()
 def pretrain(
-    words: Words = None,
-    config: ConfigOption = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest good checkpoint.")] = False,
+    words: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(help="Settings such as train.steps=1000.", metavar=_SETTINGS, show_default=False),
+    ] = None,
+    config: ConfigFile = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest good checkpoint of run.dir.")] = False,
     local_rank: Annotated[int, typer.Option("--local_rank", hidden=True)] = 0,
 ) -> None:
-    """Pre-trains on prepared shards; alone, or on many processes under `deepspeed launch/pretrain.py`.
+    """Pre-train on prepared shards: alone, or on many processes under deepspeed.
 
     Example: deepspeed --num_accelerators 8 launch/pretrain.py --config launch/configs/base.yaml run.dir=runs/one
     """
-    from mmsa_dist.config.load import load_config
-
-    strangers, settings = _split(words or [])
+    strangers, settings = _split(words)
     if strangers:
         raise ValueError(f"{strangers[0]!r} is not of the form section.key=value, such as train.steps=1000")
     resolved = load_config(config, settings)
 
-    from mmsa_dist.train.loop import pretrain as run
+    from mmsa_dist.train.loop import pretrain as train
 
-    run(resolved, resume=resume)
+    train(resolved, resume=resume)
 
 
 @app.command()
@@ -140,50 +169,141 @@ def embed(
     words: Annotated[
         list[str],
         typer.Argument(
-            help="A file of molecules or a folder of shards; settings may follow.",
-            metavar=f"SOURCE {_SETTINGS}",
+            help="Files of molecules or one folder of shards, then settings.", metavar=f"SOURCE... {_SETTINGS}"
         ),
     ],
-    model: Annotated[str, typer.Option("--model", "-m", help="Folder of an exported model, or a hub id.")],
+    model: ModelFolder,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the Parquet parts.")],
-    config: ConfigOption = None,
+    config: ConfigFile = None,
 ) -> None:
-    """Writes a vector for every molecule: Parquet rows id, inchikey, smiles, embedding, ok, reason in input order.
+    """Write a vector for every molecule to Parquet: id, inchikey, smiles, embedding, ok, reason, in input order.
 
     Example: mmsa embed library.smi --model runs/quickstart/model --out vectors embed.view=unified
     """
-    from mmsa_dist.config.load import load_config
-
     sources, settings = _split(words)
-    if len(sources) != 1:
-        raise ValueError(
-            f"one source is embedded at a time, not {len(sources)}; say mmsa embed FILE --model ... --out ..."
-        )
+    if not sources:
+        raise ValueError("no source was named; say mmsa embed FILE --model FOLDER --out FOLDER")
     resolved = load_config(config, settings)
 
-    from mmsa_dist.embed.embedder import Embedder
-    from mmsa_dist.embed.export import export_embeddings
-    from mmsa_dist.report.progress import bar
+    from mmsa_dist.console import row_progress
+    from mmsa_dist.embed import Embedder, export_embeddings
 
-    embedder = Embedder.from_pretrained(model, view=resolved.embed.view, batch_size=resolved.embed.batch_size)
-    with bar("embed") as progress:
+    options = resolved.embed
+    embedder = Embedder.from_pretrained(
+        model, view=options.view, conformers=options.conformers, batch_size=options.batch_size
+    )
+    with row_progress("embed") as progress:
         summary = export_embeddings(
-            embedder, sources[0], out, dtype=resolved.embed.dtype, options=resolved.prepare, progress=progress
+            embedder,
+            sources[0] if len(sources) == 1 else sources,
+            out,
+            dtype=options.dtype,
+            options=resolved.prepare,
+            progress=progress,
         )
-    Console().print(str(summary), highlight=False)
+    _say(f"{summary.ok:,} of {summary.rows:,} rows have a vector ({summary.origin.width} numbers) → {summary.folder}")
+    for reason, count in summary.reasons.items():
+        _say(f"  {count:,} without: {reason}")
+
+
+@app.command()
+def search(
+    folder: Annotated[Path, typer.Argument(help="Folder that `mmsa embed` wrote.", metavar="EMBEDDINGS")],
+    queries: Annotated[list[str], typer.Argument(help="SMILES, or with --by-id ids of the folder.")],
+    model: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--model", "-m", help="The model that made the vectors; needed for SMILES."),
+    ] = None,
+    by_id: Annotated[bool, typer.Option("--by-id", help="The queries are ids of the folder.")] = False,
+    k: Annotated[int, typer.Option("-k", help="Neighbours for each query.", min=1)] = 10,
+) -> None:
+    """Find the nearest neighbours of molecules among embedded ones, by cosine.
+
+    Example: mmsa search runs/quickstart/embeddings "CC(=O)Oc1ccccc1C(=O)O" --model runs/quickstart/model -k 5
+    """
+    from mmsa_dist.embed.search import SearchIndex
+
+    index = SearchIndex.open(folder)
+    if by_id:
+        answers = [index.by_id(query, k) for query in queries]
+    elif model is None:
+        raise ValueError("a SMILES is looked up with the model that made the vectors: pass --model, or --by-id")
+    else:
+        from mmsa_dist.embed import Embedder
+
+        origin = index.origin
+        embedder = Embedder.from_pretrained(
+            model, view=origin.view, conformers=origin.conformers, pictures=origin.pictures
+        )
+        answers = index.by_smiles(embedder, queries, k)
+    for query, neighbours in zip(queries, answers, strict=True):
+        table = Table(title=query, title_justify="left")
+        for name in ("similarity", "id", "smiles"):
+            table.add_column(name, justify="right" if name == "similarity" else "left", overflow="fold")
+        for neighbour in neighbours:
+            table.add_row(f"{neighbour.similarity:.3f}", neighbour.id, neighbour.smiles)
+        _say(table)
+
+
+@app.command()
+def evaluate(
+    model: ModelFolder,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of results.{json,csv,md} and the splits.")],
+    tasks: Annotated[str, typer.Option(help="Names with commas, such as bbbp,esol.")] = "freesolv",
+    data: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of MoleculeNet's CSV files; FreeSolv needs none."),
+    ] = None,
+    split: Annotated[Literal["hu-scaffold", "ogb-scaffold", "random"], typer.Option(help="Named split.")] = (
+        "hu-scaffold"
+    ),
+    seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ... of random splits and forests.", min=1)] = 3,
+) -> None:
+    """Probe frozen vectors on labelled molecules, beside ECFP4 and the mean, by the same code.
+
+    Example: mmsa evaluate --model runs/quickstart/model --tasks bbbp,esol --data moleculenet --out evaluation
+    """
+    from mmsa_dist.embed import Embedder
+    from mmsa_dist.evaluate import load_task, run_probe
+
+    console = Console(stderr=True)
+    loaded = [load_task(name.strip(), data) for name in tasks.split(",")]
+    embedder = Embedder.from_pretrained(model)
+    with console.status("evaluating") as status:
+        results = run_probe(embedder, loaded, split=split, seeds=range(seeds), progress=status.update)
+    results.write(out)
+    table = Table()
+    for name in ("task", "split", "metric", "features", "model", "test", "runs"):
+        table.add_column(name, justify="right" if name in {"test", "runs"} else "left")
+    for line in results.summaries():
+        spread = f" ± {line.spread:.3f}" if line.spread is not None else ""
+        row: list[Any] = [line.task, line.split, line.metric, line.features, line.model]
+        table.add_row(*row, f"{line.mean:.3f}{spread}", str(len(line.values)), style="bold" if line.best else "")
+    _say(table)
+    _say(f"wrote {out}")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN")],
+) -> None:
+    """Write one HTML page on a run, at any moment of it: <RUN>/report.html."""
+    from mmsa_dist.report import write_report
+
+    with Console(stderr=True).status("writing the report"):
+        path = write_report(run)
+    _say(f"wrote {path}")
 
 
 @app.command("config")
 def show_config(
     words: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Argument(help="A YAML file and settings, both optional.", metavar=f"[FILE] {_SETTINGS}"),
+        typer.Argument(help="A YAML file, then settings; both may be left out.", metavar=f"[FILE] {_SETTINGS}"),
     ] = None,
 ) -> None:
-    """Prints the whole resolved configuration; the defaults with their meaning stand in launch/configs/default.yaml."""
-    from mmsa_dist.config.load import load_config, to_yaml
-
-    files, settings = _split(words or [])
+    """Print the whole resolved configuration; what each key means stands in launch/configs/default.yaml."""
+    files, settings = _split(words)
     if len(files) > 1:
         raise ValueError(f"one configuration file is read, not {len(files)}: {', '.join(files)}")
     sys.stdout.write(to_yaml(load_config(files[0] if files else None, settings)))

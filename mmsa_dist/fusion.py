@@ -1,6 +1,7 @@
 """The common space of the modalities: projection, code, reconstruction, unified embedding.
 
-The form is that of HGM2R (Feng et al., TPAMI 2023). B molecules, w width of an encoder, P width of projected features, C width of codes.
+The form is that of HGM2R (Feng et al., TPAMI 2023). B molecules, w width of an encoder, P width of projected
+features, C width of codes.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ class FusionOutput:
 class Fusion(nn.Module):
     """Carries each modality m into one space and back.
 
-    x_m = tanh(W_h f_m), code c_m = tanh(W_e x_m), self reconstruction r_m = tanh(W_d c_m), cross reconstruction
-    r'_m = tanh(W_d c_π(m)), unified embedding u = mean of the codes present. W_h, W_e and W_d are m's own, so that
-    r'_m asks that the code of π(m) holds what m's decoder needs; all have a bias.
+    x_m = tanh(W_h f_m), code c_m = tanh(W_e x_m), self reconstruction r_m = tanh(W_d c_m), cross
+    reconstruction r'_m = tanh(W_d c_π(m)), unified embedding u = mean of the codes present. W_h, W_e and W_d
+    are m's own, so that r'_m asks that the code of π(m) holds what m's decoder needs; all have a bias.
     """
 
     def __init__(self, widths: Mapping[str, int], projection: int, code: int) -> None:
@@ -76,8 +77,8 @@ class Fusion(nn.Module):
         Args:
             features: (B, w_m) by modality, finite also where the molecule lacks it.
             present: (B,) bool by modality; a molecule lacking all of them gets u = 0.
-            permutation: π: modality number i is rebuilt from the code of number permutation[i]. None takes the
-                next modality round the circle, for validation.
+            permutation: π: modality number i is rebuilt from the code of number permutation[i]. None takes
+                the next modality round the circle, for validation.
 
         Raises:
             ValueError: `permutation` is none of the modalities' numbers.
@@ -103,6 +104,6 @@ class Fusion(nn.Module):
 
 
 def _mean_of_present(codes: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
-    total_BC = sum(code_BC.where(present[name][:, None], 0.0) for name, code_BC in codes.items())
-    count_B = sum(present[name].to(torch.int64) for name in codes)
-    return total_BC / count_B.clamp(min=1)[:, None]
+    present_MB = torch.stack([present[name] for name in codes])
+    total_BC = torch.stack(list(codes.values())).where(present_MB[..., None], 0.0).sum(dim=0)
+    return total_BC / present_MB.sum(dim=0).clamp(min=1)[:, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,32 +18,44 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
-@pytest.fixture
-def tiny_shards(tmp_path: Path) -> Path:
-    """Two training shards and one for validation of real little molecules, in blocks of 4, without 3D for some."""
+@pytest.fixture(scope="session")
+def make_tiny_shards() -> Callable[[Path], Path]:
+    """Writes ``shards`` into a folder: two training shards and one for validation, 55 real little molecules.
+
+    Blocks hold four molecules; those of one block in five have no 3D.
+    """
     from mmsa_shards.block import smiles_to_block
     from mmsa_shards.manifest import Ledger, Manifest
     from mmsa_shards.shard import write_shard
 
     chains = ["C" * n + end for n in range(1, 12) for end in ("O", "N", "Cl", "C(=O)O", "c1ccccc1")]
-    folder = tmp_path / "shards"
-    folder.mkdir()
 
-    def block(smiles: list[str], conformers: str) -> object:
-        return smiles_to_block(
-            smiles,
-            [f"M-{s}" for s in smiles],
-            conformers=conformers,
-            seed=0,
-            conformer_timeout_s=5,
-            max_atoms=100,
-        )[0]
+    def make(parent: Path) -> Path:
+        folder = parent / "shards"
+        folder.mkdir()
+        blocks = [
+            smiles_to_block(
+                chains[i : i + 4],
+                [f"M-{smiles}" for smiles in chains[i : i + 4]],
+                conformers="none" if i % 20 == 8 else "etkdg",
+                seed=0,
+                conformer_timeout_s=5,
+                max_atoms=100,
+            )[0]
+            for i in range(0, len(chains), 4)
+        ]
+        shards = (
+            write_shard(folder, "train-00000.tar", "train", blocks[:5], "zstd"),
+            write_shard(folder, "train-00001.tar", "train", blocks[5:11], "zstd"),
+            write_shard(folder, "val-00000.tar", "val", blocks[11:], "zstd"),
+        )
+        Manifest(shards=shards, ledger=Ledger(len(chains), len(chains), 0, 0, 0)).save(folder)
+        return folder
 
-    blocks = [block(chains[i : i + 4], "none" if i % 20 == 8 else "etkdg") for i in range(0, len(chains), 4)]
-    shards = [
-        write_shard(folder, "train-00000.tar", "train", blocks[:5], "zstd"),
-        write_shard(folder, "train-00001.tar", "train", blocks[5:11], "zstd"),
-        write_shard(folder, "val-00000.tar", "val", blocks[11:], "zstd"),
-    ]
-    Manifest(shards=tuple(shards), ledger=Ledger(len(chains), len(chains), 0, 0, 0)).save(folder)
-    return folder
+    return make
+
+
+@pytest.fixture
+def tiny_shards(make_tiny_shards: Callable[[Path], Path], tmp_path: Path) -> Path:
+    """The shards of `make_tiny_shards`, in a folder of the test."""
+    return make_tiny_shards(tmp_path)

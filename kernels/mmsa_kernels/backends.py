@@ -41,9 +41,7 @@ def chosen_backend() -> str:
     if not name:
         return next(backend.name for backend in backends.values() if backend.available)
     if name not in backends:
-        raise ValueError(
-            f"{VARIABLE}={name}: no such backend; expected one of {', '.join(backends)}, or unset"
-        )
+        raise ValueError(f"{VARIABLE}={name}: no such backend; expected one of {', '.join(backends)}, or unset")
     if not backends[name].available:
         usable = ", ".join(backend.name for backend in backends.values() if backend.available)
         raise RuntimeError(f"{VARIABLE}={name}: {backends[name].reason}; unset it or choose {usable}")

@@ -1,9 +1,9 @@
 """From neighbour lists to the sparse operator of a hypergraph, vectorised and on the device of its inputs.
 
-A hypergraph is held as CSR: the members of hyperedge e are col[rowptr[e]:rowptr[e + 1]]. Hyperedges are sets, so
-a member that is repeated counts once. V vertices, M hyperedges, I incidences (pairs of a vertex and a hyperedge
-it is in), P pairs of vertices that share a hyperedge. Indices come out as int64; nothing here uses float atomics,
-so the same bits come out of every run.
+A hypergraph is held as CSR: the members of hyperedge e are col[rowptr[e]:rowptr[e + 1]]. Hyperedges are sets,
+so a member that is repeated counts once. V vertices, M hyperedges, I incidences (pairs of a vertex and a
+hyperedge it is in), P pairs of vertices that share a hyperedge. Indices come out as int64; nothing here uses
+float atomics, so the same bits come out of every run.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def hyperedges_from_neighbours(neighbours_BK: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the hyperedges e_i = {i} ∪ neighbours of i as CSR.
 
     Args:
-        neighbours_BK: (B, K) integers: neighbours of vertex i, any of them repeated or i itself; negative where
-            one is missing.
+        neighbours_BK: (B, K) integers: neighbours of vertex i, any of them repeated or i itself; negative
+            where one is missing.
 
     Returns:
         rowptr (B + 1,) and col: members of each hyperedge, ascending and distinct.
@@ -62,12 +62,13 @@ def hypergraph_operator(
         col: int32 or int64 in 0..num_vertices-1, in any order; repeated members count once.
         num_vertices: V; may be more or less than M.
         normalization: ``random_walk`` or ``symmetric``.
-        edge_weight: (M,) floating point, not negative; None means 1 for all. The result is differentiable in it.
+        edge_weight: (M,) floating point, not negative; None means 1 for all. The result is differentiable in
+            it.
         num_rows: give only the first rows of G; None means all V.
 
     Returns:
-        rowptr (num_rows + 1,), col (ascending and distinct within a row), weight in the dtype of `edge_weight`,
-        float32 without one.
+        rowptr (num_rows + 1,), col (ascending and distinct within a row), weight in the dtype of
+        `edge_weight`, float32 without one.
 
     Raises:
         ValueError: a shape or a value is wrong, or the normalization is unknown.
@@ -118,8 +119,8 @@ def transpose_csr(rowptr: Tensor, col: Tensor, num_columns: int) -> tuple[Tensor
 
     Returns:
         rowptr (num_columns + 1,) and col (E,) of the transpose, and `order` (E,): entry e of the transpose is
-        entry order[e] of the matrix, so that its values are ``weight[order]``. Entries of a row keep the order
-        they had, so their columns ascend.
+        entry order[e] of the matrix, so that its values are ``weight[order]``. Entries of a row keep the
+        order they had, so their columns ascend.
     """
     order = col.argsort(stable=True)
     return _pointers(torch.bincount(col, minlength=num_columns)), _rows(rowptr)[order], order
@@ -148,9 +149,7 @@ def _inverse(x: Tensor) -> Tensor:
     return torch.where(positive, 1 / torch.where(positive, x, 1), 0)
 
 
-def _check_hypergraph(
-    rowptr: Tensor, col: Tensor, num_vertices: int, edge_weight: Tensor, num_rows: int
-) -> None:
+def _check_hypergraph(rowptr: Tensor, col: Tensor, num_vertices: int, edge_weight: Tensor, num_rows: int) -> None:
     num_edges = rowptr.numel() - 1
     if rowptr.dim() != 1 or num_edges < 0 or int(rowptr[0]) != 0 or int(rowptr[-1]) != col.numel():
         raise ValueError(
@@ -165,8 +164,6 @@ def _check_hypergraph(
         raise ValueError(f"edge_weight: got shape {tuple(edge_weight.shape)}, expected ({num_edges},)")
     # Not `< 0`, which NaN would pass.
     if not bool((edge_weight >= 0).all()):
-        raise ValueError(
-            f"edge_weight: got a smallest value of {float(edge_weight.min())}, expected none below 0"
-        )
+        raise ValueError(f"edge_weight: got a smallest value of {float(edge_weight.min())}, expected none below 0")
     if not 0 <= num_rows <= num_vertices:
         raise ValueError(f"num_rows: got {num_rows}, expected 0 to num_vertices = {num_vertices}")

@@ -161,6 +161,7 @@ class Embed(Section):
     """Vectors for downstream use."""
 
     view: str
+    conformers: Literal["none", "given", "etkdg"]
     batch_size: Positive
     reference_molecules: Count
     dtype: Literal["float16", "float32"]

@@ -18,7 +18,7 @@ from mmsa_dist.embed.embedder import NO_MODALITY, Embedder
 from mmsa_dist.embed.parquet import EmbeddedRow
 from mmsa_shards.manifest import Manifest
 from mmsa_shards.options import PrepareOptions
-from mmsa_shards.read import Record, Refused, Structure, is_readable_kind, read_records
+from mmsa_shards.read import Record, Refused, Structure, read_records
 from mmsa_shards.shard import read_block
 
 Row = tuple[EmbeddedRow, NDArray[np.float32]]
@@ -56,7 +56,8 @@ def open_source(
     options = options or load_config().prepare
     if isinstance(source, str | os.PathLike):
         path = os.fspath(source)
-        if not is_readable_kind(path):
+        files, where = fsspec.core.url_to_fs(path)
+        if files.isdir(where):
             return ShardRows(path, embedder)
         return FileRows([path], embedder, options)
     return FileRows(list(source), embedder, options)

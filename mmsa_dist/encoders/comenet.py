@@ -1,6 +1,7 @@
 """The 3D encoder: ComENet, written from the formulas of Wang et al. 2022 (arXiv 2206.08515).
 
-B molecules, A atoms of the molecules that have coordinates, P directed edges j → i, D hidden width, F features.
+B molecules, A atoms of molecules with coordinates, P directed edges j → i, D hidden width, F features of an
+edge.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.encoders.base import Encoder, register
 from mmsa_dist.encoders.edge_convolution import EdgeFeatures, edge_convolution
 from mmsa_dist.encoders.geometry import RadiusGraph, edge_angles, radius_graph
+from mmsa_dist.encoders.linear import Linear
 from mmsa_dist.encoders.sparse_sum import sum_of_segments
 from mmsa_dist.encoders.spherical_basis import (
     bessel_zeros,
@@ -30,12 +32,13 @@ class ComENet(Encoder):
 
     x = swish(Emb(Z)); `layers` times `InteractionBlock`; 3 × swish(Linear), Linear, sum over atoms.
 
-    The result does not change when a molecule is rotated or moved. It does change when a molecule without a mirror
-    plane is mirrored: θ and τ (which enters through cos τ) are the same in the mirror, but φ changes its sign and
-    enters through sin φ. Enantiomers thus have different vectors; a planar molecule is its own mirror image.
+    The result does not change when a molecule is rotated or moved. It does change when a molecule without a
+    mirror plane is mirrored: θ and τ (which enters through cos τ) are the same in the mirror, but φ changes
+    its sign and enters through sin φ. Enantiomers thus have different vectors; a planar molecule is its own
+    mirror image.
 
-    Atoms at exactly equal distances from a third are told apart by their order, so that invariance to the order of
-    atoms holds for conformers in general position, not for ideal polyhedra.
+    Atoms at exactly equal distances from a third are told apart by their order, so that invariance to the
+    order of atoms holds for conformers in general position, not for ideal polyhedra.
     """
 
     def __init__(
@@ -65,16 +68,17 @@ class ComENet(Encoder):
             InteractionBlock(hidden, middle, radial * spherical**2, radial * spherical) for _ in range(layers)
         )
         self.output = nn.Sequential(
-            *(layer for _ in range(3) for layer in (nn.Linear(hidden, hidden), nn.SiLU())),
-            nn.Linear(hidden, hidden),
+            *(layer for _ in range(3) for layer in (Linear(hidden, hidden), nn.SiLU())),
+            Linear(hidden, hidden),
         )
 
     def forward(self, batch: MoleculeBatch) -> Tensor:
         """Returns (B, width): the sum over a molecule's atoms; zero for molecules without coordinates."""
         # Only atoms with coordinates go on: the NaN of the others reaches neither values nor gradients.
-        kept_A = batch.has_xyz_B[batch.molecule_of_atom_A]
-        molecule_A = batch.molecule_of_atom_A[kept_A]
-        sizes_B = (batch.atom_ptr[1:] - batch.atom_ptr[:-1]) * batch.has_xyz_B
+        molecule_A = batch.molecule_of_atom_A
+        kept_A = batch.has_xyz_B[molecule_A]
+        molecule_A = molecule_A[kept_A]
+        sizes_B = batch.atom_ptr.diff() * batch.has_xyz_B
         atom_ptr = torch.cat([sizes_B.new_zeros(1), sizes_B.cumsum(0)])
 
         angular, dihedral = self.basis(batch.xyz_A3[kept_A], atom_ptr, molecule_A)
@@ -91,25 +95,23 @@ class ComENet(Encoder):
 class EdgeBasis(nn.Module):
     """Radius graph and edge features F1 = j_l(z_ln d/c)·Y_lm(θ, φ) and F2 = j_l(z_ln d/c)·Y_l0(τ).
 
-    l < L, n ≤ N, −l ≤ m ≤ l. Radial functions are scaled by √2/|j_{l+1}(z_ln)|, which makes them orthonormal on the
-    unit ball (our choice; the linear map that follows could undo it). All are zero at d = c, so that an atom
-    enters the cutoff smoothly.
+    l < L, n ≤ N, −l ≤ m ≤ l. Radial functions are scaled by √2/|j_{l+1}(z_ln)|, which makes them orthonormal
+    on the unit ball (our choice; the linear map that follows could undo it). All are zero at d = c, so that
+    an atom enters the cutoff smoothly.
     """
-
-    zeros_LN: Tensor
-    scale_LN: Tensor
 
     def __init__(self, radial: int, spherical: int, cutoff: float) -> None:
         super().__init__()
         self.spherical, self.cutoff = spherical, cutoff
         zeros_LN = bessel_zeros(spherical, radial)
-        following_LN = torch.stack([spherical_bessel(order + 1, z_N) for order, z_N in enumerate(zeros_LN)])
-        self.register_buffer("zeros_LN", zeros_LN.float(), persistent=False)
-        self.register_buffer("scale_LN", (2**0.5 / following_LN.abs()).float(), persistent=False)
+        scale_LN = torch.stack(
+            [2**0.5 / spherical_bessel(order + 1, zeros_N).abs() for order, zeros_N in enumerate(zeros_LN)]
+        )
+        # Not buffers: a model cast to bfloat16 would cast them too, and the zeros would no longer be zeros.
+        self._zeros_LN: list[list[float]] = zeros_LN.tolist()
+        self._scale_LN: list[list[float]] = scale_LN.tolist()
 
-    def forward(
-        self, xyz_A3: Tensor, atom_ptr: Tensor, molecule_A: Tensor
-    ) -> tuple[EdgeFeatures, EdgeFeatures]:
+    def forward(self, xyz_A3: Tensor, atom_ptr: Tensor, molecule_A: Tensor) -> tuple[EdgeFeatures, EdgeFeatures]:
         """Returns the edges with F1, (N·L², P), and with F2, (N·L, P); arguments as `radius_graph`."""
         graph = radius_graph(xyz_A3, atom_ptr, molecule_A, self.cutoff)
         angles = edge_angles(xyz_A3, graph)
@@ -124,8 +126,13 @@ class EdgeBasis(nn.Module):
     def radial_functions(self, distance_P: Tensor) -> list[Tensor]:
         """Returns for each l the scaled j_l(z_ln d/c), (N, P), for distances d in Å."""
         return [
-            scale_N[:, None] * spherical_bessel(order, zeros_N[:, None] * (distance_P / self.cutoff))
-            for order, (zeros_N, scale_N) in enumerate(zip(self.zeros_LN, self.scale_LN, strict=True))
+            torch.stack(
+                [
+                    scale * spherical_bessel(order, distance_P * (zero / self.cutoff))
+                    for zero, scale in zip(zeros_N, scale_N, strict=True)
+                ]
+            )
+            for order, (zeros_N, scale_N) in enumerate(zip(self._zeros_LN, self._scale_LN, strict=True))
         ]
 
 
@@ -138,15 +145,15 @@ class InteractionBlock(nn.Module):
 
     def __init__(self, hidden: int, middle: int, angular: int, dihedral: int) -> None:
         super().__init__()
-        self.inward = nn.Linear(hidden, hidden)
+        self.inward = Linear(hidden, hidden)
         self.angular_conv = EdgeConv(hidden, middle, angular)
         self.dihedral_conv = EdgeConv(hidden, middle, dihedral)
-        self.angular_linear = nn.Linear(hidden, hidden)
-        self.dihedral_linear = nn.Linear(hidden, hidden)
-        self.join = nn.Linear(2 * hidden, hidden)
-        self.residuals = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(3))
+        self.angular_linear = Linear(hidden, hidden)
+        self.dihedral_linear = Linear(hidden, hidden)
+        self.join = Linear(2 * hidden, hidden)
+        self.residuals = nn.ModuleList(Linear(hidden, hidden) for _ in range(3))
         self.norm = GraphNorm(hidden)
-        self.outward = nn.Linear(hidden, hidden)
+        self.outward = Linear(hidden, hidden)
 
     def forward(
         self,
@@ -174,9 +181,9 @@ class EdgeConv(nn.Module):
 
     def __init__(self, hidden: int, middle: int, features: int) -> None:
         super().__init__()
-        self.narrow = nn.Linear(features, middle, bias=False)
-        self.widen = nn.Linear(middle, hidden, bias=False)
-        self.root = nn.Linear(hidden, hidden)
+        self.narrow = Linear(features, middle, bias=False)
+        self.widen = Linear(middle, hidden, bias=False)
+        self.root = Linear(hidden, hidden)
 
     def forward(self, x_AD: Tensor, edges: EdgeFeatures) -> Tensor:
         """Returns (A, D)."""
@@ -185,6 +192,4 @@ class EdgeConv(nn.Module):
 
 
 def _both_ways(graph: RadiusGraph, feature_FP: Tensor) -> EdgeFeatures:
-    return EdgeFeatures(
-        graph.sender_P, graph.ptr, feature_FP, feature_FP.detach().index_select(1, graph.reverse_P)
-    )
+    return EdgeFeatures(graph.sender_P, graph.ptr, feature_FP, feature_FP.detach().index_select(1, graph.reverse_P))

@@ -1,12 +1,12 @@
 """Convolution over edges whose weights are linear in the edges' features, without a row of numbers per edge.
 
-Written out, out_i = Σ_j (W f_ij) ⊙ x_j takes two (edges, width) tensors forward and keeps them for the backward
-pass. As W is the same for all edges it comes out of the sum,
+Written out, out_i = Σ_j (W f_ij) ⊙ x_j takes two (edges, width) tensors forward and keeps them for the
+backward pass. As W is the same for all edges it comes out of the sum,
 
     out_i = Σ_k W_k ⊙ (S_k x)_i,     S_k[i, j] = feature k of the edge j → i,
 
-so one weighted gather-and-add per feature is all, and the backward pass is the same with S_k transposed. On one
-core it is four times as fast as the first form, and memory is that of the atoms alone.
+so one weighted gather-and-add per feature is all, and the backward pass is the same with S_k transposed. On
+one core it is four times as fast as the first form, and memory is that of the atoms alone.
 
 A atoms, P directed edges j → i, D width, F features of an edge.
 """
@@ -14,6 +14,7 @@ A atoms, P directed edges j → i, D width, F features of an edge.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,8 +62,16 @@ def edge_convolution(x_AD: Tensor, edges: EdgeFeatures, weight_DF: Tensor) -> Te
 
 class _EdgeConvolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x_AD, feature_FP, weight_DF, reverse_FP, sender_P, ptr):  # noqa: ANN001, ANN205, D102
-        ctx.save_for_backward(x_AD, feature_FP, weight_DF, reverse_FP, sender_P, ptr)
+    def forward(
+        ctx: Any,
+        x_AD: Tensor,
+        feature_FP: Tensor,
+        weight_DF: Tensor,
+        reverse_FP: Tensor,
+        sender_P: Tensor,
+        ptr: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(x_AD, weight_DF, reverse_FP, sender_P, ptr)
         out_AD = torch.zeros_like(x_AD)
         for feature_P, weight_D in zip(feature_FP, weight_DF.unbind(dim=1), strict=True):
             out_AD.addcmul_(_weighted_sum(x_AD, sender_P, ptr, feature_P), weight_D)
@@ -70,8 +79,8 @@ class _EdgeConvolution(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_AD):  # noqa: ANN001, ANN205, D102
-        x_AD, feature_FP, weight_DF, reverse_FP, sender_P, ptr = ctx.saved_tensors
+    def backward(ctx: Any, grad_AD: Tensor) -> tuple[Tensor | None, ...]:
+        x_AD, weight_DF, reverse_FP, sender_P, ptr = ctx.saved_tensors
         grad_x_AD, grad_weight_DF = torch.zeros_like(x_AD), torch.empty_like(weight_DF)
         grad_AD = grad_AD.contiguous()
         for k, (reverse_P, weight_D) in enumerate(zip(reverse_FP, weight_DF.unbind(dim=1), strict=True)):
@@ -86,6 +95,4 @@ class _EdgeConvolution(torch.autograd.Function):
 
 
 def _weighted_sum(x_AD: Tensor, sender_P: Tensor, ptr: Tensor, weight_P: Tensor) -> Tensor:
-    return torch.embedding_bag(
-        x_AD, sender_P, ptr, mode=0, include_last_offset=True, per_sample_weights=weight_P
-    )[0]
+    return torch.embedding_bag(x_AD, sender_P, ptr, mode=0, include_last_offset=True, per_sample_weights=weight_P)[0]

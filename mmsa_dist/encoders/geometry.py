@@ -1,7 +1,7 @@
 """Edges of the radius graph and the distance and three angles by which ComENet describes them.
 
-The formulas are those of Wang et al. 2022, arXiv 2206.08515: with one distance and three angles an edge, read off
-reference atoms within one hop, the geometry is complete. B molecules, A atoms, P directed edges j → i.
+The formulas are those of Wang et al. 2022, arXiv 2206.08515: with one distance and three angles an edge, read
+off reference atoms within one hop, the geometry is complete. B molecules, A atoms, P directed edges j → i.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mmsa_dist.encoders.sparse_sum import segment_ptr
 
-# Sine of the angle below which two directions count as one line. Rounding of float32 coordinates moves a plane's
-# normal by about 1e-6 / sine, so that past this the angle about the line is still good to a hundredth of a radian.
+# Sine of the angle below which two directions count as one line. Rounding of float32 coordinates moves a
+# plane's normal by about 1e-6 / sine, so that past this the angle about the line is good to 0.01 radian.
 _COLLINEAR = 1e-4
 
 
@@ -38,15 +38,15 @@ class RadiusGraph:
 class EdgeAngles:
     """Angles of each edge j → i, radians; zero where geometry leaves an angle open.
 
-    With a = r_i − r_j, n0(i) and n1(i) the nearest and second nearest neighbour of i, n(i) = n0(i), or n1(i) where
-    n0(i) is j, and n(j) likewise but never i:
+    With a = r_i − r_j, n0(i) and n1(i) the nearest and second nearest neighbour of i, n(i) = n0(i), or n1(i)
+    where n0(i) is j, and n(j) likewise but never i:
     """
 
     theta_P: Tensor
     """(P,) in [0, π]: between a and r_n(i) − r_i."""
     phi_P: Tensor
-    """(P,) in (−π, π]: from the plane of a and n0(i) to that of a and n1(i), right-handed about a; zero where j is
-    one of the two."""
+    """(P,) in (−π, π]: from the plane of a and n0(i) to that of a and n1(i), right-handed about a; zero where
+    j is one of the two."""
     tau_P: Tensor
     """(P,) in (−π, π]: dihedral n(i)–i–j–n(j), zero where cis."""
 
@@ -80,8 +80,8 @@ def radius_graph(xyz_A3: Tensor, atom_ptr: Tensor, molecule_A: Tensor, cutoff: f
 def edge_angles(xyz_A3: Tensor, graph: RadiusGraph) -> EdgeAngles:
     """Returns the angles of every edge; values and gradients are finite wherever the coordinates are.
 
-    An angle is left open, and set to zero, where its reference atom does not exist (an atom with fewer than two
-    neighbours), coincides with the atom itself or lies on the line about which the angle turns.
+    An angle is left open, and set to zero, where its reference atom does not exist (an atom with fewer than
+    two neighbours), coincides with the atom itself or lies on the line about which the angle turns.
 
     Args:
         xyz_A3: (A, 3) Å.

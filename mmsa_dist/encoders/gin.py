@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.encoders.base import Encoder, register
+from mmsa_dist.encoders.linear import Linear
 from mmsa_dist.encoders.sparse_sum import SparseSum, segment_ptr, sum_of_segments, sum_rows
 from mmsa_shards.schema import ATOM_CATEGORIES, BOND_CATEGORIES
 
@@ -23,8 +24,8 @@ BOND_TYPE, BOND_DIRECTION = 0, 3
 MASK_TOKEN = ATOM_CATEGORIES[ATOMIC_NUMBER].size
 """Atomic-number index of a masked atom: one past the last real one, 119 as in Hu et al."""
 
-# Hu et al. have single, double, triple, aromatic, self-loop, masked. OGB's fifth type, "misc", is a bond of which
-# the type is not told (dative, zero-order, ...); that is what "masked" means, so it takes that row.
+# Hu et al. have single, double, triple, aromatic, self-loop, masked. OGB's fifth type, "misc", is a bond of
+# which the type is not told (dative, zero-order, ...); that is what "masked" means, so it takes that row.
 _SELF_LOOP, _UNTOLD = 4, 5
 _BOND_TYPES = 6
 _BOND_DIRECTIONS = BOND_CATEGORIES[BOND_DIRECTION].size
@@ -32,14 +33,14 @@ _BOND_DIRECTIONS = BOND_CATEGORIES[BOND_DIRECTION].size
 
 @register("gin")
 class GIN(Encoder):
-    """Graph isomorphism network with bond embeddings: the last layer's atom vectors, averaged over a molecule.
+    """Graph isomorphism network with bond embeddings; atom vectors are averaged over a molecule.
 
     Layer: x_i ← BatchNorm(MLP(Σ_{j ∈ N(i) ∪ {i}} x_j + e_ij)), ReLU after all but the last, then dropout;
-    e_ii is the embedding of a bond type of its own. Atoms enter by atomic number and chirality, bonds by type and
-    direction, each through an embedding per feature (and per layer for bonds).
+    e_ii is the embedding of a bond type of its own. Atoms enter by atomic number and chirality, bonds by type
+    and direction, each through an embedding per feature (and per layer for bonds).
 
-    Parameters have the names and shapes of Hu's published checkpoints, but for the chirality table: it has OGB's
-    five rows to Hu's three, in the same order; `from_hu` makes a checkpoint fit.
+    Parameters have the names and shapes of Hu's published checkpoints, but for the chirality table: it has
+    OGB's five rows to Hu's three, in the same order; `from_hu` makes a checkpoint fit.
     """
 
     def __init__(self, layers: int = 5, width: int = 300, dropout: float = 0.0) -> None:
@@ -69,7 +70,7 @@ class GIN(Encoder):
         """Returns (B, width): the mean of each molecule's atom vectors."""
         atoms_AD = self.encode_atoms(batch, batch.atoms_A9)
         sums_BD = sum_of_segments(batch.atom_ptr, batch.molecule_of_atom_A)(atoms_AD)
-        return sums_BD / (batch.atom_ptr[1:] - batch.atom_ptr[:-1])[:, None].to(sums_BD.dtype)
+        return sums_BD / batch.atom_ptr.diff()[:, None].to(sums_BD.dtype)
 
     def encode_atoms(self, batch: MoleculeBatch, atoms_A9: Tensor) -> Tensor:
         """Returns (A, width): atom vectors before pooling.
@@ -97,7 +98,7 @@ class GINConv(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
+        self.mlp = nn.Sequential(Linear(width, 2 * width), nn.ReLU(), Linear(2 * width, width))
         self.edge_embedding1 = nn.Embedding(_BOND_TYPES, width)
         self.edge_embedding2 = nn.Embedding(_BOND_DIRECTIONS, width)
         nn.init.xavier_uniform_(self.edge_embedding1.weight)
@@ -109,9 +110,9 @@ class GINConv(nn.Module):
         Args:
             x_AD: (A, D) atom vectors.
             neighbours: sum over the bonded atoms of each atom.
-            bonds_A9: (A, 9): how many bonds of each type, then of each direction, an atom has, self-loop included.
+            bonds_A9: (A, 9): bonds of each type, then of each direction, that an atom has, self-loop included.
         """
-        # Σ_j e_ij depends on the bonds only through their numbers: a product with the table replaces one row a bond.
+        # Σ_j e_ij hangs on how many bonds of each kind there are: one product with the table gives it.
         table_9D = torch.cat([self.edge_embedding1.weight, self.edge_embedding2.weight]).to(x_AD.dtype)
         return self.mlp(x_AD + neighbours(x_AD) + bonds_A9.to(x_AD.dtype) @ table_9D)
 

@@ -20,10 +20,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class ResNet18(Encoder):
     """ResNet-18 up to its average pooling, for uint8 pictures of any size from 32 px.
 
-    Parameters and buffers have the names and shapes of torchvision's ``resnet18``: its weights load strictly once
-    ``fc.weight`` and ``fc.bias``, which this encoder does not have, are dropped. Pictures are normalised on the
-    device with ImageNet's mean and standard deviation, and everything runs channels-last. The weights themselves stay in torch's
-    own order: DeepSpeed sends them to the other ranks as bytes, which it cannot do with permuted strides.
+    Parameters and buffers have the names and shapes of torchvision's ``resnet18``: its weights load strictly
+    once ``fc.weight`` and ``fc.bias``, which this encoder does not have, are dropped. Pictures are normalised
+    on the device with ImageNet's mean and standard deviation, and everything runs channels-last. The weights
+    themselves stay in torch's own order: DeepSpeed sends them to the other ranks as bytes, which it cannot do
+    with permuted strides.
     """
 
     mean_3: Tensor

@@ -1,13 +1,14 @@
 """Sums of rows by a sparse zero-one matrix: the one primitive of pooling and message passing.
 
-`torch.embedding_bag` gathers and adds in one pass, without an (edges, width) tensor between, and adds in a fixed
-order: the same bits every time, on CPU and GPU, forward and backward. On one core it takes a sixth of the time of
-`index_add` and `scatter_add`.
+`torch.embedding_bag` gathers and adds in one pass, without an (edges, width) tensor between, and adds in a
+fixed order: the same bits every time, on CPU and GPU, forward and backward. On one core it takes a sixth of
+the time of `index_add` and `scatter_add`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ class SparseSum:
     """(N + 1,) int64: the ones of column n are transposed_ptr[n]:transposed_ptr[n + 1]."""
 
     def __call__(self, x_ND: Tensor) -> Tensor:
-        """Returns (S, D): row s is the sum of the rows of `x_ND` at the columns of row s; zero where it has none."""
+        """Returns (S, D): row s sums the rows of `x_ND` at the columns of its ones; zero where it has none."""
         return _SparseSum.apply(x_ND, self.column_Z, self.ptr, self.transposed_column_Z, self.transposed_ptr)
 
 
@@ -58,8 +59,8 @@ def sum_rows(x_ND: Tensor, column_Z: Tensor, ptr: Tensor) -> Tensor:
 
 class _SparseSum(torch.autograd.Function):
     @staticmethod
-    def forward(  # noqa: D102
-        ctx,  # noqa: ANN001
+    def forward(
+        ctx: Any,
         x_ND: Tensor,
         column_Z: Tensor,
         ptr: Tensor,
@@ -71,5 +72,5 @@ class _SparseSum(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_SD: Tensor):  # noqa: ANN001, ANN205, D102
+    def backward(ctx: Any, grad_SD: Tensor) -> tuple[Tensor | None, ...]:
         return sum_rows(grad_SD, *ctx.saved_tensors), None, None, None, None

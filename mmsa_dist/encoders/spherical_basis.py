@@ -33,8 +33,8 @@ def bessel_zeros(orders: int, count: int) -> Tensor:
 def spherical_bessel(order: int, x: Tensor) -> Tensor:
     """Returns j_l(x), l = `order`, for x ≥ 0, in the shape and precision of `x`.
 
-    j_0 = sin x / x, j_1 = (j_0 − cos x)/x, j_{l+1} = (2l + 1) j_l / x − j_{l−1}. Near zero, where that recurrence
-    loses its digits, the power series x^l/(2l + 1)!! · (1 − x²/2/(2l + 3) + ...) takes over.
+    j_0 = sin x / x, j_1 = (j_0 − cos x)/x, j_{l+1} = (2l + 1) j_l / x − j_{l−1}. Near zero, where that
+    recurrence loses its digits, the power series x^l/(2l + 1)!! · (1 − x²/2/(2l + 3) + ...) takes over.
     """
     near = x < (order + 1) / 2
     beyond = torch.where(near, 1.0, x)  # keeps the gradient of the branch not taken finite
@@ -98,7 +98,5 @@ def _associated_legendre(orders: int, theta: Tensor) -> dict[tuple[int, int], Te
         if m + 1 < orders:
             p[m + 1, m] = (2 * m + 1) * cos * p[m, m]
         for order in range(m + 2, orders):
-            p[order, m] = ((2 * order - 1) * cos * p[order - 1, m] - (order + m - 1) * p[order - 2, m]) / (
-                order - m
-            )
+            p[order, m] = ((2 * order - 1) * cos * p[order - 1, m] - (order + m - 1) * p[order - 2, m]) / (order - m)
     return p

@@ -86,9 +86,7 @@ def _pair_losses(codes: list[Tensor], present: list[Tensor], temperature: float)
     """Returns `info_nce` of each pair (P,) and the number of molecules of all ranks that have both (P,)."""
     with torch.autocast(codes[0].device.type, enabled=False):  # similarities over 0.1 want more than 8 bits
         present_BM = torch.stack(present, dim=1)
-        local_MBD = torch.stack(
-            [_unit(x.masked_fill(~p[:, None], 0)) for x, p in zip(codes, present, strict=True)]
-        )
+        local_MBD = torch.stack([_unit(x.masked_fill(~p[:, None], 0)) for x, p in zip(codes, present, strict=True)])
         # One collective for all modalities; their number is small beside D.
         all_MGD = gather_with_gradient(local_MBD.transpose(0, 1).contiguous()).transpose(0, 1)
         present_GM = gather(present_BM.to(torch.uint8)).bool()
@@ -104,9 +102,7 @@ def _pair_losses(codes: list[Tensor], present: list[Tensor], temperature: float)
         return torch.stack(losses), torch.stack(molecules)
 
 
-def _cross_entropy(
-    anchors_BD: Tensor, candidates_GD: Tensor, candidate_G: Tensor, temperature: float
-) -> Tensor:
+def _cross_entropy(anchors_BD: Tensor, candidates_GD: Tensor, candidate_G: Tensor, temperature: float) -> Tensor:
     """Returns −log softmax of each anchor's own similarity among the candidates, (B,)."""
     similarity_BG = anchors_BD @ candidates_GD.T / temperature
     # Not −inf: the row of an absent anchor may have no candidate at all, and must still have a finite gradient.

@@ -59,9 +59,9 @@ class MaskedAtomLoss(nn.Module):
 def draw_masked_atoms(batch: MoleculeBatch, rate: float, generator: torch.Generator) -> Tensor:
     """Draws ⌊n·rate⌋ + 1 of the n atoms of every molecule, as upstream does; returns (A,) bool."""
     molecule_A = batch.molecule_of_atom_A
-    chance_A = torch.rand(
-        len(molecule_A), generator=generator, device=generator.device, dtype=torch.float64
-    ).to(batch.device)
+    chance_A = torch.rand(len(molecule_A), generator=generator, device=generator.device, dtype=torch.float64).to(
+        batch.device
+    )
     order_A = (molecule_A + chance_A).argsort()  # shuffles atoms, each within its molecule
     place_A = torch.arange(len(molecule_A), device=batch.device) - batch.atom_ptr[molecule_A]
     quota_A = (batch.atom_ptr.diff() * rate).long()[molecule_A] + 1

@@ -14,8 +14,8 @@ from mmsa_dist.losses.contrast import info_nce
 def memory_loss(g_BD: Tensor, readout_BD: Tensor, temperature: float) -> Tensor:
     """Returns L_memory = MSE(g, readout) + InfoNCE(g, readout).
 
-    The squared error alone is zero where all molecules and all anchors are zero; telling a molecule's read-out
-    from those of the others, on all ranks, rules that out.
+    The squared error alone is zero where all molecules and all anchors are zero; telling a molecule's
+    read-out from those of the others, on all ranks, rules that out.
 
     Args:
         g_BD: (B, D) structure-aware embeddings.

@@ -22,9 +22,9 @@ def reconstruct_loss(
 ) -> Tensor:
     """Returns mean_m MSE(sg(x_m), r_m) + MSE(sg(x_m), r'_m) over the modalities; sg stops the gradient.
 
-    Targets are detached, so that the loss cannot be had by shrinking what is to be rebuilt. Each MSE is a mean over
-    the molecules of all ranks that have what it needs, zero where none has: averaged over ranks, value and
-    gradient are those of a single process that holds all molecules.
+    Targets are detached, so that the loss cannot be had by shrinking what is to be rebuilt. Each MSE is a
+    mean over the molecules of all ranks that have what it needs, zero where none has: averaged over ranks,
+    value and gradient are those of a single process that holds all molecules.
 
     Args:
         projected: (B, P) x_m by modality; the same modalities on every rank.
@@ -42,9 +42,7 @@ def reconstruct_loss(
             (self_reconstruction[name], present[name]),
             (cross_reconstruction[name], cross_present[name]),
         ):
-            error_BP = (rebuilt_BP - target_BP.detach()).to(
-                torch.promote_types(target_BP.dtype, torch.float32)
-            )
+            error_BP = (rebuilt_BP - target_BP.detach()).to(torch.promote_types(target_BP.dtype, torch.float32))
             totals.append(error_BP.square().mean(dim=1).where(mask_B, 0.0).sum())
             counts.append(mask_B.sum())
     total = torch.stack(totals)

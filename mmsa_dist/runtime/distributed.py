@@ -5,6 +5,8 @@ W is the number of ranks (the world).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -29,13 +31,13 @@ class _GatherWithGradient(torch.autograd.Function):
     """All-gather whose backward sums the gradients that every rank has for this rank's rows."""
 
     @staticmethod
-    def forward(ctx, x_BD: Tensor) -> Tensor:  # noqa: ANN001
+    def forward(ctx: Any, x_BD: Tensor) -> Tensor:
         parts = [torch.empty_like(x_BD) for _ in range(dist.get_world_size())]
         dist.all_gather(parts, x_BD.contiguous())
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx, grad_GD: Tensor) -> Tensor:  # noqa: ANN001
+    def backward(ctx: Any, grad_GD: Tensor) -> Tensor:
         total_GD = grad_GD.contiguous().clone()
         dist.all_reduce(total_GD)
         return total_GD.chunk(dist.get_world_size())[dist.get_rank()]

@@ -27,17 +27,13 @@ class Memory(nn.Module):
         temperature: divides the similarity.
     """
 
-    def __init__(
-        self, anchors: int, width: int, *, similarity: Literal["dot", "cosine"], temperature: float
-    ) -> None:
+    def __init__(self, anchors: int, width: int, *, similarity: Literal["dot", "cosine"], temperature: float) -> None:
         super().__init__()
         self.anchors_SD = nn.Parameter(torch.randn(anchors, width) * width**-0.5)
         self.similarity: Literal["dot", "cosine"] = similarity
         self.scale = 1 / temperature
 
-    def forward(
-        self, x_ND: Tensor, rowptr: Tensor, col: Tensor, weight: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x_ND: Tensor, rowptr: Tensor, col: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Aggregates rows of `x_ND` by the CSR operator and reads them out of the memory.
 
         Returns:
@@ -79,9 +75,7 @@ class Memory(nn.Module):
         direction_D, square, norm, usage_S = all_reduce_mean(own).split([width, 1, 1, len(usage_S)])
         entropy = float(-torch.xlogy(usage_S, usage_S).sum())
         # Σ_{i≠j} <ĝ_i, ĝ_j> = |Σ ĝ_i|² − Σ |ĝ_i|², without the B² products.
-        cosine = (
-            (rows * float(direction_D.square().sum()) - float(square)) / (rows - 1) if rows > 1 else torch.nan
-        )
+        cosine = (rows * float(direction_D.square().sum()) - float(square)) / (rows - 1) if rows > 1 else torch.nan
         return {
             "memory/anchor_entropy": entropy / math.log(len(usage_S)) if len(usage_S) > 1 else 1.0,
             "memory/effective_anchors": math.exp(entropy),

@@ -64,9 +64,7 @@ class ProductCandidates:
             for start in range(0, len(self), _ROWS_PER_PRODUCT):
                 stop = min(start + _ROWS_PER_PRODUCT, len(self))
                 # |q|² is the same for every row of a query; it is added at the end.
-                part_GF = torch.addmm(
-                    self._square_F[start:stop], query_GC, self._rows_FC[start:stop].T, alpha=-2
-                )
+                part_GF = torch.addmm(self._square_F[start:stop], query_GC, self._rows_FC[start:stop].T, alpha=-2)
                 part_Gk, found_Gk = part_GF.topk(min(k, stop - start), largest=False)
                 best_Gk, row_Gk = torch.cat([best_Gk, part_Gk], 1), torch.cat([row_Gk, found_Gk + start], 1)
                 best_Gk, kept_Gk = best_Gk.topk(min(k, best_Gk.shape[1]), largest=False)
@@ -141,9 +139,7 @@ def squared_distances(query_GC: Tensor, rows_FC: Tensor, row_Gk: Tensor) -> Tens
         row_bk = row_Gk[start : start + block]
         difference_bkC = rows_FC.index_select(0, row_bk.flatten()).float().view(*row_bk.shape, width)
         difference_bkC -= query_GC[start : start + block, None]
-        torch.sum(
-            difference_bkC.square_(), dim=2, dtype=torch.float64, out=distance_Gk[start : start + block]
-        )
+        torch.sum(difference_bkC.square_(), dim=2, dtype=torch.float64, out=distance_Gk[start : start + block])
     return distance_Gk
 
 

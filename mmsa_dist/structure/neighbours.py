@@ -99,11 +99,7 @@ class NeighbourIndex:
         """
         queries = -(-sample // world_size())
         if len(self.ids_F):
-            chosen = (
-                torch.linspace(0, len(self.ids_F) - 1, queries, dtype=torch.float64)
-                .long()
-                .to(self.ids_F.device)
-            )
+            chosen = torch.linspace(0, len(self.ids_F) - 1, queries, dtype=torch.float64).long().to(self.ids_F.device)
             query_BC, index_B = self.rows_FC[chosen], self.ids_F[chosen]
         else:  # this rank has nothing to ask, but must take part in the collectives
             query_BC = self.rows_FC.new_full((queries, self.rows_FC.shape[1]), torch.nan)
@@ -117,9 +113,7 @@ class NeighbourIndex:
         return hits / total if total else torch.nan
 
     @torch.no_grad()
-    def _search(
-        self, candidates: Candidates, query_BC: Tensor, index_B: Tensor, k: int
-    ) -> tuple[Tensor, Tensor]:
+    def _search(self, candidates: Candidates, query_BC: Tensor, index_B: Tensor, k: int) -> tuple[Tensor, Tensor]:
         device = self.rows_FC.device
         query_GC = gather(query_BC.to(device, torch.float16))
         index_G = gather(index_B.to(device))
@@ -134,4 +128,4 @@ class NeighbourIndex:
         shape = (world_size(), len(query_BC), k + 1)
         distance_WBk, id_WBk = swap(distance_Gk.view(shape)), swap(id_Gk.view(shape))
         distance_BK, id_BK = by_distance(*(t.transpose(0, 1).flatten(1) for t in (distance_WBk, id_WBk)))
-        return id_BK[:, :k], distance_BK[:, :k]
+        return id_BK[:, :k].contiguous(), distance_BK[:, :k].contiguous()

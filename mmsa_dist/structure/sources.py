@@ -49,7 +49,7 @@ class NeighbourSource(ABC):
             index_B: (B,) int64: molecule numbers in the training split, -1 for others.
         """
 
-    def observe(self, index_B: Tensor, u_BC: Tensor, step: int) -> None:
+    def observe(self, index_B: Tensor, u_BC: Tensor, step: int) -> None:  # noqa: B027 - most sources remember nothing
         """Remembers the embeddings of a batch, made at optimizer step `step`."""
 
     def refresh(self, step: int, *, now: bool = False) -> bool:
@@ -61,9 +61,7 @@ class NeighbourSource(ABC):
         return {}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Returns what this rank remembers as plain tensors; `global_neighbours.reshard` turns that of all ranks
-        into that of another number of ranks.
-        """
+        """Returns what this rank remembers as plain tensors (see `global_neighbours.reshard`)."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -85,9 +83,7 @@ class NoNeighbours(NeighbourSource):
     def find(self, u_BC: Tensor, index_B: Tensor) -> Neighbours:
         """See `NeighbourSource`."""
         empty_B0 = index_B.new_empty(len(index_B), 0)
-        return Neighbours(
-            empty_B0, empty_B0.double(), empty_B0, u_BC.new_empty(0, u_BC.shape[1], dtype=torch.float16)
-        )
+        return Neighbours(empty_B0, empty_B0.double(), empty_B0, u_BC.new_empty(0, u_BC.shape[1], dtype=torch.float16))
 
 
 class BatchNeighbours(NeighbourSource):
@@ -128,9 +124,7 @@ class TableNeighbours(NeighbourSource):
     def __init__(self, rows_RC: Tensor, k: int) -> None:
         self._rows_RC, self._k = rows_RC.half(), k
         if not self._rows_RC.isfinite().all():
-            raise ValueError(
-                f"rows_RC: {int((~self._rows_RC.isfinite().all(1)).sum())} reference rows are not finite"
-            )
+            raise ValueError(f"rows_RC: {int((~self._rows_RC.isfinite().all(1)).sum())} reference rows are not finite")
         self._candidates = ProductCandidates(self._rows_RC)
 
     def find(self, u_BC: Tensor, index_B: Tensor) -> Neighbours:

@@ -7,9 +7,13 @@ import os
 import socket
 from typing import Any
 
-import deepspeed
 import torch
 import torch.distributed as dist
+
+# DeepSpeed chooses its accelerator while it is imported, and warns where it has to guess that there is none.
+os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+
+import deepspeed
 from torch import nn
 
 from mmsa_dist.config.schema import Config

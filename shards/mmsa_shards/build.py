@@ -27,7 +27,7 @@ from mmsa_shards.manifest import ShardEntry, Split
 from mmsa_shards.molecule import Conformers, Order, make_molecules
 from mmsa_shards.options import PrepareOptions
 from mmsa_shards.read import Place, Refused
-from mmsa_shards.rejects import REJECT_SCHEMA, rejects_table
+from mmsa_shards.rejects import write_refused
 from mmsa_shards.shard import write_shard
 
 
@@ -93,18 +93,17 @@ def plan_shards(num_train: int, num_val: int, options: PrepareOptions) -> list[S
     ]
 
 
-def deal(path: Path, chunks: Sequence[Path], plan: ShardPlan, options: PrepareOptions) -> int:
+def deal(path: Path, chunks: Sequence[Path], plan: ShardPlan, options: PrepareOptions) -> None:
     """Writes the molecules of a shard in their final order, a record batch for every block.
 
     Of records with one InChIKey the first by content becomes the molecule, one with 3D before one without; the
     conformers of the others that are drawn alike join its own, up to `conformers_per_molecule`. Nothing here
     depends on the order in which records were read.
-
-    Returns:
-        The number of blocks.
     """
     rows = read_interval(chunks, plan.start, plan.end).to_pylist()
-    rows.sort(key=lambda row: (row["inchikey"], row["xyz"] is None, row["smiles"], row["id"], row["xyz"] or b""))
+    rows.sort(
+        key=lambda row: (row["inchikey"], row["xyz"] is None, row["smiles"], row["id"], row["xyz"] or b"")
+    )
     molecules = [
         _merged(list(records), options.conformers_per_molecule)
         for _, records in groupby(rows, key=itemgetter("inchikey"))
@@ -116,10 +115,15 @@ def deal(path: Path, chunks: Sequence[Path], plan: ShardPlan, options: PrepareOp
     with write_atomically(path) as file, pa.ipc.new_file(file, schema) as writer:
         for block in blocks:
             writer.write_batch(pa.RecordBatch.from_pylist(block, schema=schema))
-    return len(blocks)
 
 
-def build_block(path: Path, deal_path: Path, number: int, options: PrepareOptions) -> int:
+def block_sizes(deal_path: Path) -> list[int]:
+    """Returns how many molecules every block that was dealt is to have."""
+    dealt = _open_deal(deal_path)
+    return [dealt.get_batch(number).num_rows for number in range(dealt.num_record_batches)]
+
+
+def build_block(path: Path, deal_path: Path, number: int, options: PrepareOptions) -> tuple[int, int]:
     """Makes the molecules of one block and writes them, with the refusals beside them.
 
     Args:
@@ -129,9 +133,9 @@ def build_block(path: Path, deal_path: Path, number: int, options: PrepareOption
         options: those of conformers are used.
 
     Returns:
-        The number of molecules dealt with.
+        How many molecules were made, and how many refused.
     """
-    rows = pa.ipc.open_file(pa.memory_map(str(deal_path))).get_batch(number).to_pylist()
+    rows = _open_deal(deal_path).get_batch(number).to_pylist()
     conformers = Conformers(
         mode=options.conformers,
         count=options.conformers_per_molecule,
@@ -145,21 +149,27 @@ def build_block(path: Path, deal_path: Path, number: int, options: PrepareOption
         if not isinstance(result, Molecule)
     ]
     block = molecules_to_block([result for result in made if isinstance(result, Molecule)])
-    with write_atomically(path.with_suffix(".rejects")) as file, pa.ipc.new_file(file, REJECT_SCHEMA) as writer:
-        writer.write_table(rejects_table(refused))
+    write_refused(path, refused)
     with write_atomically(path) as file:
         file.write(encode_block(block, "none"))
-    return len(rows)
+    return block.num_rows, len(refused)
 
 
 def pack(
-    record: Path, folder: Path, plan: ShardPlan, deal_path: Path, blocks: Sequence[Path], options: PrepareOptions
+    record: Path,
+    folder: Path,
+    plan: ShardPlan,
+    deal_path: Path,
+    blocks: Sequence[Path],
+    options: PrepareOptions,
 ) -> ShardDone:
     """Joins the blocks of a shard in `folder`, then writes its `record`, by which it counts as done."""
     batches = [block for path in blocks if (block := decode_block(path.read_bytes())).num_rows]
     sources = Counter(source for block in batches for source in block["conformer_source"].to_pylist())
-    entry = write_shard(folder, f"{plan.stem}.tar", plan.split, batches, options.compression) if batches else None
-    metadata = pa.ipc.open_file(pa.memory_map(str(deal_path))).schema.metadata
+    entry = (
+        write_shard(folder, f"{plan.stem}.tar", plan.split, batches, options.compression) if batches else None
+    )
+    metadata = _open_deal(deal_path).schema.metadata
     done = ShardDone(entry, int(metadata[b"duplicates"]), dict(sources))
     done.save(record)
     return done
@@ -171,9 +181,17 @@ def _cut(split: Split, start: int, end: int, count: int) -> Iterator[ShardPlan]:
         yield ShardPlan(f"{split}-{number:05d}", split, first, last)
 
 
+def _open_deal(path: Path) -> pa.RecordBatchFileReader:
+    return pa.ipc.open_file(pa.memory_map(str(path)))
+
+
 def _merged(records: list[dict[str, Any]], count: int) -> dict[str, Any]:
     first = records[0]
-    alike = [r for r in records if (r["smiles"], r["conformer_source"]) == (first["smiles"], first["conformer_source"])]
+    alike = [
+        r
+        for r in records
+        if (r["smiles"], r["conformer_source"]) == (first["smiles"], first["conformer_source"])
+    ]
     xyz = dict.fromkeys(record["xyz"] for record in alike if record["xyz"] is not None)  # each once
     return {name: first[name] for name in DEAL_SCHEMA.names} | {"xyz": list(xyz)[:count]}
 
@@ -183,7 +201,11 @@ def _shuffle_key(inchikey: str, seed: int) -> bytes:
 
 
 def _order(row: dict[str, Any]) -> Order:
-    given = np.stack([np.frombuffer(xyz, np.float32).reshape(-1, 3) for xyz in row["xyz"]]) if row["xyz"] else None
+    given = (
+        np.stack([np.frombuffer(xyz, np.float32).reshape(-1, 3) for xyz in row["xyz"]])
+        if row["xyz"]
+        else None
+    )
     return Order(
         id=row["id"],
         inchikey=row["inchikey"],

@@ -21,7 +21,7 @@ import pyarrow as pa
 from mmsa_shards.atomic import write_atomically
 from mmsa_shards.options import PrepareOptions
 from mmsa_shards.read import Record, Refused, read_records
-from mmsa_shards.rejects import rejects_table
+from mmsa_shards.rejects import write_refused
 from mmsa_shards.standardize import Refusal, standardize_many
 
 AXIS = 1 << 64
@@ -127,13 +127,14 @@ def catalog_chunk(
         rejected=len(refused),
         kept_val=sum(row[0] < val_end for row in rows),
     )
-    _write_table(path.with_suffix(".rejects"), rejects_table(refused))
+    write_refused(path, refused)
     columns = zip(*rows, strict=True) if rows else [()] * len(CATALOG_SCHEMA)
     table = pa.table(
         [pa.array(column, field.type) for column, field in zip(columns, CATALOG_SCHEMA, strict=True)],
         schema=CATALOG_SCHEMA.with_metadata({"counts": json.dumps(asdict(counts))}),
     )
-    _write_table(path, table)
+    with write_atomically(path) as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
     return counts
 
 
@@ -145,11 +146,6 @@ def end_of_val(val_fraction: float) -> int:
 def chunk_counts(path: Path) -> ChunkCounts:
     """Reads the counts of a chunk that is done."""
     return ChunkCounts(**json.loads(_open_table(path).schema.metadata[b"counts"]))
-
-
-def chunk_rejects(path: Path) -> pa.Table:
-    """Reads the refusals of a chunk as a table of `mmsa_shards.rejects.REJECT_SCHEMA`."""
-    return _open_table(path.with_suffix(".rejects")).read_all()
 
 
 def read_interval(paths: Sequence[Path], start: int, end: int) -> pa.Table:
@@ -167,8 +163,3 @@ def read_interval(paths: Sequence[Path], start: int, end: int) -> pa.Table:
 def _open_table(path: Path) -> pa.RecordBatchFileReader:
     # Mapped, so that of a chunk only the interval asked for is ever read.
     return pa.ipc.open_file(pa.memory_map(str(path)))
-
-
-def _write_table(path: Path, table: pa.Table) -> None:
-    with write_atomically(path) as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table)

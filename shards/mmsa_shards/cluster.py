@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
@@ -67,15 +66,13 @@ def ray_pool(workers: int) -> Iterator[Pool]:
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         yield Pool(workers or int(ray.cluster_resources().get("CPU", 1)))
         return
-    # A plain checkout is importable for the workers because it is for us; an installed package is anyway.
-    package_root = str(Path(__file__).resolve().parents[1])
+    # Workers get the driver's sys.path, so they can import what it can, installed or not.
     ray.init(
         num_cpus=workers or len(os.sched_getaffinity(0)),
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
         object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
-        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))}},
     )
     try:
         yield Pool(int(ray.cluster_resources()["CPU"]))

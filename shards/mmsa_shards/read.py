@@ -30,7 +30,17 @@ _LONGEST_SDF_RECORD = 1 << 24
 _TAG = re.compile(r"<([^>]*)>")
 
 _SMILES_COLUMNS = ("smiles", "canonical_smiles", "isomeric_smiles", "can_smiles", "mol", "structure")
-_ID_COLUMNS = ("id", "cid", "chembl_id", "molecule_chembl_id", "mol_id", "compound_id", "zinc_id", "name", "title")
+_ID_COLUMNS = (
+    "id",
+    "cid",
+    "chembl_id",
+    "molecule_chembl_id",
+    "mol_id",
+    "compound_id",
+    "zinc_id",
+    "name",
+    "title",
+)
 
 
 class Structure(NamedTuple):
@@ -81,7 +91,8 @@ def read_records(path: str, options: PrepareOptions) -> Iterator[Record | Refuse
         PrepareError: the file cannot be opened, is of no known kind, holds no record, lacks a column, or ends in
             the middle of a record and `allow_truncated` is off.
     """
-    reader = _reader_of(path)
+    check_kind(path)
+    reader = _READERS[_kind(path)]
     file, count = PurePosixPath(path).name, 0
     try:
         with fsspec.open(path, "rb") as stream:
@@ -107,9 +118,13 @@ def read_records(path: str, options: PrepareOptions) -> Iterator[Record | Refuse
         raise PrepareError(f"{path} holds no records: leave it out or name another file")
 
 
-def is_readable_kind(path: str) -> bool:
-    """Whether `read_records` knows the kind of a file by its name."""
-    return _kind(path) in _READERS
+def check_kind(path: str) -> None:
+    """Raises PrepareError where the name of a file says no kind that `read_records` knows."""
+    if _kind(path) not in _READERS:
+        kinds = " ".join(sorted(_READERS))
+        raise PrepareError(
+            f"{path} is of no kind that can be read: rename it to one of {kinds} (also with .gz)"
+        )
 
 
 def _kind(path: str) -> str:
@@ -215,14 +230,7 @@ _READERS: dict[str, _Reader] = {
 }
 
 
-def _reader_of(path: str) -> _Reader:
-    if not is_readable_kind(path):
-        kinds = " ".join(sorted(_READERS))
-        raise PrepareError(f"{path} is of no kind that can be read: rename it to one of {kinds} (also with .gz)")
-    return _READERS[_kind(path)]
-
-
-def _unzipped(stream: Any) -> BinaryIO:
+def _unzipped(stream: Any) -> Any:
     zipped = stream.read(2) == b"\x1f\x8b"
     stream.seek(0)
     return gzip.open(stream) if zipped else stream

@@ -31,7 +31,23 @@ def rejects_table(refused: Iterable[Refused]) -> pa.Table:
     """Returns refused records as a table of `REJECT_SCHEMA`."""
     rows = [(r.id, r.place.file, r.place.number, r.reason, r.message) for r in refused]
     columns = zip(*rows, strict=True) if rows else [()] * len(REJECT_SCHEMA)
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, REJECT_SCHEMA, strict=True)], schema=REJECT_SCHEMA)
+    return pa.table(
+        [pa.array(c, f.type) for c, f in zip(columns, REJECT_SCHEMA, strict=True)], schema=REJECT_SCHEMA
+    )
+
+
+def write_refused(beside: Path, refused: Iterable[Refused]) -> None:
+    """Writes what a step refused beside the file that it makes, under the suffix ``.rejects``."""
+    with (
+        write_atomically(beside.with_suffix(".rejects")) as file,
+        pa.ipc.new_file(file, REJECT_SCHEMA) as writer,
+    ):
+        writer.write_table(rejects_table(refused))
+
+
+def read_refused(beside: Path) -> pa.Table:
+    """Reads what `write_refused` wrote as a table of `REJECT_SCHEMA`."""
+    return pa.ipc.open_file(pa.memory_map(str(beside.with_suffix(".rejects")))).read_all()
 
 
 def write_rejects(folder: Path, tables: Iterable[pa.Table]) -> Counter[str]:

@@ -65,7 +65,7 @@ def read_block(folder: str | Path, shard: ShardEntry, number: int) -> pa.RecordB
         ShardError: the shard is missing, or the block is not what the manifest says.
     """
     entry = shard.blocks[number]
-    url = f"{str(folder).rstrip('/')}/{shard.name}"
+    url = _url(folder, shard)
     try:
         if "://" in url:
             system, path = fsspec.core.url_to_fs(url)
@@ -93,13 +93,24 @@ def verify_shard(folder: str | Path, shard: ShardEntry) -> None:
     """
     for number in range(len(shard.blocks)):
         read_block(folder, shard, number)
-    url = f"{str(folder).rstrip('/')}/{shard.name}"
-    with fsspec.open(url, "rb") as file:
-        digest, size = hashlib.sha256(), 0
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-            size += len(piece)
-    if (size, digest.hexdigest()) != (shard.bytes, shard.sha256):
+    if not is_intact(folder, shard):
         raise ShardError(
-            f"{url} does not match its size and SHA-256 in the manifest; prepare this shard again"
+            f"{_url(folder, shard)} does not match its size and SHA-256 in the manifest; prepare this shard again"
         )
+
+
+def is_intact(folder: str | Path, shard: ShardEntry) -> bool:
+    """Whether the shard is there and its bytes are those of the manifest."""
+    digest, size = hashlib.sha256(), 0
+    try:
+        with fsspec.open(_url(folder, shard), "rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+                size += len(piece)
+    except FileNotFoundError:
+        return False
+    return (size, digest.hexdigest()) == (shard.bytes, shard.sha256)
+
+
+def _url(folder: str | Path, shard: ShardEntry) -> str:
+    return f"{str(folder).rstrip('/')}/{shard.name}"

@@ -51,7 +51,7 @@ def losses_of(rows: slice, weight: Tensor) -> Tensor:
         [
             info_nce(codes["gin"], codes["resnet"], 0.1, present_B=present["resnet"]),
             contrast_loss(codes, present, 0.1),
-            reconstruct_loss(target, codes, {n: codes["gin"] for n in codes}, present, present),
+            reconstruct_loss(target, codes, dict.fromkeys(codes, codes["gin"]), present, present),
             atom_loss(batch, encode_atoms, torch.Generator().manual_seed(0)),
         ]
     )

@@ -25,9 +25,7 @@ def comenet() -> ComENet:
 
 
 def rotation(seed: int) -> torch.Tensor:
-    q, r = torch.linalg.qr(
-        torch.randn(3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    )
+    q, r = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
     q = q * r.diagonal().sign()
     return q * q.det()  # a rotation, not a reflection
 
@@ -48,9 +46,7 @@ def test_rotation_and_translation_change_nothing(dtype):
 def test_mirror_image_of_a_chiral_molecule_differs(comenet):
     mirror = torch.diag(torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64))
     here, turned, mirrored = comenet(
-        batch_of(
-            CHIRAL, replace(CHIRAL, xyz=CHIRAL.xyz @ rotation(0).T), replace(CHIRAL, xyz=CHIRAL.xyz @ mirror)
-        )
+        batch_of(CHIRAL, replace(CHIRAL, xyz=CHIRAL.xyz @ rotation(0).T), replace(CHIRAL, xyz=CHIRAL.xyz @ mirror))
     )
     torch.testing.assert_close(turned, here, **TOLERANCE[torch.float64])
     assert (mirrored - here).norm() > 1e-3 * here.norm()
@@ -171,3 +167,13 @@ def test_default_sizes_are_those_of_the_paper():
     assert block.angular_conv.narrow.weight.shape == (64, 12)
     assert block.dihedral_conv.narrow.weight.shape == (64, 6)
     assert block.angular_conv.widen.weight.shape == (256, 64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "cast_to_bf16"])
+def test_radial_functions_are_orthonormal_on_the_unit_ball_and_zero_at_the_cutoff(dtype):
+    basis = ComENet().to(dtype).basis  # a cast of the model must not move the zeros
+    x = torch.linspace(0, 1, 4001, dtype=torch.float64)
+    for radial in basis.radial_functions(8.0 * x):
+        product = torch.trapezoid(radial[:, None] * radial[None] * x**2, x)
+        torch.testing.assert_close(product, torch.eye(3, dtype=torch.float64), rtol=0, atol=1e-5)
+        assert radial[:, -1].abs().max() < 1e-12

@@ -10,9 +10,7 @@ from mmsa_dist.encoders.geometry import RadiusGraph, edge_angles, radius_graph
 
 def graph_of(xyz: torch.Tensor, sizes: list[int], cutoff: float = 8.0) -> RadiusGraph:
     ptr = torch.tensor([0, *sizes]).cumsum(0)
-    return radius_graph(
-        xyz, ptr, torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)), cutoff
-    )
+    return radius_graph(xyz, ptr, torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)), cutoff)
 
 
 def edges_of(graph: RadiusGraph) -> list[tuple[int, int]]:
@@ -42,9 +40,7 @@ def test_graph_equals_all_pairs_by_loops():
     ]
     graph = graph_of(xyz, sizes, cutoff=4.0)
     assert edges_of(graph) == expected
-    back = list(
-        zip(graph.receiver_P[graph.reverse_P].tolist(), graph.sender_P[graph.reverse_P].tolist(), strict=True)
-    )
+    back = list(zip(graph.receiver_P[graph.reverse_P].tolist(), graph.sender_P[graph.reverse_P].tolist(), strict=True))
     assert back == expected
 
 
@@ -64,19 +60,19 @@ def test_angles_of_four_atoms_by_hand():
             strict=True,
         )
     }
-    # 3 → 0: a = (-2, 0, 0), n(0) = 1 along z, n1(0) = 2 on the side of y. Seen along -x, z turns to y by +90°. The
-    # dihedral 1-0-3-2, seen along +x, turns from z to y: -90°.
+    # 3 → 0: a = (-2, 0, 0), n(0) = 1 along z, n1(0) = 2 on the side of y. Seen along -x, z turns to y by
+    # +90°. The dihedral 1-0-3-2, seen along +x, turns from z to y: -90°.
     assert found[3, 0] == pytest.approx((90, 90, -90))
     # 1 → 0: 1 is n0(0), so that θ is taken to 2 and φ is open; n(1) = 2, dihedral 2-0-1-2.
     assert found[1, 0] == pytest.approx((90, 0, 0))
     # 2 → 0: 2 is n1(0): φ is open; dihedral 1-0-2-1.
     assert found[2, 0] == pytest.approx((90, 0, 0))
-    # 0 → 3: a = (2, 0, 0), n(3) = 2 at (-1.4, 1.2, 0): cos θ = -2.8 / (2 · 1.844); 0 is n1(3). A dihedral is the
-    # same from both ends.
+    # 0 → 3: a = (2, 0, 0), n(3) = 2 at (-1.4, 1.2, 0): cos θ = -2.8 / (2 · 1.844); 0 is n1(3). A dihedral is
+    # the same from both ends.
     assert found[0, 3] == pytest.approx((139.3987, 0, -90), abs=1e-3)
     # 3 → 1: a = (-2, 0, 1), n(1) = 0 at (0, 0, -1): cos θ = -1/√5. Normals a x (r0 - r1) = (0, -2, 0) and
-    # a x (r2 - r1) = (-1.2, -1.4, -2.4): cos φ = 1.4 / 3.0265; 0 is turned to 2 against the right hand about a.
-    # Dihedral 0-1-3-2 = -φ: the reference atoms are the same two, and the axis is turned round.
+    # a x (r2 - r1) = (-1.2, -1.4, -2.4): cos φ = 1.4 / 3.0265; 0 is turned to 2 against the right hand about
+    # a. Dihedral 0-1-3-2 = -φ: the reference atoms are the same two, and the axis is turned round.
     assert found[3, 1] == pytest.approx((116.5651, -62.4467, 62.4467), abs=1e-3)
 
 

@@ -23,10 +23,7 @@ from tests.fixtures.batches import (
 
 def by_loops(gin: GIN, batch: MoleculeBatch) -> torch.Tensor:
     """Hu's network atom by atom and bond by bond, in inference mode."""
-    x = (
-        gin.x_embedding1.weight[batch.atoms_A9[:, 0].long()]
-        + gin.x_embedding2.weight[batch.atoms_A9[:, 1].long()]
-    )
+    x = gin.x_embedding1.weight[batch.atoms_A9[:, 0].long()] + gin.x_embedding2.weight[batch.atoms_A9[:, 1].long()]
     for number, (conv, norm) in enumerate(zip(gin.gnns, gin.batch_norms, strict=True)):
         kind, direction = conv.edge_embedding1.weight, conv.edge_embedding2.weight
         rows = [row + kind[4] + direction[0] for row in x]
@@ -117,8 +114,7 @@ def test_published_checkpoint_loads():
             f"gnns.{layer}.edge_embedding2.weight": (3, width),
         }
         published |= {
-            f"batch_norms.{layer}.{name}": (width,)
-            for name in ("weight", "bias", "running_mean", "running_var")
+            f"batch_norms.{layer}.{name}": (width,) for name in ("weight", "bias", "running_mean", "running_var")
         }
         published[f"batch_norms.{layer}.num_batches_tracked"] = ()
     state = from_hu({name: torch.full(shape, 2.0) for name, shape in published.items()})

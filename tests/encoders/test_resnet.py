@@ -92,9 +92,7 @@ def test_no_picture_at_all_still_gives_every_parameter_a_gradient():
 def test_vector_does_not_depend_on_the_batch():
     resnet = ResNet18().eval()
     molecules = [Molecule([C], picture=picture(seed)) for seed in range(3)]
-    torch.testing.assert_close(
-        resnet(batch_of(*molecules))[1:2], resnet(batch_of(molecules[1])), rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(resnet(batch_of(*molecules))[1:2], resnet(batch_of(molecules[1])), rtol=1e-4, atol=1e-5)
 
 
 def test_runs_in_bf16():

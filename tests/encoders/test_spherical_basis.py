@@ -35,9 +35,7 @@ def test_zeros_are_the_first_and_all_of_them():
         np.testing.assert_allclose(zeros[order], grid[crossings[:5]], atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 2e-6)], ids=["f64", "f32"]
-)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 2e-6)], ids=["f64", "f32"])
 @pytest.mark.parametrize("order", range(ORDERS))
 def test_bessel_equals_scipy(order, dtype, tolerance):
     x = torch.cat([torch.tensor([0.0, 1e-6, 1e-3]), torch.linspace(0.01, 25, 2_000)]).to(dtype)

@@ -23,9 +23,7 @@ TOLERANCE = {
 }
 
 
-def problem(
-    num_vertices=9, sizes=(3, 0, 1, 5), width=7, anchors=5, dtype=torch.float64, seed=0
-) -> dict[str, Tensor]:
+def problem(num_vertices=9, sizes=(3, 0, 1, 5), width=7, anchors=5, dtype=torch.float64, seed=0) -> dict[str, Tensor]:
     """Rows of any length, unsorted and repeated columns."""
     generator = torch.Generator().manual_seed(seed)
     draw = {"generator": generator, "dtype": torch.float64}
@@ -82,9 +80,7 @@ def test_gradients_through_every_output(similarity):
             x_ND, inputs["rowptr"], inputs["col"], weight, anchors_SD, 1.5, similarity=similarity
         )
 
-    if (
-        similarity == "cosine"
-    ):  # the empty row has no direction, so finite differences have nothing to say there
+    if similarity == "cosine":  # the empty row has no direction, so finite differences have nothing to say there
         inputs["rowptr"] = torch.tensor([0, 3, 4, 9])
     assert torch.autograd.gradcheck(function, (inputs["x_ND"], inputs["weight"], inputs["anchors_SD"]))
 
@@ -259,15 +255,13 @@ def test_backends_say_what_is_there_and_why(monkeypatch):
     monkeypatch.setenv("MMSA_KERNELS", "reference")
     hyperedge_memory_attention(**problem(), scale=1.0)
     monkeypatch.setenv("MMSA_KERNELS", "cuda")
-    with pytest.raises(
-        ValueError, match="MMSA_KERNELS=cuda: no such backend; expected one of triton, reference"
-    ):
+    with pytest.raises(ValueError, match="MMSA_KERNELS=cuda: no such backend; expected one of triton, reference"):
         hyperedge_memory_attention(**problem(), scale=1.0)
 
 
 def test_asking_for_a_backend_that_is_not_there_is_an_error(monkeypatch):
     monkeypatch.setenv("MMSA_KERNELS", "triton")
-    with pytest.raises(RuntimeError, match="not part of this version .* unset it or choose reference"):
+    with pytest.raises(RuntimeError, match=r"not part of this version .* unset it or choose reference"):
         hyperedge_memory_attention(**problem(), scale=1.0)
 
 
@@ -277,7 +271,5 @@ def test_import_needs_torch_alone():
         "print({name.split('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.strip() == "{'mmsa_kernels'}"

@@ -35,9 +35,7 @@ def dense(rowptr: Tensor, col: Tensor, weight: Tensor, num_columns: int) -> Tens
     return matrix
 
 
-def by_formula(
-    members: list[list[int]], num_vertices: int, weights: list[float], normalization: str
-) -> Tensor:
+def by_formula(members: list[list[int]], num_vertices: int, weights: list[float], normalization: str) -> Tensor:
     incidence = torch.zeros(num_vertices, len(members), dtype=torch.float64)
     for edge, vertices in enumerate(members):
         incidence[vertices, edge] = 1

@@ -83,9 +83,7 @@ def test_loss_of_three_modalities_is_the_mean_over_pairs():
 def test_pair_that_no_molecule_has_does_not_count():
     by_name = {name: codes(6, 4, seed) for seed, name in enumerate(("gin", "comenet", "resnet"))}
     present = {name: torch.full((6,), name != "comenet") for name in by_name}
-    torch.testing.assert_close(
-        contrast_loss(by_name, present, 0.1), info_nce(by_name["gin"], by_name["resnet"], 0.1)
-    )
+    torch.testing.assert_close(contrast_loss(by_name, present, 0.1), info_nce(by_name["gin"], by_name["resnet"], 0.1))
 
 
 def test_one_modality_has_nothing_to_contrast():

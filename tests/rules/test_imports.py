@@ -17,7 +17,7 @@ FLOORS = (
     ("model", "objective"),
     ("train", "embed"),
     ("evaluate", "report"),
-    ("cli",),
+    ("cli", "console"),
 )
 #: Parts of one floor that may see each other, in this direction only.
 SIDEWAYS = {
@@ -31,6 +31,7 @@ SIDEWAYS = {
     ("objective", "model"),
     ("train", "embed"),
     ("report", "evaluate"),
+    ("cli", "console"),
 }
 SHARDS_FOR_MMSA_DIST = {"schema", "options", "manifest", "shard", "read", "block", "errors"}
 RAY_STAGES = {"catalog", "build"}

@@ -48,7 +48,8 @@ def hyperedge_memory_attention(
         weight: (E,) floating point.
         anchors_SD: (S, D), keys and values of the attention, floating point.
         scale: positive factor on the similarity, the inverse of the temperature.
-        similarity: ``dot`` or ``cosine``; the cosine of a vector no longer than 1e-8 is 0, without a gradient.
+        similarity: ``dot`` or ``cosine``; the cosine of a vector no longer than 1e-8 is 0, without a
+            gradient.
 
     Returns:
         g (B, D) and readout (B, D) in the dtype of `x_ND`, and lse (B,) in the dtype of the sums; all
@@ -87,9 +88,7 @@ def _check_shapes(x_ND: Tensor, rowptr: Tensor, col: Tensor, weight: Tensor, anc
         )
 
 
-def _check_dtypes_and_devices(
-    x_ND: Tensor, rowptr: Tensor, col: Tensor, weight: Tensor, anchors_SD: Tensor
-) -> None:
+def _check_dtypes_and_devices(x_ND: Tensor, rowptr: Tensor, col: Tensor, weight: Tensor, anchors_SD: Tensor) -> None:
     for name, tensor in (("x_ND", x_ND), ("weight", weight), ("anchors_SD", anchors_SD)):
         if not tensor.is_floating_point():
             raise TypeError(f"{name}: got {tensor.dtype}, expected a floating point dtype")

@@ -1,0 +1,104 @@
+"""What a person sees while something runs: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from mmsa_shards.manifest import Manifest
+
+_LINE_EVERY_S = 10.0  # between two lines where there is no terminal
+
+
+@contextmanager
+def preparation_progress() -> Iterator[Callable[[str, int, int | None, int], None]]:
+    """Shows the stages of a preparation; yields what `mmsa_shards.prepare.prepare` reports to."""
+    with _Bars() as bars:
+
+        def report(stage: str, done: int, total: int | None, rejected: int) -> None:
+            bars.update(stage, done, total, f"{rejected:,} rejected" if rejected else "")
+
+        yield report
+
+
+@contextmanager
+def row_progress(stage: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Shows one stage that counts rows; yields the function to report (done, total) to."""
+    with _Bars() as bars:
+        yield lambda done, total: bars.update(stage, done, total, "")
+
+
+class _Bars:
+    """A bar for each stage, made when it is first heard of."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._begun: dict[str, float] = {}
+        self._spoke = time.monotonic()
+
+    def __enter__(self) -> _Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def update(self, stage: str, done: int, total: int | None, note: str) -> None:
+        """Shows that `done` of `total` are done."""
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(stage, total=total, rate="", note="")
+            self._begun[stage] = time.monotonic()
+        rate = f"{done / max(time.monotonic() - self._begun[stage], 1e-9):,.0f}/s"
+        self._progress.update(self._tasks[stage], completed=done, total=total, rate=rate, note=note)
+        finished = total is not None and done >= total
+        if not self._console.is_terminal and (finished or time.monotonic() - self._spoke > _LINE_EVERY_S):
+            self._spoke = time.monotonic()
+            whole = f"/{total:,}" if total is not None else ""
+            self._console.print(f"{stage} {done:,}{whole} · {rate}{' · ' + note if note else ''}", highlight=False)
+
+
+def preparation_summary(manifest: Manifest, folder: str) -> Table:
+    """The ledger of a preparation, as a table."""
+    ledger = manifest.ledger
+    table = Table(title=f"{folder}", title_justify="left", show_header=False, box=None)
+    table.add_column(justify="right", style="bold")
+    table.add_column()
+    table.add_row(f"{ledger.read:,}", "records read")
+    table.add_row(f"{ledger.written:,}", f"written to {len(manifest.shards)} shards")
+    table.add_row(f"{manifest.molecules('val'):,}", "of them for validation")
+    for source, count in sorted(manifest.conformer_sources.items()):
+        table.add_row(f"{count:,}", "without 3D" if source == "none" else f"with 3D from {source}")
+    table.add_row(f"{ledger.duplicates:,}", "duplicates left out")
+    if ledger.excluded:
+        table.add_row(f"{ledger.excluded:,}", "excluded as asked")
+    table.add_row(f"{ledger.rejected:,}", "rejected" + (", see rejects/" if ledger.rejected else ""))
+    for reason, count in sorted(manifest.reject_reasons.items(), key=lambda item: -item[1]):
+        table.add_row(f"{count:,}", f"  {reason}")
+    return table

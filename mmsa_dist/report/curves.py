@@ -1,0 +1,109 @@
+"""Curves of a training as Bokeh figures in the style of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mmsa_dist.report.record import Series
+from mmsa_dist.report.style import ACCENT, FAINT, GRID, INK, MUTED, plain_axes
+
+_SMOOTHED_FROM = 40  # points: shorter curves are shown as they are
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve of a figure."""
+
+    name: str
+    series: Series
+    reference: bool = False
+    """Something to compare with, drawn as a dashed grey line."""
+
+
+def curve(title: str, lines: Sequence[Line], *, height: int = 220, floor: float | None = None) -> Any:  # noqa: ANN401
+    """A figure of metrics over steps.
+
+    A curve of many points is drawn twice: as measured, faint, and its moving mean over a twentieth of its length.
+
+    Args:
+        title: says what is on the vertical axis.
+        lines: curves.
+        height: px.
+        floor: lower end of the vertical axis; None leaves it to the data.
+    """
+    from bokeh.models import HoverTool, Legend, Range1d
+    from bokeh.plotting import figure
+
+    plot = figure(height=height, sizing_mode="stretch_width", tools="", toolbar_location=None, title=title)
+    plain_axes(plot)
+    legend = []
+    for line in lines:
+        steps, values = np.array(line.series.steps), np.array(line.series.values)
+        data = {"step": steps, "value": values, "name": [line.name] * len(steps)}
+        if line.reference:
+            drawn = plot.line("step", "value", source=data, color=MUTED, line_dash=[4, 4], line_width=1.5)
+        elif len(steps) < _SMOOTHED_FROM:
+            drawn = plot.line("step", "value", source=data, color=ACCENT, line_width=2)
+            plot.scatter("step", "value", source=data, color=ACCENT, size=4)
+        else:
+            plot.line("step", "value", source=data, color=FAINT, line_width=1)
+            smooth = data | {"value": _moving_mean(values, len(values) // 20)}
+            drawn = plot.line("step", "value", source=smooth, color=ACCENT, line_width=2)
+        legend.append((line.name, [drawn]))
+        plot.add_tools(
+            HoverTool(
+                renderers=[drawn],
+                mode="vline",
+                tooltips=[("step", "@step{0,0}"), (line.name, "@value{0.0000}")],
+                visible=False,
+            )
+        )
+    if len(lines) > 1:
+        plot.add_layout(
+            Legend(
+                items=legend,
+                location="top_left",
+                orientation="horizontal",
+                border_line_color=None,
+                background_fill_alpha=0,
+                label_text_color=INK,
+                label_text_font_size="12px",
+                padding=0,
+                margin=0,
+            ),
+            "above",
+        )
+    if floor is not None:
+        top = max(max(line.series.values) for line in lines)
+        plot.y_range = Range1d(floor, floor + max(top - floor, 1e-9) * 1.08)
+    return plot
+
+
+def bars(title: str, values: np.ndarray, *, reference: float, height: int = 180) -> Any:  # noqa: ANN401
+    """A figure of one bar per entry of `values`, with a dashed line at `reference`."""
+    from bokeh.models import HoverTool, Span
+    from bokeh.plotting import figure
+
+    plot = figure(height=height, sizing_mode="stretch_width", tools="", toolbar_location=None, title=title)
+    plain_axes(plot)
+    data = {"number": np.arange(len(values)), "value": values}
+    drawn = plot.vbar("number", top="value", source=data, width=0.75, color=ACCENT, line_color=None)
+    plot.add_layout(Span(location=reference, dimension="width", line_color=MUTED, line_dash=[4, 4]))
+    tooltips = [("number", "@number"), ("share", "@value{0.00%}")]
+    plot.add_tools(HoverTool(renderers=[drawn], tooltips=tooltips, visible=False))
+    plot.y_range.start = 0
+    plot.x_range.range_padding = 0.02
+    plot.ygrid.grid_line_color = GRID
+    return plot
+
+
+def _moving_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """Mean over a window of `width` points that ends at each point, shorter at the start."""
+    sums = np.cumsum(np.insert(values, 0, 0.0))
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - width, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)

@@ -1,0 +1,120 @@
+"""What a run folder holds at this moment: whatever is not there yet is None, whatever cannot be read says why."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mmsa_dist.config.load import load_config
+from mmsa_dist.config.schema import Config
+from mmsa_dist.embed.parquet import SUMMARY, Embeddings, read_embeddings
+from mmsa_dist.embed.pretrained import PretrainedModel
+from mmsa_dist.runtime.run_folder import RunFolder
+from mmsa_shards.manifest import MANIFEST_NAME, Manifest
+
+T = TypeVar("T")
+EVALUATION = Path("evaluation") / "results.json"
+
+
+@dataclass(frozen=True)
+class Series:
+    """A metric over optimizer steps."""
+
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+
+    @property
+    def last(self) -> float:
+        """The newest value."""
+        return self.values[-1]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What there is of a run."""
+
+    root: Path
+    config: Config | None
+    environment: dict[str, Any] | None
+    metrics: dict[str, Series]
+    """By name; a metric without any finite value is not here."""
+    manifest: Manifest | None
+    model: PretrainedModel | None
+    embeddings: Embeddings | None
+    evaluation: dict[str, Any] | None
+    faults: dict[str, str] = field(default_factory=dict)
+    """By part: why it cannot be read, though it is there."""
+
+    @property
+    def steps(self) -> int:
+        """The newest optimizer step that a metric speaks of."""
+        return max((series.steps[-1] for series in self.metrics.values()), default=0)
+
+    def last(self, metric: str) -> float | None:
+        """The newest value of a metric, None where there is none."""
+        return self.metrics[metric].last if metric in self.metrics else None
+
+
+def read_record(run_dir: str | os.PathLike[str]) -> RunRecord:
+    """Reads what there is.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    folder = RunFolder(Path(run_dir))
+    if not folder.root.is_dir():
+        raise FileNotFoundError(f"run folder {folder.root} does not exist; `mmsa pretrain` makes it")
+    faults: dict[str, str] = {}
+
+    def read(part: str, path: Path, reader: Callable[[Path], T]) -> T | None:
+        if not path.exists():
+            return None
+        try:
+            return reader(path)
+        except (ValueError, OSError, KeyError, TypeError) as error:
+            faults[part] = str(error).strip().split("\n")[0] or type(error).__name__
+            return None
+
+    config = read("configuration", folder.config, load_config)
+    shards = Path(config.shards_dir if config else folder.root / "shards")
+    if config and not shards.exists():  # a run folder that was moved keeps its shards beside it
+        shards = folder.root / "shards"
+    return RunRecord(
+        root=folder.root,
+        config=config,
+        environment=read("environment", folder.environment, lambda path: json.loads(path.read_text())),
+        metrics=read("metrics", folder.metrics, read_metrics) or {},
+        manifest=read("preparation", shards / MANIFEST_NAME, lambda path: Manifest.load(path.parent)),
+        model=read("model", folder.model, PretrainedModel.load),
+        embeddings=read("embeddings", folder.embeddings / SUMMARY, lambda path: read_embeddings(path.parent)),
+        evaluation=read("evaluation", folder.root / EVALUATION, lambda path: json.loads(path.read_text())),
+        faults=faults,
+    )
+
+
+def read_metrics(path: Path) -> dict[str, Series]:
+    """Reads ``metrics.jsonl``; a last line that is still being written is left for the next time.
+
+    Raises:
+        ValueError: another line is not a JSON object with a step.
+    """
+    lines = path.read_text().split("\n")
+    points: dict[str, dict[int, float]] = {}
+    for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is not finished
+        if not line.strip():
+            continue
+        try:
+            scalars = json.loads(line)
+            step = int(scalars.pop("step"))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path.name}, line {number}, is not a JSON object with a step: {error}") from error
+        for name, value in scalars.items():
+            if isinstance(value, int | float):
+                points.setdefault(name, {})[step] = float(value)  # a step that was done again counts once
+    return {
+        name: Series(tuple(steps := sorted(of)), tuple(of[step] for step in steps)) for name, of in points.items()
+    }

@@ -1,0 +1,127 @@
+"""The structure layer: the formula, what carries gradient, and that inference does not see the batch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmsa_dist.structure.layer import StructureLayer
+from mmsa_dist.structure.sources import BatchNeighbours, Neighbours, NoNeighbours, TableNeighbours
+
+C, D, S = 6, 4, 5
+
+
+def layer(normalization="random_walk", similarity="cosine", seed=0) -> StructureLayer:
+    torch.manual_seed(seed)
+    return StructureLayer(C, D, S, similarity=similarity, temperature=0.1, normalization=normalization)
+
+
+def embeddings(rows: int, seed: int = 1) -> Tensor:
+    return torch.randn(rows, C, generator=torch.Generator().manual_seed(seed)).tanh()
+
+
+def neighbours_of(vertices: list[list[int]], stale: Tensor) -> Neighbours:
+    vertices_BK = torch.tensor(vertices)
+    return Neighbours(vertices_BK, torch.zeros(vertices_BK.shape).double(), vertices_BK, stale)
+
+
+def dense_operator(vertices: list[list[int]], num_vertices: int, normalization: str) -> Tensor:
+    incidence = torch.zeros(num_vertices, len(vertices))
+    for edge, members in enumerate(vertices):
+        incidence[[edge, *(v for v in members if v >= 0)], edge] = 1
+    degree, size = incidence.sum(1), incidence.sum(0)
+    inverse = torch.where(degree > 0, 1 / degree, 0)
+    core = incidence @ torch.diag(1 / size) @ incidence.T
+    root = inverse.sqrt()
+    return inverse[:, None] * core if normalization == "random_walk" else root[:, None] * core * root
+
+
+@pytest.mark.parametrize("normalization", ["random_walk", "symmetric"])
+def test_is_hgnn_over_the_molecules_and_their_neighbours(normalization):
+    # Molecule 0 has a stale neighbour (3) and molecule 1; molecule 2 has 0, a repeated one and a missing one.
+    vertices, stale, u = [[3, 1, -1], [4, 3, -1], [0, 0, -1]], embeddings(2, seed=2).half(), embeddings(3)
+    module = layer(normalization, similarity="dot")
+    out = module(u, neighbours_of(vertices, stale))
+    operator = dense_operator(vertices, 5, normalization)[:3]
+    g = operator @ (torch.cat([u, stale.float()]) @ module.theta.weight.T)
+    attention = (g @ module.memory.anchors_SD.T / 0.1).softmax(1)
+    torch.testing.assert_close(out.g_BD, g)
+    torch.testing.assert_close(out.readout_BD, attention @ module.memory.anchors_SD)
+    torch.testing.assert_close(out.lse_B, (g @ module.memory.anchors_SD.T / 0.1).logsumexp(1))
+
+
+def test_gradient_reaches_fresh_rows_theta_and_anchors_but_not_stale_rows():
+    u, stale = embeddings(2).requires_grad_(), embeddings(1, seed=3).half()
+    module = layer()
+    out = module(u, neighbours_of([[2], [0]], stale))
+    (out.g_BD.square().sum() + out.readout_BD.square().sum()).backward()
+    assert u.grad.abs().sum(1).gt(0).all()
+    assert module.theta.weight.grad.abs().sum() > 0
+    assert module.memory.anchors_SD.grad.abs().sum(1).gt(0).all()
+    assert stale.grad is None
+
+
+def test_joint_mode_lets_a_molecule_hear_the_hyperedges_it_is_in():
+    u = embeddings(2)
+    found = neighbours_of([[1], [-1]], u[:0].half())
+    joint, alone = layer()(u, found).g_BD, layer()(u, found, isolated=True).g_BD
+    assert not torch.allclose(joint[1], alone[1])
+    torch.testing.assert_close(alone[1], u[1] @ layer().theta.weight.T)
+
+
+@pytest.mark.parametrize("normalization", ["random_walk", "symmetric"])
+@pytest.mark.parametrize("source", [NoNeighbours(), TableNeighbours(embeddings(50, seed=4), 7)], ids=["none", "table"])
+def test_isolated_vectors_do_not_depend_on_the_batch(normalization, source):
+    u, module = embeddings(33), layer(normalization)
+
+    def embed(batch: int) -> Tensor:
+        outputs = []
+        for part in u.split(batch):
+            index = torch.full((len(part),), -1)
+            out = module(part, source.find(part, index), isolated=True)
+            outputs.append(torch.cat([out.g_BD, out.readout_BD, out.lse_B[:, None]], 1))
+        return torch.cat(outputs)
+
+    torch.testing.assert_close(embed(1), embed(33), rtol=0, atol=1e-6)
+    torch.testing.assert_close(embed(2), embed(33), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("normalization", ["random_walk", "symmetric"])
+def test_a_batch_of_one_is_isolated_anyway(normalization):
+    u, module = embeddings(1), layer(normalization)
+    found = TableNeighbours(embeddings(50, seed=4), 7).find(u, torch.tensor([-1]))
+    joint, alone = module(u, found), module(u, found, isolated=True)
+    torch.testing.assert_close(joint.g_BD, alone.g_BD)
+    torch.testing.assert_close(joint.readout_BD, alone.readout_BD)
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_random_walk_rows_are_means(isolated):
+    """With every vertex at the same place, every molecule stays there."""
+    u = embeddings(1).half().float().expand(9, C)
+    module = layer()
+    found = TableNeighbours(u[:1].expand(5, C), 3).find(u, torch.full((9,), -1))
+    out = module(u, found, isolated=isolated)
+    torch.testing.assert_close(out.g_BD, (u @ module.theta.weight.T))
+
+
+def test_runs_in_float32_under_autocast_and_with_bf16_weights():
+    u, found = embeddings(4), BatchNeighbours(2).find(embeddings(4), torch.arange(4))
+    expected = layer()(u, found)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = layer()(u, found)
+    assert torch.equal(got.g_BD, expected.g_BD)
+    out = layer().bfloat16()(u.bfloat16(), found)
+    assert out.g_BD.dtype == torch.float32
+    torch.testing.assert_close(out.g_BD, expected.g_BD, rtol=2e-2, atol=2e-2)
+
+
+def test_import_needs_no_faiss():
+    code = "import sys, mmsa_dist.structure.layer, mmsa_dist.structure.sources; print('faiss' in sys.modules)"
+    environment = {"PYTHONPATH": ":".join(path for path in sys.path if path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == "False"
