@@ -132,9 +132,9 @@ def inspect(
     molecules: Annotated[int, typer.Option(help="Molecules on the sheet.", min=1, max=400)] = 24,
 ) -> None:
     """Print what shards hold, and draw a sheet of molecules as the model sees them."""
-    from mmsa_dist.report.inspect import contact_sheet, inspect_shards, render
+    from mmsa_dist.report.inspect import contact_sheet, inspect_shards, render_inspection
 
-    _say(render(inspect_shards(folder)))
+    _say(render_inspection(inspect_shards(folder)))
     path = sheet or Path(folder) / "contact_sheet.png"
     contact_sheet(folder, path, molecules)
     _say(f"drew {path}")

@@ -46,7 +46,7 @@ class _Bars:
     """A bar for each stage, made when it is first heard of."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, soft_wrap=True)
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("[bold]{task.description}"),
@@ -60,7 +60,7 @@ class _Bars:
             disable=not self._console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._begun: dict[str, float] = {}
+        self._begun: dict[str, tuple[float, int]] = {}
         self._spoke = time.monotonic()
 
     def __enter__(self) -> _Bars:
@@ -74,8 +74,9 @@ class _Bars:
         """Shows that `done` of `total` are done."""
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total, rate="", note="")
-            self._begun[stage] = time.monotonic()
-        rate = f"{done / max(time.monotonic() - self._begun[stage], 1e-9):,.0f}/s"
+            self._begun[stage] = (time.monotonic(), done)  # a resumed stage begins with what was done before
+        begun, before = self._begun[stage]
+        rate = f"{(done - before) / max(time.monotonic() - begun, 1e-3):,.0f}/s"
         self._progress.update(self._tasks[stage], completed=done, total=total, rate=rate, note=note)
         finished = total is not None and done >= total
         if not self._console.is_terminal and (finished or time.monotonic() - self._spoke > _LINE_EVERY_S):

@@ -6,13 +6,14 @@ B molecules, C width of codes, D width of the structure-aware embedding, R rows 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from mmsa_dist.config.schema import Model
 from mmsa_dist.data.batch import MoleculeBatch
-from mmsa_dist.encoders import build_encoder
+from mmsa_dist.encoders import Encoder, build_encoder
 from mmsa_dist.fusion import Fusion, FusionOutput
 from mmsa_dist.structure.layer import StructureLayer, StructureOutput
 from mmsa_dist.structure.sources import NeighbourSource, NoNeighbours, TableNeighbours
@@ -40,7 +41,7 @@ class MMSAModel(nn.Module):
         self.encoders = nn.ModuleDict(
             {name: build_encoder(name, options.encoder_options(name)) for name in options.encoders}
         )
-        widths = {name: encoder.width for name, encoder in self.encoders.items()}
+        widths = {name: self.encoder(name).width for name in self.encoders}
         self.fusion = Fusion(widths, options.projection, options.code)
         structure = options.structure
         self.structure = StructureLayer(
@@ -53,10 +54,14 @@ class MMSAModel(nn.Module):
         )
         self._k = structure.k
 
+    def encoder(self, name: str) -> Encoder:
+        """The encoder of that name."""
+        return cast(Encoder, self.encoders[name])
+
     def fuse(self, batch: MoleculeBatch, generator: torch.Generator | None = None) -> FusionOutput:
         """Encodes each modality and joins them; `generator` draws who reconstructs whom, None goes round."""
         features = {name: encoder(batch) for name, encoder in self.encoders.items()}
-        present = {name: encoder.present(batch) for name, encoder in self.encoders.items()}
+        present = {name: self.encoder(name).present(batch) for name in self.encoders}
         permutation = None if generator is None else self.fusion.draw_permutation(generator)
         return self.fusion(features, present, permutation)
 

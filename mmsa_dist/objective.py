@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from mmsa_dist.config.schema import Loss
 from mmsa_dist.data.batch import MoleculeBatch
+from mmsa_dist.encoders.gin import GIN
 from mmsa_dist.fusion import FusionOutput
 from mmsa_dist.losses.contrast import contrast_loss
 from mmsa_dist.losses.masked_atom import MaskedAtomLoss
@@ -43,7 +45,7 @@ class Objective(nn.Module):
         if loss.atom > 0:
             if "gin" not in model.encoders:
                 raise ValueError(f"loss.atom={loss.atom} needs gin among model.encoders; add it, or set loss.atom=0")
-            self.masked_atom = MaskedAtomLoss(model.encoders["gin"].width, mask_rate=loss.mask_rate)
+            self.masked_atom = MaskedAtomLoss(model.encoder("gin").width, mask_rate=loss.mask_rate)
 
     def forward(self, batch: MoleculeBatch, neighbours: NeighbourSource, generator: torch.Generator) -> ObjectiveOutput:
         """Returns the losses of B molecules (collective: negatives come from all ranks).
@@ -67,7 +69,7 @@ class Objective(nn.Module):
         if weights.atom > 0:
             weighted["atom"] = (
                 weights.atom,
-                self.masked_atom(batch, self.model.encoders["gin"].encode_atoms, generator),
+                self.masked_atom(batch, cast(GIN, self.model.encoder("gin")).encode_atoms, generator),
             )
         return ObjectiveOutput(
             total=torch.stack([weight * value for weight, value in weighted.values()]).sum(),

@@ -7,6 +7,7 @@ H and W picture sides.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -63,6 +64,6 @@ class MoleculeBatch:
         """Returns the batch in page-locked memory (called by torch's DataLoader)."""
         return self._map(lambda tensor: tensor.pin_memory())
 
-    def _map(self, function) -> MoleculeBatch:  # noqa: ANN001
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return MoleculeBatch(**{name: None if v is None else function(v) for name, v in values.items()})
+    def _map(self, function: Callable[[Tensor], Tensor]) -> MoleculeBatch:
+        tensors = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return dataclasses.replace(self, **{name: function(t) for name, t in tensors.items() if t is not None})

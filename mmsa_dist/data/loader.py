@@ -14,7 +14,7 @@ from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.data.collate import collate
 from mmsa_dist.data.columns import MoleculeColumns, from_block, join
 from mmsa_dist.data.order import EpochOrder, LoaderState
-from mmsa_shards.manifest import Manifest
+from mmsa_shards.manifest import Manifest, Split
 from mmsa_shards.shard import read_block
 
 
@@ -30,7 +30,7 @@ class BlockReader:
         ValueError: the split is empty.
     """
 
-    def __init__(self, folder: str, split: str) -> None:
+    def __init__(self, folder: str, split: Split) -> None:
         self._folder = folder
         manifest = Manifest.load(folder)
         self._places = [(shard, number) for shard in manifest.split(split) for number in range(len(shard.blocks))]

@@ -14,13 +14,11 @@ import torch.distributed as dist
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 
 import deepspeed
+from deepspeed import DeepSpeedEngine as Engine
 from torch import nn
 
 from mmsa_dist.config.schema import Config
 from mmsa_dist.runtime.distributed import world_size
-
-Engine = deepspeed.DeepSpeedEngine
-
 
 def start_processes() -> torch.device:
     """Joins the process group that the launcher laid out, or makes one of a single process; returns our device.

@@ -34,7 +34,7 @@ class MetricsLog:
         self._drop_lines_after(folder, start)
         self._lines = folder.metrics.open("a", buffering=1)
         self._board = SummaryWriter(str(folder.tensorboard), purge_step=start)
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, soft_wrap=True)
         self._shown: dict[str, float] = {}
         self._progress = Progress(
             TextColumn("[bold]pretrain"),

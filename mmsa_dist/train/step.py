@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mmsa_dist.config.schema import Config
+from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.data.loader import Loader
 from mmsa_dist.objective import ObjectiveOutput
 from mmsa_dist.runtime.distributed import all_ranks_agree, all_reduce_mean, average_buffers, rank
@@ -110,7 +111,7 @@ class TrainStep:
         self._wait_s = self._busy_s = 0.0
         return scalars
 
-    def _next_batch(self):
+    def _next_batch(self) -> MoleculeBatch:
         begin = time.perf_counter()
         batch = next(self._batches)
         self._wait_s += time.perf_counter() - begin

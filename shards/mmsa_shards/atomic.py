@@ -13,8 +13,8 @@ from typing import BinaryIO
 def write_atomically(path: Path) -> Iterator[BinaryIO]:
     """Opens a temporary file beside `path`; when the block ends well it is synced to disk and takes the name.
 
-    An exception in the block, and a process killed in it, leave `path` as it was. The temporary name carries the
-    process, so two writers never share one.
+    An exception in the block, and a process killed in it, leave `path` as it was. The temporary name carries
+    the process, so two writers never share one.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

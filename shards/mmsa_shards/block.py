@@ -68,9 +68,7 @@ def molecules_to_block(molecules: Sequence[Molecule]) -> pa.RecordBatch:
 def encode_block(block: pa.RecordBatch, compression: Compression) -> bytes:
     """Returns a block as an Arrow IPC stream of one record batch; equal blocks give equal bytes."""
     sink = pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(
-        compression=None if compression == "none" else compression, use_threads=False
-    )
+    options = pa.ipc.IpcWriteOptions(compression=None if compression == "none" else compression, use_threads=False)
     with pa.ipc.new_stream(sink, block.schema, options=options) as writer:
         writer.write_batch(block)
     return sink.getvalue().to_pybytes()
@@ -88,9 +86,7 @@ def decode_block(data: bytes | memoryview) -> pa.RecordBatch:
     except (pa.ArrowException, OSError, StopIteration) as error:
         raise ValueError(f"not a block, which is an Arrow IPC stream of one record batch: {error}") from error
     if not block.schema.equals(BLOCK_SCHEMA):
-        raise ValueError(
-            f"a block of another schema (columns {block.schema.names}); prepare the shards again"
-        )
+        raise ValueError(f"a block of another schema (columns {block.schema.names}); prepare the shards again")
     return block
 
 

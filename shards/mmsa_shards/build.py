@@ -1,8 +1,8 @@
 """Second stage: intervals of the catalogue -> shards. Three steps, each from files to a file that appears whole.
 
-*Deal* gathers the interval of a shard, merges duplicates and puts the molecules in their final order. *Build* makes
-the columns of one block, which is where the time goes; blocks are made by as many workers as there are. *Pack* joins
-the blocks of a shard.
+*Deal* gathers the interval of a shard, merges duplicates and puts the molecules in their final order. *Build*
+makes the columns of one piece of it, which is where the time goes; a piece is small enough to keep all workers
+busy to the end, whatever the sizes of shards and blocks. *Pack* joins the pieces of a shard into its blocks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,12 @@ from mmsa_shards.molecule import Conformers, Order, make_molecules
 from mmsa_shards.options import PrepareOptions
 from mmsa_shards.read import Place, Refused
 from mmsa_shards.rejects import write_refused
+from mmsa_shards.schema import BLOCK_SCHEMA
 from mmsa_shards.shard import write_shard
+
+# A task makes a thousandth of the job, within these bounds.
+_PIECES = 1024
+_SMALLEST_PIECE, _LARGEST_PIECE = 64, 4096
 
 
 @dataclass(frozen=True)
@@ -93,43 +98,45 @@ def plan_shards(num_train: int, num_val: int, options: PrepareOptions) -> list[S
     ]
 
 
-def deal(path: Path, chunks: Sequence[Path], plan: ShardPlan, options: PrepareOptions) -> None:
-    """Writes the molecules of a shard in their final order, a record batch for every block.
+def piece_size(num_records: int) -> int:
+    """Returns how many molecules one task makes, for a job of so many records; the workers have no say in it."""
+    return min(_LARGEST_PIECE, max(_SMALLEST_PIECE, num_records // _PIECES))
 
-    Of records with one InChIKey the first by content becomes the molecule, one with 3D before one without; the
-    conformers of the others that are drawn alike join its own, up to `conformers_per_molecule`. Nothing here
-    depends on the order in which records were read.
+
+def deal(path: Path, chunks: Sequence[Path], plan: ShardPlan, size: int, options: PrepareOptions) -> None:
+    """Writes the molecules of a shard in their final order, a record batch for every piece of `size` molecules.
+
+    Of records with one InChIKey the first by content becomes the molecule, one with 3D before one without;
+    the conformers of the others that are drawn alike join its own, up to `conformers_per_molecule`. Nothing
+    here depends on the order in which records were read.
     """
     rows = read_interval(chunks, plan.start, plan.end).to_pylist()
-    rows.sort(
-        key=lambda row: (row["inchikey"], row["xyz"] is None, row["smiles"], row["id"], row["xyz"] or b"")
-    )
+    rows.sort(key=lambda row: (row["inchikey"], row["xyz"] is None, row["smiles"], row["id"], row["xyz"] or b""))
     molecules = [
         _merged(list(records), options.conformers_per_molecule)
         for _, records in groupby(rows, key=itemgetter("inchikey"))
     ]
     molecules.sort(key=lambda molecule: _shuffle_key(molecule["inchikey"], options.seed))
     schema = DEAL_SCHEMA.with_metadata({"duplicates": str(len(rows) - len(molecules))})
-    size = options.molecules_per_block
-    blocks = [molecules[start : start + size] for start in range(0, len(molecules), size)]
+    pieces = [molecules[start : start + size] for start in range(0, len(molecules), size)]
     with write_atomically(path) as file, pa.ipc.new_file(file, schema) as writer:
-        for block in blocks:
-            writer.write_batch(pa.RecordBatch.from_pylist(block, schema=schema))
+        for piece in pieces:
+            writer.write_batch(pa.RecordBatch.from_pylist(piece, schema=schema))
 
 
-def block_sizes(deal_path: Path) -> list[int]:
-    """Returns how many molecules every block that was dealt is to have."""
+def piece_sizes(deal_path: Path) -> list[int]:
+    """Returns how many molecules there are in every piece that was dealt."""
     dealt = _open_deal(deal_path)
     return [dealt.get_batch(number).num_rows for number in range(dealt.num_record_batches)]
 
 
-def build_block(path: Path, deal_path: Path, number: int, options: PrepareOptions) -> tuple[int, int]:
-    """Makes the molecules of one block and writes them, with the refusals beside them.
+def build_piece(path: Path, deal_path: Path, number: int, options: PrepareOptions) -> tuple[int, int]:
+    """Makes the molecules of one piece and writes them as a block, with the refusals beside it.
 
     Args:
-        path: of the block to write; refusals take the same name with ``.rejects``.
+        path: of the file to write; refusals take the same name with ``.rejects``.
         deal_path: what `deal` wrote.
-        number: of the block.
+        number: of the piece.
         options: those of conformers are used.
 
     Returns:
@@ -160,15 +167,15 @@ def pack(
     folder: Path,
     plan: ShardPlan,
     deal_path: Path,
-    blocks: Sequence[Path],
+    pieces: Sequence[Path],
     options: PrepareOptions,
 ) -> ShardDone:
-    """Joins the blocks of a shard in `folder`, then writes its `record`, by which it counts as done."""
-    batches = [block for path in blocks if (block := decode_block(path.read_bytes())).num_rows]
-    sources = Counter(source for block in batches for source in block["conformer_source"].to_pylist())
-    entry = (
-        write_shard(folder, f"{plan.stem}.tar", plan.split, batches, options.compression) if batches else None
-    )
+    """Joins the pieces of a shard in `folder`, then writes its `record`, by which it counts as done."""
+    table = pa.Table.from_batches([decode_block(path.read_bytes()) for path in pieces], BLOCK_SCHEMA)
+    size = options.molecules_per_block
+    blocks = [_one_batch(table.slice(start, size)) for start in range(0, len(table), size)]
+    sources = Counter(source for block in blocks for source in block["conformer_source"].to_pylist())
+    entry = write_shard(folder, f"{plan.stem}.tar", plan.split, blocks, options.compression) if blocks else None
     metadata = _open_deal(deal_path).schema.metadata
     done = ShardDone(entry, int(metadata[b"duplicates"]), dict(sources))
     done.save(record)
@@ -181,17 +188,19 @@ def _cut(split: Split, start: int, end: int, count: int) -> Iterator[ShardPlan]:
         yield ShardPlan(f"{split}-{number:05d}", split, first, last)
 
 
+def _one_batch(table: pa.Table) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays(
+        [pa.concat_arrays(column.chunks) for column in table.itercolumns()], schema=table.schema
+    )
+
+
 def _open_deal(path: Path) -> pa.RecordBatchFileReader:
     return pa.ipc.open_file(pa.memory_map(str(path)))
 
 
 def _merged(records: list[dict[str, Any]], count: int) -> dict[str, Any]:
     first = records[0]
-    alike = [
-        r
-        for r in records
-        if (r["smiles"], r["conformer_source"]) == (first["smiles"], first["conformer_source"])
-    ]
+    alike = [r for r in records if (r["smiles"], r["conformer_source"]) == (first["smiles"], first["conformer_source"])]
     xyz = dict.fromkeys(record["xyz"] for record in alike if record["xyz"] is not None)  # each once
     return {name: first[name] for name in DEAL_SCHEMA.names} | {"xyz": list(xyz)[:count]}
 
@@ -201,11 +210,7 @@ def _shuffle_key(inchikey: str, seed: int) -> bytes:
 
 
 def _order(row: dict[str, Any]) -> Order:
-    given = (
-        np.stack([np.frombuffer(xyz, np.float32).reshape(-1, 3) for xyz in row["xyz"]])
-        if row["xyz"]
-        else None
-    )
+    given = np.stack([np.frombuffer(xyz, np.float32).reshape(-1, 3) for xyz in row["xyz"]]) if row["xyz"] else None
     return Order(
         id=row["id"],
         inchikey=row["inchikey"],

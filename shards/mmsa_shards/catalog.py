@@ -1,9 +1,9 @@
 """First stage: records -> standardized molecules, sorted along one axis that says where each will go.
 
-The axis is a hash of the InChIKey's first block (the skeleton), spread evenly over [0, 2^64). A shard is an interval
-of it, so stereoisomers and duplicates meet in one shard whatever files they come from, and how many shards there are
-can be decided after everything has been read. A chunk of records becomes one file sorted along the axis, from which
-a shard later reads its interval alone.
+The axis is a hash of the InChIKey's first block (the skeleton), spread evenly over [0, 2^64). A shard is an
+interval of it, so stereoisomers and duplicates meet in one shard whatever files they come from, and how many
+shards there are can be decided after everything has been read. A chunk of records becomes one file sorted
+along the axis, from which a shard later reads its interval alone.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ CATALOG_SCHEMA = pa.schema(
     ]
 )
 
-# A chunk is what one task takes: few records at first, so that all workers soon have something to do, then more, so
-# that there are not too many files; and never more text than is comfortable to hold.
+# A chunk is what one task takes: few records at first, so that all workers soon have something to do, then
+# more, so that there are not too many files; and never more text than is comfortable to hold.
 _FIRST_CHUNK, _LARGEST_CHUNK = 256, 32768
 _CHUNKS_PER_DOUBLING = 8
 _CHUNK_CHARACTERS = 1 << 25

@@ -10,9 +10,11 @@ from typing import Any, TypeVar
 
 import ray
 
+from mmsa_shards.errors import PrepareError
+
 R = TypeVar("R")
 
-# What moves between tasks lies in files; the store only carries chunks of text from the driver to the workers.
+# What moves between tasks lies in files; the store only carries chunks of text from the driver.
 _LOCAL_OBJECT_STORE_BYTES = 256 << 20
 
 # A killed worker costs its task a retry; a task that kills every worker it gets must end some time.
@@ -44,14 +46,23 @@ class Pool:
             for call in calls:
                 if len(running) == self.workers:
                     done, running = ray.wait(running, num_returns=1)
-                    yield from ray.get(done)
+                    yield _result(done[0])
                 running.append(task.remote(*call))
             while running:
                 done, running = ray.wait(running, num_returns=1)
-                yield from ray.get(done)
+                yield _result(done[0])
         finally:
             for reference in running:
                 ray.cancel(reference, force=True)
+
+
+def _result(reference: ray.ObjectRef) -> Any:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error  # the task's own error, without Ray's account of where it ran
+    except ray.exceptions.RayError as error:
+        raise PrepareError(f"Ray lost a task for good ({error}): run again, what was done is kept") from error
 
 
 @contextmanager

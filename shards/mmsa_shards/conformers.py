@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
-# Attempts of one embedding: eigenvalues of the distance matrix are the quicker start, random coordinates the surer.
-# RDKit's own `timeout` stays off: it watches the clock on the wall, so the outcome would depend on how busy the
-# machine is. What must end is ended by `mmsa_shards.guard`.
+# Attempts of one embedding: eigenvalues of the distance matrix are the quicker start, random coordinates the
+# surer. RDKit's own `timeout` stays off: it watches the clock on the wall, so the outcome would depend on how
+# busy the machine is. What must end is ended by `mmsa_shards.guard`.
 _ATTEMPTS_FROM_DISTANCES = 20
 _ATTEMPTS_FROM_RANDOM = 20
 
@@ -40,7 +40,10 @@ def embed(mol: Chem.Mol, *, count: int, seed: int, inchikey: str) -> NDArray[np.
     for random_start, attempts in ((False, _ATTEMPTS_FROM_DISTANCES), (True, _ATTEMPTS_FROM_RANDOM)):
         parameters.useRandomCoords = random_start
         parameters.maxIterations = attempts
-        if rdDistGeom.EmbedMultipleConfs(with_hydrogens, count, parameters):
+        try:
+            if rdDistGeom.EmbedMultipleConfs(with_hydrogens, count, parameters):
+                break
+        except (RuntimeError, ValueError):  # no bounds to begin with: a failure to embed like any other
             break
     # AddHs appends, so the first A atoms are those of `mol` in its order.
     num_atoms = mol.GetNumAtoms()

@@ -1,7 +1,8 @@
 """RDKit molecule -> categorical columns of atoms and bonds, value for value those of OGB and of Hu et al.
 
-Sizes: A atoms, E bonds. Sources: ``ogb.utils.features`` (Hu et al., "Open Graph Benchmark", 2020) for everything
-but the bond direction, which is that of Hu et al., "Strategies for pre-training graph neural networks", 2020.
+Sizes: A atoms, E bonds. Sources: ``ogb.utils.features`` (Hu et al., "Open Graph Benchmark", 2020) for
+    everything but the bond direction, which is that of Hu et al., "Strategies for pre-training graph neural
+    networks", 2020.
 """
 
 from __future__ import annotations
@@ -29,9 +30,7 @@ def _table(values: Mapping[int, Any], words: Sequence[str], other: int) -> NDArr
 _HYBRIDIZATION = _table(
     Chem.HybridizationType.values, ("SP", "SP2", "SP3", "SP3D", "SP3D2"), other=ATOM_CATEGORIES[6].size - 1
 )
-_BOND_TYPE = _table(
-    Chem.BondType.values, ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC"), other=BOND_CATEGORIES[0].size - 1
-)
+_BOND_TYPE = _table(Chem.BondType.values, ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC"), other=BOND_CATEGORIES[0].size - 1)
 # Neither vocabulary has a word for axial chirality or for the wedges of a drawing: they count as none.
 _BOND_STEREO = _table(
     Chem.BondStereo.values,

@@ -1,9 +1,9 @@
 """Runs a function over items in a process of its own, which an item may hang or crash without harm to the rest.
 
-RDKit is C++: a molecule that never returns cannot be interrupted by Python, and one that crashes takes its process
-along. So the process that might be lost holds nothing: it gets items, streams results back, and arms a kernel timer
-before each item whose default action is to end it. The parent only reads; when the stream ends early, the item
-whose result was due is the one to blame, and a fresh process goes on after it.
+RDKit is C++: a molecule that never returns cannot be interrupted by Python, and one that crashes takes its
+process along. So the process that might be lost holds nothing: it gets items, streams results back, and arms
+a kernel timer before each item whose default action is to end it. The parent only reads; when the stream ends
+early, the item whose result was due is the one to blame, and a fresh process goes on after it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from rdkit import RDLogger
 T = TypeVar("T")
 R = TypeVar("R")
 
-# The limit counts the seconds that the item computes, which a busy machine does not change. Whatever waits instead
-# of computing is ended by the clock on the wall.
+# The limit counts the seconds that the item computes, which a busy machine does not change. Whatever waits
+# instead of computing is ended by the clock on the wall.
 _WALL_PER_CPU_SECOND = 5
 
 
@@ -121,7 +121,7 @@ def serve() -> None:
     os.dup2(2, 1)
     items_in = sys.stdin.buffer
     RDLogger.DisableLog("rdApp.*")  # type: ignore[attr-defined]
-    with contextlib.suppress(EOFError):
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the parent has gone
         while True:
             function, seconds, items = pickle.load(items_in)  # noqa: S301  (written by our own parent)
             for item in items:

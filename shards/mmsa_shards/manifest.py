@@ -72,8 +72,8 @@ class Ledger:
 class Manifest:
     """The table of contents of a folder of shards.
 
-    The number of a molecule in its split is its position in the concatenation of that split's shards in the order
-    of their names, blocks in order, rows in order.
+    The number of a molecule in its split is its position in the concatenation of that split's shards in the
+    order of their names, blocks in order, rows in order.
     """
 
     shards: tuple[ShardEntry, ...]
@@ -136,9 +136,7 @@ class Manifest:
             shards = tuple(map(ShardEntry.from_json, data.pop("shards")))
             manifest = cls(shards=shards, ledger=Ledger(**data.pop("ledger")), **data)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ManifestError(
-                f"{path} is not a manifest of shards ({error!r}): prepare the shards again"
-            ) from error
+            raise ManifestError(f"{path} is not a manifest of shards ({error!r}): prepare the shards again") from error
         if digest != manifest.digest:
             raise ManifestError(f"{path} does not match its own digest: it was changed by hand or damaged")
         return manifest

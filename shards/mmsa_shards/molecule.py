@@ -17,7 +17,7 @@ from mmsa_shards.conformers import embed
 from mmsa_shards.depiction import depict
 from mmsa_shards.features import atom_features, bond_features
 from mmsa_shards.guard import Lost, guard_of_this_process
-from mmsa_shards.standardize import Refusal
+from mmsa_shards.standardize import Refusal, first_line
 
 #: Seconds of computing that a molecule may cost where it is not embedded; the usual is a thousandth of it.
 SECONDS_WITHOUT_EMBEDDING = 10.0
@@ -68,9 +68,7 @@ def make_molecules(orders: Sequence[Order], conformers: Conformers) -> list[Mole
 
 def _guarded(orders: Sequence[Order], conformers: Conformers) -> list[Molecule | Refusal | Lost]:
     seconds = conformers.timeout_s if conformers.mode == "etkdg" else SECONDS_WITHOUT_EMBEDDING
-    return list(
-        guard_of_this_process().map(partial(make_molecule, conformers=conformers), orders, seconds=seconds)
-    )
+    return list(guard_of_this_process().map(partial(make_molecule, conformers=conformers), orders, seconds=seconds))
 
 
 def make_molecule(order: Order, conformers: Conformers) -> Molecule | Refusal:
@@ -80,6 +78,10 @@ def make_molecule(order: Order, conformers: Conformers) -> Molecule | Refusal:
         return Refusal("standardization", f"its standardized form does not parse: {order.smiles}")
     xyz, source = _conformers(mol, order, conformers)
     bonds, bond_ends = bond_features(mol)
+    try:
+        xy = depict(mol)
+    except (RuntimeError, ValueError) as error:  # all of RDKit's exceptions derive from these two
+        return Refusal("depiction", f"RDKit cannot draw it: {first_line(error)}")
     return Molecule(
         id=order.id,
         inchikey=order.inchikey,
@@ -87,7 +89,7 @@ def make_molecule(order: Order, conformers: Conformers) -> Molecule | Refusal:
         atoms=atom_features(mol),
         bonds=bonds,
         bond_ends=bond_ends,
-        xy=depict(mol),
+        xy=xy,
         conformers=xyz,
         conformer_source=source,
     )

@@ -1,7 +1,7 @@
 """Preparation as a whole: files of molecules -> a folder of shards with its manifest and its ledger.
 
-Every step writes files that appear whole, under ``.work`` in the folder until the manifest stands; a job that was
-stopped finds them there and goes on. `mmsa_shards.catalog` and `mmsa_shards.build` say what the steps do.
+Every step writes files that appear whole, under ``.work`` in the folder until the manifest stands; a job that
+was stopped finds them there and goes on. `mmsa_shards.catalog` and `mmsa_shards.build` say what the steps do.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import fsspec
 
 from mmsa_shards.atomic import write_atomically
-from mmsa_shards.build import ShardDone, ShardPlan, block_sizes, build_block, deal, pack, plan_shards
+from mmsa_shards.build import ShardDone, ShardPlan, build_piece, deal, pack, piece_size, piece_sizes, plan_shards
 from mmsa_shards.catalog import ChunkCounts, catalog_chunk, chunk_counts, chunks_of, skeletons
 from mmsa_shards.cluster import Pool, ray_pool
 from mmsa_shards.errors import PrepareError
@@ -42,13 +42,11 @@ _WITHOUT_EFFECT = ("workers",)
 _LIBRARIES = ("rdkit", "numpy", "pyarrow")
 
 
-def prepare(
-    inputs: Sequence[str], out: str, options: PrepareOptions, *, progress: Progress | None = None
-) -> Manifest:
+def prepare(inputs: Sequence[str], out: str, options: PrepareOptions, *, progress: Progress | None = None) -> Manifest:
     """Turns files of molecules into shards in `out`.
 
-    The same inputs in any order, with the same options, give the same bytes for any number of workers. What a job
-    that was stopped had finished is not done again; a folder that is finished is left alone.
+    The same inputs in any order, with the same options, give the same bytes for any number of workers. What a
+    job that was stopped had finished is not done again; a folder that is finished is left alone.
 
     Args:
         inputs: paths or URLs; `mmsa_shards.read.read_records` says of which kinds.
@@ -82,25 +80,24 @@ class _Preparation:
     def __init__(
         self, folder: Path, job: dict[str, Any], options: PrepareOptions, pool: Pool, progress: Progress
     ) -> None:
-        self.folder, self.options, self.pool, self.progress = folder, options, pool, progress
+        self.folder, self.job, self.options, self.pool, self.progress = folder, job, options, pool, progress
         self.inputs: list[str] = [entry["path"] for entry in job["inputs"]]
-        self.versions: dict[str, str] = job["versions"]
         self.work = folder / _WORK_NAME
-        for name in ("catalog", "deals", "blocks", "shards"):
+        for name in ("catalog", "deals", "pieces", "shards"):
             (self.work / name).mkdir(parents=True, exist_ok=True)
+        for abandoned in folder.rglob(".*.tmp"):  # of processes that were killed
+            abandoned.unlink()
 
     def run(self) -> Manifest:
         chunks, counts = self.catalog()
         if counts["kept"] == 0:
-            reasons = Counter(
-                reason for path in chunks for reason in read_refused(path)["reason"].to_pylist()
-            )
+            reasons = Counter(reason for path in chunks for reason in read_refused(path)["reason"].to_pylist())
             raise PrepareError(
                 f"none of the {counts['read']} records of {', '.join(self.inputs)} can be used "
                 f"({counts['excluded']} excluded; refused: {dict(reasons)})"
             )
-        blocks, shards = self.build(chunks, counts)
-        manifest = self.account([*chunks, *blocks], counts, shards)
+        pieces, shards = self.build(chunks, counts)
+        manifest = self.account([*chunks, *pieces], counts, shards)
         manifest.save(self.folder)
         return manifest
 
@@ -129,41 +126,41 @@ class _Preparation:
         return chunks, counts
 
     def build(self, chunks: list[Path], counts: Counter[str]) -> tuple[list[Path], list[ShardDone]]:
-        """Deals, builds and packs every shard; returns the blocks, and what became of the shards."""
+        """Deals, builds and packs every shard; returns the pieces, and what became of the shards."""
         options = self.options
         plans = plan_shards(counts["kept"] - counts["kept_val"], counts["kept_val"], options)
         deals = {plan: self.work / "deals" / f"{plan.stem}.arrow" for plan in plans}
-        missing = [(path, chunks, plan, options) for plan, path in deals.items() if not path.exists()]
+        size = piece_size(counts["kept"])
+        missing = [(path, chunks, plan, size, options) for plan, path in deals.items() if not path.exists()]
         for _ in self.pool.map(deal, missing):
             pass
 
-        blocks: dict[ShardPlan, list[Path]] = {}
+        pieces: dict[ShardPlan, list[Path]] = {}
         calls: list[tuple[Any, ...]] = []
         total = done = 0
         for plan, path in deals.items():
-            sizes = block_sizes(path)
-            blocks[plan] = [self.work / "blocks" / f"{plan.stem}-{n:05d}.arrow" for n in range(len(sizes))]
+            sizes = piece_sizes(path)
+            pieces[plan] = [self.work / "pieces" / f"{plan.stem}-{n:05d}.arrow" for n in range(len(sizes))]
             total += sum(sizes)
-            for number, (block, size) in enumerate(zip(blocks[plan], sizes, strict=True)):
-                if block.exists():
-                    done += size
+            for number, (piece, of_piece) in enumerate(zip(pieces[plan], sizes, strict=True)):
+                if piece.exists():
+                    done += of_piece
                 else:
-                    calls.append((block, path, number, options))
+                    calls.append((piece, path, number, options))
         rejected = counts["rejected"]
         self.progress("build", done, total, rejected)
-        for made, refused in self.pool.map(build_block, calls):
+        for made, refused in self.pool.map(build_piece, calls):
             done, rejected = done + made + refused, rejected + refused
             self.progress("build", done, total, rejected)
 
         records = {plan: self.work / "shards" / f"{plan.stem}.json" for plan in plans}
         unpacked = [plan for plan, record in records.items() if not self._stands(record)]
         for _ in self.pool.map(
-            pack,
-            ((records[plan], self.folder, plan, deals[plan], blocks[plan], options) for plan in unpacked),
+            pack, ((records[plan], self.folder, plan, deals[plan], pieces[plan], options) for plan in unpacked)
         ):
             pass
-        every_block = [path for of_shard in blocks.values() for path in of_shard]
-        return every_block, [ShardDone.load(record) for record in records.values()]
+        every_piece = [path for of_shard in pieces.values() for path in of_shard]
+        return every_piece, [ShardDone.load(record) for record in records.values()]
 
     def account(self, steps: Sequence[Path], counts: Counter[str], shards: Sequence[ShardDone]) -> Manifest:
         """Writes the ledger of refusals and draws up the manifest.
@@ -198,8 +195,8 @@ class _Preparation:
             ledger=ledger,
             reject_reasons=dict(sorted(reasons.items())),
             conformer_sources=dict(sorted(sources.items())),
-            options=_effective(self.options),
-            versions=self.versions,
+            options=self.job["options"],
+            versions=self.job["versions"],
         )
 
     def _stands(self, record: Path) -> bool:
@@ -222,17 +219,18 @@ def _describe(inputs: Sequence[str], options: PrepareOptions) -> dict[str, Any]:
     """
     if not inputs:
         raise PrepareError("no input was named: name at least one file of molecules")
-    entries = [_describe_file(path) for path in sorted(map(str, inputs))]
+    entries = sorted(map(_describe_file, inputs), key=itemgetter("path"))
     for first, second in pairwise(entries):
         if first["path"] == second["path"]:
             raise PrepareError(f"input {first['path']} is named twice: name it once")
-    return {
+    job = {
         "schema_version": SCHEMA_VERSION,
-        "inputs": sorted(entries, key=itemgetter("path")),
+        "inputs": entries,
         "exclude": [_describe_file(path) for path in options.exclude],
-        "options": _effective(options),
+        "options": {name: value for name, value in asdict(options).items() if name not in _WITHOUT_EFFECT},
         "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
     }
+    return json.loads(json.dumps(job))  # as it comes back from the file: lists for tuples
 
 
 def _describe_file(path: str) -> dict[str, Any]:
@@ -252,10 +250,6 @@ def _describe_file(path: str) -> dict[str, Any]:
     return {"path": system.unstrip_protocol(inner), "bytes": info["size"], "changed": str(changed)}
 
 
-def _effective(options: PrepareOptions) -> dict[str, Any]:
-    return {name: value for name, value in asdict(options).items() if name not in _WITHOUT_EFFECT}
-
-
 def _claim(folder: Path, job: dict[str, Any]) -> None:
     """Makes `folder` that of `job`, or finds that it is.
 
@@ -263,16 +257,18 @@ def _claim(folder: Path, job: dict[str, Any]) -> None:
         PrepareError: it holds something else.
     """
     path = folder / JOB_NAME
-    job = json.loads(json.dumps(job))  # tuples as lists, as they come back
     if path.exists():
         theirs = json.loads(path.read_bytes())
-        if theirs != job:
+        if theirs == job:
+            return
+        if (folder / MANIFEST_NAME).exists() or any((folder / _WORK_NAME).glob("pieces/*")):
             raise PrepareError(
-                f"{folder} holds shards prepared otherwise ({_difference(theirs, job)}): name another folder, or delete "
-                "this one to prepare it again"
+                f"{folder} holds shards prepared otherwise ({_difference(theirs, job)}): name another folder, or "
+                "delete this one to prepare it again"
             )
-        return
-    if folder.exists() and any(folder.iterdir()):
+        # The other job came to nothing, perhaps for an input that has been mended since.
+        shutil.rmtree(folder / _WORK_NAME, ignore_errors=True)
+    elif folder.exists() and any(folder.iterdir()):
         raise PrepareError(f"{folder} is not empty and holds no preparation: name another folder")
     folder.mkdir(parents=True, exist_ok=True)
     with write_atomically(path) as file:

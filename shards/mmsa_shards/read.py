@@ -1,13 +1,12 @@
 """Files of molecules -> records as text, each with its place in its file. No chemistry happens here.
 
-What a file does not hold properly (a record cut off, a line of ten megabytes) comes out as `Refused` between the good
-records around it.
+What a file does not hold properly (a record cut off, a line of ten megabytes) comes out as `Refused` between
+the good records around it.
 """
 
 from __future__ import annotations
 
 import csv
-import gzip
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,6 +25,7 @@ from mmsa_shards.options import PrepareOptions
 # Longer than any molecule that can be used; what is longer is refused without being held in memory.
 _LONGEST_LINE = 1 << 20
 _LONGEST_SDF_RECORD = 1 << 24
+_PIECE = 1 << 18  # bytes read or unzipped at a time
 
 _TAG = re.compile(r"<([^>]*)>")
 
@@ -83,8 +83,8 @@ def read_records(path: str, options: PrepareOptions) -> Iterator[Record | Refuse
     """Reads a file by the kind that its name says, gzipped or not.
 
     Args:
-        path: local or any URL that fsspec knows; ``.smi .csv .tsv .parquet .sdf .mol``, each also with ``.gz``.
-            PubChem's ``CID-SMILES`` is known by its name.
+        path: local or any URL that fsspec knows; ``.smi .csv .tsv .parquet .sdf .mol``, text also with ``.gz``.
+            PubChem's own ``CID-SMILES`` is known by its name.
         options: `smiles_column`, `id_column` and `allow_truncated` are used.
 
     Raises:
@@ -96,10 +96,11 @@ def read_records(path: str, options: PrepareOptions) -> Iterator[Record | Refuse
     file, count = PurePosixPath(path).name, 0
     try:
         with fsspec.open(path, "rb") as stream:
-            for record in reader(_unzipped(stream), file, options):
+            content = stream if reader is _parquet else _lines(_pieces(stream), file)
+            for record in reader(content, file, options):
                 count += 1
                 yield record
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error) as error:
         truncated = isinstance(error, EOFError)
         what = "ends in the middle" if truncated else "is damaged"
         if not options.allow_truncated:
@@ -122,19 +123,18 @@ def check_kind(path: str) -> None:
     """Raises PrepareError where the name of a file says no kind that `read_records` knows."""
     if _kind(path) not in _READERS:
         kinds = " ".join(sorted(_READERS))
-        raise PrepareError(
-            f"{path} is of no kind that can be read: rename it to one of {kinds} (also with .gz)"
-        )
+        raise PrepareError(f"{path} is of no kind that can be read: rename it to one of {kinds} (also with .gz)")
 
 
 def _kind(path: str) -> str:
-    return PurePosixPath(PurePosixPath(path).name.lower().removesuffix(".gz")).suffix
+    name = PurePosixPath(path).name.lower().removesuffix(".gz")
+    return ".smi" if name == "cid-smiles" else PurePosixPath(name).suffix
 
 
-def _smiles(stream: BinaryIO, file: str, options: PrepareOptions) -> Iterator[Record | Refused]:
+def _smiles(lines: Iterator[str | None], file: str, options: PrepareOptions) -> Iterator[Record | Refused]:
     """Lines of a SMILES, white space, and the id up to the next tab or the end; ``#`` begins a comment."""
     cid_first = file.startswith("CID-SMILES")
-    for number, line in enumerate(_lines(stream, file), 1):
+    for number, line in enumerate(lines, 1):
         place = Place(file, number)
         if line is None:
             yield _too_long(place)
@@ -153,17 +153,16 @@ def _smiles(stream: BinaryIO, file: str, options: PrepareOptions) -> Iterator[Re
         yield Record(rest.partition("\t")[0] or _default_id(place), Structure("SMILES", fields[0]), place)
 
 
-def _csv(stream: BinaryIO, file: str, options: PrepareOptions) -> Iterator[Record | Refused]:
+def _csv(lines: Iterator[str | None], file: str, options: PrepareOptions) -> Iterator[Record | Refused]:
     too_long: list[Refused] = []
 
-    def lines() -> Iterator[str]:
-        for number, line in enumerate(_lines(stream, file), 1):
+    def bounded() -> Iterator[str]:
+        for number, line in enumerate(lines, 1):
             if line is None:
                 too_long.append(_too_long(Place(file, number)))
-            else:
-                yield line + "\n"
+            yield f"{line or ''}\n"
 
-    source = lines()
+    source = bounded()
     header = next(source, "")
     delimiter = max(",\t;", key=header.count)
     columns = next(csv.reader([header], delimiter=delimiter), [])
@@ -198,26 +197,25 @@ def _parquet(stream: BinaryIO, file: str, options: PrepareOptions) -> Iterator[R
             yield _from_cells(smiles, None if id_at is None else name, Place(file, number))
 
 
-def _sdf(stream: BinaryIO, file: str, options: PrepareOptions) -> Iterator[Record | Refused]:
-    number, lines, size = 1, list[str](), 0
-    for line in _lines(stream, file):
-        if line is not None and not line.startswith("$$$$"):
-            size += len(line)
-            if size <= _LONGEST_SDF_RECORD:
-                lines.append(line)
-            continue
+def _sdf(lines: Iterator[str | None], file: str, options: PrepareOptions) -> Iterator[Record | Refused]:
+    number, record, size = 1, list[str](), 0
+    for line in lines:
         if line is None:
             size += _LONGEST_SDF_RECORD + 1
-            continue
-        yield _from_sdf(lines, size, Place(file, number), options)
-        number, lines, size = number + 1, [], 0
-    if any(line.strip() for line in lines):
-        if not any(line.startswith("M  END") for line in lines):
+        elif line.startswith("$$$$"):
+            yield _from_sdf(record, size, Place(file, number), options)
+            number, record, size = number + 1, [], 0
+        else:
+            size += len(line)
+            if size <= _LONGEST_SDF_RECORD:
+                record.append(line)
+    if any(line.strip() for line in record):
+        if not any(line.startswith("M  END") for line in record):
             raise EOFError(f"record {number} has no 'M  END'")
-        yield _from_sdf(lines, size, Place(file, number), options)
+        yield _from_sdf(record, size, Place(file, number), options)
 
 
-_Reader = Callable[[BinaryIO, str, PrepareOptions], Iterator[Record | Refused]]
+_Reader = Callable[[Any, str, PrepareOptions], Iterator[Record | Refused]]
 _READERS: dict[str, _Reader] = {
     ".smi": _smiles,
     ".smiles": _smiles,
@@ -230,17 +228,37 @@ _READERS: dict[str, _Reader] = {
 }
 
 
-def _unzipped(stream: Any) -> Any:
-    zipped = stream.read(2) == b"\x1f\x8b"
-    stream.seek(0)
-    return gzip.open(stream) if zipped else stream
+def _pieces(stream: BinaryIO) -> Iterator[bytes]:
+    """Yields the content of a file, unzipped if it is gzipped, to the last byte before it breaks off.
+
+    Raises:
+        EOFError: a gzip member is cut short. (The gzip module raises it before it has given out all there is.)
+        zlib.error: a gzip member is damaged.
+    """
+    packed = stream.read(_PIECE)
+    if not packed.startswith(b"\x1f\x8b"):
+        while packed:
+            yield packed
+            packed = stream.read(_PIECE)
+        return
+    member = zlib.decompressobj(wbits=31)
+    while packed:
+        yield member.decompress(packed, _PIECE)  # bounded, however far it would expand
+        packed = member.unconsumed_tail
+        if member.eof:
+            packed = member.unused_data.lstrip(b"\0") or stream.read(_PIECE).lstrip(b"\0")
+            if not packed:
+                return
+            member = zlib.decompressobj(wbits=31)
+        packed = packed or stream.read(_PIECE)
+    raise EOFError("its gzip stream has no end")
 
 
-def _lines(stream: BinaryIO, file: str) -> Iterator[str | None]:
+def _lines(pieces: Iterable[bytes], file: str) -> Iterator[str | None]:
     r"""Yields lines that end in \n, \r or \r\n, without that, and None for one too long to be of use."""
     tail, too_long, first = b"", False, True
-    while piece := stream.read(1 << 18):
-        if first:
+    for piece in pieces:
+        if first and piece:
             if piece.startswith((b"\xff\xfe", b"\xfe\xff")):
                 raise PrepareError(f"{file} is in UTF-16: save it as UTF-8")
             piece, first = piece.removeprefix(b"\xef\xbb\xbf"), False
@@ -273,7 +291,7 @@ def _columns(names: Sequence[str], file: str, options: PrepareOptions) -> tuple[
     ):
         if at is None and wanted:
             raise PrepareError(
-                f"{file} has no {wanted} column, its columns are {', '.join(map(repr, names))}: "
+                f"{file} has no {wanted} column, its columns are {', '.join(repr(name[:40]) for name in names)}: "
                 f"name one of them with prepare.{option}=..."
             )
     assert smiles_at is not None

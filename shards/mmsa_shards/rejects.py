@@ -31,9 +31,7 @@ def rejects_table(refused: Iterable[Refused]) -> pa.Table:
     """Returns refused records as a table of `REJECT_SCHEMA`."""
     rows = [(r.id, r.place.file, r.place.number, r.reason, r.message) for r in refused]
     columns = zip(*rows, strict=True) if rows else [()] * len(REJECT_SCHEMA)
-    return pa.table(
-        [pa.array(c, f.type) for c, f in zip(columns, REJECT_SCHEMA, strict=True)], schema=REJECT_SCHEMA
-    )
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, REJECT_SCHEMA, strict=True)], schema=REJECT_SCHEMA)
 
 
 def write_refused(beside: Path, refused: Iterable[Refused]) -> None:

@@ -24,8 +24,8 @@ def write_shard(
 ) -> ShardEntry:
     """Writes ``{name}`` (``train-00017.tar``) into `folder` with a member ``{stem}-{block}.arrow`` for every block.
 
-    Equal blocks give equal bytes: members are in order, without time or owner. The file appears under its name only
-    when it is whole and on disk.
+    Equal blocks give equal bytes: members are in order, without time or owner. The file appears under its
+    name only when it is whole and on disk.
     """
     entries: list[BlockEntry] = []
     digest, position = hashlib.sha256(), 0

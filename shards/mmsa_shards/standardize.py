@@ -1,7 +1,7 @@
 """One record -> its standardized parent, or the reason why it has none.
 
-The procedure is that of RDKit's MolStandardize (clean-up, largest fragment, charges neutralized; Landrum & Swain),
-with stereo and isotopes kept and tautomers as they are.
+The procedure is that of RDKit's MolStandardize (clean-up, largest fragment, charges neutralized; Landrum &
+Swain), with stereo and isotopes kept and tautomers as they are.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ Reason = Literal[
     "too_many_atoms",
     "standardization",
     "inchi",
+    "depiction",
     "timeout",
     "crash",
 ]
@@ -36,17 +37,17 @@ Reason = Literal[
 #: Seconds of computing that a record may cost; the usual is a ten-thousandth of it.
 SECONDS_PER_RECORD = 10.0
 
-# Cleaning up, neutralizing and choosing a fragment leave a single neutral fragment as it is unless it has a metal
-# (disconnected), a sulfoxide (charge-separated) or one of the hypervalent forms below: every other transformation
-# of MolStandardize's catalogue needs a charged atom, or a valence that RDKit does not sanitize.
+# Cleaning up, neutralizing and choosing a fragment leave a single neutral fragment as it is unless it has a
+# metal (disconnected), a sulfoxide (charge-separated) or one of the hypervalent forms below: every other
+# transformation of MolStandardize's catalogue needs a charged atom, or a valence that RDKit does not
+# sanitize.
 _MAY_CHANGE = Chem.MolFromSmarts(
     "[!+0,!#1!#5!#6!#7!#8!#9!#14!#15!#16!#17!#34!#35!#53,"
     "$([#16,#34;D3]),$([#16,#34;D2;v3]),$([#15;X3](=*)=*),$([#17,#35,#53;D0,D2,D3,D4])]"
 )
 
-
-# Made once: to build them again for every molecule, as rdMolStandardize.CleanupInPlace does, takes longer than to
-# apply them. With RemoveHs and the stereo, the first three are that function.
+# Made once: to build them again for every molecule, as rdMolStandardize.CleanupInPlace does, takes longer
+# than to apply them. With RemoveHs and the stereo, the first three are that function.
 _METALS = rdMolStandardize.MetalDisconnector()
 _FUNCTIONAL_GROUPS = rdMolStandardize.Normalizer()
 _ACIDS = rdMolStandardize.Reionizer()
@@ -91,10 +92,13 @@ def standardize_text(structure: Structure, *, max_atoms: int) -> Parent | Refusa
     if not structure.text.strip():
         return Refusal("empty", f"the {structure.form} is empty")
     parse = Chem.MolFromSmiles if structure.form == "SMILES" else Chem.MolFromMolBlock
-    mol = parse(structure.text)
-    if mol is None:
-        return _diagnose(parse(structure.text, sanitize=False), structure.form)
-    return standardize(mol, max_atoms=max_atoms)
+    try:
+        mol = parse(structure.text)
+        if mol is None:
+            return _diagnose(parse(structure.text, sanitize=False), structure.form)
+        return standardize(mol, max_atoms=max_atoms)
+    except (RuntimeError, ValueError) as error:  # all of RDKit's exceptions derive from these two
+        return Refusal("standardization", f"RDKit cannot standardize it: {first_line(error)}")
 
 
 def standardize(mol: Chem.Mol, *, max_atoms: int) -> Parent | Refusal:
@@ -105,21 +109,18 @@ def standardize(mol: Chem.Mol, *, max_atoms: int) -> Parent | Refusal:
     if heavy > max_atoms:  # before anything whose cost grows with size
         heavy = max(fragment.GetNumHeavyAtoms() for fragment in Chem.GetMolFrags(mol, asMols=True))
         if heavy > max_atoms:
-            return Refusal(
-                "too_many_atoms", f"has {heavy} heavy atoms, more than prepare.max_atoms={max_atoms}"
-            )
-    try:
+            return Refusal("too_many_atoms", f"has {heavy} heavy atoms, more than prepare.max_atoms={max_atoms}")
+    smiles = Chem.MolToSmiles(mol)
+    if "*" in smiles:
+        return Refusal("undefined_atom", "has an attachment point, R-group or query in place of an atom (*)")
+    if "." in smiles or mol.HasSubstructMatch(_MAY_CHANGE):
+        mol = parent_of(mol)
         smiles = Chem.MolToSmiles(mol)
-        if "*" in smiles:
-            return Refusal(
-                "undefined_atom", "has an attachment point, R-group or query in place of an atom (*)"
-            )
-        if "." in smiles or mol.HasSubstructMatch(_MAY_CHANGE):
-            mol = parent_of(mol)
-            smiles = Chem.MolToSmiles(mol)
-        inchikey = Chem.MolToInchiKey(mol)
-    except (RuntimeError, ValueError) as error:  # RDKit's exceptions derive from these two
-        return Refusal("standardization", f"RDKit cannot standardize it: {_first_line(error)}")
+    elif "/" in smiles or "\\" in smiles:
+        # RDKit sees a few ring double bonds otherwise the second time; parent_of looks again, so must we.
+        Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
+        smiles = Chem.MolToSmiles(mol)
+    inchikey = Chem.MolToInchiKey(mol)
     if not inchikey:
         return Refusal("inchi", f"InChI has no identifier for {smiles}")
     xyz = given_coordinates(mol)
@@ -146,9 +147,10 @@ def _diagnose(unsanitized: Chem.Mol | None, what: str) -> Refusal:
         return Refusal("syntax", f"cannot be read as a {what}")
     for problem in Chem.DetectChemistryProblems(unsanitized):
         reason: Reason = "aromaticity" if "Kekulize" in problem.GetType() else "valence"
-        return Refusal(reason, _first_line(problem.Message()))
+        return Refusal(reason, first_line(problem.Message()))
     return Refusal("syntax", f"reads as a {what}, but its stereo or hydrogens make no sense")
 
 
-def _first_line(text: object) -> str:
+def first_line(text: object) -> str:
+    """Returns the first line of what RDKit says, which is the sentence; stack and conditions follow it."""
     return next(iter(str(text).strip().splitlines()), "no reason given")

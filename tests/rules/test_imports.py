@@ -34,10 +34,10 @@ SIDEWAYS = {
     ("cli", "console"),
 }
 SHARDS_FOR_MMSA_DIST = {"schema", "options", "manifest", "shard", "read", "block", "errors"}
-RAY_STAGES = {"catalog", "build"}
+RAY_STAGES = {"prepare"}
 #: Heavy packages and the files that own them.
 OWNERS = {
-    "ray": {"shards/mmsa_shards/catalog.py", "shards/mmsa_shards/build.py", "shards/mmsa_shards/cluster.py"},
+    "ray": {"shards/mmsa_shards/cluster.py"},
     "deepspeed": {"mmsa_dist/train/engine.py", "mmsa_dist/train/checkpoint.py"},
     "faiss": {"mmsa_dist/structure/neighbours.py", "mmsa_dist/embed/search.py"},
     "triton": set(),

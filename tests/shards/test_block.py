@@ -97,9 +97,7 @@ def test_smiles_to_block_keeps_rows_and_gives_reasons():
 
 
 def test_smiles_to_block_embeds_the_same_whatever_comes_along():
-    together, _, _ = smiles_to_block(
-        ["CCO", "CC(C)O", "[Na+]"], ["a", "b", "c"], conformers="etkdg", **OPTIONS
-    )
+    together, _, _ = smiles_to_block(["CCO", "CC(C)O", "[Na+]"], ["a", "b", "c"], conformers="etkdg", **OPTIONS)
     alone, _, _ = smiles_to_block(["CC(C)O"], ["b"], conformers="etkdg", **OPTIONS)
     assert together.slice(1, 1).to_pylist() == alone.to_pylist()
     assert together["conformer_source"].to_pylist()[:2] == ["etkdg", "etkdg"]

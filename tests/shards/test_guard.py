@@ -45,9 +45,7 @@ def test_results_come_in_order(guard):
 
 
 def test_an_item_that_ends_the_process_costs_only_itself(guard):
-    results = list(
-        guard.map(misbehave, ["a", "spin", "b", "segfault", "exit", "print", "sleep"], seconds=0.2)
-    )
+    results = list(guard.map(misbehave, ["a", "spin", "b", "segfault", "exit", "print", "sleep"], seconds=0.2))
     assert [r.reason if isinstance(r, Lost) else r for r in results] == [
         "a", "timeout", "b", "crash", "crash", "print", "timeout",
     ]  # fmt: skip

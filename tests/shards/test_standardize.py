@@ -7,9 +7,17 @@ import gzip
 import numpy as np
 import pytest
 from rdkit import Chem
+from rdkit.Chem import rdDepictor
 
 from mmsa_shards.read import Structure
-from mmsa_shards.standardize import _MAY_CHANGE, Parent, Refusal, parent_of, standardize_many, standardize_text
+from mmsa_shards.standardize import (
+    _MAY_CHANGE,
+    Parent,
+    Refusal,
+    parent_of,
+    standardize_many,
+    standardize_text,
+)
 
 
 def _standardized(smiles: str) -> Parent:
@@ -48,7 +56,7 @@ def test_inchikey():
         ("", "empty"),
         ("  ", "empty"),
         ("CC(", "syntax"),
-        ("no molecule", "syntax"),
+        ("glucose", "syntax"),
         ("C(C)(C)(C)(C)C", "valence"),
         ("c1cccc1", "aromaticity"),
         ("C*", "undefined_atom"),
@@ -82,26 +90,26 @@ def test_coordinates_follow_the_atoms_of_the_smiles():
 
 def test_a_drawing_is_not_3d():
     mol = Chem.MolFromSmiles("CCO")
-    Chem.rdDepictor.Compute2DCoords(mol)
+    rdDepictor.Compute2DCoords(mol)
     parent = standardize_text(Structure("molfile", Chem.MolToMolBlock(mol)), max_atoms=500)
     assert isinstance(parent, Parent)
     assert parent.xyz is None
 
 
 def _short_way_is_the_long_way(lines: list[str]) -> None:
-    skipped = 0
+    taken = 0
     for line in lines:
         mol = Chem.MolFromSmiles(line.split()[0])
         if mol is None or "." in Chem.MolToSmiles(mol) or mol.HasSubstructMatch(_MAY_CHANGE):
             continue
-        skipped += 1
-        assert Chem.MolToSmiles(parent_of(mol)) == Chem.MolToSmiles(mol), line
-    assert skipped > len(lines) / 2
+        taken += 1
+        assert _standardized(line.split()[0]).smiles == Chem.MolToSmiles(parent_of(mol)), line
+    assert taken > len(lines) / 2
 
 
 def test_the_short_way_is_the_long_way(shared_data):
     with gzip.open(shared_data / "pretrain" / "pubchem_cid_random_25k.smi.gz", "rt") as file:
-        _short_way_is_the_long_way(file.readlines()[:2000])
+        _short_way_is_the_long_way(file.readlines()[:1000])
 
 
 @pytest.mark.slow

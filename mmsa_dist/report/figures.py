@@ -1,4 +1,4 @@
-"""Curves of a training as Bokeh figures in the style of the page."""
+"""Bokeh figures in the style of the page: curves of a training, bars, the map of chemical space."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmsa_dist.report.record import Series
-from mmsa_dist.report.style import ACCENT, FAINT, GRID, INK, MUTED, plain_axes
+from mmsa_dist.report.style import ACCENT, FAINT, FONT, GRID, INK, MUTED, plain_axes
 
 _SMOOTHED_FROM = 40  # points: shorter curves are shown as they are
 
@@ -24,7 +25,7 @@ class Line:
     """Something to compare with, drawn as a dashed grey line."""
 
 
-def curve(title: str, lines: Sequence[Line], *, height: int = 220, floor: float | None = None) -> Any:  # noqa: ANN401
+def curve(title: str, lines: Sequence[Line], *, height: int = 220, reach: tuple[float, float] | None = None) -> Any:  # noqa: ANN401
     """A figure of metrics over steps.
 
     A curve of many points is drawn twice: as measured, faint, and its moving mean over a twentieth of its length.
@@ -33,7 +34,7 @@ def curve(title: str, lines: Sequence[Line], *, height: int = 220, floor: float 
         title: says what is on the vertical axis.
         lines: curves.
         height: px.
-        floor: lower end of the vertical axis; None leaves it to the data.
+        reach: values that the vertical axis covers in any case; None leaves it to the data.
     """
     from bokeh.models import HoverTool, Legend, Range1d
     from bokeh.plotting import figure
@@ -77,13 +78,14 @@ def curve(title: str, lines: Sequence[Line], *, height: int = 220, floor: float 
             ),
             "above",
         )
-    if floor is not None:
-        top = max(max(line.series.values) for line in lines)
-        plot.y_range = Range1d(floor, floor + max(top - floor, 1e-9) * 1.08)
+    if reach is not None:
+        everything = [value for line in lines for value in line.series.values]
+        low, high = min(reach[0], *everything), max(reach[1], *everything)
+        plot.y_range = Range1d(low, high + 0.05 * (high - low))
     return plot
 
 
-def bars(title: str, values: np.ndarray, *, reference: float, height: int = 180) -> Any:  # noqa: ANN401
+def bars(title: str, values: NDArray[np.floating], *, reference: float, height: int = 180) -> Any:  # noqa: ANN401
     """A figure of one bar per entry of `values`, with a dashed line at `reference`."""
     from bokeh.models import HoverTool, Span
     from bokeh.plotting import figure
@@ -101,7 +103,69 @@ def bars(title: str, values: np.ndarray, *, reference: float, height: int = 180)
     return plot
 
 
-def _moving_mean(values: np.ndarray, width: int) -> np.ndarray:
+def chemical_map(coordinates: NDArray[np.float32], values: NDArray[np.float32]) -> Any:  # noqa: ANN401
+    """The map of n molecules.
+
+    The page's script recolours it and listens to it through its models named ``molecules`` and ``colours``.
+
+    Args:
+        coordinates: (n, 2).
+        values: (n,) what colours the dots at first.
+    """
+    from bokeh.models import ColorBar, ColumnDataSource, HoverTool, LinearColorMapper, WheelZoomTool
+    from bokeh.palettes import Viridis256
+    from bokeh.plotting import figure
+
+    source = ColumnDataSource(
+        {"x": coordinates[:, 0], "y": coordinates[:, 1], "value": values.astype(np.float32)}, name="molecules"
+    )
+    mapper = LinearColorMapper(palette=Viridis256[:244], low=0, high=1, nan_color="#cccccc", name="colours")
+    plot = figure(
+        height=560,
+        sizing_mode="stretch_width",
+        tools="pan,box_zoom,zoom_in,zoom_out,reset,tap",
+        active_drag="pan",
+        toolbar_location="above",
+    )
+    plain_axes(plot)
+    plot.axis.visible = False
+    plot.grid.grid_line_color = None
+    plot.toolbar.logo = None
+    dots = plot.scatter(
+        "x",
+        "y",
+        source=source,
+        size=7 if len(values) < 5000 else 4,
+        fill_color={"field": "value", "transform": mapper},
+        fill_alpha=0.85,
+        line_color="white",
+        line_width=0.5,
+        nonselection_fill_alpha=0.85,
+        nonselection_line_color="white",
+        selection_line_color=INK,
+        selection_line_width=2.5,
+        hover_line_color=INK,
+        hover_fill_color={"field": "value", "transform": mapper},
+    )
+    plot.add_tools(HoverTool(renderers=[dots], tooltips=None, visible=False))
+    plot.add_tools(WheelZoomTool(modifiers={"ctrl": True}))  # the bare wheel goes on scrolling the page
+    bar = ColorBar(
+        color_mapper=mapper,
+        orientation="horizontal",
+        height=8,
+        padding=4,
+        bar_line_color=None,
+        major_tick_line_color=None,
+        major_label_text_color=MUTED,
+        major_label_text_font=FONT,
+        major_label_text_font_size="11px",
+        background_fill_alpha=0,
+    )
+    plot.add_layout(bar, "below")
+    return plot
+
+
+def _moving_mean(values: NDArray[np.floating], width: int) -> NDArray[np.floating]:
     """Mean over a window of `width` points that ends at each point, shorter at the start."""
     sums = np.cumsum(np.insert(values, 0, 0.0))
     ends = np.arange(1, len(values) + 1)

@@ -1,0 +1,244 @@
+"""The report: one HTML page that needs no network, written at any moment of a run.
+
+Whatever was not measured yet says so. Ids, SMILES and messages come from files and are escaped: Jinja escapes what
+stands in the page, and what the script reads is packed (`ChemicalSpace.payload`) and shown as text.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from mmsa_dist import __version__
+from mmsa_dist.report.figures import Line, bars, chemical_map, curve
+from mmsa_dist.report.record import RunRecord, Series, read_record
+from mmsa_dist.report.space import LARGEST_MAP, ChemicalSpace, Picture
+from mmsa_dist.report.style import FONT
+from mmsa_dist.runtime.files import write_atomically
+from mmsa_dist.runtime.run_folder import RunFolder
+
+_TYPICAL, _NEAR = 6, 5
+_ANCHORS_SHOWN, _PER_ANCHOR = 6, 4
+_FEWEST = 3  # molecules of which a map can be made
+
+Progress = Callable[[str], None]
+
+
+def write_report(run_dir: str | os.PathLike[str], *, progress: Progress | None = None) -> Path:
+    """Writes ``report.html`` into a run folder and returns its path.
+
+    Args:
+        run_dir: folder of a run, in whatever state.
+        progress: told in a few words what is being done.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    from bokeh.embed import components
+    from bokeh.resources import Resources
+
+    say = progress or (lambda words: None)
+    say("reading the run")
+    record = read_record(run_dir)
+    figures: dict[str, Any] = _training_figures(record)
+    context: dict[str, Any] = {
+        "record": record,
+        "title": record.root.resolve().name,
+        "facts": _facts(record),
+        "tiles": _tiles(record),
+        "space": None,
+        "anchors": None,
+        "evaluation": _evaluation(record.evaluation) if record.evaluation else None,
+        "written": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "version": __version__,
+        "font": Markup(FONT),  # noqa: S704  (our own constant)
+    }
+    space = None if record.embeddings is None else ChemicalSpace(record.embeddings)
+    if space is not None and record.embeddings is not None and len(space) >= _FEWEST:
+        say(f"drawing {len(space):,} molecules")
+        properties = space.properties()
+        say(f"mapping {len(space):,} vectors by {space.method}")
+        figures["map"] = chemical_map(space.coordinates(), next(iter(properties.values())))
+        context["space"] = {
+            "method": space.method,
+            "shown": len(space),
+            "in_all": space.in_all,
+            "largest": LARGEST_MAP,
+            "origin": record.embeddings.summary.origin,
+            "properties": list(properties),
+            "payload": Markup(space.payload(properties)),  # noqa: S704  (base64)
+            "gallery": space.gallery(_TYPICAL, _NEAR),
+        }
+        attention = None if record.model is None else space.anchors(record.model)
+        if attention is not None:
+            usage = attention.mean(axis=0)
+            figures["anchor_usage"] = bars("Share of attention per anchor", np.sort(usage)[::-1], reference=1 / len(usage))
+            context["anchors"] = _anchor_gallery(space, attention)
+    say("writing the page")
+    script, divs = components(figures) if figures else ("", {})
+    context |= {
+        "figures": {name: Markup(div) for name, div in divs.items()},  # noqa: S704  (Bokeh's own)
+        "bokeh": Markup(Resources(mode="inline", components=["bokeh"]).render_js() if figures else ""),  # noqa: S704
+        "figure_script": Markup(script),  # noqa: S704
+    }
+    path = RunFolder(record.root).report
+    write_atomically(path, _environment().get_template("page.html").render(context))
+    return path
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("mmsa_dist.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "drawing": lambda picture: Markup(picture.svg),  # noqa: S704  (`structure_svg`)
+        "figure": _figure,
+        "words": lambda name: name.replace("_", " "),
+    }
+    return environment
+
+
+def _figure(value: object) -> str:
+    """A number as people read it."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, bool | str):
+        return str(value)
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer() and abs(value) >= 10):
+        return f"{value:,.0f}"
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+
+def _training_figures(record: RunRecord) -> dict[str, Any]:
+    """Figures of whatever metrics there are, by name."""
+    metrics = record.metrics
+    figures: dict[str, Any] = {}
+
+    def add(key: str, metric: str, title: str, reach: tuple[float, float] | None = None, height: int = 200) -> None:
+        if metric in metrics:
+            figures[key] = curve(title, [Line(title, metrics[metric])], reach=reach, height=height)
+
+    add("loss", "train/loss", "Total loss", height=260)
+    for name in sorted(metrics):
+        if name.startswith("train/") and name.endswith("_loss") and any(metrics[name].values):
+            words = name.removeprefix("train/").removesuffix("_loss").replace("_", " ")
+            add(f"loss_{name}", name, f"{words.capitalize()} loss")
+    if "valid/retrieval_at_1" in metrics:
+        lines = [Line("retrieval@1", metrics["valid/retrieval_at_1"])]
+        if "valid/chance" in metrics:
+            lines.append(Line("chance", metrics["valid/chance"], reference=True))
+        figures["retrieval"] = curve("", lines, reach=(0, 0.1), height=260)
+    add("anchor_entropy", "memory/anchor_entropy", "Entropy of anchor usage (1 = all alike)", (0, 1))
+    add("dead_anchors", "memory/dead_anchors", "Dead anchors", (0, 5))
+    add("g_cosine", "memory/g_cosine", "Mean cosine between two molecules", (0, 0.2))
+    add("recall", "bank/recall", "Recall of the index against exact search", (0, 1))
+    add("age", "bank/age_mean", "Mean age of a bank row, steps", (0, 1))
+    add("throughput", "molecules_per_s", "Molecules a second", (0, 1))
+    add("wait", "data_wait_s", "Seconds a step waits for data", (0, 0.01))
+    return figures
+
+
+def _facts(record: RunRecord) -> list[tuple[str, str]]:
+    """What the head of the page says."""
+    facts = []
+    if record.config is not None:
+        facts += [
+            ("modalities", " + ".join(record.config.model.encoders)),
+            ("batch", f"{record.config.data.batch_size:,} molecules"),
+            ("precision", record.config.train.precision),
+        ]
+    if record.manifest is not None:
+        facts.insert(0, ("molecules", f"{record.manifest.ledger.written:,}"))
+    git = (record.environment or {}).get("git") or {}
+    if git.get("revision"):
+        facts.append(("revision", git["revision"][:10] + (" + changes" if git.get("changed") else "")))
+    if record.model is not None:
+        facts.append(("model", record.model.digest[:12]))
+    return facts
+
+
+def _tiles(record: RunRecord) -> list[dict[str, str]]:
+    """The handful of numbers that tell how a run went."""
+    tiles = []
+    if record.metrics:
+        total = record.config.train.steps if record.config else None
+        share = f"of {total:,}" if total else ""
+        tiles.append({"name": "steps", "value": f"{record.steps:,}", "note": share})
+    if (loss := record.metrics.get("train/loss")) is not None:
+        tiles.append({"name": "loss", "value": f"{loss.last:.3f}", "note": f"{loss.values[0]:.3f} at first"})
+    hits, chance = record.last("valid/retrieval_at_1"), record.last("valid/chance")
+    if hits is not None:
+        note = f"{hits / chance:.0f} × chance" if chance else "on held-out molecules"
+        tiles.append({"name": "retrieval@1", "value": f"{100 * hits:.1f} %", "note": note})
+    dead, entropy = record.last("memory/dead_anchors"), record.last("memory/anchor_entropy")
+    if dead is not None:
+        of = f"of {record.config.model.structure.anchors}" if record.config else ""
+        note = f"{of} · entropy {entropy:.2f}" if entropy is not None else of
+        tiles.append({"name": "dead anchors", "value": f"{dead:.0f}", "note": note})
+    if (speed := record.metrics.get("molecules_per_s")) is not None:
+        tiles.append({"name": "molecules/s", "value": f"{_median(speed):,.0f}", "note": "median of training"})
+    return tiles
+
+
+def _median(series: Series) -> float:
+    return float(np.median(series.values))
+
+
+def _anchor_gallery(space: ChemicalSpace, attention: np.ndarray) -> dict[str, Any]:
+    """The most used anchors with the molecules that attend to each the most."""
+    usage = attention.mean(axis=0)
+    shown = np.argsort(-usage, kind="stable")[:_ANCHORS_SHOWN]
+    gallery: list[tuple[int, float, list[Picture]]] = []
+    for anchor in shown:
+        rows = np.argsort(-attention[:, anchor], kind="stable")[:_PER_ANCHOR]
+        pictures = [space.picture(int(row), f"{attention[row, anchor]:.2f}") for row in rows]
+        gallery.append((int(anchor), float(usage[anchor]), pictures))
+    return {"count": len(usage), "dead": int((usage < 0.1 / len(usage)).sum()), "gallery": gallery}
+
+
+def _evaluation(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One table per task and split, its lines as `mmsa_dist.evaluate` wrote them."""
+    tables: dict[tuple[str, str], dict[str, Any]] = {}
+    for line in results.get("summaries", ()):
+        key = line["task"], line["split"]
+        percent = line["metric"] == "roc_auc"
+        table = tables.setdefault(
+            key,
+            {
+                "task": line["task"],
+                "split": line["split"],
+                "metric": {"roc_auc": "ROC-AUC, %", "rmse": "RMSE", "mae": "MAE"}.get(line["metric"], line["metric"]),
+                "better": "higher" if percent else "lower",
+                "without": results.get("without_vector", {}).get(line["task"], 0),
+                "lines": [],
+            },
+        )
+        table["lines"].append(
+            {
+                "features": line["features"],
+                "model": line["model"],
+                "mean": _scaled(line["mean"], percent),
+                "spread": _scaled(line["spread"], percent),
+                "runs": len(line["values"]),
+                "best": line["best"],
+            }
+        )
+    return list(tables.values())
+
+
+def _scaled(value: float | None, percent: bool) -> str:
+    if value is None:
+        return ""
+    return f"{100 * value:.1f}" if percent else f"{value:.3f}"

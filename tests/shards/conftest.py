@@ -1,0 +1,28 @@
+"""Options that the tests of this room begin with."""
+
+from __future__ import annotations
+
+import pytest
+
+from mmsa_shards.options import PrepareOptions
+
+
+@pytest.fixture(scope="session")
+def options() -> PrepareOptions:
+    return PrepareOptions(
+        workers=1,
+        shards=0,
+        molecules_per_shard=65536,
+        molecules_per_block=16,
+        compression="zstd",
+        val_fraction=0.1,
+        seed=0,
+        conformers="none",
+        conformers_per_molecule=1,
+        conformer_timeout_s=2.0,
+        max_atoms=500,
+        smiles_column="",
+        id_column="",
+        exclude=(),
+        allow_truncated=False,
+    )

@@ -1,0 +1,73 @@
+"""Conformers: right geometry, fixed by molecule and seed, and what counts as given 3D."""
+
+from __future__ import annotations
+
+import gzip
+
+import numpy as np
+import pytest
+from rdkit import Chem
+
+from mmsa_shards.conformers import embed, given_coordinates
+from mmsa_shards.depiction import depict
+
+KEY = "LFQSCWFLJHTTHZ-UHFFFAOYSA-N"
+
+
+def test_ethanol_has_the_bonds_of_ethanol():
+    (xyz,) = embed(Chem.MolFromSmiles("CCO"), count=1, seed=0, inchikey=KEY)
+    assert xyz.dtype == np.float32
+    assert np.linalg.norm(xyz[0] - xyz[1]) == pytest.approx(1.51, abs=0.05)
+    assert np.linalg.norm(xyz[1] - xyz[2]) == pytest.approx(1.42, abs=0.05)
+
+
+def test_stereo_is_that_of_the_molecule():
+    for smiles in ("C[C@H](N)C(=O)O", "C[C@@H](N)C(=O)O", "F/C=C/F", "F/C=C\\F"):
+        mol = Chem.MolFromSmiles(smiles)
+        (xyz,) = embed(mol, count=1, seed=0, inchikey=KEY)
+        bare = Chem.MolFromSmiles(smiles.replace("@", "").replace("/", "").replace("\\", ""))
+        bare.AddConformer(Chem.Conformer(mol.GetNumAtoms()))
+        bare.GetConformer().SetPositions(xyz.astype(float))
+        bare.GetConformer().Set3D(True)
+        Chem.AssignStereochemistryFrom3D(bare)
+        assert Chem.MolToSmiles(bare) == Chem.MolToSmiles(mol)
+
+
+def test_seed_and_molecule_fix_the_conformers():
+    mol = Chem.MolFromSmiles("CCCCO")
+    first = embed(mol, count=2, seed=0, inchikey=KEY)
+    assert first.shape == (2, 5, 3)
+    np.testing.assert_array_equal(first, embed(mol, count=2, seed=0, inchikey=KEY))
+    assert not np.array_equal(first, embed(mol, count=2, seed=1, inchikey=KEY))
+    assert not np.array_equal(first, embed(mol, count=2, seed=0, inchikey=KEY[::-1]))
+
+
+def test_an_impossible_molecule_has_no_conformer():
+    # bicyclobutane whose bridgeheads point to opposite sides
+    assert embed(Chem.MolFromSmiles("F[C@]12C[C@]1(F)C2"), count=1, seed=0, inchikey=KEY).shape == (0, 6, 3)
+
+
+def test_what_counts_as_given(shared_data):
+    with gzip.open(shared_data / "pubchem" / "pubchem3d_101.sdf.gz") as file:
+        mols = [mol for mol in Chem.ForwardSDMolSupplier(file) if mol is not None]
+    assert len(mols) > 90
+    for mol in mols:
+        xyz = given_coordinates(mol)
+        assert xyz is not None
+        assert xyz.shape == (mol.GetNumAtoms(), 3)
+
+
+@pytest.mark.parametrize("spoil", [lambda xyz: xyz * np.nan, lambda xyz: xyz * 0])
+def test_coordinates_that_mean_nothing_are_not_given(spoil):
+    mol = Chem.MolFromSmiles("CCO")
+    mol.AddConformer(Chem.Conformer(3))
+    mol.GetConformer().Set3D(True)
+    mol.GetConformer().SetPositions(spoil(np.array([[0.0, 0, 0], [1.5, 0, 0], [2, 1.4, 0]])))
+    assert given_coordinates(mol) is None
+
+
+def test_a_drawing_is_centred_and_flat():
+    xy = depict(Chem.MolFromSmiles("c1ccccc1C"))
+    assert xy.shape == (7, 2)
+    np.testing.assert_allclose(xy.mean(axis=0), 0, atol=1e-6)
+    assert np.linalg.norm(xy[0] - xy[1]) == pytest.approx(1.5, abs=0.01)

@@ -1,0 +1,53 @@
+"""Molecules made in a guard: the time limit costs the conformers, not the molecule."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mmsa_shards.block import Molecule
+from mmsa_shards.molecule import Conformers, Order, make_molecule, make_molecules
+from mmsa_shards.standardize import Refusal
+
+ETKDG = Conformers(mode="etkdg", count=1, seed=0, timeout_s=2.0)
+ETHANOL = Order(id="a", inchikey="LFQSCWFLJHTTHZ-UHFFFAOYSA-N", smiles="CCO")
+# A peptide of 60 residues: more than RDKit can embed in the time that the test allows.
+PEPTIDE = Order(id="p", inchikey="P", smiles="N[C@@H](CC(C)C)C(=O)" * 60 + "O")
+
+
+def test_past_the_time_limit_a_molecule_goes_without_conformers():
+    hurried = Conformers(mode="etkdg", count=1, seed=0, timeout_s=0.2)
+    first, peptide, last = make_molecules([ETHANOL, PEPTIDE, ETHANOL], hurried)
+    assert isinstance(peptide, Molecule)
+    assert peptide.conformers.shape == (0, 60 * 8 + 1, 3)
+    assert peptide.conformer_source == "none"
+    assert len(peptide.xy) == len(peptide.atoms) == 60 * 8 + 1
+    for ethanol in (first, last):
+        assert isinstance(ethanol, Molecule)
+        assert ethanol.conformer_source == "etkdg"
+
+
+def test_the_guard_changes_nothing():
+    (guarded,) = make_molecules([ETHANOL], ETKDG)
+    here = make_molecule(ETHANOL, ETKDG)
+    assert isinstance(guarded, Molecule)
+    assert isinstance(here, Molecule)
+    np.testing.assert_array_equal(guarded.conformers, here.conformers)
+    np.testing.assert_array_equal(guarded.atoms, here.atoms)
+
+
+def test_given_coordinates_are_kept_unless_3d_is_not_wanted():
+    xyz = np.arange(18, dtype=np.float32).reshape(2, 3, 3)
+    order = Order(id="a", inchikey="A", smiles="CCO", given=xyz, given_source="pubchem3d")
+    for mode, count, kept, source in [
+        ("etkdg", 1, 1, "pubchem3d"), ("given", 3, 2, "pubchem3d"), ("none", 3, 0, "none"),
+    ]:  # fmt: skip
+        molecule = make_molecule(order, Conformers(mode=mode, count=count, seed=0, timeout_s=1.0))
+        assert isinstance(molecule, Molecule)
+        np.testing.assert_array_equal(molecule.conformers, xyz[:kept])
+        assert molecule.conformer_source == source
+
+
+def test_what_does_not_parse_is_refused():
+    (refusal,) = make_molecules([Order(id="a", inchikey="A", smiles="C(")], ETKDG)
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason == "standardization"
