@@ -30,7 +30,6 @@ from mmsa_dist.embed.pretrained import Inference, PretrainedModel
 from mmsa_dist.model import MMSAModel
 from mmsa_shards.block import smiles_to_block
 
-
 NO_MODALITY = ("no_modality", "none of the modalities that the view sees could be made for this molecule")
 """Reason and message of a molecule that parses but cannot be seen by the view."""
 
@@ -115,7 +114,7 @@ class Embedder(TransformerMixin, BaseEstimator):
         self.device = device
 
     @classmethod
-    def from_pretrained(cls, folder_or_hub_id: str | os.PathLike[str], **options: Any) -> Self:  # noqa: ANN401
+    def from_pretrained(cls, folder_or_hub_id: str | os.PathLike[str], **options: Any) -> Self:
         """Loads a model now and returns an embedder with `options` (see the class).
 
         Raises:
@@ -132,7 +131,7 @@ class Embedder(TransformerMixin, BaseEstimator):
         metrics: Mapping[str, float] | None = None,
         *,
         data: Mapping[str, Any] | None = None,
-        **options: Any,  # noqa: ANN401
+        **options: Any,
     ) -> Self:
         """Wraps a model that was just trained; it is put into inference mode.
 
@@ -191,12 +190,12 @@ class Embedder(TransformerMixin, BaseEstimator):
         """Length D of a vector."""
         return self.pretrained.width(self.view_)
 
-    def fit(self, X: object = None, y: object = None) -> Self:  # noqa: N803
+    def fit(self, X: object = None, y: object = None) -> Self:
         """Does nothing but load the model; there is nothing to learn from `X`."""
         self._check()
         return self
 
-    def transform(self, X: Iterable[object]) -> NDArray[np.float32]:  # noqa: N803
+    def transform(self, X: Iterable[object]) -> NDArray[np.float32]:
         """Embeds molecules.
 
         Args:
@@ -292,11 +291,9 @@ class Embedder(TransformerMixin, BaseEstimator):
         with torch.inference_mode(), _exact_float32(device):
             batch = batch.to(device)
             vectors = model.embed(batch, reference)[view]
-            present = {name: encoder.present(batch) for name, encoder in model.encoders.items()}
+            present = {name: model.encoder(name).present(batch) for name in model.encoders}
         seen = present[view] if view in present else torch.stack(list(present.values())).any(dim=0)
         return vectors.float().cpu().numpy(), seen.cpu().numpy()
-
-
 
 
 def _as_rows(molecules: object) -> list[object]:

@@ -141,8 +141,10 @@ class PretrainedModel:
             "files": _hashes(files),
             "inference": self.inference.model_dump(mode="json"),
             "reference_molecules": 0 if self.reference_RC is None else len(self.reference_RC),
-            "metrics": {name: value if value is not None and math.isfinite(value) else None
-                for name, value in self.metrics.items()},
+            "metrics": {
+                name: value if value is not None and math.isfinite(value) else None
+                for name, value in self.metrics.items()
+            },
             "training": dict(self.training),
         }
         files[CONFIG] = (json.dumps(about, indent=2, allow_nan=False) + "\n").encode()

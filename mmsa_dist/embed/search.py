@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmsa_dist.embed.embedder import Embedder
-from mmsa_dist.embed.parquet import Embeddings, read_embeddings
+from mmsa_dist.embed.parquet import Embeddings, Origin, read_embeddings
 
 
 class SearchError(ValueError):
@@ -58,6 +58,11 @@ class SearchIndex:
     def __len__(self) -> int:
         return len(self._rows.ids)
 
+    @property
+    def origin(self) -> Origin:
+        """What made the vectors of the index."""
+        return self._rows.summary.origin
+
     def nearest(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Returns similarities and rows, both (q, min(k, n)), the nearest first.
 
@@ -89,7 +94,7 @@ class SearchIndex:
         Raises:
             SearchError: the embedder makes other vectors than the index holds, or a query is no molecule.
         """
-        origin = self._rows.summary.origin
+        origin = self.origin
         asked = {
             "model": (embedder.digest, origin.model),
             "view": (embedder.view_, origin.view),
@@ -109,7 +114,10 @@ class SearchIndex:
         similarities, rows = self.nearest(vectors, k)
         table = self._rows
         return [
-            [(int(r), Neighbour(table.ids[r], table.smiles[r], table.inchikeys[r], float(s))) for r, s in zip(*found)]
+            [
+                (int(r), Neighbour(table.ids[r], table.smiles[r], table.inchikeys[r], float(s)))
+                for r, s in zip(*found, strict=True)
+            ]
             for found in zip(rows, similarities, strict=True)
         ]
 

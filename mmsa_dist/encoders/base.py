@@ -42,9 +42,7 @@ def register(name: str) -> Callable[[_E], _E]:
 
     def add(cls: _E) -> _E:
         if name in ENCODERS:
-            raise ValueError(
-                f"encoder name {name!r} is taken by {ENCODERS[name].__qualname__}; choose another"
-            )
+            raise ValueError(f"encoder name {name!r} is taken by {ENCODERS[name].__qualname__}; choose another")
         ENCODERS[name] = cls
         return cls
 

@@ -95,9 +95,7 @@ def run_probe(
     return Results(tuple(scores), tuple(splits), without, embedder.digest)
 
 
-def _score(
-    method: Method, name: str, matrix: NDArray[np.float32], data: TaskData, split: Split, seed: int
-) -> Score:
+def _score(method: Method, name: str, matrix: NDArray[np.float32], data: TaskData, split: Split, seed: int) -> Score:
     predictions = np.stack(
         [method.fit_predict(matrix, data, t, split, seed) for t in range(data.labels.shape[1])], axis=1
     )
@@ -117,9 +115,7 @@ def _score(
     )
 
 
-def _linear(
-    features: NDArray[np.float32], data: TaskData, label: int, split: Split, seed: int
-) -> NDArray[np.float64]:
+def _linear(features: NDArray[np.float32], data: TaskData, label: int, split: Split, seed: int) -> NDArray[np.float64]:
     """Ridge or logistic regression on standardized features, its penalty chosen on the validation molecules."""
     y = data.labels[:, label]
     train, valid = (rows[~np.isnan(y[rows])] for rows in (split.train, split.valid))
@@ -148,9 +144,7 @@ def _linear_path(
             yield model.fit(x[train], y[train]).predict_proba(x)[:, 1]
 
 
-def _forest(
-    features: NDArray[np.float32], data: TaskData, label: int, split: Split, seed: int
-) -> NDArray[np.float64]:
+def _forest(features: NDArray[np.float32], data: TaskData, label: int, split: Split, seed: int) -> NDArray[np.float64]:
     y = data.labels[:, label]
     train = split.train[~np.isnan(y[split.train])]
     if not _learnable(y[train], data.task.kind):

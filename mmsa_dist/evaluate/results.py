@@ -147,10 +147,10 @@ def _mean(values: list[float]) -> float:
     return statistics.fmean(known) if known else math.nan
 
 
-def _plain(item: Any) -> dict[str, Any]:  # noqa: ANN401
+def _plain(item: Any) -> dict[str, Any]:
     """A dataclass as JSON can hold it: NaN is null."""
 
-    def finite(value: Any) -> Any:  # noqa: ANN401
+    def finite(value: Any) -> Any:
         if isinstance(value, tuple):
             return [finite(v) for v in value]
         return None if isinstance(value, float) and math.isnan(value) else value

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from itertools import pairwise
+from typing import Any
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape, quoteattr
 
@@ -42,7 +44,7 @@ def structure_svg(smiles: str) -> str:
             return f"{box}</svg>"
         # The last argument: labels as text instead of the outlines of their letters.
         drawer = rdMolDraw2D.MolDraw2DSVG(WIDTH, HEIGHT, -1, -1, True)
-        options = drawer.drawOptions()
+        options: Any = drawer.drawOptions()  # the stubs of RDKit 2026.9 type its attributes wrongly
         options.clearBackground = False
         options.padding = 0.05
         options.bondLineWidth = 3
@@ -88,7 +90,7 @@ def _path(lines: list[Points]) -> str:
     for points in lines:
         if points[0] != at:
             text += f"M{points[0][0]} {points[0][1]}"
-        for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+        for (x0, y0), (x1, y1) in pairwise(points):
             text += f"l{x1 - x0} {y1 - y0}"
         at = points[-1]
     return text.replace(" -", "-")

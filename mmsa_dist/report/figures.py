@@ -25,7 +25,7 @@ class Line:
     """Something to compare with, drawn as a dashed grey line."""
 
 
-def curve(title: str, lines: Sequence[Line], *, height: int = 220, reach: tuple[float, float] | None = None) -> Any:  # noqa: ANN401
+def curve(title: str, lines: Sequence[Line], *, height: int = 220, reach: tuple[float, float] | None = None) -> Any:
     """A figure of metrics over steps.
 
     A curve of many points is drawn twice: as measured, faint, and its moving mean over a twentieth of its length.
@@ -85,7 +85,7 @@ def curve(title: str, lines: Sequence[Line], *, height: int = 220, reach: tuple[
     return plot
 
 
-def bars(title: str, values: NDArray[np.floating], *, reference: float, height: int = 180) -> Any:  # noqa: ANN401
+def bars(title: str, values: NDArray[np.floating], *, reference: float, height: int = 180) -> Any:
     """A figure of one bar per entry of `values`, with a dashed line at `reference`."""
     from bokeh.models import HoverTool, Span
     from bokeh.plotting import figure
@@ -103,7 +103,7 @@ def bars(title: str, values: NDArray[np.floating], *, reference: float, height: 
     return plot
 
 
-def chemical_map(coordinates: NDArray[np.float32], values: NDArray[np.float32]) -> Any:  # noqa: ANN401
+def chemical_map(coordinates: NDArray[np.float32], values: NDArray[np.float32]) -> Any:
     """The map of n molecules.
 
     The page's script recolours it and listens to it through its models named ``molecules`` and ``colours``.

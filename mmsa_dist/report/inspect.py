@@ -146,7 +146,9 @@ def render_inspection(statistics: ShardStatistics) -> Group:
     if s.molecules_read:
         n = s.atoms_per_molecule
         quantiles = np.quantile(n, (0, 0.05, 0.5, 0.95, 1)).astype(int)
-        atoms = table(f"Heavy atoms of {s.molecules_read:,} molecules", *"mean least 5% median 95% most".split(), "bonds")
+        atoms = table(
+            f"Heavy atoms of {s.molecules_read:,} molecules", *["mean", "least", "5%", "median", "95%", "most"], "bonds"
+        )
         atoms.add_row(f"{n.mean():.1f}", *(f"{q:,}" for q in quantiles), f"{s.bonds / len(n):.1f}")
         elements = table("Elements", "element", "atoms", "share", "in molecules")
         for name, count in list(s.atoms_by_element.items())[:_ELEMENTS_SHOWN]:
@@ -175,7 +177,7 @@ def contact_sheet(folder: str | os.PathLike[str], path: str | os.PathLike[str], 
 
     from mmsa_dist.data.collate import block_to_batch
 
-    blocks = list(_spread(os.fspath(folder), Manifest.load(folder), molecules))
+    blocks = list(_spread(os.fspath(folder), Manifest.load(os.fspath(folder)), molecules))
     if not blocks:
         raise ValueError(f"{os.fspath(folder)} holds no molecules; there is nothing to draw")
     share = -(-molecules // len(blocks))

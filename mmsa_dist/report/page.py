@@ -59,7 +59,7 @@ def write_report(run_dir: str | os.PathLike[str], *, progress: Progress | None =
         "evaluation": _evaluation(record.evaluation) if record.evaluation else None,
         "written": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "version": __version__,
-        "font": Markup(FONT),  # noqa: S704  (our own constant)
+        "font": Markup(FONT),
     }
     space = None if record.embeddings is None else ChemicalSpace(record.embeddings)
     if space is not None and record.embeddings is not None and len(space) >= _FEWEST:
@@ -74,20 +74,22 @@ def write_report(run_dir: str | os.PathLike[str], *, progress: Progress | None =
             "largest": LARGEST_MAP,
             "origin": record.embeddings.summary.origin,
             "properties": list(properties),
-            "payload": Markup(space.payload(properties)),  # noqa: S704  (base64)
+            "payload": Markup(space.payload(properties)),
             "gallery": space.gallery(_TYPICAL, _NEAR),
         }
         attention = None if record.model is None else space.anchors(record.model)
         if attention is not None:
             usage = attention.mean(axis=0)
-            figures["anchor_usage"] = bars("Share of attention per anchor", np.sort(usage)[::-1], reference=1 / len(usage))
+            figures["anchor_usage"] = bars(
+                "Share of attention per anchor", np.sort(usage)[::-1], reference=1 / len(usage)
+            )
             context["anchors"] = _anchor_gallery(space, attention)
     say("writing the page")
     script, divs = components(figures) if figures else ("", {})
     context |= {
-        "figures": {name: Markup(div) for name, div in divs.items()},  # noqa: S704  (Bokeh's own)
-        "bokeh": Markup(Resources(mode="inline", components=["bokeh"]).render_js() if figures else ""),  # noqa: S704
-        "figure_script": Markup(script),  # noqa: S704
+        "figures": {name: Markup(div) for name, div in divs.items()},
+        "bokeh": Markup(Resources(mode="inline", components=["bokeh"]).render_js() if figures else ""),
+        "figure_script": Markup(script),
     }
     path = RunFolder(record.root).report
     write_atomically(path, _environment().get_template("page.html").render(context))
@@ -103,7 +105,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "drawing": lambda picture: Markup(picture.svg),  # noqa: S704  (`structure_svg`)
+        "drawing": lambda picture: Markup(picture.svg),
         "figure": _figure,
         "words": lambda name: name.replace("_", " "),
     }

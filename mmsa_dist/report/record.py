@@ -115,6 +115,4 @@ def read_metrics(path: Path) -> dict[str, Series]:
         for name, value in scalars.items():
             if isinstance(value, int | float):
                 points.setdefault(name, {})[step] = float(value)  # a step that was done again counts once
-    return {
-        name: Series(tuple(steps := sorted(of)), tuple(of[step] for step in steps)) for name, of in points.items()
-    }
+    return {name: Series(tuple(steps := sorted(of)), tuple(of[step] for step in steps)) for name, of in points.items()}

@@ -69,7 +69,7 @@ class ChemicalSpace:
 
     @cached_property
     def drawings(self) -> list[str]:
-        """n SVG elements."""
+        """N SVG elements."""
         return [structure_svg(smiles) for smiles in self.shown.smiles]
 
     @cached_property
@@ -115,7 +115,7 @@ class ChemicalSpace:
         return base64.b64encode(gzip.compress(json.dumps(content).encode(), 9, mtime=0)).decode()
 
     def properties(self) -> dict[str, NDArray[np.float32]]:
-        """n values of each simple property, by name; NaN where RDKit cannot tell."""
+        """N values of each simple property, by name; NaN where RDKit cannot tell."""
         from rdkit import Chem, rdBase
         from rdkit.Chem import Crippen, Descriptors, rdMolDescriptors
 
@@ -175,4 +175,4 @@ def _take(embeddings: Embeddings, rows: NDArray[np.int64]) -> Embeddings:
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(norms > 0, norms, 1)
+    return (vectors / np.where(norms > 0, norms, 1)).astype(np.float32, copy=False)

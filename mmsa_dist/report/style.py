@@ -8,7 +8,7 @@ ACCENT, FAINT, INK, MUTED, GRID = "#0f766e", "#a7d3cd", "#1c2326", "#6b7780", "#
 FONT = 'Inter, "Segoe UI", system-ui, -apple-system, "Helvetica Neue", Arial, sans-serif'
 
 
-def plain_axes(plot: Any) -> None:  # noqa: ANN401
+def plain_axes(plot: Any) -> None:
     """Takes from a Bokeh figure whatever is not data."""
     plot.outline_line_color = None
     plot.background_fill_color = plot.border_fill_color = None

@@ -20,6 +20,7 @@ from torch import nn
 from mmsa_dist.config.schema import Config
 from mmsa_dist.runtime.distributed import world_size
 
+
 def start_processes() -> torch.device:
     """Joins the process group that the launcher laid out, or makes one of a single process; returns our device.
 

@@ -65,6 +65,7 @@ def prepare(inputs: Sequence[str], out: str, options: PrepareOptions, *, progres
     try:
         _claim(folder, job)
         if (folder / MANIFEST_NAME).exists():
+            shutil.rmtree(folder / _WORK_NAME, ignore_errors=True)  # of a job stopped between these two last steps
             return Manifest.load(folder)
         with ray_pool(options.workers) as pool:
             manifest = _Preparation(folder, job, options, pool, progress or _silent).run()

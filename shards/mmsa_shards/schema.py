@@ -65,14 +65,15 @@ BLOCK_SCHEMA: pa.Schema = pa.schema(
         # Both of the standardized parent; the SMILES is isomeric and canonical.
         pa.field("inchikey", pa.string(), nullable=False),
         pa.field("smiles", pa.string(), nullable=False),
-        # One row per heavy atom: ATOM_CATEGORIES.
+        # One row per atom of the SMILES: ATOM_CATEGORIES. Heavy atoms, and the few hydrogens that are no implicit
+        # ones (deuterium, H2).
         pa.field("atoms", _rows(_ATOM), nullable=False),
         # Each bond once: BOND_CATEGORIES, and the two atom numbers within the molecule.
         pa.field("bonds", _rows(_BOND), nullable=False),
         pa.field("bond_ends", _rows(_ENDS), nullable=False),
         # Depiction coordinates, in RDKit's units (a bond is about 1.5 long).
         pa.field("xy", _rows(_XY), nullable=False),
-        # 0..n conformers of heavy atoms in the order of `atoms`, Å.
+        # 0..n conformers of those atoms in that order, Å.
         pa.field("conformers", _rows(_rows(_XYZ)), nullable=False),
         pa.field("conformer_source", pa.dictionary(pa.int8(), pa.string()), nullable=False),
     ],
