@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from mmsa_dist.runtime.files import write_atomically
 from mmsa_dist.runtime.run_folder import RunFolder
 
 _ON_CONSOLE = {
@@ -92,8 +93,8 @@ class MetricsLog:
 
     @staticmethod
     def _drop_lines_after(folder: RunFolder, start: int) -> None:
-        """Forgets the steps that a resumed run does again."""
+        """Forgets the steps that a resumed run does again, and a last line that a kill cut short."""
         if not folder.metrics.exists():
             return
-        kept = [line for line in folder.metrics.read_text().splitlines() if line and json.loads(line)["step"] <= start]
-        folder.metrics.write_text("".join(f"{line}\n" for line in kept))
+        whole = [line for line in folder.metrics.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        write_atomically(folder.metrics, "".join(line for line in whole if json.loads(line)["step"] <= start))

@@ -1,0 +1,60 @@
+"""Files that appear whole, seeds that depend on where a run stands, and what a run folder says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmsa_dist.runtime.files import sha256_of, write_atomically
+from mmsa_dist.runtime.run_folder import RunFolder
+from mmsa_dist.runtime.seeds import derived_seed, seed_step, shared_generator
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.json"
+    write_atomically(file, "old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mmsa_dist.runtime.files.flush", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(file, "new")
+    assert file.read_text() == "old"
+
+
+def test_the_digest_is_sha256(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_text("abc")
+    # FIPS 180-2, appendix B.1
+    assert sha256_of(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_seeds_depend_on_every_part_and_its_place() -> None:
+    seeds = [derived_seed(*parts) for parts in [("a", 1, 2), ("a", 2, 1), ("b", 1, 2), ("a", 12), ("a", 1, 2, 0)]]
+    assert len(set(seeds)) == 5
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_a_step_repeats_its_chances_whatever_came_before() -> None:
+    def draw(step: int, rank: int) -> list[float]:
+        seed_step(7, step, rank)
+        return torch.rand(3).tolist()
+
+    first = draw(5, 0)
+    draw(6, 0)
+    assert draw(5, 0) == first
+    assert draw(5, 1) != first
+    alike = [torch.randperm(9, generator=shared_generator(7, 5, 0)).tolist() for _ in range(2)]
+    assert alike[0] == alike[1]
+
+
+def test_a_run_folder_explains_itself(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.describe("run: {}\n")
+    about = json.loads(folder.environment.read_text())
+    assert {"python", "platform", "libraries", "command", "git"} <= about.keys()
+    assert about["libraries"]["torch"].startswith("2.")
+    assert folder.config.read_text() == "run: {}\n"

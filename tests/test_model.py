@@ -1,0 +1,113 @@
+"""The model as a whole: what it gives, what may not leak, and that its losses teach."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmsa_dist.config.load import load_config
+from mmsa_dist.config.schema import Config
+from mmsa_dist.data.batch import MoleculeBatch
+from mmsa_dist.data.loader import BlockReader, validation_batches
+from mmsa_dist.model import MMSAModel
+from mmsa_dist.objective import Objective
+from mmsa_dist.structure.sources import BatchNeighbours, NoNeighbours
+
+MINI = Path(__file__).parent / "fixtures" / "mini.yaml"
+
+
+def configuration(*words: str) -> Config:
+    return load_config(MINI, list(words))
+
+
+@pytest.fixture
+def batch(tiny_shards: Path) -> MoleculeBatch:
+    """16 molecules, the four of one block without 3D."""
+    return next(iter(validation_batches(BlockReader(str(tiny_shards), "train"), batch_size=16, picture_size=32)))
+
+
+@pytest.fixture
+def model() -> MMSAModel:
+    torch.manual_seed(0)
+    return MMSAModel(configuration().model).eval()
+
+
+def test_shapes_and_masks(model: MMSAModel, batch: MoleculeBatch) -> None:
+    output = model(batch, BatchNeighbours(4))
+    assert {name: tuple(code.shape) for name, code in output.fusion.codes.items()} == {
+        "gin": (16, 32),
+        "comenet": (16, 32),
+        "resnet": (16, 32),
+    }
+    assert output.fusion.unified_BC.shape == (16, 32)
+    assert output.structure.g_BD.shape == output.structure.readout_BD.shape == (16, 16)
+    assert output.structure.lse_B.shape == (16,)
+    assert (~output.fusion.present["comenet"]).sum() == 4
+    assert torch.isfinite(output.structure.g_BD).all()
+
+
+def test_u_is_the_mean_of_the_codes_that_are_there(model: MMSAModel, batch: MoleculeBatch) -> None:
+    fusion = model.fuse(batch)
+    for i in range(len(batch)):
+        there = [fusion.codes[name][i] for name in fusion.codes if fusion.present[name][i]]
+        torch.testing.assert_close(fusion.unified_BC[i], torch.stack(there).mean(dim=0))
+
+
+def test_an_embedded_vector_does_not_depend_on_the_batch(
+    model: MMSAModel, batch: MoleculeBatch, tiny_shards: Path
+) -> None:
+    reference_RC = torch.randn(30, 32)
+    whole = model.embed(batch, reference_RC)
+    assert set(whole) == {"structure", "unified", "gin", "comenet", "resnet"}
+    assert torch.isnan(whole["comenet"]).any(dim=1).sum() == 4
+    alone = [
+        model.embed(one, reference_RC)
+        for one in validation_batches(BlockReader(str(tiny_shards), "train"), batch_size=1, picture_size=32)
+    ]
+    for view, rows in whole.items():
+        together = torch.cat([one[view] for one in alone[: len(batch)]])
+        torch.testing.assert_close(rows, together, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+def test_embedding_in_training_mode_is_refused(model: MMSAModel, batch: MoleculeBatch) -> None:
+    with pytest.raises(ValueError, match="eval mode"):
+        model.train().embed(batch)
+
+
+@pytest.mark.parametrize("words", [(), ("loss.atom=1.0",), ("loss.memory=0.0", "loss.reconstruct=0.0")])
+def test_a_few_steps_on_one_batch_lower_the_loss(batch: MoleculeBatch, words: tuple[str, ...]) -> None:
+    config = configuration(*words)
+    torch.manual_seed(0)
+    objective = Objective(MMSAModel(config.model), config.loss)
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-3)
+    totals = []
+    for step in range(12):
+        output = objective(batch, BatchNeighbours(4), torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        output.total.backward()
+        optimizer.step()
+        totals.append(output.total.item())
+    assert totals[-1] < 0.8 * totals[0]
+    expected = {"contrast", "reconstruct", "memory", "atom"}
+    expected -= {"atom"} if not config.loss.atom else set()
+    expected -= {"memory", "reconstruct"} if not config.loss.memory else set()
+    assert set(output.losses) == expected
+
+
+def test_every_parameter_learns(batch: MoleculeBatch) -> None:
+    config = configuration("loss.atom=1.0")
+    objective = Objective(MMSAModel(config.model), config.loss)
+    objective(batch, NoNeighbours(), torch.Generator().manual_seed(0)).total.backward()
+    idle = [name for name, p in objective.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    # A bias before a batch norm moves nothing; what has no gradient at all would be a part that is not wired.
+    assert [name for name in idle if "mlp" not in name] == []
+
+
+def test_the_total_is_the_weighted_sum(batch: MoleculeBatch) -> None:
+    config = configuration("loss.contrast=2.0", "loss.reconstruct=3.0", "loss.memory=0.5")
+    output = Objective(MMSAModel(config.model), config.loss)(batch, NoNeighbours(), torch.Generator().manual_seed(0))
+    losses = output.losses
+    expected = 2 * losses["contrast"] + 3 * losses["reconstruct"] + 0.5 * losses["memory"]
+    torch.testing.assert_close(output.total.detach(), expected)

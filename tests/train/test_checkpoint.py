@@ -1,0 +1,82 @@
+"""Which checkpoint is taken, and which is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmsa_dist.runtime.files import sha256_of
+from mmsa_dist.train.checkpoint import Checkpoints, _WeightsOnlyCheckpointEngine
+
+
+def make(folder: Path, step: int) -> Path:
+    """A checkpoint as `Checkpoints.save` leaves it, as far as choosing one goes."""
+    path = folder / f"step_{step}"
+    (path / "engine").mkdir(parents=True)
+    (path / "engine" / "states.pt").write_bytes(bytes(100))
+    (path / "run.json").write_text("{}")
+    files = [path / "run.json", path / "engine" / "states.pt"]
+    (path / "digests.json").write_text(json.dumps({str(f.relative_to(path)): sha256_of(f) for f in files}))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for step in (9, 10, 100):
+        make(tmp_path, step)
+    return tmp_path
+
+
+def test_the_newest_is_the_one_with_the_highest_step(folder: Path) -> None:
+    newest, faults = Checkpoints(folder, keep=3).newest_good()
+    assert newest is not None
+    assert (newest.name, faults) == ("step_100", [])
+
+
+def test_no_folder_is_no_checkpoint(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path / "nowhere", keep=3).newest_good() == (None, [])
+
+
+def test_an_unfinished_one_is_not_looked_at(folder: Path) -> None:
+    (folder / "step_200.tmp").mkdir()
+    newest, faults = Checkpoints(folder, keep=3).newest_good()
+    assert newest is not None
+    assert (newest.name, faults) == ("step_100", [])
+
+
+@pytest.mark.parametrize("harm", ["truncated", "flipped", "missing", "no digests"])
+def test_a_damaged_one_is_named_and_the_one_before_is_taken(folder: Path, harm: str) -> None:
+    file = folder / "step_100" / "engine" / "states.pt"
+    if harm == "truncated":
+        file.write_bytes(bytes(99))
+    elif harm == "flipped":
+        file.write_bytes(bytes(50) + b"\x01" + bytes(49))
+    elif harm == "missing":
+        file.unlink()
+    else:
+        (folder / "step_100" / "digests.json").unlink()
+    newest, faults = Checkpoints(folder, keep=3).newest_good()
+    assert newest is not None
+    assert newest.name == "step_10"
+    assert len(faults) == 1
+    assert "step_100 is not used" in faults[0]
+
+
+class Malice:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return (Path.write_text, (self.target, "owned"))  # type: ignore[return-value]
+
+
+def test_a_pickle_in_a_checkpoint_is_not_executed(tmp_path: Path) -> None:
+    torch.save({"module": Malice(tmp_path / "proof")}, tmp_path / "states.pt")
+    with pytest.raises(Exception, match="weights_only"):
+        _WeightsOnlyCheckpointEngine().load(str(tmp_path / "states.pt"))
+    assert not (tmp_path / "proof").exists()
