@@ -76,8 +76,10 @@ class MMSAModel(nn.Module):
             generator: CPU generator in the same state on every rank.
         """
         fusion = self.fuse(batch, generator)
-        found = neighbours.find(fusion.unified_BC.detach(), batch.index_B)
-        return ModelOutput(fusion=fusion, structure=self.structure(fusion.unified_BC, found))
+        # Distances and ids are not for 8 bits of mantissa, and autocast refuses the float16 of the bank.
+        with torch.autocast(batch.device.type, enabled=False):
+            found = neighbours.find(fusion.unified_BC.detach(), batch.index_B)
+            return ModelOutput(fusion=fusion, structure=self.structure(fusion.unified_BC, found))
 
     @torch.no_grad()
     def embed(self, batch: MoleculeBatch, reference_RC: Tensor | None = None) -> dict[str, Tensor]:

@@ -142,7 +142,7 @@ class Train(Section):
     clip: NonNegative
     accumulate: Positive
     precision: Literal["fp32", "bf16"]
-    zero_stage: Literal[0, 1, 2, 3]
+    zero_stage: Literal[0, 1, 2]
     max_bad_steps: Positive
 
     @model_validator(mode="after")

@@ -1,0 +1,96 @@
+"""A step that goes wrong changes nothing, and a run of them ends with words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mmsa_dist.config.load import load_config
+from mmsa_dist.data.loader import BlockReader, Loader
+from mmsa_dist.model import MMSAModel
+from mmsa_dist.objective import Objective
+from mmsa_dist.structure.global_neighbours import GlobalNeighbours
+from mmsa_dist.train.engine import start_engine, start_processes, stop_processes
+from mmsa_dist.train.loop import loader_options
+from mmsa_dist.train.step import TrainStep
+
+MINI = Path(__file__).parents[1] / "fixtures" / "mini.yaml"
+
+
+class Sometimes(Objective):
+    """An objective whose loss or gradient is not finite when it is told so."""
+
+    harm = ""
+
+    def forward(self, *arguments: Any) -> Any:
+        output = super().forward(*arguments)
+        if self.harm == "loss":
+            output.total.data.fill_(torch.nan)
+        if self.harm == "gradient":
+            output.total.register_hook(lambda gradient: gradient * torch.inf)
+        return output
+
+
+@pytest.fixture(scope="module")
+def device() -> Iterator[torch.device]:
+    """The device of a process group of one; DeepSpeed joins one only once in the life of a process."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            patch.setenv(name, "")  # so that what `start_processes` sets is taken back
+            patch.delenv(name)
+        yield start_processes()
+        stop_processes()
+
+
+@pytest.fixture
+def parts(tiny_shards: Path, device: torch.device) -> tuple[TrainStep, Sometimes, Any]:
+    config = load_config(MINI, ["train.max_bad_steps=3"])
+    torch.manual_seed(0)
+    objective = Sometimes(MMSAModel(config.model), config.loss)
+    engine = start_engine(objective, config)
+    reader = BlockReader(str(tiny_shards), "train")
+    source = GlobalNeighbours(reader.molecules, config.model.code, 4, refresh_every=4, recall_sample=8)
+    step = TrainStep(engine, config, Loader(reader, loader_options(config)), source, device)
+    return step, objective, source
+
+
+def snapshot(step: TrainStep, source: GlobalNeighbours) -> list[torch.Tensor]:
+    engine = step._engine
+    moments = [value for state in engine.optimizer.state.values() for value in state.values()]
+    tensors = [*engine.module.parameters(), *moments, source.bank.step_L]
+    return [tensor.detach().clone() for tensor in tensors]
+
+
+@pytest.mark.parametrize("harm", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_changes_nothing(parts: tuple[TrainStep, Sometimes, Any], harm: str) -> None:
+    step, objective, source = parts
+    step.run(0, asked_to_stop=False)
+    before = snapshot(step, source)
+    objective.harm = harm
+    step.run(1, asked_to_stop=False)
+    assert all(torch.equal(a, b) for a, b in zip(before, snapshot(step, source), strict=True))
+    objective.harm = ""
+    step.run(2, asked_to_stop=False)
+    assert not all(torch.equal(a, b) for a, b in zip(before, snapshot(step, source), strict=True))
+    assert step.meters(3)["train/skipped_steps"] == 1
+
+
+def test_a_run_of_them_stops_with_the_mend(parts: tuple[TrainStep, Sometimes, Any]) -> None:
+    step, objective, _ = parts
+    objective.harm = "loss"
+    step.run(0, asked_to_stop=False)
+    step.run(1, asked_to_stop=False)
+    with pytest.raises(FloatingPointError, match=r"3 steps in a row, up to step 2,.*lower train\.lr"):
+        step.run(2, asked_to_stop=False)
+
+
+def test_a_good_step_ends_the_count(parts: tuple[TrainStep, Sometimes, Any]) -> None:
+    step, objective, _ = parts
+    for number in range(6):
+        objective.harm = "" if number == 2 else "loss" if number < 5 else ""
+        step.run(number, asked_to_stop=False)
+    assert step.meters(6)["train/skipped_steps"] == 4
