@@ -8,7 +8,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -132,44 +131,6 @@ class TableNeighbours(NeighbourSource):
         distance_BK, row_BK, _ = nearest(self._candidates, u_BC.detach().half(), self._rows_RC, self._k)
         vertex_BK, used_V = number_vertices(row_BK, row_BK >= 0, len(u_BC))
         return Neighbours(row_BK, distance_BK, vertex_BK, self._rows_RC[used_V])
-
-
-def neighbour_source(
-    kind: Literal["global", "batch", "none"],
-    k: int,
-    *,
-    num_molecules: int,
-    width: int,
-    refresh_every: int,
-    recall_sample: int,
-    device: torch.device | str = "cpu",
-) -> NeighbourSource:
-    """Returns the source of neighbours for training that ``model.structure.neighbours`` names.
-
-    Args:
-        kind: ``global``, ``batch`` or ``none``.
-        k: neighbours in a hyperedge, the molecule itself not counted.
-        num_molecules: in the training split.
-        width: of the unified embedding u.
-        refresh_every: steps between two rebuilds of the index.
-        recall_sample: queries on which recall is measured at each rebuild.
-        device: where the bank is kept; the device that the process group works on.
-
-    Raises:
-        ValueError: `kind` is none of the three.
-    """
-    if kind == "none":
-        return NoNeighbours()
-    if kind == "batch":
-        return BatchNeighbours(k)
-    if kind == "global":
-        # FAISS comes with the extra `train`; nothing else here needs it.
-        from mmsa_dist.structure.global_neighbours import GlobalNeighbours
-
-        return GlobalNeighbours(
-            num_molecules, width, k, refresh_every=refresh_every, recall_sample=recall_sample, device=device
-        )
-    raise ValueError(f"model.structure.neighbours={kind!r} must be one of global, batch, none")
 
 
 def look_up(table_N: Tensor, row_BK: Tensor) -> Tensor:

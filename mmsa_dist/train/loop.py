@@ -19,7 +19,8 @@ from mmsa_dist.model import MMSAModel
 from mmsa_dist.objective import Objective
 from mmsa_dist.runtime.distributed import rank, world_size
 from mmsa_dist.runtime.run_folder import RunFolder
-from mmsa_dist.structure.sources import NeighbourSource, neighbour_source
+from mmsa_dist.structure.choice import neighbour_source
+from mmsa_dist.structure.sources import NeighbourSource
 from mmsa_dist.train.checkpoint import CheckpointError, Checkpoints, RunState
 from mmsa_dist.train.engine import start_engine, start_processes, stop_processes
 from mmsa_dist.train.export import export_model
