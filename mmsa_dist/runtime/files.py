@@ -1,30 +1,22 @@
-"""Files and folders that appear whole or not at all."""
+"""Files that appear whole or not at all, and what tells that they are still what was written."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
+
+from mmsa_shards import atomic
+from mmsa_shards.atomic import flush
+
+__all__ = ["flush", "sha256_of", "write_atomically"]
 
 _CHUNK = 1 << 20  # bytes
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes `text` to `path` through a temporary file beside it, so that no reader sees half of it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    flush(temporary)
-    temporary.replace(path)
-    flush(path.parent)
-
-
-def flush(path: Path) -> None:
-    """Forces a file's or a folder's contents to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    """Writes `text` to `path`, whole or not at all: a failure leaves what was there."""
+    with atomic.write_atomically(path) as file:
+        file.write(text.encode())
 
 
 def sha256_of(path: Path) -> str:

@@ -26,12 +26,12 @@ def write_atomically(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    flush(path.parent)  # a rename is durable only once its folder is
 
 
-def _sync_folder(folder: Path) -> None:
-    # A rename is durable only once its folder is.
-    descriptor = os.open(folder, os.O_RDONLY)
+def flush(path: Path) -> None:
+    """Forces the contents of a file or a folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
