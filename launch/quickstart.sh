@@ -17,6 +17,11 @@ DS_ACCELERATOR=${DS_ACCELERATOR:-$(python -c "import torch; print('cuda' if torc
 say "3/5  every drug -> a vector"
 python launch/embed.py "$DRUGS" --model "$RUN/model" --out "$RUN/embeddings" --config "$CONFIG" run.dir="$RUN"
 say "4/5  what the frozen vectors know (FreeSolv, beside ECFP4)"
-python launch/evaluate.py --model "$RUN/model" --tasks freesolv --split random --seeds 5 --out "$RUN/evaluation"
+if [ "$RUN/evaluation/results.json" -nt "$RUN/model/config.json" ]; then
+  cat "$RUN/evaluation/results.md"
+else
+  python launch/evaluate.py --model "$RUN/model" --tasks freesolv --split random --seeds 5 --out "$RUN/evaluation"
+fi
 say "5/5  report"
 mmsa report "$RUN"
+say "open $RUN/report.html in a browser"

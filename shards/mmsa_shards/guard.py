@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from typing import IO, Any, Literal, TypeVar, cast
+from typing import Literal, TypeVar
 
 from rdkit import RDLogger
 
@@ -47,7 +47,7 @@ class Guard:
     """A process, started when it is needed and again when an item has ended it. One caller at a time."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
+        self._running: tuple[subprocess.Popen[bytes], Connection] | None = None
 
     def map(self, function: Callable[[T], R], items: Sequence[T], *, seconds: float) -> Iterator[R | Lost]:
         """Yields, in order, the result of every item, or `Lost` for one that took its process along.
@@ -63,16 +63,16 @@ class Guard:
         done = 0
         try:
             while done < len(items):
-                process = self._running()
+                child = self._child()
                 try:
-                    _send(process.stdin, (function, seconds, items[done:]))
+                    child.send((function, seconds, items[done:]))
                     while done < len(items):
-                        result = pickle.load(process.stdout)  # noqa: S301  (written by our own child)
+                        result = child.recv()
                         if isinstance(result, _Raised):
                             raise result.error
                         done += 1
                         yield result
-                except (EOFError, BrokenPipeError, pickle.UnpicklingError):
+                except (EOFError, ConnectionError):
                     done += 1
                     yield _cause_of_death(self.close(), seconds)
         finally:
@@ -81,27 +81,29 @@ class Guard:
 
     def close(self) -> int:
         """Ends the process, if there is one, and returns its exit code; the next `map` starts another."""
-        process, self._process = self._process, None
-        if process is None:
+        if self._running is None:
             return 0
+        (process, child), self._running = self._running, None
         process.kill()
-        for pipe in (process.stdin, process.stdout):
-            with contextlib.suppress(BrokenPipeError):
-                cast(IO[bytes], pipe).close()
+        child.close()
         return process.wait()
 
-    def _running(self) -> Any:
-        if self._process is None:
+    def _child(self) -> Connection:
+        if self._running is None:
+            ours, theirs = Pipe()
             package_root = str(Path(__file__).resolve().parents[1])
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", "from mmsa_shards.guard import serve; serve()"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+            process = subprocess.Popen(
+                [sys.executable, "-c", f"from mmsa_shards.guard import serve; serve({theirs.fileno()})"],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
                 # What this process can import, the child must, installed or not.
                 env={**os.environ, "PYTHONPATH": os.pathsep.join([package_root, *filter(None, sys.path)])},
                 start_new_session=True,  # Ctrl-C is for the parent; the child ends when its pipe does
             )
-        return self._process
+            theirs.close()
+            self._running = process, ours
+        return self._running[1]
 
 
 def guard_of_this_process() -> Guard:
@@ -114,16 +116,13 @@ def _guard_of(pid: int) -> Guard:
     return Guard()
 
 
-def serve() -> None:
-    """The life of the child: reads batches of items until the pipe ends."""
-    # Results leave by a private copy of stdout: what C++ prints must not get between them.
-    results = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    items_in = sys.stdin.buffer
+def serve(descriptor: int) -> None:
+    """The life of the child: works on batches of items from the pipe `descriptor` until the pipe ends."""
+    parent = Connection(descriptor)
     RDLogger.DisableLog("rdApp.*")  # type: ignore[attr-defined]
-    with contextlib.suppress(EOFError, BrokenPipeError):  # the parent has gone
+    with contextlib.suppress(EOFError, ConnectionError):  # the parent has gone
         while True:
-            function, seconds, items = pickle.load(items_in)  # noqa: S301  (written by our own parent)
+            function, seconds, items = parent.recv()
             for item in items:
                 _arm(seconds)
                 try:
@@ -131,17 +130,12 @@ def serve() -> None:
                 except Exception as error:
                     result = _Raised(error)
                 _arm(0)
-                _send(results, result)
+                parent.send(result)
 
 
 def _arm(seconds: float) -> None:
     signal.setitimer(signal.ITIMER_PROF, seconds)
     signal.setitimer(signal.ITIMER_REAL, seconds * _WALL_PER_CPU_SECOND)
-
-
-def _send(stream: Any, message: object) -> None:
-    pickle.dump(message, stream, protocol=pickle.HIGHEST_PROTOCOL)
-    stream.flush()
 
 
 def _cause_of_death(exit_code: int, seconds: float) -> Lost:
