@@ -172,10 +172,10 @@ def read_embeddings(folder: str | os.PathLike[str]) -> Embeddings:
     """
     summary = read_summary(folder)
     paths = [summary.folder / part_name(number) for number in range(summary.parts)]
-    try:
-        table = pa.concat_tables(pq.read_table(path) for path in paths)
-    except FileNotFoundError as error:
-        raise ExportError(f"{folder} lacks {Path(str(error.filename)).name}; run `mmsa embed` again") from error
+    for path in paths:
+        if not path.exists():
+            raise ExportError(f"{folder} lacks {path.name}; remove the folder and run `mmsa embed` again")
+    table = pa.concat_tables(pq.read_table(path) for path in paths)
     if table.num_rows != summary.rows:
         raise ExportError(f"{folder} holds {table.num_rows} rows instead of {summary.rows}; export into another folder")
     table = table.filter(table["ok"])

@@ -186,7 +186,7 @@ def _load(task: Task, path: Path) -> TaskData:
         raise TaskError(f"{path}: no SMILES in column {smiles_column!r} parses")
     labels = np.stack([_numbers(table, name, path) for name in names], axis=1)[kept]
     if task.kind == "classification" and not np.isin(labels[~np.isnan(labels)], (0.0, 1.0)).all():
-        odd = sorted(set(labels[~np.isnan(labels)]) - {0.0, 1.0})[:3]
+        odd = sorted(set(labels[~np.isnan(labels)].tolist()) - {0.0, 1.0})[:3]
         raise TaskError(f"{path}: labels of a classification must be 0, 1 or missing, found {odd}")
     return TaskData(
         task=task,

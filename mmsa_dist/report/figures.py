@@ -129,6 +129,7 @@ def chemical_map(coordinates: NDArray[np.float32], values: NDArray[np.float32]) 
     )
     plain_axes(plot)
     plot.axis.visible = False
+    plot.min_border_left = 4
     plot.grid.grid_line_color = None
     plot.toolbar.logo = None
     dots = plot.scatter(

@@ -95,7 +95,7 @@ class ChemicalSpace:
             return np.pad(flat, ((0, 0), (0, 2 - width))).astype(np.float32)
         import umap
 
-        reducer = umap.UMAP(metric="cosine", n_neighbors=15, min_dist=0.15, random_state=0, n_jobs=1)
+        reducer = umap.UMAP(metric="cosine", n_neighbors=15, min_dist=0.3, random_state=0, n_jobs=1)
         return reducer.fit_transform(self.shown.vectors).astype(np.float32)
 
     def payload(self, properties: dict[str, NDArray[np.float32]]) -> str:

@@ -14,7 +14,7 @@ def plain_axes(plot: Any) -> None:
     plot.background_fill_color = plot.border_fill_color = None
     plot.xgrid.grid_line_color = None
     plot.ygrid.grid_line_color = GRID
-    plot.min_border_left = plot.min_border_right = 4
+    plot.min_border_left, plot.min_border_right = 46, 8  # figures above one another line up
     plot.title.text_font = FONT
     plot.title.text_font_size = "13px"
     plot.title.text_font_style = "normal"

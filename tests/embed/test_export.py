@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sklearn.base import clone
+
+from mmsa_dist.embed import Embedder, ExportError, export_embeddings, read_embeddings
+from mmsa_dist.embed import export as export_module
+from mmsa_shards.manifest import Manifest
+from mmsa_shards.shard import read_block
+from tests.fixtures.embedders import DRUGS, random_embedder
+
+
+@pytest.fixture(scope="module")
+def embedder() -> Embedder:
+    return random_embedder(batch_size=4)
+
+
+@pytest.fixture
+def table(tmp_path) -> Path:
+    lines = [f"{smiles},D{n}" for n, smiles in enumerate(DRUGS)]
+    lines[3:3] = ["junk,BAD", ",EMPTY"]
+    path = tmp_path / "drugs.csv"
+    path.write_text("\n".join(["smiles,name", *lines, ""]))
+    return path
+
+
+def rows(folder: Path) -> list[dict[str, object]]:
+    return [row for path in sorted(folder.glob("part-*")) for row in pq.read_table(path).to_pylist()]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_row_for_every_input_row_in_order(embedder, table, tmp_path, dtype):
+    seen = []
+    summary = export_embeddings(
+        embedder, table, tmp_path / "out", dtype=dtype, rows_per_part=5, progress=lambda *at: seen.append(at)
+    )
+    assert (summary.rows, summary.ok, summary.parts) == (13, 11, 3)
+    assert summary.reasons == {"syntax": 1, "empty": 1}
+    assert seen == [(5, None), (10, None), (13, None)]
+    written = rows(tmp_path / "out")
+    names = [f"D{n}" for n in range(11)]
+    assert [row["id"] for row in written] == [*names[:3], "BAD", "EMPTY", *names[3:]]
+    assert [row["ok"] for row in written] == [True] * 3 + [False] * 2 + [True] * 8
+    assert [row["reason"] for row in written][3:6] == ["syntax", "empty", None]
+    assert written[3]["smiles"] == "junk"
+    assert written[3]["embedding"] is None
+    assert written[0]["inchikey"] == "BSYNRYMUTXBXSQ-UHFFFAOYSA-N"  # aspirin
+    schema = pq.read_schema(tmp_path / "out" / "part-00000.parquet")
+    assert schema.field("embedding").type.list_size == 16
+    assert schema.field("embedding").type.value_type == getattr(pa, dtype)()
+    assert json.loads(schema.metadata[b"mmsa_origin"])["model"] == embedder.digest
+    tolerance = 1e-3 if dtype == "float16" else 1e-6
+    read = read_embeddings(tmp_path / "out")
+    np.testing.assert_allclose(read.vectors, embedder.transform(DRUGS), atol=tolerance, rtol=tolerance)
+    assert read.ids == names
+
+
+def test_shards_are_read_without_parsing(embedder, tiny_shards, tmp_path):
+    given = clone(embedder).set_params(conformers="given")
+    summary = export_embeddings(given, tiny_shards, tmp_path / "out", dtype="float32", rows_per_part=9)
+    manifest = Manifest.load(tiny_shards)
+    assert summary.rows == summary.ok == manifest.molecules("train") + manifest.molecules("val")
+    read = read_embeddings(tmp_path / "out")
+    blocks = [
+        read_block(tiny_shards, shard, number)
+        for split in ("train", "val")
+        for shard in manifest.split(split)
+        for number in range(len(shard.blocks))
+    ]
+    assert read.ids == [name for block in blocks for name in block["id"].to_pylist()]
+    expected = np.concatenate([given.embed_block(block)[0] for block in blocks])
+    np.testing.assert_allclose(read.vectors, expected, atol=1e-6, rtol=0)
+    # A molecule has the same vector whether it comes from shards or as SMILES, where 3D is left out of both.
+    export_embeddings(embedder, tiny_shards, tmp_path / "flat", dtype="float32")
+    flat = read_embeddings(tmp_path / "flat")
+    np.testing.assert_allclose(flat.vectors, embedder.transform(flat.smiles), atol=1e-6, rtol=0)
+
+
+def test_several_files_and_molfiles(embedder, tmp_path):
+    from rdkit import Chem
+
+    (tmp_path / "a.smi").write_text("CCO ethanol\n")
+    block = Chem.MolToMolBlock(Chem.MolFromSmiles(DRUGS[2]))
+    with gzip.open(tmp_path / "b.sdf.gz", "wt") as file:
+        file.write(f"ibuprofen{block}$$$$\nbroken\n  x\n\nM  END\n$$$$\n")
+    summary = export_embeddings(
+        embedder, [str(tmp_path / "a.smi"), str(tmp_path / "b.sdf.gz")], tmp_path / "out", dtype="float32"
+    )
+    assert (summary.rows, summary.ok) == (3, 2)
+    read = read_embeddings(tmp_path / "out")
+    assert read.ids == ["ethanol", "ibuprofen"]
+    np.testing.assert_allclose(read.vectors, embedder.transform(["CCO", DRUGS[2]]), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("killed_at", [0, 1, 2])
+@pytest.mark.parametrize("kind", ["file", "shards"])
+def test_a_killed_export_goes_on(embedder, table, tiny_shards, tmp_path, monkeypatch, killed_at, kind):
+    source = table if kind == "file" else tiny_shards
+    export_embeddings(embedder, source, tmp_path / "whole", rows_per_part=5)
+    write, calls = export_module.write_part, []
+
+    def dying(folder, number, *rest):
+        if number == killed_at:
+            (folder / f".part-{number:05d}.parquet.123.tmp").write_bytes(b"half")
+            raise KeyboardInterrupt
+        calls.append(number)
+        write(folder, number, *rest)
+
+    monkeypatch.setattr(export_module, "write_part", dying)
+    with pytest.raises(KeyboardInterrupt):
+        export_embeddings(embedder, source, tmp_path / "out", rows_per_part=5)
+    with pytest.raises(ExportError, match="holds no finished embeddings"):
+        read_embeddings(tmp_path / "out")
+    monkeypatch.setattr(export_module, "write_part", write)
+    summary = export_embeddings(embedder, source, tmp_path / "out", rows_per_part=5)
+    assert summary.reused_parts == killed_at == len(calls)
+    assert rows(tmp_path / "out") == rows(tmp_path / "whole")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
+        p.name for p in (tmp_path / "whole").iterdir()
+    )
+
+
+def test_what_is_done_is_not_done_twice(embedder, table, tmp_path, monkeypatch):
+    first = export_embeddings(embedder, table, tmp_path / "out")
+    monkeypatch.setattr(export_module, "write_part", lambda *_: pytest.fail("wrote again"))
+    assert export_embeddings(embedder, table, tmp_path / "out") == first
+
+
+def test_another_model_or_input_is_not_mixed_in(embedder, table, tmp_path):
+    export_embeddings(embedder, table, tmp_path / "out")
+    with pytest.raises(ExportError, match=r"another origin \(model was"):
+        export_embeddings(random_embedder(1), table, tmp_path / "out")
+    with pytest.raises(ExportError, match="view was 'structure', is now 'unified'"):
+        export_embeddings(clone(embedder).set_params(view="unified"), table, tmp_path / "out")
+    table.write_text(table.read_text() + "CCCC,late\n")
+    with pytest.raises(ExportError, match="source was"):
+        export_embeddings(embedder, table, tmp_path / "out")
+
+
+def test_other_files_are_never_touched(embedder, table, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(ExportError, match=r"holds other files than embeddings \(notes.txt"):
+        export_embeddings(embedder, table, tmp_path / "out")
+    with pytest.raises(ExportError, match="is a file"):
+        export_embeddings(embedder, table, table)
+
+
+def test_bad_input_leaves_nothing_behind(embedder, tmp_path):
+    with pytest.raises(ValueError, match="does not exist"):
+        export_embeddings(embedder, tmp_path / "none.csv", tmp_path / "out")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ValueError, match=r"no manifest\.json"):
+        export_embeddings(embedder, tmp_path / "folder", tmp_path / "out")
+    (tmp_path / "empty.smi").write_text("")
+    with pytest.raises(ValueError, match="holds no records"):
+        export_embeddings(embedder, tmp_path / "empty.smi", tmp_path / "out")
+    (tmp_path / "bare.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="its columns are 'a', 'b'"):
+        export_embeddings(embedder, tmp_path / "bare.csv", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_too_large_for_float16_are_an_error(embedder, table, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        Embedder, "_infer", lambda self, block: (np.full((block.num_rows, 16), 1e5), np.ones(block.num_rows, bool))
+    )
+    with pytest.raises(ExportError, match="too large for float16; export with dtype float32"):
+        export_embeddings(embedder, table, tmp_path / "out")
+
+
+def test_a_lost_part_is_noticed(embedder, table, tmp_path):
+    export_embeddings(embedder, table, tmp_path / "out", rows_per_part=5)
+    (tmp_path / "out" / "part-00001.parquet").unlink()
+    with pytest.raises(ExportError, match="lacks part-00001.parquet"):
+        read_embeddings(tmp_path / "out")

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+
+from mmsa_dist.embed import Embedder, export_embeddings
+from mmsa_dist.embed.search import SearchError, SearchIndex
+from tests.fixtures.embedders import DRUGS, random_embedder
+
+pytest.importorskip("faiss", reason="search needs faiss-cpu, of the extras train and report")
+
+
+@pytest.fixture(scope="module")
+def embedder() -> Embedder:
+    return random_embedder()
+
+
+@pytest.fixture(scope="module")
+def index(embedder, tmp_path_factory) -> SearchIndex:
+    folder = tmp_path_factory.mktemp("search")
+    (folder / "drugs.smi").write_text("".join(f"{s} D{n}\n" for n, s in enumerate(["junk", *DRUGS])))
+    export_embeddings(embedder, folder / "drugs.smi", folder / "out", dtype="float32")
+    return SearchIndex.open(folder / "out")
+
+
+def test_neighbours_equal_those_of_numpy(embedder, index):
+    vectors = embedder.transform(DRUGS).astype(float)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosine = unit @ unit.T
+    for row in range(len(DRUGS)):
+        expected = [n for n in np.argsort(-cosine[row], kind="stable") if n != row][:4]
+        found = index.by_id(f"D{row + 1}", k=4)
+        assert [n.id for n in found] == [f"D{n + 1}" for n in expected]
+        np.testing.assert_allclose([n.similarity for n in found], cosine[row, expected], atol=1e-6)
+
+
+def test_a_molecule_finds_itself_however_it_is_written(embedder, index):
+    (found,) = index.by_smiles(embedder, ["c1ccccc1OC(C)=O"], k=1)  # phenyl acetate is not in the index
+    assert found[0].similarity < 1 - 1e-6
+    (found,) = index.by_smiles(embedder, ["OC(=O)c1c(OC(C)=O)cccc1.[Na+]"], k=1)  # aspirin, as a salt
+    assert found[0].id == "D1"
+    assert found[0].inchikey == "BSYNRYMUTXBXSQ-UHFFFAOYSA-N"
+    assert found[0].similarity == pytest.approx(1, abs=1e-6)
+
+
+def test_more_neighbours_than_there_are(embedder, index):
+    assert len(index) == len(DRUGS)
+    assert len(index.by_id("D3", k=99)) == len(DRUGS) - 1
+    assert len(index.by_smiles(embedder, ["C"], k=99)[0]) == len(DRUGS)
+
+
+def test_unfit_questions_are_said(embedder, index):
+    with pytest.raises(SearchError, match="no embedded molecule has the id 'D0'"):
+        index.by_id("D0")  # the one that is no molecule
+    with pytest.raises(SearchError, match="query 'xx' has no vector"):
+        index.by_smiles(embedder, ["xx"])
+    with pytest.raises(SearchError, match="view"):
+        index.by_smiles(clone(embedder).set_params(view="unified"), ["C"])
+    with pytest.raises(SearchError, match="model"):
+        index.by_smiles(random_embedder(1), ["C"])

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mmsa_dist.config.load import to_yaml
+from mmsa_dist.embed import export_embeddings
+from mmsa_dist.evaluate import Results, Score
+from mmsa_dist.runtime.run_folder import environment
+from tests.fixtures.embedders import mini_config, random_embedder
+
+
+@pytest.fixture(scope="session")
+def run(make_tiny_shards, tmp_path_factory) -> Path:
+    """A run folder with all that a run makes."""
+    root = tmp_path_factory.mktemp("runs") / "tiny"
+    root.mkdir()
+    make_tiny_shards(root)
+    config = mini_config().model_copy(update={"run": mini_config().run.model_copy(update={"dir": str(root)})})
+    (root / "config.yaml").write_text(to_yaml(config))
+    (root / "environment.json").write_text(json.dumps(environment()))
+    lines = [
+        {
+            "step": step,
+            "train/loss": 5 - step / 20,
+            "train/contrast_loss": 3.0,
+            "train/atom_loss": 0.0,
+            "valid/retrieval_at_1": step / 100,
+            "valid/chance": 0.125,
+            "memory/anchor_entropy": 0.9,
+            "memory/dead_anchors": 1.0,
+            "memory/g_cosine": None,
+            "bank/recall": 1.0,
+            "molecules_per_s": 100.0 + step,
+        }
+        for step in range(1, 61)
+    ]
+    (root / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 61, "tra')
+    embedder = random_embedder()
+    embedder.save_pretrained(root / "model")
+    export_embeddings(embedder, root / "shards", root / "embeddings")
+    score = Score("freesolv", "hu-scaffold", "d", 0, "ECFP4", "linear", "rmse", 4.1651, 1, 1, 65)
+    Results((score,), without_vector={"freesolv": 3}).write(root / "evaluation")
+    return root

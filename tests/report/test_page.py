@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from mmsa_dist.embed import export_embeddings
+from mmsa_dist.report import write_report
+from tests.fixtures.embedders import DRUGS, random_embedder
+
+pytest.importorskip("bokeh", reason="the report needs bokeh, of the extra report")
+
+SECTIONS = "preparation training retrieval anchors bank map gallery evaluation environment".split()
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+
+
+class Page(HTMLParser):
+    """What a browser would make of the page: its elements, and the text of each section."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: dict[str, str] = dict.fromkeys(SECTIONS, "")
+        self.scripts: list[str] = []
+        self._section, self._within = "", ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._within = tag
+        if tag == "section":
+            self._section = dict(attrs)["id"]
+
+    def handle_endtag(self, tag):
+        self._within = ""
+        if self._section:
+            self.text[self._section] += " "
+        if tag == "section":
+            self._section = ""
+
+    def handle_data(self, data):
+        if self._within == "script":
+            self.scripts.append(data)
+        elif self._section:
+            self.text[self._section] += data
+
+    def payload(self) -> dict:
+        (packed,) = (s for s in self.scripts if re.fullmatch(r"[A-Za-z0-9+/=]{100,}", s.strip()))
+        return json.loads(gzip.decompress(base64.b64decode(packed)))
+
+
+@pytest.fixture(scope="session")
+def page(run) -> Page:
+    path = write_report(run)
+    assert path == run / "report.html"
+    assert path.stat().st_size < 3e6
+    return Page(path.read_text())
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_every_section_says_what_was_measured(page):
+    text = {name: words(of) for name, of in page.text.items()}
+    assert "read 55 duplicates − 0" in text["preparation"]
+    assert "written 55" in text["preparation"]
+    assert "Losses by name" in text["training"]
+    assert "Use of the 8 anchors" in text["anchors"]
+    assert "55 molecules by their structure vector, laid out by UMAP" in text["map"]
+    assert text["gallery"].count("M-") == 6 * 6
+    assert "ECFP4 linear 4.165" in text["evaluation"]
+    assert "3 molecules have no vector" in text["evaluation"]
+    assert "torch" in text["environment"]
+    assert not [name for name in SECTIONS if "Not measured yet" in text[name] or "Cannot be read" in text[name]]
+
+
+def test_the_page_needs_no_network(page, run):
+    policy = next(a["content"] for t, a in page.tags if t == "meta" and a.get("http-equiv"))
+    assert "default-src 'none'" in policy
+    fetched = [(t, a) for t, a in page.tags if a.get("src") or (t == "link" and a.get("href"))]
+    assert fetched == []
+    assert {a["href"][0] for t, a in page.tags if t == "a"} == {"#"}
+
+
+def test_structures_are_in_the_page(page):
+    payload = page.payload()
+    assert len(payload["ids"]) == len(payload["drawings"]) == len(payload["neighbours"]) == 55
+    assert all(drawing.startswith("<svg ") for drawing in payload["drawings"])
+    assert all(i not in near for i, near in enumerate(payload["neighbours"])), "no molecule is its own neighbour"
+    assert {len(values) for values in payload["properties"].values()} == {55}
+    assert sum(tag == "svg" for tag, _ in page.tags) == 6 * 6 + 6 * 4, "galleries of neighbours and of anchors"
+
+
+def test_the_same_run_gives_the_same_map(run, page):
+    again = Page(write_report(run).read_text())
+    assert again.payload() == page.payload()
+
+
+def test_an_empty_run_folder(tmp_path):
+    page = Page(write_report(tmp_path).read_text())
+    assert [name for name in SECTIONS if "Not measured yet" not in page.text[name]] == []
+    assert page.scripts == []
+
+
+@pytest.mark.parametrize("part", ["metrics.jsonl", "shards", "model", "embeddings", "evaluation", "config.yaml"])
+def test_any_part_may_be_missing(run, tmp_path, part):
+    root = tmp_path / "run"
+    shutil.copytree(run, root, ignore=shutil.ignore_patterns("report.html", part))
+    text = Page(write_report(root).read_text()).text
+    missing = {
+        "metrics.jsonl": ("training", "retrieval", "anchors", "bank"),
+        "shards": (),  # those that config.yaml names are there
+        "model": (),
+        "embeddings": ("map", "gallery"),
+        "evaluation": ("evaluation",),
+        "config.yaml": (),
+    }[part]
+    assert tuple(name for name in SECTIONS if "Not measured yet" in text[name]) == missing
+
+
+def test_damaged_parts_say_so(run, tmp_path):
+    root = tmp_path / "run"
+    shutil.copytree(run, root)
+    (root / "metrics.jsonl").write_text("{broken\n")
+    (root / "config.yaml").write_text(f"{EVIL}: [")
+    (root / "shards" / "manifest.json").write_text("[]")
+    (root / "evaluation" / "results.json").write_text("no json")
+    (root / "embeddings" / "part-00000.parquet").unlink()
+    html = write_report(root).read_text()
+    text = Page(html).text
+    for name in ("preparation", "training", "map", "evaluation"):
+        assert "Cannot be read" in text[name], name
+    assert EVIL not in html
+
+
+def test_names_from_files_are_harmless(tmp_path):
+    root = tmp_path / EVIL.replace("/", "_")
+    root.mkdir()
+    (root / "in.csv").write_text("smiles,id\n" + "".join(f'{s},"{EVIL}{n}"\n' for n, s in enumerate(DRUGS)))
+    export_embeddings(random_embedder(), root / "in.csv", root / "embeddings")
+    (root / "environment.json").write_text(json.dumps({"python": EVIL, "libraries": {EVIL: EVIL}, "git": {EVIL: EVIL}}))
+    (root / "evaluation").mkdir()
+    line = {"task": EVIL, "split": EVIL, "metric": EVIL, "features": EVIL, "model": EVIL, "mean": 1.0, "spread": None}
+    results = {"summaries": [line | {"values": [1.0], "best": False}]}
+    (root / "evaluation" / "results.json").write_text(json.dumps(results))
+    html = write_report(root).read_text()
+    page = Page(html)
+    assert EVIL not in html
+    assert not [a for t, a in page.tags if t == "img" or any(name.startswith("on") for name in a)]
+    assert not [script for script in page.scripts if "alert(" in script]
+    assert page.payload()["ids"][0] == f"{EVIL}0", "the name itself is kept"
+    assert f"{EVIL}0" in page.text["gallery"] + page.text["map"] + page.text["anchors"]
+
+
+def test_salts_of_one_drug_are_shown_once(tmp_path):
+    smiles = [*DRUGS, "OC(=O)c1ccccc1OC(C)=O.[Na+]", DRUGS[0]]
+    (tmp_path / "in.smi").write_text("".join(f"{s} D{n}\n" for n, s in enumerate(smiles)))
+    export_embeddings(random_embedder(), tmp_path / "in.smi", tmp_path / "embeddings")
+    payload = Page(write_report(tmp_path).read_text()).payload()
+    assert payload["ids"] == [f"D{n}" for n in range(len(DRUGS))]
+
+
+def test_too_few_molecules_for_a_map(tmp_path):
+    (tmp_path / "in.smi").write_text("C methane\nCC ethane\n")
+    export_embeddings(random_embedder(), tmp_path / "in.smi", tmp_path / "embeddings")
+    assert "Not measured yet" in Page(write_report(tmp_path).read_text()).text["map"]
+
+
+def test_a_missing_folder_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run folder .* does not exist; `mmsa pretrain` makes it"):
+        write_report(Path(tmp_path / "none"))
