@@ -24,7 +24,7 @@ def make_tiny_shards() -> Callable[[Path], Path]:
 
     Blocks hold four molecules; those of one block in five have no 3D.
     """
-    from mmsa_shards.block import smiles_to_block
+    from mmsa_shards.from_smiles import smiles_to_block
     from mmsa_shards.manifest import Ledger, Manifest
     from mmsa_shards.shard import write_shard
 

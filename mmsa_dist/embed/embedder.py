@@ -31,7 +31,6 @@ from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.data.collate import block_to_batch
 from mmsa_dist.embed.pretrained import Inference, PretrainedModel
 from mmsa_dist.model import MMSAModel
-from mmsa_shards.block import smiles_to_block
 
 NO_MODALITY = ("no_modality", "none of the modalities that the view sees could be made for this molecule")
 """Reason and message of a molecule that parses but cannot be seen by the view."""
@@ -227,6 +226,9 @@ class Embedder(TransformerMixin, BaseEstimator):
 
     def embed(self, molecules: Iterable[object]) -> EmbeddedMolecules:
         """Embeds molecules and tells, besides, what each of them was standardized to (see `transform`)."""
+        # Here, so that a model loads and shards embed without RDKit.
+        from mmsa_shards.from_smiles import smiles_to_block
+
         self._check()
         rows = _as_rows(molecules)
         vectors = np.full((len(rows), self.width_), np.nan, dtype=np.float32)

@@ -16,13 +16,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from mmsa_dist.embed.embedder import Embedder
 from mmsa_dist.embed.parquet import (
     SUMMARY,
     Dtype,
-    EmbeddedRow,
     ExportError,
     ExportSummary,
     Origin,
@@ -32,11 +30,13 @@ from mmsa_dist.embed.parquet import (
     write_part,
     write_summary,
 )
-from mmsa_dist.embed.source import Source, open_source
+from mmsa_dist.embed.source import Row, open_source
 from mmsa_shards.options import PrepareOptions
 
 Progress = Callable[[int, int | None], None]
 """Called with the rows done and the rows in all (None where that is not known)."""
+
+_REPORT_EVERY = 256  # rows
 
 
 def export_embeddings(
@@ -59,7 +59,7 @@ def export_embeddings(
         dtype: of the vectors in Parquet.
         rows_per_part: rows in one file.
         options: how files are read (`smiles_column`, `id_column`, `allow_truncated`); None takes the defaults.
-        progress: called after every part.
+        progress: called before the first row and after every few.
 
     Raises:
         ExportError: `out` holds something else, or the vectors do not fit `dtype`.
@@ -87,12 +87,13 @@ def export_embeddings(
     for number in range(done):
         counts += _reasons(folder / part_name(number))
     parts = done
-    for batch, vectors in _parts(rows, done * rows_per_part, rows_per_part):
-        write_part(folder, parts, batch, vectors, origin)
+    start = done * rows_per_part
+    embedded = _reported(rows.rows(start), start, rows.total, progress or (lambda done, total: None))
+    while part := list(islice(embedded, rows_per_part)):
+        batch = [row for row, _ in part]
+        write_part(folder, parts, batch, np.stack([vector for _, vector in part]), origin)
         parts += 1
         counts += Counter(row.reason for row in batch)
-        if progress is not None:
-            progress(counts.total(), rows.total)
     if counts.total() == 0:
         raise ExportError(f"{source} holds no records; nothing was embedded")
     summary = ExportSummary(
@@ -108,11 +109,15 @@ def export_embeddings(
     return summary
 
 
-def _parts(source: Source, start: int, size: int) -> Iterator[tuple[list[EmbeddedRow], NDArray[np.float32]]]:
-    """Rows and vectors of `source` from row `start` on, in parts of `size` rows, the last of which may be shorter."""
-    rows = source.rows(start)
-    while part := list(islice(rows, size)):
-        yield [row for row, _ in part], np.stack([vector for _, vector in part])
+def _reported(rows: Iterator[Row], done: int, total: int | None, progress: Progress) -> Iterator[Row]:
+    """Passes rows on and tells of them, from before the first until after the last."""
+    progress(done, total)
+    for row in rows:
+        yield row
+        done += 1
+        if done % _REPORT_EVERY == 0:
+            progress(done, total)
+    progress(done, done)
 
 
 def _parts_done(folder: Path, origin: Origin) -> int:

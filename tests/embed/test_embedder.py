@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from mmsa_dist.embed import Embedder, EmbeddingError
-from mmsa_shards.block import smiles_to_block
+from mmsa_shards.from_smiles import smiles_to_block
 from tests.fixtures.embedders import DRUGS, random_embedder
 
 TOLERANCE = 1e-6  # absolute, of vectors whose elements lie in about (-1, 1)

@@ -43,7 +43,7 @@ def test_a_row_for_every_input_row_in_order(embedder, table, tmp_path, dtype):
     )
     assert (summary.rows, summary.ok, summary.parts) == (13, 11, 3)
     assert summary.reasons == {"syntax": 1, "empty": 1}
-    assert seen == [(5, None), (10, None), (13, None)]
+    assert seen == [(0, None), (13, 13)]
     written = rows(tmp_path / "out")
     names = [f"D{n}" for n in range(11)]
     assert [row["id"] for row in written] == [*names[:3], "BAD", "EMPTY", *names[3:]]
@@ -179,5 +179,5 @@ def test_numbers_too_large_for_float16_are_an_error(embedder, table, tmp_path, m
 def test_a_lost_part_is_noticed(embedder, table, tmp_path):
     export_embeddings(embedder, table, tmp_path / "out", rows_per_part=5)
     (tmp_path / "out" / "part-00001.parquet").unlink()
-    with pytest.raises(ExportError, match="lacks part-00001.parquet"):
+    with pytest.raises(ExportError, match=r"lacks part-00001\.parquet"):
         read_embeddings(tmp_path / "out")

@@ -128,7 +128,7 @@ def test_a_changed_configuration_is_noticed(folder):
     with pytest.raises(ModelFolderError, match="was changed after the export"):
         Embedder.from_pretrained(folder)
     rewrite(folder, inference=inference | {"surprise": 1})
-    with pytest.raises(ModelFolderError, match="inference.surprise is not usable"):
+    with pytest.raises(ModelFolderError, match=r"inference\.surprise is not usable"):
         Embedder.from_pretrained(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(ModelFolderError, match="is not JSON"):

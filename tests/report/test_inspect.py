@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -28,7 +30,7 @@ def test_a_sample_of_blocks_says_how_large_it_is(tiny_shards):
 
 
 def test_text(tiny_shards):
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=120, record=True, file=io.StringIO())
     console.print(render_inspection(inspect_shards(tiny_shards)))
     text = console.export_text()
     assert "Heavy atoms of 55 molecules" in text

@@ -16,7 +16,7 @@ from tests.fixtures.embedders import DRUGS, random_embedder
 
 pytest.importorskip("bokeh", reason="the report needs bokeh, of the extra report")
 
-SECTIONS = "preparation training retrieval anchors bank map gallery evaluation environment".split()
+SECTIONS = ["preparation", "training", "retrieval", "anchors", "bank", "map", "gallery", "evaluation", "environment"]
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
@@ -174,5 +174,5 @@ def test_too_few_molecules_for_a_map(tmp_path):
 
 
 def test_a_missing_folder_is_said(tmp_path):
-    with pytest.raises(FileNotFoundError, match="run folder .* does not exist; `mmsa pretrain` makes it"):
+    with pytest.raises(FileNotFoundError, match=r"run folder .* does not exist; `mmsa pretrain` makes it"):
         write_report(Path(tmp_path / "none"))

@@ -33,7 +33,7 @@ SIDEWAYS = {
     ("report", "evaluate"),
     ("cli", "console"),
 }
-SHARDS_FOR_MMSA_DIST = {"atomic", "schema", "options", "manifest", "shard", "read", "block", "errors"}
+SHARDS_FOR_MMSA_DIST = {"atomic", "schema", "options", "manifest", "shard", "read", "block", "from_smiles", "errors"}
 RAY_STAGES = {"prepare"}
 #: Heavy packages and the files that own them.
 OWNERS = {

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mmsa_shards.block import Molecule, decode_block, encode_block, molecules_to_block, smiles_to_block
+from mmsa_shards.block import Molecule, decode_block, encode_block, molecules_to_block
 from mmsa_shards.schema import ATOM_CATEGORIES, BLOCK_SCHEMA, BOND_CATEGORIES, CONFORMER_SOURCES
 
 _float32 = st.floats(-1e4, 1e4, width=32)
@@ -79,33 +79,3 @@ def test_a_stream_of_another_schema_is_refused():
     other = pa.record_batch({"x": pa.array([1])})
     with pytest.raises(ValueError, match="another schema"):
         decode_block(encode_block(other, "none"))
-
-
-OPTIONS = {"seed": 0, "conformer_timeout_s": 2.0, "max_atoms": 60}
-
-
-def test_smiles_to_block_keeps_rows_and_gives_reasons():
-    smiles = ["CCO", None, "C(C)(C)(C)(C)C", "c1ccccc1C(=O)[O-].[Na+]", "c1cccc1", "xyz", "*CC", "C" * 61, ""]
-    block, rows, refused = smiles_to_block(smiles, conformers="none", **OPTIONS)
-    assert rows.tolist() == [0, 3]
-    assert block["smiles"].to_pylist() == ["CCO", "O=C(O)c1ccccc1"]
-    assert block["id"].to_pylist() == ["0", "3"]
-    assert block["conformer_source"].to_pylist() == ["none", "none"]
-    assert {row: reason for row, (reason, _) in refused.items()} == {
-        1: "empty", 2: "valence", 4: "aromaticity", 5: "syntax", 6: "undefined_atom", 7: "too_many_atoms", 8: "empty",
-    }  # fmt: skip
-
-
-def test_smiles_to_block_embeds_the_same_whatever_comes_along():
-    together, _, _ = smiles_to_block(["CCO", "CC(C)O", "[Na+]"], ["a", "b", "c"], conformers="etkdg", **OPTIONS)
-    alone, _, _ = smiles_to_block(["CC(C)O"], ["b"], conformers="etkdg", **OPTIONS)
-    assert together.slice(1, 1).to_pylist() == alone.to_pylist()
-    assert together["conformer_source"].to_pylist()[:2] == ["etkdg", "etkdg"]
-    xyz = np.asarray(alone["conformers"].to_pylist()[0][0])
-    assert xyz.shape == (4, 3)
-    assert 1.4 < np.linalg.norm(xyz[0] - xyz[1]) < 1.65
-
-
-def test_smiles_to_block_of_nothing_is_an_empty_block():
-    block, rows, refused = smiles_to_block([], conformers="etkdg", **OPTIONS)
-    assert (block.num_rows, rows.size, refused) == (0, 0, {})

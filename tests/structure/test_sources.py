@@ -8,9 +8,9 @@ import pytest
 import torch
 
 pytest.importorskip("faiss")
+from mmsa_dist.structure.choice import neighbour_source
 from mmsa_dist.structure.global_neighbours import GlobalNeighbours, reshard
 from mmsa_dist.structure.neighbours import FlatCandidates
-from mmsa_dist.structure.choice import neighbour_source
 from mmsa_dist.structure.sources import BatchNeighbours, NoNeighbours, TableNeighbours
 
 

@@ -1,0 +1,61 @@
+"""SMILES -> block within one process: preparation without files and without Ray, for inference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mmsa_shards.block import Molecule, molecules_to_block
+from mmsa_shards.molecule import Conformers, Order, make_molecules
+from mmsa_shards.read import Structure
+from mmsa_shards.standardize import Refusal, standardize_many
+
+
+def smiles_to_block(
+    smiles: Sequence[str | None],
+    ids: Sequence[str] | None = None,
+    *,
+    conformers: Literal["none", "etkdg"],
+    seed: int,
+    conformer_timeout_s: float,
+    max_atoms: int,
+) -> tuple[pa.RecordBatch, NDArray[np.int64], dict[int, tuple[str, str]]]:
+    """Turns SMILES into a block exactly as preparation does, without Ray.
+
+    Args:
+        smiles: what to read; None and the empty string are refused like any other that is no molecule.
+        ids: one per SMILES; None takes the row number.
+        conformers: `etkdg` embeds one conformer per molecule, `none` leaves out the 3D modality.
+        seed: of the embedding.
+        conformer_timeout_s: seconds that the embedding of one molecule may take before it goes without 3D.
+        max_atoms: molecules with more heavy atoms are refused.
+
+    Returns:
+        The block of the N molecules that were read; their (N,) int64 rows in `smiles`, ascending; and for
+        every other row the reason (a word) and the message (a sentence).
+    """
+    refusals: dict[int, tuple[str, str]] = {}
+    orders: list[Order] = []
+    rows: list[int] = []
+    structures = [Structure("SMILES", text or "") for text in smiles]
+    for row, parent in enumerate(standardize_many(structures, max_atoms=max_atoms)):
+        if isinstance(parent, Refusal):
+            refusals[row] = (parent.reason, parent.message)
+        else:
+            name = str(row) if ids is None else ids[row]
+            orders.append(Order(id=name, inchikey=parent.inchikey, smiles=parent.smiles))
+            rows.append(row)
+    wanted = Conformers(mode=conformers, count=1, seed=seed, timeout_s=conformer_timeout_s)
+    molecules: list[Molecule] = []
+    kept: list[int] = []
+    for row, made in zip(rows, make_molecules(orders, wanted), strict=True):
+        if isinstance(made, Refusal):
+            refusals[row] = (made.reason, made.message)
+        else:
+            molecules.append(made)
+            kept.append(row)
+    return molecules_to_block(molecules), np.asarray(kept, dtype=np.int64), refusals
