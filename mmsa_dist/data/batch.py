@@ -60,6 +60,12 @@ class MoleculeBatch:
         """Returns the batch on `device`."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
+    def without_conformers(self) -> MoleculeBatch:
+        """Returns the batch with the 3D modality masked for every molecule."""
+        return dataclasses.replace(
+            self, xyz_A3=torch.full_like(self.xyz_A3, torch.nan), has_xyz_B=torch.zeros_like(self.has_xyz_B)
+        )
+
     def pin_memory(self) -> MoleculeBatch:
         """Returns the batch in page-locked memory (called by torch's DataLoader)."""
         return self._map(lambda tensor: tensor.pin_memory())

@@ -12,7 +12,6 @@ elements lie in (-1, 1).
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,10 +23,10 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import Tags
 from torch import Tensor
 
 from mmsa_dist.config.schema import Config
-from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.data.collate import block_to_batch
 from mmsa_dist.embed.pretrained import Inference, PretrainedModel
 from mmsa_dist.model import MMSAModel
@@ -35,6 +34,8 @@ from mmsa_dist.model import MMSAModel
 NO_MODALITY = ("no_modality", "none of the modalities that the view sees could be made for this molecule")
 """Reason and message of a molecule that parses but cannot be seen by the view."""
 
+NOT_FINITE = ("not_finite", "the model gives numbers that are not finite for this molecule")
+"""Likewise of one whose vector would hold NaN or infinity, as those of a training that diverged do."""
 
 _FEWEST = 8  # molecules computed at a time: see the numerics above
 
@@ -204,15 +205,15 @@ class Embedder(TransformerMixin, BaseEstimator):
         """Embeds molecules.
 
         Args:
-            X: n SMILES: a list, a numpy array, or a column of pandas, polars or Arrow; None, NaN and what does not
-                parse count as invalid.
+            X: n SMILES: a list, a numpy array, or a column of pandas, polars or Arrow; None, NaN, what is not
+                text and what does not parse count as invalid.
 
         Returns:
             (n, D) float32, row for row; NaN where `report_` says why.
 
         Raises:
             EmbeddingError: rows without a vector, where `on_error` is ``raise``.
-            TypeError: `X` is one string, or a table of several columns.
+            TypeError: `X` is one string or no column at all, or a table of several columns.
         """
         result = self.embed(X)
         self.report_ = result.invalid
@@ -245,15 +246,16 @@ class Embedder(TransformerMixin, BaseEstimator):
                 conformer_timeout_s=inference.conformer_timeout_s,
                 max_atoms=inference.max_atoms,
             )
-            of_block, sightless = self.embed_block(block)
+            refused |= {row: _not_text(chunk[row]) for row in refused if not _is_text_or_missing(chunk[row])}
+            of_block, without = self.embed_block(block)
             vectors[start + kept] = of_block
             for row, text, key in zip(kept, block["smiles"].to_pylist(), block["inchikey"].to_pylist(), strict=True):
                 smiles[start + row], inchikeys[start + row] = text, key
-            refused |= {int(kept[i]): NO_MODALITY for i in sightless}
+            refused |= {int(kept[i]): why for i, why in without.items()}
             invalid += [InvalidMolecule(start + row, chunk[row], *why) for row, why in sorted(refused.items())]
         return EmbeddedMolecules(vectors, tuple(smiles), tuple(inchikeys), tuple(invalid))
 
-    def embed_block(self, block: pa.RecordBatch) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def embed_block(self, block: pa.RecordBatch) -> tuple[NDArray[np.float32], dict[int, tuple[str, str]]]:
         """Embeds the n molecules of one block, at most `batch_size` at a time.
 
         Args:
@@ -261,7 +263,8 @@ class Embedder(TransformerMixin, BaseEstimator):
                 ``none``.
 
         Returns:
-            (n, D) float32, and the rows that are NaN because the view's modality is missing for them.
+            (n, D) float32; and for every row that is NaN the reason (a word) and the message (a sentence), which
+            are `NO_MODALITY` or `NOT_FINITE`.
         """
         self._check()
         vectors = np.full((block.num_rows, self.width_), np.nan, dtype=np.float32)
@@ -269,12 +272,20 @@ class Embedder(TransformerMixin, BaseEstimator):
         for start in range(0, block.num_rows, self.batch_size):
             part = slice(start, start + self.batch_size)
             vectors[part], seen[part] = self._infer(block.slice(start, self.batch_size))
-        vectors[~seen] = np.nan
-        return vectors, np.flatnonzero(~seen)
+        broken = seen & ~np.isfinite(vectors).all(axis=1)
+        vectors[~seen | broken] = np.nan
+        without = dict.fromkeys(np.flatnonzero(~seen).tolist(), NO_MODALITY)
+        return vectors, without | dict.fromkeys(np.flatnonzero(broken).tolist(), NOT_FINITE)
 
     def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
         """Names of the D columns, such as ``mmsa_structure_0``."""
         return np.array([f"mmsa_{self.view_}_{i}" for i in range(self.width_)], dtype=object)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False  # a pipeline of nothing else may transform at once
+        tags.input_tags.one_d_array = tags.input_tags.string = tags.input_tags.allow_nan = True
+        return tags
 
     def _check(self) -> None:
         choices = {
@@ -295,7 +306,7 @@ class Embedder(TransformerMixin, BaseEstimator):
             block = block.take(pa.array(np.arange(_FEWEST) % rows))
         batch = block_to_batch(block, picture_size=pretrained.inference.picture_size if self.pictures else None)
         if self.conformers == "none":
-            batch = _without_conformers(batch)
+            batch = batch.without_conformers()
         device = _device(self.device)
         model = pretrained.model.to(device)
         reference = None if pretrained.reference_RC is None else pretrained.reference_RC.to(device, torch.float32)
@@ -311,10 +322,12 @@ def _as_rows(molecules: object) -> list[object]:
     """The rows of whatever holds a column of SMILES."""
     if isinstance(molecules, str | bytes):
         raise TypeError(f"transform takes a list of SMILES, not one string; pass [{molecules!r}]")
+    if isinstance(molecules, Mapping) or not isinstance(molecules, Iterable):
+        raise TypeError(f"transform takes a list of SMILES, not a {type(molecules).__name__}; pass one column")
     if isinstance(molecules, pa.Array | pa.ChunkedArray):
         return molecules.to_pylist()
     if not hasattr(molecules, "shape"):
-        return list(molecules)  # type: ignore[call-overload]
+        return list(molecules)
     column = np.asarray(molecules, dtype=object)
     if column.ndim == 2 and column.shape[1] == 1:  # a table of one column, as a ColumnTransformer passes it
         column = column[:, 0]
@@ -323,16 +336,23 @@ def _as_rows(molecules: object) -> list[object]:
     return list(column)
 
 
+def _is_text_or_missing(row: object) -> bool:
+    if row is None or isinstance(row, str):
+        return True
+    try:
+        return bool(row != row)  # NaN alone is not itself
+    except TypeError:
+        return True  # pandas' NA, which does not even know that
+    except ValueError:
+        return False  # an array, which compares by element
+
+
+def _not_text(row: object) -> tuple[str, str]:
+    return "not_text", f"is a {type(row).__name__}, not the text of a SMILES"
+
+
 def _device(asked: str | torch.device | None) -> torch.device:
     return torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def _without_conformers(batch: MoleculeBatch) -> MoleculeBatch:
-    return dataclasses.replace(
-        batch,
-        xyz_A3=torch.full_like(batch.xyz_A3, torch.nan),
-        has_xyz_B=torch.zeros_like(batch.has_xyz_B),
-    )
 
 
 @contextmanager

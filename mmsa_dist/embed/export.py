@@ -2,16 +2,18 @@
 
 The input is cut into parts of equal numbers of rows. A part is written whole or not at all, so what an interrupted
 export left behind is a prefix of the output; the next run checks that it came from the same model and input, and
-goes on after it.
+goes on after it. Where a part was lost, it goes on from there.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow.compute as pc
@@ -54,8 +56,8 @@ def export_embeddings(
     Args:
         embedder: gives view, modalities and device; its `on_error` is not asked, for every row is kept.
         source: a folder of shards, or one or several files that `mmsa prepare` reads.
-        out: folder of the result; made if it is not there. An unfinished export of the same vectors is finished, a
-            finished one is left as it is.
+        out: folder of the result; made if it is not there. An unfinished export of the same vectors is finished,
+            one that lost parts is mended, a finished one is left as it is.
         dtype: of the vectors in Parquet.
         rows_per_part: rows in one file.
         options: how files are read (`smiles_column`, `id_column`, `allow_truncated`); None takes the defaults.
@@ -67,6 +69,8 @@ def export_embeddings(
     """
     if rows_per_part < 1:
         raise ValueError(f"rows_per_part={rows_per_part} must be 1 or more")
+    if dtype not in get_args(Dtype):
+        raise ValueError(f"dtype={dtype!r} must be one of {', '.join(get_args(Dtype))}")
     folder = Path(out)
     rows = open_source(source, embedder, options)
     origin = Origin(
@@ -81,7 +85,10 @@ def export_embeddings(
     )
     done = _parts_done(folder, origin)
     if (folder / SUMMARY).exists():
-        return read_summary(folder)
+        finished = read_summary(folder)
+        if done == finished.parts:
+            return finished
+        (folder / SUMMARY).unlink()  # parts were lost since: it is unfinished again
     folder.mkdir(parents=True, exist_ok=True)
     counts: Counter[str | None] = Counter()
     for number in range(done):
@@ -121,7 +128,7 @@ def _reported(rows: Iterator[Row], done: int, total: int | None, progress: Progr
 
 
 def _parts_done(folder: Path, origin: Origin) -> int:
-    """Number of parts that are there already.
+    """Number of parts, counted from the first up to a missing one, that are there already.
 
     Raises:
         ExportError: `folder` holds other things, or parts of other vectors.
@@ -132,11 +139,10 @@ def _parts_done(folder: Path, origin: Origin) -> int:
         raise ExportError(f"{folder} is a file; name a folder for the embeddings")
     for leftover in folder.glob(".part-*.tmp"):  # of a process that was killed
         leftover.unlink()
-    names = sorted(path.name for path in folder.iterdir())
-    parts = [name for name in names if name != SUMMARY]
-    if parts != [part_name(number) for number in range(len(parts))]:
-        raise ExportError(f"{folder} holds other files than embeddings ({parts[0]}, ...); choose another folder")
-    for name in parts:
+    parts = {path.name for path in folder.iterdir()} - {SUMMARY}
+    if strange := sorted(name for name in parts if not re.fullmatch(r"part-\d{5,}\.parquet", name)):
+        raise ExportError(f"{folder} holds other files than embeddings ({strange[0]}, ...); choose another folder")
+    for name in sorted(parts):
         found = part_origin(folder / name)
         if found != origin:
             field = next(key for key in vars(origin) if getattr(found, key) != getattr(origin, key))
@@ -144,11 +150,12 @@ def _parts_done(folder: Path, origin: Origin) -> int:
                 f"{folder} holds embeddings of another origin ({field} was {getattr(found, field)!r}, is now "
                 f"{getattr(origin, field)!r}); choose another folder or remove this one"
             )
-    if parts and not (folder / SUMMARY).exists():
+    done = next(number for number in count() if part_name(number) not in parts)
+    if done and not (folder / SUMMARY).exists():
         # Only a full part can be followed by another: a shorter one, which is the last, is written again.
-        last = pq.read_metadata(folder / parts[-1]).num_rows
-        return len(parts) if last == origin.rows_per_part else len(parts) - 1
-    return len(parts)
+        last = pq.read_metadata(folder / part_name(done - 1)).num_rows
+        return done if last == origin.rows_per_part else done - 1
+    return done
 
 
 def _reasons(path: Path) -> Counter[str | None]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from mmsa_dist.runtime.files import flush, write_atomically
 
-SUMMARY = "export.json"
+SUMMARY = "_export.json"  # the underscore makes readers of a whole folder of Parquet pass it by
 Dtype = Literal["float16", "float32"]
 
 

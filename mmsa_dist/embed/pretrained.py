@@ -152,11 +152,15 @@ class PretrainedModel:
         temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        for name, content in files.items():
-            (temporary / name).write_bytes(content)
-            flush(temporary / name)
-        flush(temporary)
-        _put_in_place(temporary, folder)
+        try:
+            for name, content in files.items():
+                (temporary / name).write_bytes(content)
+                flush(temporary / name)
+            flush(temporary)
+            _put_in_place(temporary, folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
         flush(folder.parent)
         return folder
 
@@ -202,7 +206,11 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
         return
     former = folder.with_name(f".{folder.name}.{os.getpid()}.former")
     folder.replace(former)
-    temporary.replace(folder)
+    try:
+        temporary.replace(folder)
+    except BaseException:
+        former.replace(folder)
+        raise
     shutil.rmtree(former)
 
 
@@ -235,7 +243,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         about = json.loads((folder / CONFIG).read_text())
     except ValueError as error:
         raise ModelFolderError(f"{folder / CONFIG} is not JSON ({error}); export the model again") from error
-    if not isinstance(about, dict) or not {"format", "schema_version", "files", "inference"} <= about.keys():
+    if not isinstance(about, dict) or not {"format", "schema_version"} <= about.keys():
         raise ModelFolderError(f"{folder / CONFIG} is not the configuration of an mmsa-dist model")
     if about["format"] != FORMAT:
         raise ModelFolderError(
@@ -247,6 +255,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{folder} was trained on block schema {about['schema_version']}; mmsa-dist {__version__} makes "
             f"schema {SCHEMA_VERSION}: install the version that wrote it ({about.get('mmsa_dist')})"
         )
+    for section in ("inference", "files", "metrics", "training"):
+        if not isinstance(about.get(section), dict):
+            raise ModelFolderError(f"{folder / CONFIG} lacks the section {section!r}; export the model again")
     return about
 
 

@@ -36,11 +36,16 @@ class SearchIndex:
 
     Args:
         embeddings: what `read_embeddings` gives.
+
+    Raises:
+        SearchError: there is no vector among them.
     """
 
     def __init__(self, embeddings: Embeddings) -> None:
         import faiss  # here, so that embedding does not need it
 
+        if not embeddings.ids:
+            raise SearchError(f"no row of {embeddings.summary.folder} has a vector; there is nothing to search")
         self._rows = embeddings
         self._row_of_id = {name: row for row, name in reversed(list(enumerate(embeddings.ids)))}
         self._index = faiss.IndexFlatIP(embeddings.vectors.shape[1])
@@ -52,6 +57,7 @@ class SearchIndex:
 
         Raises:
             ExportError: no finished export is there.
+            SearchError: none of its rows has a vector.
         """
         return cls(read_embeddings(folder))
 
@@ -69,8 +75,14 @@ class SearchIndex:
         Args:
             vectors: (q, D) float32.
             k: neighbours for each.
+
+        Raises:
+            SearchError: `k` is below 1.
         """
-        return self._index.search(_unit(vectors), min(k, len(self)))
+        if k < 1:
+            raise SearchError(f"k={k} must be 1 or more")
+        similarities, rows = self._index.search(_unit(vectors), min(k, len(self)))
+        return similarities.clip(-1, 1), rows  # rounding goes beyond by 1e-7
 
     def by_id(self, name: str, k: int = 10) -> list[Neighbour]:
         """The k nearest neighbours of a row of the index, itself left out.

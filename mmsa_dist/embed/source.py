@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmsa_dist.config.load import load_config
-from mmsa_dist.embed.embedder import NO_MODALITY, Embedder
+from mmsa_dist.embed.embedder import Embedder
 from mmsa_dist.embed.parquet import EmbeddedRow
 from mmsa_shards.manifest import Manifest
 from mmsa_shards.options import PrepareOptions
@@ -28,7 +28,10 @@ _TIP = 1 << 20  # bytes at either end of a file that enter its digest
 
 
 class Source(Protocol):
-    """Input rows in a fixed order."""
+    """Input rows in a fixed order.
+
+    Wherever one starts, batches are cut at the same rows, so that a row gets the same bits.
+    """
 
     digest: str
     """Changes when the input does."""
@@ -88,11 +91,12 @@ class ShardRows:
                 start -= skipped
                 if skipped == entry.molecules:
                     continue
-                block = read_block(self._folder, shard, number).slice(skipped)
-                vectors, sightless = self._embedder.embed_block(block)
-                reasons = dict.fromkeys(sightless.tolist(), NO_MODALITY[0])
-                names = [block[column].to_pylist() for column in ("id", "inchikey", "smiles")]
-                for row, (name, key, smiles) in enumerate(zip(*names, strict=True)):
+                again = skipped % self._embedder.batch_size
+                block = read_block(self._folder, shard, number).slice(skipped - again)
+                vectors, without = self._embedder.embed_block(block)
+                reasons = {row: reason for row, (reason, _) in without.items()}
+                names = zip(*(block[column].to_pylist() for column in ("id", "inchikey", "smiles")), strict=True)
+                for row, (name, key, smiles) in islice(enumerate(names), again, None):
                     yield EmbeddedRow(name, key, smiles, reasons.get(row)), vectors[row]
 
 
@@ -109,11 +113,16 @@ class FileRows:
         self._paths, self._embedder, self._options = paths, embedder, options
         for path in paths:  # before anything is written
             next(read_records(path, options))
-        self.digest = hashlib.sha256("".join(_fingerprint(path) for path in paths).encode()).hexdigest()
+        how = repr((options.smiles_column, options.id_column, options.allow_truncated))
+        self.digest = hashlib.sha256("".join([how, *map(_fingerprint, paths)]).encode()).hexdigest()
         self.total: int | None = None
 
     def rows(self, start: int) -> Iterator[Row]:
-        """Embeds the rows from number `start` on, in order; those before them are read, not embedded."""
+        """Embeds the rows from number `start` on, in order; those before their batch are read, not embedded."""
+        again = start % self._embedder.batch_size
+        return islice(self._batches(start - again), again, None)
+
+    def _batches(self, start: int) -> Iterator[Row]:
         records = islice((r for path in self._paths for r in read_records(path, self._options)), start, None)
         while chunk := list(islice(records, self._embedder.batch_size)):
             given = [_smiles(record) for record in chunk]

@@ -40,7 +40,10 @@ def export_model(
 
 @torch.no_grad()
 def reference_rows(model: MMSAModel, config: Config, reader: BlockReader, device: torch.device) -> Tensor | None:
-    """(R, C) float16 unified embeddings of whole blocks spread evenly over the split; None if R is to be 0."""
+    """(R, C) float16 unified embeddings of whole blocks spread evenly over the split; None if R is to be 0.
+
+    They see 3D only where embedding will (`embed.conformers`), so that like is compared with like.
+    """
     wanted = min(config.embed.reference_molecules, reader.molecules)
     if wanted == 0:
         return None
@@ -48,5 +51,7 @@ def reference_rows(model: MMSAModel, config: Config, reader: BlockReader, device
     parts = []
     for block in np.linspace(0, len(reader) - 1, blocks).round().astype(int):
         batch = collate(reader.read(int(block)), picture_size=config.picture_size)
+        if config.embed.conformers == "none":
+            batch = batch.without_conformers()
         parts.append(model.fuse(batch.to(device)).unified_BC)
     return torch.cat(parts)[:wanted].half().cpu()

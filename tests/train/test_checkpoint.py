@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mmsa_dist.runtime.files import sha256_of
-from mmsa_dist.train.checkpoint import Checkpoints, _WeightsOnlyCheckpointEngine
+from mmsa_dist.train.checkpoint import CheckpointError, Checkpoints, _WeightsOnlyCheckpointEngine
 
 
 def make(folder: Path, step: int) -> Path:
@@ -80,3 +80,23 @@ def test_a_pickle_in_a_checkpoint_is_not_executed(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="weights_only"):
         _WeightsOnlyCheckpointEngine().load(str(tmp_path / "states.pt"))
     assert not (tmp_path / "proof").exists()
+
+
+@pytest.mark.parametrize(
+    ("about", "words"),
+    [
+        ({"format": 99}, "checkpoint format 99; this version reads 1"),
+        ({"format": 1, "manifest": "a" * 64}, "was trained on other shards"),
+        (
+            {"format": 1, "manifest": "b" * 64, "ranks": 4, "config": {"train": {"zero_stage": 1}}},
+            "saved by 4 ranks at train.zero_stage=1 and cannot be read by 1",
+        ),
+    ],
+)
+def test_what_cannot_be_resumed_is_said_before_anything_is_loaded(
+    tmp_path: Path, about: dict[str, object], words: str
+) -> None:
+    path = make(tmp_path, 5)
+    (path / "run.json").write_text(json.dumps(about))
+    with pytest.raises(CheckpointError, match=words):
+        Checkpoints(tmp_path, keep=1).load(path, engine=None, manifest_digest="b" * 64)  # type: ignore[arg-type]

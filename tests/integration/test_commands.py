@@ -1,0 +1,129 @@
+"""The commands as a person types them: the whole way in small, and what is said when something is wrong."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MINI = ROOT / "tests" / "fixtures" / "mini.yaml"
+SMALL = [
+    "prepare.shards=2",
+    "prepare.molecules_per_block=4",
+    "prepare.val_fraction=0.2",
+    "prepare.workers=2",
+]
+
+
+def mmsa(*words: object) -> subprocess.CompletedProcess[str]:
+    rooms = os.pathsep.join(str(ROOT / room) for room in (".", "kernels", "shards"))
+    environment = {**os.environ, "PYTHONPATH": rooms, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    command = [sys.executable, "-c", "from mmsa_dist.cli import main; main()", *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+
+
+@pytest.fixture(scope="module")
+def molecules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 chains with an end, one of them twice, and one that is no molecule."""
+    ends = ("O", "N", "Cl", "C(=O)O", "c1ccccc1", "C#N")
+    lines = [f"{'C' * n}{end} M{n}{end}" for n in range(1, 11) for end in ends]
+    file = tmp_path_factory.mktemp("whole") / "molecules.smi"
+    file.write_text("\n".join([*lines, "OCC twice", "C(C)(C)(C)(C)C broken", ""]))
+    return file
+
+
+def test_the_whole_way(molecules: Path) -> None:
+    run = molecules.parent / "run"
+    settings = [f"run.dir={run}", *SMALL]
+
+    prepared = mmsa("prepare", molecules, "--config", MINI, *settings)
+    assert prepared.returncode == 0, prepared.stderr
+    assert "62  records read" in prepared.stdout
+    assert "1  duplicates left out" in prepared.stdout
+    assert "1    valence" in prepared.stdout
+
+    inspected = mmsa("inspect", run / "shards", "--molecules", 6)
+    assert inspected.returncode == 0, inspected.stderr
+    assert (run / "shards" / "contact_sheet.png").read_bytes().startswith(b"\x89PNG")
+
+    trained = mmsa("pretrain", "--config", MINI, *settings)
+    assert trained.returncode == 0, trained.stderr
+
+    vectors = run / "embeddings"
+    embedded = mmsa("embed", molecules, "--model", run / "model", "--out", vectors, "--config", MINI, *settings)
+    assert embedded.returncode == 0, embedded.stderr
+    assert "61 of 62 rows have a vector" in embedded.stdout
+    table = pq.read_table(vectors)
+    assert table.num_rows == 62
+    assert table["ok"].to_pylist() == [True] * 61 + [False]
+    assert table["reason"].to_pylist()[-1] == "valence"
+
+    found = mmsa("search", vectors, "CCO", "--model", run / "model", "-k", 3)
+    assert found.returncode == 0, found.stderr
+    assert "1.000" in found.stdout
+
+    report = mmsa("report", run)
+    assert report.returncode == 0, report.stderr
+    assert "<svg" in (run / "report.html").read_text()
+
+    again = mmsa("prepare", molecules, "--config", MINI, *settings)
+    assert again.returncode == 0
+    assert "62  records read" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("empty.smi", b"", "empty.smi is empty"),
+        ("table.csv", b"name,mass\naspirin,180\n", "its columns are 'name', 'mass'"),
+        ("broken.smi.gz", gzip.compress(b"CCO a\n" * 5000)[:-20], "broken.smi.gz"),
+        ("noise.parquet", b"PAR1 this is not a table PAR1", "noise.parquet"),
+        ("picture.png", b"\x89PNG", "picture.png is of no kind that can be read"),
+        ("nowhere.smi", None, "nowhere.smi"),
+    ],
+    ids=["empty", "no SMILES column", "truncated", "no Parquet", "unknown kind", "missing"],
+)
+def test_an_input_that_cannot_be_used_is_named_and_nothing_is_left(
+    tmp_path: Path, name: str, content: bytes | None, words: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    done = mmsa("prepare", tmp_path / name, "--out", tmp_path / "out", *SMALL)
+    assert done.returncode == 2, done.stdout
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    out = tmp_path / "out"
+    assert not (out / "manifest.json").exists()
+    assert not list(out.glob("*.tar"))
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["inspect", "{tmp}/nowhere"], "no manifest.json in"),
+        (["embed", "{tmp}/x.smi", "--model", "{tmp}/nowhere", "--out", "{tmp}/v"], "model folder"),
+        (["search", "{tmp}", "CCO", "--model", "{tmp}"], "mmsa: "),
+        (["evaluate", "--model", "{tmp}", "--tasks", "toxicity", "--out", "{tmp}/e"], "there is no task 'toxicity'"),
+        (["report", "{tmp}/nowhere"], "does not exist"),
+        (["prepare", "prepare.workers=2"], "no input was named"),
+        (["config", "train.stepz=1"], "did you mean 'steps'"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_sentence(tmp_path: Path, command: list[str], words: str) -> None:
+    done = mmsa(*[word.format(tmp=tmp_path) for word in command])
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_teaches() -> None:
+    text = mmsa("prepare", "--help").stdout
+    assert "Example: mmsa prepare" in text
+    assert mmsa("--help").returncode == 0
