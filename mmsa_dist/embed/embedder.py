@@ -23,7 +23,6 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils import Tags
 from torch import Tensor
 
 from mmsa_dist.config.schema import Config
@@ -281,11 +280,8 @@ class Embedder(TransformerMixin, BaseEstimator):
         """Names of the D columns, such as ``mmsa_structure_0``."""
         return np.array([f"mmsa_{self.view_}_{i}" for i in range(self.width_)], dtype=object)
 
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.requires_fit = False  # a pipeline of nothing else may transform at once
-        tags.input_tags.one_d_array = tags.input_tags.string = tags.input_tags.allow_nan = True
-        return tags
+    def __sklearn_is_fitted__(self) -> bool:
+        return True  # there is nothing to learn, so a pipeline that ends here may transform at once
 
     def _check(self) -> None:
         choices = {
@@ -322,11 +318,11 @@ def _as_rows(molecules: object) -> list[object]:
     """The rows of whatever holds a column of SMILES."""
     if isinstance(molecules, str | bytes):
         raise TypeError(f"transform takes a list of SMILES, not one string; pass [{molecules!r}]")
-    if isinstance(molecules, Mapping) or not isinstance(molecules, Iterable):
-        raise TypeError(f"transform takes a list of SMILES, not a {type(molecules).__name__}; pass one column")
     if isinstance(molecules, pa.Array | pa.ChunkedArray):
         return molecules.to_pylist()
     if not hasattr(molecules, "shape"):
+        if isinstance(molecules, Mapping) or not isinstance(molecules, Iterable):
+            raise TypeError(f"transform takes a list of SMILES, not a {type(molecules).__name__}; pass one column")
         return list(molecules)
     column = np.asarray(molecules, dtype=object)
     if column.ndim == 2 and column.shape[1] == 1:  # a table of one column, as a ColumnTransformer passes it
@@ -348,7 +344,7 @@ def _is_text_or_missing(row: object) -> bool:
 
 
 def _not_text(row: object) -> tuple[str, str]:
-    return "not_text", f"is a {type(row).__name__}, not the text of a SMILES"
+    return "not_text", f"of type {type(row).__name__}, not the text of a SMILES"
 
 
 def _device(asked: str | torch.device | None) -> torch.device:

@@ -79,8 +79,7 @@ class SearchIndex:
         Raises:
             SearchError: `k` is below 1.
         """
-        if k < 1:
-            raise SearchError(f"k={k} must be 1 or more")
+        _check_number(k)
         similarities, rows = self._index.search(_unit(vectors), min(k, len(self)))
         return similarities.clip(-1, 1), rows  # rounding goes beyond by 1e-7
 
@@ -88,8 +87,9 @@ class SearchIndex:
         """The k nearest neighbours of a row of the index, itself left out.
 
         Raises:
-            SearchError: no row has that id.
+            SearchError: no row has that id, or `k` is below 1.
         """
+        _check_number(k)
         if name not in self._row_of_id:
             raise SearchError(f"no embedded molecule has the id {name!r}")
         row = self._row_of_id[name]
@@ -132,6 +132,11 @@ class SearchIndex:
             ]
             for found in zip(rows, similarities, strict=True)
         ]
+
+
+def _check_number(k: int) -> None:
+    if k < 1:
+        raise SearchError(f"k={k} must be 1 or more")
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 
@@ -7,16 +8,18 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from mmsa_dist.embed import Embedder, EmbeddingError
+from mmsa_dist.model import MMSAModel
 from mmsa_shards.from_smiles import smiles_to_block
-from tests.fixtures.embedders import DRUGS, random_embedder
+from tests.fixtures.embedders import DRUGS, mini_config, random_embedder
 
 TOLERANCE = 1e-6  # absolute, of vectors whose elements lie in about (-1, 1)
-VIEWS = ("structure", "unified", "gin", "resnet")
+VIEWS = ("structure", "unified", "gin", "comenet", "resnet")
 
 
 @pytest.fixture(scope="module")
@@ -36,17 +39,70 @@ def test_a_row_for_every_row_in_order(embedder):
     np.testing.assert_array_equal(vectors[3], embedder.transform([DRUGS[1]])[0])
 
 
-@pytest.mark.parametrize("view", VIEWS)
-def test_a_vector_depends_on_its_molecule_alone(embedder, view):
-    def vectors(smiles: list[str], batch_size: int) -> np.ndarray:
-        return clone(embedder).set_params(view=view, batch_size=batch_size).transform(smiles)
+@pytest.fixture(scope="module")
+def lone() -> Embedder:
+    """Without reference rows: each molecule is the only neighbour of its own."""
+    torch.manual_seed(0)
+    config = mini_config()
+    return Embedder.from_model(MMSAModel(config.model), config, None)
 
-    whole = vectors(DRUGS, 256)
-    assert np.abs(whole - whole[0]).max(axis=1)[1:].min() > 100 * TOLERANCE, "the vectors tell molecules apart"
-    for batch_size in (1, 2, 3, 10):
-        np.testing.assert_allclose(vectors(DRUGS, batch_size), whole, atol=TOLERANCE, rtol=0)
-    np.testing.assert_allclose(vectors(DRUGS[::-1], 4)[::-1], whole, atol=TOLERANCE, rtol=0)
-    np.testing.assert_allclose(vectors(["junk", *DRUGS[4:]], 5)[1:], whole[4:], atol=TOLERANCE, rtol=0)
+
+@pytest.fixture(scope="module")
+def block() -> pa.RecordBatch:
+    """36 molecules with conformers, so that every view sees them; more than a batch of 33."""
+    chains = ["C" * n + end for n in range(1, 6) for end in ("O", "N", "Cl", "C(=O)O", "c1ccccc1")]
+    return smiles_to_block(DRUGS + chains, conformers="etkdg", seed=0, conformer_timeout_s=5, max_atoms=100)[0]
+
+
+@pytest.mark.parametrize(
+    ("view", "reference"),
+    [*((view, "with") for view in VIEWS), ("structure", "without")],  # no other view sees the reference rows
+)
+def test_a_vector_depends_on_its_molecule_alone(embedder, lone, block, view, reference):
+    seen = clone(embedder if reference == "with" else lone).set_params(view=view, conformers="given")
+
+    def vectors(block: pa.RecordBatch, batch_size: int) -> np.ndarray:
+        return seen.set_params(batch_size=batch_size).embed_block(block)[0]
+
+    whole = vectors(block, 256)
+    if reference == "with":
+        assert np.abs(whole - whole[0]).max(axis=1)[1:].min() > 100 * TOLERANCE, "the vectors tell molecules apart"
+    for batch_size in (1, 2, 33):
+        np.testing.assert_allclose(vectors(block, batch_size), whole, atol=TOLERANCE, rtol=0)
+    backwards = block.take(pa.array(np.arange(block.num_rows)[::-1]))
+    np.testing.assert_allclose(vectors(backwards, 10)[::-1], whole, atol=TOLERANCE, rtol=0)
+    np.testing.assert_allclose(vectors(block.slice(7, 5), 4), whole[7:12], atol=TOLERANCE, rtol=0)
+
+
+def test_what_is_no_molecule_disturbs_no_other(embedder):
+    whole = embedder.transform(DRUGS)
+    between = clone(embedder).set_params(batch_size=3).transform(["junk", *DRUGS[:4], None, *DRUGS[4:]])
+    np.testing.assert_allclose(np.delete(between, [0, 5], axis=0), whole, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("value", [5, b"CCO", 2.5, ["CCO"], np.array(["C", "N"])], ids=lambda v: type(v).__name__)
+def test_what_is_not_text_is_not_called_empty(embedder, value):
+    vectors = embedder.transform([DRUGS[0], value])
+    assert np.isnan(vectors).all(axis=1).tolist() == [False, True]
+    (bad,) = embedder.report_
+    assert (bad.row, bad.reason) == (1, "not_text")
+    assert bad.message == f"of type {type(value).__name__}, not the text of a SMILES"
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), np.float32("nan"), pd.NA, pd.NaT], ids=repr)
+def test_missing_values_are_empty(embedder, missing):
+    assert np.isnan(embedder.transform([missing])).all()
+    assert [bad.reason for bad in embedder.report_] == ["empty"]
+
+
+def test_numbers_that_are_not_finite_are_said():
+    broken = random_embedder(5)
+    with torch.no_grad():
+        next(broken.pretrained.model.parameters()).fill_(torch.nan)
+    assert np.isnan(broken.transform(DRUGS[:2])).all()
+    assert [(bad.row, bad.reason) for bad in broken.report_] == [(0, "not_finite"), (1, "not_finite")]
+    with pytest.raises(EmbeddingError, match="numbers that are not finite"):
+        broken.set_params(on_error="raise").transform(DRUGS[:2])
 
 
 def test_3d_takes_part_only_where_it_is_asked_for(embedder):
@@ -83,6 +139,10 @@ def test_pictures_can_be_left_out(embedder):
         pd.DataFrame({"smiles": DRUGS[:3]}),
         pa.array(DRUGS[:3]),
         pa.chunked_array([DRUGS[:1], DRUGS[1:3]]),
+        pa.array(DRUGS[:3]).dictionary_encode(),
+        pa.table({"smiles": DRUGS[:3]}),
+        pd.Series(DRUGS[:3], dtype="string"),
+        pd.Series(DRUGS[:3], dtype="category"),
         tuple(DRUGS[:3]),
         iter(DRUGS[:3]),
     ],
@@ -106,6 +166,13 @@ def test_is_a_scikit_learn_transformer(embedder):
     copy = clone(embedder)
     assert copy.get_params().keys() == embedder.get_params().keys()
     assert copy.model is embedder.model, "cloning shares the weights"
+    unfitted = make_pipeline(clone(embedder))
+    assert unfitted.transform(DRUGS[:2]).shape == (2, 16), "there is nothing to fit"
+
+
+def test_travels_to_another_process(embedder):
+    arrived = pickle.loads(pickle.dumps(embedder))  # noqa: S301  as joblib sends it
+    np.testing.assert_array_equal(arrived.transform(DRUGS), embedder.transform(DRUGS))
 
 
 def test_raises_where_it_is_asked_to(embedder):
@@ -135,11 +202,27 @@ def test_one_string_is_not_a_list(embedder):
         embedder.transform("CCO")
     with pytest.raises(TypeError, match="one column"):
         embedder.transform(np.array([["CCO", "C"]]))
+    with pytest.raises(TypeError, match="not a dict; pass one column"):
+        embedder.transform({"smiles": ["CCO"]})
+    with pytest.raises(TypeError, match="not a NoneType"):
+        embedder.transform(None)
 
 
 def test_import_is_light():
     code = "import sys, mmsa_dist.embed; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    heavy = {"ray", "deepspeed", "webdataset", "bokeh", "faiss", "triton", "matplotlib", "umap", "pandas"}
-    # torch brings triton along where it is installed, scikit-learn pandas.
-    assert not heavy & set(loaded) - {"triton", "pandas"}
+    assert not {"ray", "deepspeed", "webdataset", "bokeh", "faiss", "matplotlib", "umap", "rdkit"} & set(loaded)
+
+
+def test_embeds_without_the_extras(embedder, tmp_path):
+    """Where they are installed torch-geometric brings triton along, by way of torch._dynamo; nothing needs it."""
+    embedder.save_pretrained(tmp_path / "model")
+    code = f"""
+import sys
+for name in ("ray", "deepspeed", "webdataset", "bokeh", "faiss", "triton", "tensorboard", "umap", "matplotlib"):
+    sys.modules[name] = None  # importing it is an ImportError
+from mmsa_dist.embed import Embedder
+print(Embedder.from_pretrained({str(tmp_path / "model")!r}).transform({DRUGS[:2]!r}).shape)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "(2, 16)\n", done.stderr

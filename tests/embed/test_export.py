@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from sklearn.base import clone
 
-from mmsa_dist.embed import Embedder, ExportError, export_embeddings, read_embeddings
+from mmsa_dist.embed import Embedder, ExportError, ExportSummary, export_embeddings, read_embeddings
 from mmsa_dist.embed import export as export_module
 from mmsa_shards.manifest import Manifest
 from mmsa_shards.shard import read_block
@@ -29,6 +30,11 @@ def table(tmp_path) -> Path:
     path = tmp_path / "drugs.csv"
     path.write_text("\n".join(["smiles,name", *lines, ""]))
     return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every part, byte for byte."""
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("part-*"))}
 
 
 def rows(folder: Path) -> list[dict[str, object]]:
@@ -121,10 +127,47 @@ def test_a_killed_export_goes_on(embedder, table, tiny_shards, tmp_path, monkeyp
     monkeypatch.setattr(export_module, "write_part", write)
     summary = export_embeddings(embedder, source, tmp_path / "out", rows_per_part=5)
     assert summary.reused_parts == killed_at == len(calls)
-    assert rows(tmp_path / "out") == rows(tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
         p.name for p in (tmp_path / "whole").iterdir()
     )
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+@pytest.mark.parametrize("kind", ["file", "shards"])
+def test_a_lost_part_is_made_again(embedder, table, tiny_shards, tmp_path, lost, kind):
+    # Parts of 5 rows, batches of 4: a restart begins inside a batch, and in float32 every bit would tell.
+    def export() -> ExportSummary:
+        source = table if kind == "file" else tiny_shards
+        return export_embeddings(embedder, source, tmp_path / "out", rows_per_part=5, dtype="float32")
+
+    first = export()
+    whole = contents(tmp_path / "out")
+    (tmp_path / "out" / f"part-{lost:05d}.parquet").unlink()
+    again = export()
+    assert again.reused_parts == lost
+    assert (again.rows, again.reasons, again.parts) == (first.rows, first.reasons, first.parts)
+    assert contents(tmp_path / "out") == whole
+
+
+def test_a_part_that_cannot_be_embedded_leaves_the_others(embedder, table, tmp_path, monkeypatch):
+    embed, batches = Embedder.embed, []
+
+    def failing(self, molecules):
+        batches.append(molecules)
+        if len(batches) == 3:
+            raise RuntimeError("the machine is on fire")
+        return embed(self, molecules)
+
+    whole = export_embeddings(embedder, table, tmp_path / "whole", rows_per_part=5, dtype="float32")
+    monkeypatch.setattr(Embedder, "embed", failing)
+    with pytest.raises(RuntimeError, match="on fire"):
+        export_embeddings(embedder, table, tmp_path / "out", rows_per_part=5, dtype="float32")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["part-00000.parquet"]
+    monkeypatch.setattr(Embedder, "embed", embed)
+    summary = export_embeddings(embedder, table, tmp_path / "out", rows_per_part=5, dtype="float32")
+    assert (summary.rows, summary.reused_parts) == (whole.rows, 1)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_what_is_done_is_not_done_twice(embedder, table, tmp_path, monkeypatch):
@@ -151,6 +194,21 @@ def test_other_files_are_never_touched(embedder, table, tmp_path):
         export_embeddings(embedder, table, tmp_path / "out")
     with pytest.raises(ExportError, match="is a file"):
         export_embeddings(embedder, table, table)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]
+    (tmp_path / "foreign").mkdir()
+    pq.write_table(pa.table({"id": ["mine"]}), tmp_path / "foreign" / "part-00000.parquet")
+    with pytest.raises(ExportError, match=r"part-00000\.parquet is not a part of an embedding export"):
+        export_embeddings(embedder, table, tmp_path / "foreign")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [({"dtype": "int8"}, "dtype='int8' must be one of float16, float32"), ({"rows_per_part": 0}, "rows_per_part=0")],
+)
+def test_wrong_options_are_said(embedder, table, tmp_path, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        export_embeddings(embedder, table, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_bad_input_leaves_nothing_behind(embedder, tmp_path):
@@ -181,3 +239,13 @@ def test_a_lost_part_is_noticed(embedder, table, tmp_path):
     (tmp_path / "out" / "part-00001.parquet").unlink()
     with pytest.raises(ExportError, match=r"lacks part-00001\.parquet"):
         read_embeddings(tmp_path / "out")
+
+
+def test_rows_without_finite_numbers_are_not_ok(table, tmp_path):
+    broken = random_embedder(5, batch_size=4)
+    with torch.no_grad():
+        next(broken.pretrained.model.parameters()).fill_(torch.nan)
+    summary = export_embeddings(broken, table, tmp_path / "out")
+    assert (summary.rows, summary.ok) == (13, 0)
+    assert summary.reasons == {"not_finite": 11, "syntax": 1, "empty": 1}
+    assert read_embeddings(tmp_path / "out").vectors.shape == (0, 16)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from mmsa_dist.embed import Embedder, ModelFolderError, PretrainedModel
+from mmsa_dist.embed import pretrained as pretrained_module
 from mmsa_dist.embed.pretrained import Inference
 from mmsa_dist.model import MMSAModel
 from tests.fixtures.embedders import DRUGS, mini_config, random_embedder
@@ -82,6 +85,47 @@ def test_saving_again_replaces_whole(embedder, folder):
     assert [p.name for p in folder.parent.iterdir()] == ["model"], "nothing is left beside it"
 
 
+@pytest.mark.parametrize("fails_at", [1, 3, 5])
+def test_a_failed_save_leaves_what_was_there(embedder, tmp_path, monkeypatch, fails_at):
+    """A full disk at the first file, at the third and once all are written: no folder, or the former model."""
+
+    def save(folder: Path) -> None:
+        flush, calls = pretrained_module.flush, []
+
+        def full(path: Path) -> None:
+            calls.append(path)
+            if len(calls) == fails_at:
+                raise OSError("no space left on device")
+            flush(path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(pretrained_module, "flush", full)
+            with pytest.raises(OSError, match="no space left"):
+                random_embedder(1).save_pretrained(folder)
+
+    save(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+    embedder.save_pretrained(tmp_path / "model")
+    save(tmp_path / "model")
+    assert Embedder.from_pretrained(tmp_path / "model").digest == embedder.digest
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_save_that_cannot_take_its_name_puts_the_former_back(embedder, folder, monkeypatch):
+    replace = Path.replace
+
+    def refusing(self: Path, target: Path) -> Path:
+        if self.name.endswith(".tmp"):
+            raise OSError("not now")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refusing)
+    with pytest.raises(OSError, match="not now"):
+        random_embedder(1).save_pretrained(folder)
+    assert Embedder.from_pretrained(folder).digest == embedder.digest
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
 def test_saving_never_overwrites_something_else(embedder, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ModelFolderError, match="is not a model folder"):
@@ -102,13 +146,43 @@ def test_what_is_no_model_is_said(folder, tmp_path):
         Embedder.from_pretrained(tmp_path / "nowhere")
     with pytest.raises(ModelFolderError, match="is not a model: it lacks"):
         Embedder.from_pretrained(tmp_path)
+    with pytest.raises(ModelFolderError, match="is not a model: it lacks"):
+        Embedder.from_pretrained(folder / "README.md")
+
+
+def test_a_hub_that_does_not_answer_is_said(monkeypatch):
+    def silent(name: str, **_: object) -> str:
+        raise OSError("no route to host\nmore than a user wants to read")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", silent)
+    with pytest.raises(ModelFolderError, match=r"neither a folder here nor a model .* \(no route to host\)$"):
+        Embedder.from_pretrained("nobody/nothing")
+
+
+def test_only_the_files_of_a_model_are_fetched(embedder, folder, monkeypatch):
+    asked = {}
+
+    def fetch(name: str, *, allow_patterns: list[str]) -> str:
+        asked[name] = allow_patterns
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    assert Embedder.from_pretrained("someone/mmsa").digest == embedder.digest
+    files = ["config.json", "model.safetensors", "reference.safetensors", "README.md"]
+    assert asked == {"someone/mmsa": files}
 
 
 def test_an_unfit_version_is_said(folder):
     rewrite(folder, format=2, mmsa_dist="9.0")
     with pytest.raises(ModelFolderError, match=r"model format 2, written by mmsa-dist 9\.0"):
         Embedder.from_pretrained(folder)
-    rewrite(folder, format=1, schema_version=7)
+    (folder / "config.json").write_text('{"format": 2, "schema_version": 9}')  # whose other keys nobody knows yet
+    with pytest.raises(ModelFolderError, match="model format 2, written by"):
+        Embedder.from_pretrained(folder)
+
+
+def test_another_schema_is_said(folder):
+    rewrite(folder, schema_version=7)
     with pytest.raises(ModelFolderError, match="was trained on block schema 7"):
         Embedder.from_pretrained(folder)
 
@@ -123,12 +197,22 @@ def test_damage_is_noticed(folder, name):
 
 
 def test_a_changed_configuration_is_noticed(folder):
+    whole = (folder / "config.json").read_text()
     inference = json.loads((folder / "config.json").read_text())["inference"]
     rewrite(folder, inference=inference | {"picture_size": 64})
     with pytest.raises(ModelFolderError, match="was changed after the export"):
         Embedder.from_pretrained(folder)
     rewrite(folder, inference=inference | {"surprise": 1})
     with pytest.raises(ModelFolderError, match=r"inference\.surprise is not usable"):
+        Embedder.from_pretrained(folder)
+    for section in ("inference", "files", "metrics", "training"):
+        for value in (None, [], 3, "x"):
+            rewrite(folder, **{section: value})
+            with pytest.raises(ModelFolderError, match=f"lacks the section '{section}'"):
+                Embedder.from_pretrained(folder)
+        rewrite(folder, **{section: json.loads(whole)[section]})
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(ModelFolderError, match="is not the configuration of an mmsa-dist model"):
         Embedder.from_pretrained(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(ModelFolderError, match="is not JSON"):
@@ -147,10 +231,43 @@ def test_files_outside_the_folder_are_not_read(folder, tmp_path):
         Embedder.from_pretrained(folder)
 
 
-def test_a_pickle_is_never_loaded(folder):
-    (folder / "model.safetensors").write_bytes(b"\x80\x04cos\nsystem\n.")
+class Malice:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "reference.safetensors"])
+def test_a_pickle_is_never_loaded(folder, tmp_path, name):
+    """Not even one whose digests are all in order."""
+    payload = pickle.dumps(Malice(tmp_path / "trace"))
+    pickle.loads(payload)  # noqa: S301  to see that it does work
+    (tmp_path / "trace").rmdir()
+    (folder / name).write_bytes(payload)
     with pytest.raises(ModelFolderError, match="is damaged"):
         Embedder.from_pretrained(folder)
+    about = json.loads((folder / "config.json").read_text())
+    inference = Inference.model_validate_json(json.dumps(about["inference"]))
+    files = about["files"] | {name: hashlib.sha256(payload).hexdigest()}
+    rewrite(folder, files=files, digest=pretrained_module._identity(inference, files))
+    with pytest.raises(ModelFolderError, match="the weights do not fit the architecture"):
+        Embedder.from_pretrained(folder)
+    assert not (tmp_path / "trace").exists()
+
+
+def test_a_pickle_beside_the_weights_is_not_looked_at(embedder, folder, tmp_path):
+    for name in ("pytorch_model.bin", "model.pt", "training_args.bin"):
+        (folder / name).write_bytes(pickle.dumps(Malice(tmp_path / "trace")))
+    np.testing.assert_array_equal(Embedder.from_pretrained(folder).transform(DRUGS), embedder.transform(DRUGS))
+    assert not (tmp_path / "trace").exists()
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelFolderError, match=r"lacks config\.json or model\.safetensors"):
+        Embedder.from_pretrained(folder)
+    assert not (tmp_path / "trace").exists()
 
 
 def test_an_unregistered_encoder_is_said(embedder, tmp_path):

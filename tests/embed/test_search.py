@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
-from mmsa_dist.embed import Embedder, export_embeddings
+from mmsa_dist.embed import Embedder, ExportError, export_embeddings
 from mmsa_dist.embed.search import SearchError, SearchIndex
 from tests.fixtures.embedders import DRUGS, random_embedder
 
@@ -50,6 +50,32 @@ def test_more_neighbours_than_there_are(embedder, index):
     assert len(index.by_smiles(embedder, ["C"], k=99)[0]) == len(DRUGS)
 
 
+def test_similarities_are_cosines(embedder, index):
+    similarities, rows = index.nearest(embedder.transform(DRUGS), len(DRUGS))
+    assert similarities.max() <= 1
+    assert similarities.min() >= -1
+    assert rows[:, 0].tolist() == list(range(len(DRUGS)))
+
+
+def test_a_row_is_left_out_though_others_equal_it(embedder, tmp_path):
+    """Of molecules with equal vectors the row that was asked for is the one that is missing."""
+    (tmp_path / "same.smi").write_text("".join(f"{DRUGS[0]} A{n}\n" for n in range(5)))
+    export_embeddings(embedder, tmp_path / "same.smi", tmp_path / "out")
+    same = SearchIndex.open(tmp_path / "out")
+    for n in range(5):
+        assert len(same.by_id(f"A{n}", k=2)) == 2
+        assert {found.id for found in same.by_id(f"A{n}", k=4)} == {f"A{m}" for m in range(5)} - {f"A{n}"}
+
+
+def test_nothing_to_search_is_said(embedder, tmp_path):
+    (tmp_path / "junk.smi").write_text("junk a\n")
+    export_embeddings(embedder, tmp_path / "junk.smi", tmp_path / "out")
+    with pytest.raises(SearchError, match="has a vector; there is nothing to search"):
+        SearchIndex.open(tmp_path / "out")
+    with pytest.raises(ExportError, match="holds no finished embeddings"):
+        SearchIndex.open(tmp_path)
+
+
 def test_unfit_questions_are_said(embedder, index):
     with pytest.raises(SearchError, match="no embedded molecule has the id 'D0'"):
         index.by_id("D0")  # the one that is no molecule
@@ -59,3 +85,8 @@ def test_unfit_questions_are_said(embedder, index):
         index.by_smiles(clone(embedder).set_params(view="unified"), ["C"])
     with pytest.raises(SearchError, match="model"):
         index.by_smiles(random_embedder(1), ["C"])
+    for ask in (lambda: index.by_id("D1", k=0), lambda: index.by_smiles(embedder, ["C"], k=0)):
+        with pytest.raises(SearchError, match="k=0 must be 1 or more"):
+            ask()
+    with pytest.raises(TypeError, match="not one string"):
+        index.by_smiles(embedder, "CCO")
