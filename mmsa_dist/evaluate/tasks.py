@@ -6,6 +6,7 @@ n molecules, T label columns.
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -179,6 +180,11 @@ def _load(task: Task, path: Path) -> TaskData:
     missing = [name for name in names if name not in table.column_names]
     if missing:
         raise TaskError(f"{path} has no column {', '.join(missing)}; it has {', '.join(table.column_names)}")
+    if not names:
+        raise TaskError(f"{path} has no column of labels; it has {', '.join(table.column_names)}")
+    twice = [name for name in (smiles_column, *names) if table.column_names.count(name) > 1]
+    if twice:
+        raise TaskError(f"{path} has more than one column {twice[0]!r}; give each a name of its own")
     texts = [(text or "").strip() for text in table[smiles_column].to_pylist()]
     with rdBase.BlockLogs():
         kept = np.array([bool(text) and Chem.MolFromSmiles(text) is not None for text in texts], dtype=bool)
@@ -199,7 +205,7 @@ def _load(task: Task, path: Path) -> TaskData:
 
 def _read_csv(path: Path) -> pa.Table:
     try:
-        with pa.input_stream(str(path), compression="gzip" if path.suffix == ".gz" else None) as stream:
+        with pa.input_stream(str(path), compression="gzip" if path.suffix.lower() == ".gz" else None) as stream:
             # Everything as text: types guessed from the first rows would turn a late "NA" into an error.
             data = stream.read()
         header = pa.csv.read_csv(pa.BufferReader(data), read_options=pa.csv.ReadOptions(block_size=len(data) + 1))
@@ -223,4 +229,6 @@ def _numbers(table: pa.Table, column: str, path: Path) -> NDArray[np.float64]:
             values[row] = float(text)
         except ValueError:
             raise TaskError(f"{path}, record {row + 1}: {column}={text!r} is not a number") from None
+        if not math.isfinite(values[row]):
+            raise TaskError(f"{path}, record {row + 1}: {column}={text!r} is not finite; leave it empty where missing")
     return values

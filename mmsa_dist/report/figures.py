@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmsa_dist.report.record import Series
-from mmsa_dist.report.style import ACCENT, FAINT, FONT, GRID, INK, MUTED, plain_axes
+from mmsa_dist.report.style import ACCENT, FAINT, FONT, INK, MUTED, plain_axes
 
 _SMOOTHED_FROM = 40  # points: shorter curves are shown as they are
 
@@ -41,6 +41,8 @@ def curve(title: str, lines: Sequence[Line], *, height: int = 220, reach: tuple[
 
     plot = figure(height=height, sizing_mode="stretch_width", tools="", toolbar_location=None, title=title)
     plain_axes(plot)
+    plot.x_range.start = 0
+    plot.xaxis.axis_label = "step"
     legend = []
     for line in lines:
         steps, values = np.array(line.series.steps), np.array(line.series.values)
@@ -73,6 +75,8 @@ def curve(title: str, lines: Sequence[Line], *, height: int = 220, reach: tuple[
                 background_fill_alpha=0,
                 label_text_color=INK,
                 label_text_font_size="12px",
+                label_text_font=FONT,
+                spacing=18,
                 padding=0,
                 margin=0,
             ),
@@ -85,9 +89,17 @@ def curve(title: str, lines: Sequence[Line], *, height: int = 220, reach: tuple[
     return plot
 
 
-def bars(title: str, values: NDArray[np.floating], *, reference: float, height: int = 180) -> Any:
-    """A figure of one bar per entry of `values`, with a dashed line at `reference`."""
-    from bokeh.models import HoverTool, Span
+def bars(title: str, values: NDArray[np.floating], *, label: str, reference: float, height: int = 200) -> Any:
+    """A figure of shares, one bar per entry of `values`.
+
+    Args:
+        title: says what is on the vertical axis.
+        values: (S,) shares of one.
+        label: of the horizontal axis.
+        reference: where a dashed line lies.
+        height: px.
+    """
+    from bokeh.models import HoverTool, NumeralTickFormatter, Span
     from bokeh.plotting import figure
 
     plot = figure(height=height, sizing_mode="stretch_width", tools="", toolbar_location=None, title=title)
@@ -99,7 +111,8 @@ def bars(title: str, values: NDArray[np.floating], *, reference: float, height: 
     plot.add_tools(HoverTool(renderers=[drawn], tooltips=tooltips, visible=False))
     plot.y_range.start = 0
     plot.x_range.range_padding = 0.02
-    plot.ygrid.grid_line_color = GRID
+    plot.xaxis.axis_label = label
+    plot.yaxis.formatter = NumeralTickFormatter(format="0.0 %")
     return plot
 
 
@@ -121,7 +134,7 @@ def chemical_map(coordinates: NDArray[np.float32], values: NDArray[np.float32]) 
     )
     mapper = LinearColorMapper(palette=Viridis256[:244], low=0, high=1, nan_color="#cccccc", name="colours")
     plot = figure(
-        height=560,
+        height=640,
         sizing_mode="stretch_width",
         tools="pan,box_zoom,zoom_in,zoom_out,reset,tap",
         active_drag="pan",
@@ -167,8 +180,8 @@ def chemical_map(coordinates: NDArray[np.float32], values: NDArray[np.float32]) 
 
 
 def _moving_mean(values: NDArray[np.floating], width: int) -> NDArray[np.floating]:
-    """Mean over a window of `width` points that ends at each point, shorter at the start."""
+    """Mean over about `width` points around each point, as far as there are any."""
     sums = np.cumsum(np.insert(values, 0, 0.0))
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(ends - width, 0)
+    at = np.arange(len(values))
+    starts, ends = np.maximum(at - width // 2, 0), np.minimum(at + width // 2 + 1, len(values))
     return (sums[ends] - sums[starts]) / (ends - starts)

@@ -40,7 +40,7 @@ def write_report(run_dir: str | os.PathLike[str], *, progress: Progress | None =
         progress: told in a few words what is being done.
 
     Raises:
-        FileNotFoundError: there is no such folder.
+        FileNotFoundError: there is no such folder, or it is not a run's.
     """
     from bokeh.embed import components
     from bokeh.resources import Resources
@@ -81,7 +81,10 @@ def write_report(run_dir: str | os.PathLike[str], *, progress: Progress | None =
         if attention is not None:
             usage = attention.mean(axis=0)
             figures["anchor_usage"] = bars(
-                "Share of attention per anchor", np.sort(usage)[::-1], reference=1 / len(usage)
+                "Share of attention per anchor",
+                np.sort(usage)[::-1],
+                label="anchors, the most used first",
+                reference=1 / len(usage),
             )
             context["anchors"] = _anchor_gallery(space, attention)
     say("writing the page")

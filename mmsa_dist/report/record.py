@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -63,11 +64,24 @@ def read_record(run_dir: str | os.PathLike[str]) -> RunRecord:
     """Reads what there is.
 
     Raises:
-        FileNotFoundError: there is no such folder.
+        FileNotFoundError: there is no such folder, or it is not a run's.
     """
     folder = RunFolder(Path(run_dir))
     if not folder.root.is_dir():
         raise FileNotFoundError(f"run folder {folder.root} does not exist; `mmsa pretrain` makes it")
+    evaluation = folder.root / EVALUATION
+    parts = (
+        folder.config,
+        folder.environment,
+        folder.metrics,
+        folder.root / "shards",
+        folder.model,
+        folder.embeddings,
+        evaluation,
+    )
+    if not any(path.exists() for path in parts):
+        names = ", ".join(path.relative_to(folder.root).as_posix() for path in parts)
+        raise FileNotFoundError(f"{folder.root} is not the folder of a run: it has none of {names}")
     faults: dict[str, str] = {}
 
     def read(part: str, path: Path, reader: Callable[[Path], T]) -> T | None:
@@ -86,12 +100,12 @@ def read_record(run_dir: str | os.PathLike[str]) -> RunRecord:
     return RunRecord(
         root=folder.root,
         config=config,
-        environment=read("environment", folder.environment, lambda path: json.loads(path.read_text())),
+        environment=read("environment", folder.environment, _read_environment),
         metrics=read("metrics", folder.metrics, read_metrics) or {},
         manifest=read("preparation", shards / MANIFEST_NAME, lambda path: Manifest.load(path.parent)),
         model=read("model", folder.model, PretrainedModel.load),
         embeddings=read("embeddings", folder.embeddings / SUMMARY, lambda path: read_embeddings(path.parent)),
-        evaluation=read("evaluation", folder.root / EVALUATION, lambda path: json.loads(path.read_text())),
+        evaluation=read("evaluation", evaluation, _read_evaluation),
         faults=faults,
     )
 
@@ -113,6 +127,34 @@ def read_metrics(path: Path) -> dict[str, Series]:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path.name}, line {number}, is not a JSON object with a step: {error}") from error
         for name, value in scalars.items():
-            if isinstance(value, int | float):
+            if isinstance(value, int | float) and math.isfinite(value):
                 points.setdefault(name, {})[step] = float(value)  # a step that was done again counts once
     return {name: Series(tuple(steps := sorted(of)), tuple(of[step] for step in steps)) for name, of in points.items()}
+
+
+def _read_environment(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text())
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(part) or {}, dict) for part in ("git", "libraries")
+    ):
+        raise ValueError(f"{path.name} is not what `mmsa pretrain` writes")
+    return content
+
+
+def _read_evaluation(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text())
+    lines = content.get("summaries") if isinstance(content, dict) else None
+    if not isinstance(lines, list) or not all(map(_is_summary, lines)):
+        raise ValueError(f"{path.name} is not what `mmsa evaluate` writes")
+    return content
+
+
+def _is_summary(line: object) -> bool:
+    """Whether a line of results has what a table shows (`mmsa_dist.evaluate.results.Summary`)."""
+    return (
+        isinstance(line, dict)
+        and all(isinstance(line.get(key), str) for key in ("task", "split", "metric", "features", "model"))
+        and all(isinstance(line.get(key), int | float | None) for key in ("mean", "spread"))
+        and isinstance(line.get("values"), list)
+        and isinstance(line.get("best"), bool)
+    )

@@ -25,5 +25,10 @@ def plain_axes(plot: Any) -> None:
         axis.major_label_text_font = FONT
         axis.major_label_text_font_size = "11px"
         axis.major_label_text_color = MUTED
+        axis.axis_label_text_font = FONT
+        axis.axis_label_text_font_size = "11px"
+        axis.axis_label_text_font_style = "normal"
+        axis.axis_label_text_color = MUTED
+        axis.axis_label_standoff = 2
     plot.xaxis.formatter.use_scientific = False
     plot.yaxis.ticker.desired_num_ticks = 4

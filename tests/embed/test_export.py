@@ -133,10 +133,27 @@ def test_a_killed_export_goes_on(embedder, table, tiny_shards, tmp_path, monkeyp
     )
 
 
+def test_killed_after_the_last_part(embedder, table, tmp_path, monkeypatch):
+    def dying(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export_module, "write_summary", dying)
+        with pytest.raises(KeyboardInterrupt):
+            export_embeddings(embedder, table, tmp_path / "out", rows_per_part=5)
+    whole, seen = contents(tmp_path / "out"), []
+    summary = export_embeddings(
+        embedder, table, tmp_path / "out", rows_per_part=5, progress=lambda *at: seen.append(at)
+    )
+    assert (summary.rows, summary.parts, summary.reused_parts) == (13, 3, 2)
+    assert seen == [(10, None), (13, 13)], "the short part is made again, for only then is the end known"
+    assert contents(tmp_path / "out") == whole
+
+
 @pytest.mark.parametrize("lost", [0, 1, 2])
 @pytest.mark.parametrize("kind", ["file", "shards"])
 def test_a_lost_part_is_made_again(embedder, table, tiny_shards, tmp_path, lost, kind):
-    # Parts of 5 rows, batches of 4: a restart begins inside a batch, and in float32 every bit would tell.
+    # Parts of 5 rows, batches of 4: a restart begins inside a batch.
     def export() -> ExportSummary:
         source = table if kind == "file" else tiny_shards
         return export_embeddings(embedder, source, tmp_path / "out", rows_per_part=5, dtype="float32")

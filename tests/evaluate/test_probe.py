@@ -1,17 +1,24 @@
+"""Probes of frozen vectors, the numbers they are judged by, and the files they are published in."""
+
 from __future__ import annotations
 
+import csv
 import json
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from sklearn.linear_model import Ridge
+from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import StandardScaler
 
 from mmsa_dist.embed.embedder import EmbeddedMolecules, InvalidMolecule
 from mmsa_dist.evaluate import Results, Score, load_task, make_split, run_probe
 from mmsa_dist.evaluate import probe as probe_module
 from mmsa_dist.evaluate.fingerprints import ecfp4
 from mmsa_dist.evaluate.metrics import better, score_labels
+from mmsa_dist.evaluate.splits import PARTS, Split
 from mmsa_dist.evaluate.tasks import Task, TaskData
 from tests.fixtures.embedders import DRUGS, random_embedder
 
@@ -108,13 +115,61 @@ def test_with_a_real_embedder():
         run_probe(embedder, [data], seeds=())
 
 
+def test_the_labels_of_the_test_molecules_are_not_seen(freesolv):
+    split = make_split(freesolv, "random", 0)
+    shuffled = freesolv.labels.copy()
+    shuffled[split.test] = shuffled[np.random.default_rng(0).permutation(split.test)]
+    assert not np.array_equal(shuffled, freesolv.labels)
+    other = replace(freesolv, labels=shuffled)
+    bits = ecfp4(freesolv.smiles, bits=256).astype(np.float32)
+    for method in probe_module.METHODS:
+        np.testing.assert_array_equal(
+            method.fit_predict(bits, freesolv, 0, split, 0), method.fit_predict(bits, other, 0, split, 0)
+        )
+
+
+def test_validation_chooses_the_penalty(freesolv):
+    split = make_split(freesolv, "random", 0)
+    bits = ecfp4(freesolv.smiles, bits=256).astype(np.float64)
+    y = freesolv.labels[:, 0]
+    x = StandardScaler().fit(bits[split.train]).transform(bits)
+    by_penalty = [Ridge(alpha=p).fit(x[split.train], y[split.train]).predict(x) for p in probe_module.PENALTIES]
+    errors = [float(np.mean((p[split.valid] - y[split.valid]) ** 2)) for p in by_penalty]
+    linear = next(m for m in probe_module.METHODS if (m.features, m.model) == ("ECFP4", "linear"))
+    chosen = linear.fit_predict(bits.astype(np.float32), freesolv, 0, split, 0)
+    assert 0 < np.argmin(errors) < len(errors) - 1, "the range of penalties reaches past the best"
+    np.testing.assert_allclose(chosen, by_penalty[int(np.argmin(errors))])
+    # Reversed labels of the validation molecules are predicted best by the strongest penalty.
+    against = replace(freesolv, labels=freesolv.labels.copy())
+    against.labels[split.valid] = 2 * y[split.train].mean() - against.labels[split.valid]
+    turned = linear.fit_predict(bits.astype(np.float32), against, 0, split, 0)
+    np.testing.assert_allclose(turned, by_penalty[-1])
+
+
+def test_a_task_of_one_class_cannot_be_judged(freesolv, tmp_path):
+    task = Task("ones", "classification", "roc_auc", ("ones",))
+    data = replace(freesolv, task=task, labels=np.ones_like(freesolv.labels))
+    results = run_probe(KnowsTheAnswer(data), [data], split="random", seeds=(0,))
+    assert all(math.isnan(score.value) and score.labels_scored == 0 for score in results.scores)
+    assert not any(line.best for line in results.summaries())
+    assert results.write(tmp_path).joinpath("results.md").read_text().count("not defined") == 4
+
+
 def test_results_are_written_with_their_splits(freesolv, tmp_path):
     results = run_probe(KnowsTheAnswer(freesolv), [freesolv], split="random", seeds=(0, 1))
     results.write(tmp_path)
     about = json.loads((tmp_path / "results.json").read_text())
-    assert len(about["scores"]) == len((tmp_path / "results.csv").read_text().splitlines()) - 1 == 8
-    split = json.loads((tmp_path / "splits" / about["scores"][0]["split_file"]).read_text())
-    assert split["digest"] == about["scores"][0]["split_digest"]
+    again = [Score(**{k: v for k, v in score.items() if k != "split_file"}) for score in about["scores"]]
+    assert tuple(again) == results.scores
+    assert len(again) == 8
+    with (tmp_path / "results.csv").open(newline="") as file:
+        lines = [(line["features"], int(line["seed"]), float(line["value"])) for line in csv.DictReader(file)]
+    assert lines == [(score.features, score.seed, score.value) for score in results.scores]
+    for score in about["scores"]:
+        split = json.loads((tmp_path / "splits" / score["split_file"]).read_text())
+        parts = Split(split["split"], split["seed"], *(np.array(split[part]) for part in PARTS))
+        assert split["digest"] == score["split_digest"] == parts.digest
+        assert split["seed"] == score["seed"]
     assert "| freesolv | random | RMSE ↓ | MMSA (structure) | linear | **" in (tmp_path / "results.md").read_text()
 
 
@@ -137,6 +192,18 @@ def test_metrics():
     assert better(0.1, math.nan, auc)
     assert not better(math.nan, 0.1, auc)
     assert better(0.1, 0.2, Task("b", "regression", "rmse", ("b",)))
+
+
+def test_labels_of_both_classes_are_meaned():
+    random = np.random.default_rng(0)
+    truth = (random.random((50, 4)) < 0.3).astype(float)
+    truth[random.random((50, 4)) < 0.2] = np.nan
+    truth[:, 2] = np.where(np.isnan(truth[:, 2]), np.nan, 0.0)
+    guess = random.random((50, 4))
+    known = ~np.isnan(truth)
+    expected = np.mean([roc_auc_score(truth[known[:, t], t], guess[known[:, t], t]) for t in (0, 1, 3)])
+    judged = score_labels(truth, guess, "roc_auc")
+    assert (judged.value, judged.labels_scored) == (pytest.approx(expected, abs=1e-12), 3)
 
 
 def test_fingerprints():

@@ -1,3 +1,5 @@
+"""Splits: by hand, and equal to the published ones."""
+
 from __future__ import annotations
 
 import gzip

@@ -1,3 +1,5 @@
+"""Labelled sets from files and packages, and what is said of files that are none."""
+
 from __future__ import annotations
 
 import gzip
@@ -63,6 +65,9 @@ def test_a_file_of_ones_own(tmp_path):
         ("smiles,y\nCCO,2\n", r"must be 0, 1 or missing, found \[2\.0\]"),
         ("smiles,y\nCCO,1\nCC,high\n", "record 2: y='high' is not a number"),
         ("smiles,y\njunk,1\n", "no SMILES in column 'smiles' parses"),
+        ("smiles,y\nCCO,inf\n", "record 1: y='inf' is not finite"),
+        ("smiles,y,y\nCCO,1,0\n", "more than one column 'y'"),
+        ("smiles,y\n", "no SMILES in column 'smiles' parses"),
         ("", "cannot be read as CSV"),
     ],
 )
@@ -70,6 +75,17 @@ def test_unfit_files_are_said(tmp_path, text, sentence):
     (tmp_path / "x.csv").write_text(text)
     with pytest.raises(TaskError, match=sentence):
         load_csv(tmp_path / "x.csv", smiles_column="smiles", label_columns=["y"], metric="roc_auc")
+
+
+def test_a_set_of_many_labels_needs_one(tmp_path):
+    (tmp_path / "sider.csv").write_text("smiles\nCCO\n")
+    with pytest.raises(TaskError, match="has no column of labels; it has smiles"):
+        load_task("sider", tmp_path)
+
+
+def test_a_compressed_file_may_shout(tmp_path):
+    (tmp_path / "BBBP.CSV.GZ").write_bytes(gzip.compress(b"smiles,p_np\nCCO,1\n"))
+    assert load_task("bbbp", tmp_path).labels.tolist() == [[1.0]]
 
 
 def test_unknown_tasks_and_missing_files_are_said(tmp_path):

@@ -1,3 +1,5 @@
+"""A run folder with all that a run makes."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Structures as small SVG."""
+
 from __future__ import annotations
 
 import re

@@ -1,3 +1,5 @@
+"""Statistics of shards against counts by hand, and the sheet of molecules."""
+
 from __future__ import annotations
 
 import io

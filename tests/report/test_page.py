@@ -1,3 +1,5 @@
+"""The page as a browser reads it: what it says, that it is harmless, and that it needs no network."""
+
 from __future__ import annotations
 
 import base64
@@ -6,7 +8,6 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
@@ -103,7 +104,8 @@ def test_the_same_run_gives_the_same_map(run, page):
     assert again.payload() == page.payload()
 
 
-def test_an_empty_run_folder(tmp_path):
+def test_a_run_that_has_only_begun(tmp_path):
+    (tmp_path / "metrics.jsonl").touch()
     page = Page(write_report(tmp_path).read_text())
     assert [name for name in SECTIONS if "Not measured yet" not in page.text[name]] == []
     assert page.scripts == []
@@ -131,11 +133,12 @@ def test_damaged_parts_say_so(run, tmp_path):
     (root / "metrics.jsonl").write_text("{broken\n")
     (root / "config.yaml").write_text(f"{EVIL}: [")
     (root / "shards" / "manifest.json").write_text("[]")
+    (root / "environment.json").write_text("[]")
     (root / "evaluation" / "results.json").write_text("no json")
     (root / "embeddings" / "part-00000.parquet").unlink()
     html = write_report(root).read_text()
     text = Page(html).text
-    for name in ("preparation", "training", "map", "evaluation"):
+    for name in ("preparation", "training", "map", "evaluation", "environment"):
         assert "Cannot be read" in text[name], name
     assert EVIL not in html
 
@@ -175,4 +178,11 @@ def test_too_few_molecules_for_a_map(tmp_path):
 
 def test_a_missing_folder_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"run folder .* does not exist; `mmsa pretrain` makes it"):
-        write_report(Path(tmp_path / "none"))
+        write_report(tmp_path / "none")
+
+
+def test_a_folder_of_something_else_is_left_as_it_is(tmp_path):
+    (tmp_path / "holiday.jpg").touch()
+    with pytest.raises(FileNotFoundError, match=r"is not the folder of a run: it has none of config\.yaml, "):
+        write_report(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
