@@ -150,9 +150,10 @@ def _forest(features: NDArray[np.float32], data: TaskData, label: int, split: Sp
     if not _learnable(y[train], data.task.kind):
         return _constant(features, data, label, split, seed)
     options: dict[str, Any] = {"n_estimators": TREES, "random_state": seed, "n_jobs": -1}
-    if data.task.kind == "regression":
-        return RandomForestRegressor(**options).fit(features[train], y[train]).predict(features)
-    return RandomForestClassifier(**options).fit(features[train], y[train]).predict_proba(features)[:, 1]
+    forest = (RandomForestRegressor if data.task.kind == "regression" else RandomForestClassifier)(**options)
+    # Trees grow side by side, but are asked one after the other: threads would add their answers in any order.
+    forest.fit(features[train], y[train]).set_params(n_jobs=1)
+    return forest.predict(features) if data.task.kind == "regression" else forest.predict_proba(features)[:, 1]
 
 
 def _constant(
