@@ -27,8 +27,17 @@ class PrepareOptions:
     """`etkdg` embeds where the input has no 3D, `given` only takes what is there, `none` drops it."""
     conformers_per_molecule: int
     conformer_timeout_s: float
+    conformer_backend: Literal["rdkit", "nvmolkit"]
+    """What embeds: RDKit on the CPU, or nvMolKit on a GPU with RDKit for what it leaves."""
+    mmff_iterations: int
+    """Steps of MMFF94 minimization after embedding; 0 leaves the ETKDG geometry."""
     max_atoms: int
     """Molecules with more heavy atoms are rejected with a reason."""
+    salts: Literal["strip", "keep"]
+    """`strip` keeps the largest fragment of a record, `keep` all of them."""
+    charges: Literal["neutralize", "keep"]
+    tautomers: Literal["keep", "canonical"]
+    isotopes: Literal["keep", "remove"]
     smiles_column: str
     """Column of CSV and Parquet inputs; empty looks for the usual names."""
     id_column: str
@@ -36,6 +45,8 @@ class PrepareOptions:
     """Files of molecules that must not enter (matched by the first block of the InChIKey)."""
     allow_truncated: bool
     """Accept an input that ends in mid-record or mid-gzip; it is still named in the ledger."""
+    work_dir: str
+    """Folder of what is under way, seen by all nodes; empty takes ``.work`` in the output folder."""
 
     def __post_init__(self) -> None:
         rules = {
@@ -46,6 +57,7 @@ class PrepareOptions:
             "val_fraction": (0 <= self.val_fraction < 1, "in [0, 1)"),
             "conformers_per_molecule": (self.conformers_per_molecule >= 1, "1 or more"),
             "conformer_timeout_s": (self.conformer_timeout_s > 0, "above 0"),
+            "mmff_iterations": (self.mmff_iterations >= 0, "0 or more"),
             "max_atoms": (1 <= self.max_atoms <= 65535, "in 1..65535 (atom numbers are stored as uint16)"),
         }
         for name, (holds, rule) in rules.items():

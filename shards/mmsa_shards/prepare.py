@@ -38,7 +38,7 @@ Progress = Callable[[str, int, int | None, int], None]
 JOB_NAME = "job.json"
 _WORK_NAME = ".work"
 # Options that change how long it takes, not what comes out.
-_WITHOUT_EFFECT = ("workers",)
+_WITHOUT_EFFECT = ("workers", "work_dir")
 _LIBRARIES = ("rdkit", "numpy", "pyarrow")
 
 
