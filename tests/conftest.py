@@ -49,7 +49,7 @@ def make_tiny_shards() -> Callable[[Path], Path]:
             write_shard(folder, "train-00001.tar", "train", blocks[5:11], "zstd"),
             write_shard(folder, "val-00000.tar", "val", blocks[11:], "zstd"),
         )
-        Manifest(shards=shards, ledger=Ledger(len(chains), len(chains), 0, 0, 0)).save(folder)
+        Manifest(shards=shards, ledger=Ledger(len(chains), len(chains), 0, 0, 0, 0)).save(folder)
         return folder
 
     return make

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +14,10 @@ from typing import BinaryIO
 def write_atomically(path: Path) -> Iterator[BinaryIO]:
     """Opens a temporary file beside `path`; when the block ends well it is synced to disk and takes the name.
 
-    An exception in the block, and a process killed in it, leave `path` as it was. The temporary name carries
-    the process, so two writers never share one.
+    An exception in the block, and a process killed in it, leave `path` as it was. The temporary name is random,
+    so two writers never share one, on whichever nodes they are.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("wb") as file:
             yield file

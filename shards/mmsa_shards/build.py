@@ -1,8 +1,9 @@
 """Second stage: intervals of the catalogue -> shards. Three steps, each from files to a file that appears whole.
 
-*Deal* gathers the interval of a shard, merges duplicates and puts the molecules in their final order. *Build*
-makes the columns of one piece of it, which is where the time goes; a piece is small enough to keep all workers
-busy to the end, whatever the sizes of shards and blocks. *Pack* joins the pieces of a shard into its blocks.
+*Deal* gathers the interval of a shard, with what the shard holds already, and merges duplicates. *Build* makes
+the columns of one piece of what is new, which is where the time goes; a piece is small enough to keep all
+workers busy to the end, whatever the sizes of shards and blocks. *Pack* puts everything into its final order
+and writes the shard.
 """
 
 from __future__ import annotations
@@ -10,10 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,13 @@ from mmsa_shards.atomic import write_atomically
 from mmsa_shards.block import Molecule, decode_block, encode_block, molecules_to_block
 from mmsa_shards.catalog import AXIS, end_of_val, read_interval
 from mmsa_shards.manifest import ShardEntry, Split
+from mmsa_shards.merge import Entry, merge
 from mmsa_shards.molecule import Conformers, Order, make_molecules
 from mmsa_shards.options import PrepareOptions
 from mmsa_shards.read import Place, Refused
 from mmsa_shards.rejects import write_refused
 from mmsa_shards.schema import BLOCK_SCHEMA
-from mmsa_shards.shard import write_shard
+from mmsa_shards.shard import read_block, write_shard
 
 # A task makes a thousandth of the job, within these bounds.
 _PIECES = 1024
@@ -53,7 +53,9 @@ class ShardDone:
     entry: ShardEntry | None
     """None where the interval holds no molecule."""
     duplicates: int
+    joined: int
     conformer_sources: dict[str, int]
+    """By how many molecules each source has grown."""
 
     def save(self, path: Path) -> None:
         """Writes the record of a shard, whole or not at all."""
@@ -64,38 +66,54 @@ class ShardDone:
     def load(cls, path: Path) -> ShardDone:
         """Reads what `save` wrote."""
         data = json.loads(path.read_bytes())
-        entry = data["entry"] and ShardEntry.from_json(data["entry"])
-        return cls(entry, data["duplicates"], data["conformer_sources"])
+        return cls(**{**data, "entry": data["entry"] and ShardEntry.from_json(data["entry"])})
 
 
-DEAL_SCHEMA = pa.schema(
+# What is to be made, and of what stays where in the shard it is.
+_MAKE_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
         pa.field("inchikey", pa.string(), nullable=False),
         pa.field("smiles", pa.string(), nullable=False),
-        # float32 (A, 3) in Å, atoms in the order of the SMILES; as many as were given and wanted.
         pa.field("xyz", pa.list_(pa.binary()), nullable=False),
+        pa.field("xyz_smiles", pa.string(), nullable=False),
         pa.field("conformer_source", pa.string(), nullable=False),
         pa.field("file", pa.string(), nullable=False),
         pa.field("number", pa.int64(), nullable=False),
     ]
 )
+_STAY_SCHEMA = pa.schema([pa.field("row", pa.int64(), nullable=False), pa.field("id", pa.string(), nullable=False)])
 
 
-def plan_shards(num_train: int, num_val: int, options: PrepareOptions) -> list[ShardPlan]:
+def plan_shards(intervals: Mapping[Split, int], options: PrepareOptions) -> list[ShardPlan]:
     """Cuts the axis into shards.
+
+    Args:
+        intervals: how many of each split.
+        options: `val_fraction` is used.
+    """
+    border = end_of_val(options.val_fraction)
+    return [*_cut("val", 0, border, intervals["val"]), *_cut("train", border, AXIS, intervals["train"])]
+
+
+def count_intervals(
+    num_train: int, num_val: int, before: Mapping[Split, int], options: PrepareOptions
+) -> dict[Split, int]:
+    """Returns into how many shards each split is to be cut.
 
     Args:
         num_train: records, duplicates among them, in the training interval.
         num_val: likewise in the validation interval.
-        options: `shards`, `molecules_per_shard` and `val_fraction` are used.
+        before: into how many it is cut already; where it is, it stays so.
+        options: `shards` and `molecules_per_shard` are used.
     """
-    border = end_of_val(options.val_fraction)
-    wanted = -(-num_train // options.molecules_per_shard)
-    return [
-        *_cut("val", 0, border, -(-num_val // options.molecules_per_shard)),
-        *_cut("train", border, AXIS, options.shards or wanted),
-    ]
+    wanted = {
+        name: -(-count // options.molecules_per_shard) for name, count in (("val", num_val), ("train", num_train))
+    }
+    return {
+        "val": before.get("val") or wanted["val"],
+        "train": before.get("train") or options.shards or wanted["train"],
+    }
 
 
 def piece_size(num_records: int) -> int:
@@ -103,30 +121,50 @@ def piece_size(num_records: int) -> int:
     return min(_LARGEST_PIECE, max(_SMALLEST_PIECE, num_records // _PIECES))
 
 
-def deal(path: Path, chunks: Sequence[Path], plan: ShardPlan, size: int, options: PrepareOptions) -> None:
-    """Writes the molecules of a shard in their final order, a record batch for every piece of `size` molecules.
+def deal(
+    path: Path,
+    chunks: Sequence[Path],
+    plan: ShardPlan,
+    held: ShardEntry | None,
+    folder: str,
+    size: int,
+    options: PrepareOptions,
+) -> None:
+    """Decides what a shard is to hold.
 
-    Of records with one InChIKey the first by content becomes the molecule, one with 3D before one without;
-    the conformers of the others that are drawn alike join its own, up to `conformers_per_molecule`. Nothing
-    here depends on the order in which records were read.
+    Writes what stays under the suffix ``.stay``, then what is to be made, a record batch for every piece.
+
+    Args:
+        path: of the file to write.
+        chunks: of the catalogue.
+        plan: the interval.
+        held: the shard as it is; None where there is none yet.
+        folder: of the shards.
+        size: molecules in a piece.
+        options: `conformers_per_molecule` is used.
     """
-    rows = read_interval(chunks, plan.start, plan.end).to_pylist()
-    rows.sort(key=lambda row: (row["inchikey"], row["xyz"] is None, row["smiles"], row["id"], row["xyz"] or b""))
-    molecules = [
-        _merged(list(records), options.conformers_per_molecule)
-        for _, records in groupby(rows, key=itemgetter("inchikey"))
-    ]
-    molecules.sort(key=lambda molecule: _shuffle_key(molecule["inchikey"], options.seed))
-    schema = DEAL_SCHEMA.with_metadata({"duplicates": str(len(rows) - len(molecules))})
-    pieces = [molecules[start : start + size] for start in range(0, len(molecules), size)]
+    new = read_interval(chunks, plan.start, plan.end)
+    entries = [*map(_entry_of_record, new.to_pylist())]
+    if new.num_rows and held is not None:
+        entries += _entries_of_shard(folder, held)
+    merged = merge(entries, options.conformers_per_molecule)
+    stay = pa.Table.from_pylist([{"row": entry.row, "id": entry.id} for entry in merged.stay], schema=_STAY_SCHEMA)
+    with write_atomically(path.with_suffix(".stay")) as file, pa.ipc.new_file(file, _STAY_SCHEMA) as writer:
+        writer.write_table(stay)
+    facts = {"duplicates": merged.duplicates, "joined": merged.joined, "untouched": int(new.num_rows == 0)}
+    schema = _MAKE_SCHEMA.with_metadata({name: str(value) for name, value in facts.items()})
     with write_atomically(path) as file, pa.ipc.new_file(file, schema) as writer:
-        for piece in pieces:
-            writer.write_batch(pa.RecordBatch.from_pylist(piece, schema=schema))
+        for start in range(0, len(merged.make), size):
+            rows = [
+                {name: getattr(entry, name) for name in _MAKE_SCHEMA.names}
+                for entry in merged.make[start : start + size]
+            ]
+            writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
 
 
 def piece_sizes(deal_path: Path) -> list[int]:
     """Returns how many molecules there are in every piece that was dealt."""
-    dealt = _open_deal(deal_path)
+    dealt = _open(deal_path)
     return [dealt.get_batch(number).num_rows for number in range(dealt.num_record_batches)]
 
 
@@ -142,7 +180,7 @@ def build_piece(path: Path, deal_path: Path, number: int, options: PrepareOption
     Returns:
         How many molecules were made, and how many refused.
     """
-    rows = _open_deal(deal_path).get_batch(number).to_pylist()
+    rows = [Entry(**{**row, "xyz": tuple(row["xyz"])}) for row in _open(deal_path).get_batch(number).to_pylist()]
     conformers = Conformers(
         mode=options.conformers,
         count=options.conformers_per_molecule,
@@ -151,7 +189,7 @@ def build_piece(path: Path, deal_path: Path, number: int, options: PrepareOption
     )
     made = make_molecules([_order(row) for row in rows], conformers)
     refused = [
-        Refused(row["id"], Place(row["file"], row["number"]), result.reason, result.message)
+        Refused(row.id, Place(row.file, row.number), result.reason, result.message)
         for row, result in zip(rows, made, strict=True)
         if not isinstance(result, Molecule)
     ]
@@ -164,20 +202,40 @@ def build_piece(path: Path, deal_path: Path, number: int, options: PrepareOption
 
 def pack(
     record: Path,
-    folder: Path,
-    plan: ShardPlan,
     deal_path: Path,
     pieces: Sequence[Path],
+    plan: ShardPlan,
+    held: ShardEntry | None,
+    folder: str,
     options: PrepareOptions,
 ) -> ShardDone:
-    """Joins the pieces of a shard in `folder`, then writes its `record`, by which it counts as done."""
-    table = pa.Table.from_batches([decode_block(path.read_bytes()) for path in pieces], BLOCK_SCHEMA)
-    size = options.molecules_per_block
-    blocks = [_one_batch(table.slice(start, size)) for start in range(0, len(table), size)]
-    sources = Counter(source for block in blocks for source in block["conformer_source"].to_pylist())
-    entry = write_shard(folder, f"{plan.stem}.tar", plan.split, blocks, options.compression) if blocks else None
-    metadata = _open_deal(deal_path).schema.metadata
-    done = ShardDone(entry, int(metadata[b"duplicates"]), dict(sources))
+    """Writes a shard beside its `record`, by which it counts as done.
+
+    Args:
+        record: of the file to write last.
+        deal_path: what `deal` wrote.
+        pieces: what `build_piece` wrote.
+        plan: the interval.
+        held: the shard as it is; None where there is none yet.
+        folder: of the shards.
+        options: `molecules_per_block`, `compression` and `seed` are used.
+    """
+    metadata = _open(deal_path).schema.metadata
+    if int(metadata[b"untouched"]):
+        done = ShardDone(held, 0, 0, {})
+    else:
+        parts = [decode_block(path.read_bytes()) for path in pieces]
+        sources = Counter[str]()
+        if held is not None:
+            before = _molecules_of_shard(folder, held)
+            sources.subtract(before["conformer_source"].to_pylist())
+            parts += _staying(before, _open(deal_path.with_suffix(".stay")).read_all())
+        table = pa.Table.from_batches(parts, BLOCK_SCHEMA)
+        sources.update(table["conformer_source"].to_pylist())
+        blocks = _blocks(table, options)
+        name = f"{plan.stem}.tar"
+        entry = write_shard(record.parent, name, plan.split, blocks, options.compression) if len(table) else None
+        done = ShardDone(entry, int(metadata[b"duplicates"]), int(metadata[b"joined"]), dict(sources))
     done.save(record)
     return done
 
@@ -188,33 +246,71 @@ def _cut(split: Split, start: int, end: int, count: int) -> Iterator[ShardPlan]:
         yield ShardPlan(f"{split}-{number:05d}", split, first, last)
 
 
+def _blocks(table: pa.Table, options: PrepareOptions) -> Iterator[pa.RecordBatch]:
+    """Yields molecules in their final order, which is random but for the seed."""
+    keys = [
+        hashlib.blake2b(f"{options.seed}:{inchikey}".encode(), digest_size=16).digest()
+        for inchikey in table["inchikey"].to_pylist()
+    ]
+    order = np.asarray(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
+    whole = table.combine_chunks()
+    for start in range(0, len(order), options.molecules_per_block):
+        yield _one_batch(whole.take(order[start : start + options.molecules_per_block]))
+
+
 def _one_batch(table: pa.Table) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(
-        [pa.concat_arrays(column.chunks) for column in table.itercolumns()], schema=table.schema
+        [pa.concat_arrays(column.chunks) for column in table.itercolumns()], schema=BLOCK_SCHEMA
     )
 
 
-def _open_deal(path: Path) -> pa.RecordBatchFileReader:
+def _staying(before: pa.Table, stay: pa.Table) -> list[pa.RecordBatch]:
+    table = before.take(stay["row"])
+    table = table.set_column(0, BLOCK_SCHEMA.field("id"), stay["id"])
+    return [_one_batch(table)] if len(table) else []
+
+
+def _molecules_of_shard(folder: str, shard: ShardEntry) -> pa.Table:
+    return pa.Table.from_batches(
+        [read_block(folder, shard, number) for number in range(len(shard.blocks))], BLOCK_SCHEMA
+    ).combine_chunks()
+
+
+def _entry_of_record(row: dict[str, Any]) -> Entry:
+    del row["position"]
+    xyz = () if row["xyz"] is None else (row["xyz"],)
+    return Entry(**{**row, "xyz": xyz, "xyz_smiles": row["smiles"]})
+
+
+def _entries_of_shard(folder: str, shard: ShardEntry) -> Iterator[Entry]:
+    table = _molecules_of_shard(folder, shard)
+    columns = zip(*(table[name].to_pylist() for name in ("id", "inchikey", "smiles", "conformer_source")), strict=True)
+    for row, (name, inchikey, smiles, source) in enumerate(columns):
+        given = source in ("input", "pubchem3d")
+        conformers = table["conformers"][row].as_py() if given else ()
+        yield Entry(
+            id=name,
+            inchikey=inchikey,
+            smiles=smiles,
+            xyz=tuple(np.asarray(xyz, dtype=np.float32).tobytes() for xyz in conformers),
+            xyz_smiles=smiles,
+            conformer_source=source if given else "input",
+            file=shard.name,
+            number=row + 1,
+            row=row,
+        )
+
+
+def _open(path: Path) -> pa.RecordBatchFileReader:
     return pa.ipc.open_file(pa.memory_map(str(path)))
 
 
-def _merged(records: list[dict[str, Any]], count: int) -> dict[str, Any]:
-    first = records[0]
-    alike = [r for r in records if (r["smiles"], r["conformer_source"]) == (first["smiles"], first["conformer_source"])]
-    xyz = dict.fromkeys(record["xyz"] for record in alike if record["xyz"] is not None)  # each once
-    return {name: first[name] for name in DEAL_SCHEMA.names} | {"xyz": list(xyz)[:count]}
-
-
-def _shuffle_key(inchikey: str, seed: int) -> bytes:
-    return hashlib.blake2b(f"{seed}:{inchikey}".encode(), digest_size=16).digest()
-
-
-def _order(row: dict[str, Any]) -> Order:
-    given = np.stack([np.frombuffer(xyz, np.float32).reshape(-1, 3) for xyz in row["xyz"]]) if row["xyz"] else None
+def _order(entry: Entry) -> Order:
+    given = np.stack([np.frombuffer(xyz, np.float32).reshape(-1, 3) for xyz in entry.xyz]) if entry.xyz else None
     return Order(
-        id=row["id"],
-        inchikey=row["inchikey"],
-        smiles=row["smiles"],
+        id=entry.id,
+        inchikey=entry.inchikey,
+        smiles=entry.smiles,
         given=given,
-        given_source=row["conformer_source"],
+        given_source=entry.conformer_source,
     )

@@ -4,14 +4,19 @@ The axis is a hash of the InChIKey's first block (the skeleton), spread evenly o
 interval of it, so stereoisomers and duplicates meet in one shard whatever files they come from, and how many
 shards there are can be decided after everything has been read. A chunk of records becomes one file sorted
 along the axis, from which a shard later reads its interval alone.
+
+An input is cut into chunks that depend on nothing but its content. One task, or a few where there are more
+workers than inputs, reads an input from end to end and standardizes every so many-th chunk; what travels
+between machines is files.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from mmsa_shards.atomic import write_atomically
+from mmsa_shards.job import Input
 from mmsa_shards.options import PrepareOptions
 from mmsa_shards.read import Record, Refused, read_records
 from mmsa_shards.rejects import write_refused
@@ -40,32 +46,130 @@ CATALOG_SCHEMA = pa.schema(
     ]
 )
 
-# A chunk is what one task takes: few records at first, so that all workers soon have something to do, then
-# more, so that there are not too many files; and never more text than is comfortable to hold.
+# Few records at first, so that all workers soon have something to do, then more, so that there are not too
+# many files; and never more text than is comfortable to hold.
 _FIRST_CHUNK, _LARGEST_CHUNK = 256, 32768
 _CHUNKS_PER_DOUBLING = 8
 _CHUNK_CHARACTERS = 1 << 25
 
+_DONE = "done.json"
+
 
 @dataclass(frozen=True)
 class ChunkCounts:
-    """What became of the records of a chunk."""
+    """What became of the records of one chunk, or of several added up."""
 
-    read: int
-    kept: int
-    excluded: int
-    rejected: int
-    kept_val: int
+    read: int = 0
+    kept: int = 0
+    excluded: int = 0
+    rejected: int = 0
+    kept_val: int = 0
     """How many of those kept lie in the validation interval."""
+    input_bytes: int = 0
+    """How much of the input the records take up, as far as that is known."""
+    changes: dict[str, int] = field(default_factory=dict)
+    """How many of those kept standardization changed, by what it did."""
+
+    def __add__(self, other: ChunkCounts) -> ChunkCounts:
+        mine, theirs = asdict(self), asdict(other)
+        changes = Counter(mine.pop("changes")) + Counter(theirs.pop("changes"))
+        return ChunkCounts(**{name: mine[name] + theirs[name] for name in mine}, changes=dict(sorted(changes.items())))
 
 
-def position_of(inchikey: str) -> int:
+class Chapter:
+    """The chunks that one input becomes, in a folder of their own.
+
+    Args:
+        catalog: the folder of all chapters.
+        source: the input.
+    """
+
+    def __init__(self, catalog: Path, source: Input) -> None:
+        self.source = source
+        self.folder = catalog / source.key
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._seen: dict[str, ChunkCounts] = {}
+
+    @property
+    def chunks(self) -> list[Path]:
+        """The files that a chapter which is done consists of, in the order of the records."""
+        count = json.loads((self.folder / _DONE).read_bytes())["chunks"]
+        return [self.chunk(number) for number in range(count)]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all chunks are there."""
+        return (self.folder / _DONE).exists()
+
+    def chunk(self, number: int) -> Path:
+        """Returns the file of a chunk."""
+        return self.folder / f"{number:06d}.arrow"
+
+    def close(self, num_chunks: int) -> None:
+        """Says that the chapter has so many chunks and that they are all there."""
+        with write_atomically(self.folder / _DONE) as file:
+            file.write(json.dumps({"chunks": num_chunks}).encode())
+
+    def counts(self) -> ChunkCounts:
+        """Adds up the chunks that are there."""
+        for path in self.folder.glob("*.arrow"):
+            if path.name not in self._seen:
+                self._seen[path.name] = _chunk_counts(path)
+        return sum(self._seen.values(), ChunkCounts())
+
+
+def catalog_input(
+    chapter: Chapter, part: int, parts: int, excluded: frozenset[str], options: PrepareOptions
+) -> tuple[str, int]:
+    """Reads an input and standardizes the chunks ``part, part + parts, ...`` of it that are not there yet.
+
+    Returns:
+        The key of the input, and of how many chunks it is in all.
+    """
+    number = -1
+    records = read_records(chapter.source.url, options, name=chapter.source.name)
+    for number, chunk in enumerate(_chunks_of(records)):
+        path = chapter.chunk(number)
+        if number % parts == part and not path.exists():
+            _catalog_chunk(path, chunk, excluded, options)
+    return chapter.source.key, number + 1
+
+
+def skeletons(source: Input, options: PrepareOptions) -> frozenset[str]:
+    """Returns the first blocks of the InChIKeys in a file of molecules that must not enter."""
+    found: set[str] = set()
+    for chunk in _chunks_of(read_records(source.url, options)):
+        structures = [record.structure for record in chunk if isinstance(record, Record)]
+        for parent in standardize_many(structures, max_atoms=options.max_atoms):
+            if not isinstance(parent, Refusal):
+                found.add(parent.inchikey.partition("-")[0])
+    return frozenset(found)
+
+
+def end_of_val(val_fraction: float) -> int:
+    """Returns where the validation interval, which begins at 0, ends and the training interval begins."""
+    return int(val_fraction * AXIS)
+
+
+def read_interval(paths: Sequence[Path], start: int, end: int) -> pa.Table:
+    """Reads what chunks hold of the interval [start, end) of the axis, as a table of `CATALOG_SCHEMA`."""
+    parts = [CATALOG_SCHEMA.empty_table()]
+    for path in paths if end > start else ():
+        table = _open_table(path).read_all().replace_schema_metadata(None)
+        positions = table["position"].to_numpy()
+        first = np.searchsorted(positions, np.uint64(start), side="left")
+        last = np.searchsorted(positions, np.uint64(end - 1), side="right")
+        parts.append(table.slice(first, last - first))
+    return pa.concat_tables(parts)
+
+
+def _position_of(inchikey: str) -> int:
     """Returns where a molecule stands on the axis, in [0, 2^64)."""
     skeleton = inchikey.partition("-")[0]
     return int.from_bytes(hashlib.blake2b(skeleton.encode(), digest_size=8).digest(), "little")
 
 
-def chunks_of(records: Iterable[Record | Refused]) -> Iterator[list[Record | Refused]]:
+def _chunks_of(records: Iterable[Record | Refused]) -> Iterator[list[Record | Refused]]:
     """Cuts records into chunks; equal records give equal chunks."""
     number, chunk, characters = 0, list[Record | Refused](), 0
     for record in records:
@@ -79,29 +183,10 @@ def chunks_of(records: Iterable[Record | Refused]) -> Iterator[list[Record | Ref
         yield chunk
 
 
-def skeletons(paths: Sequence[str], options: PrepareOptions) -> frozenset[str]:
-    """Returns the first blocks of the InChIKeys in files of molecules that must not enter."""
-    found: set[str] = set()
-    for path in paths:
-        for chunk in chunks_of(read_records(path, options)):
-            structures = [record.structure for record in chunk if isinstance(record, Record)]
-            for parent in standardize_many(structures, max_atoms=options.max_atoms):
-                if not isinstance(parent, Refusal):
-                    found.add(parent.inchikey.partition("-")[0])
-    return frozenset(found)
-
-
-def catalog_chunk(
+def _catalog_chunk(
     path: Path, chunk: Sequence[Record | Refused], excluded: frozenset[str], options: PrepareOptions
-) -> ChunkCounts:
-    """Standardizes a chunk and writes it, sorted along the axis, with its refusals beside it.
-
-    Args:
-        path: of the file to write; its refusals take the same name with ``.rejects``.
-        chunk: records, and refusals from reading.
-        excluded: first blocks of InChIKeys that must not enter.
-        options: `max_atoms`, `conformers` and `val_fraction` are used.
-    """
+) -> None:
+    """Standardizes a chunk and writes it sorted along the axis, after the refusals beside it."""
     records = [record for record in chunk if isinstance(record, Record)]
     refused = [record for record in chunk if isinstance(record, Refused)]
     rows: list[tuple[Any, ...]] = []
@@ -115,7 +200,7 @@ def catalog_chunk(
         else:
             xyz = None if parent.xyz is None or options.conformers == "none" else parent.xyz.tobytes()
             rows.append(
-                (position_of(parent.inchikey), parent.inchikey, parent.smiles, record.id, xyz,
+                (_position_of(parent.inchikey), parent.inchikey, parent.smiles, record.id, xyz,
                  record.conformer_source, *record.place)
             )  # fmt: skip
     rows.sort(key=lambda row: row[0])
@@ -135,29 +220,10 @@ def catalog_chunk(
     )
     with write_atomically(path) as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
-    return counts
 
 
-def end_of_val(val_fraction: float) -> int:
-    """Returns where the validation interval, which begins at 0, ends and the training interval begins."""
-    return int(val_fraction * AXIS)
-
-
-def chunk_counts(path: Path) -> ChunkCounts:
-    """Reads the counts of a chunk that is done."""
+def _chunk_counts(path: Path) -> ChunkCounts:
     return ChunkCounts(**json.loads(_open_table(path).schema.metadata[b"counts"]))
-
-
-def read_interval(paths: Sequence[Path], start: int, end: int) -> pa.Table:
-    """Reads what chunks hold of the interval [start, end) of the axis, as a table of `CATALOG_SCHEMA`."""
-    parts = [CATALOG_SCHEMA.empty_table()]
-    for path in paths if end > start else ():
-        table = _open_table(path).read_all().replace_schema_metadata(None)
-        positions = table["position"].to_numpy()
-        first = np.searchsorted(positions, np.uint64(start), side="left")
-        last = np.searchsorted(positions, np.uint64(end - 1), side="right")
-        parts.append(table.slice(first, last - first))
-    return pa.concat_tables(parts)
 
 
 def _open_table(path: Path) -> pa.RecordBatchFileReader:

@@ -6,19 +6,24 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mmsa_shards.errors import PrepareError
 
 R = TypeVar("R")
 
-# What moves between tasks lies in files; the store only carries chunks of text from the driver.
+# What moves between tasks lies in files; the store carries names of files and the skeletons to be excluded.
 _LOCAL_OBJECT_STORE_BYTES = 256 << 20
 
-# A killed worker costs its task a retry; a task that kills every worker it gets must end some time.
-_RETRIES = 5
+# A killed worker costs its task a retry, and the task goes on from the files that it has finished; a task that
+# kills every worker it gets must end some time.
+_RETRIES = 20
+
+_HEARTBEAT_S = 1.0
 
 
 class Pool:
@@ -35,25 +40,61 @@ class Pool:
         """Puts a value where all tasks find it; pass what this returns as an argument."""
         return ray.put(value)
 
-    def map(self, function: Callable[..., R], calls: Iterable[tuple[Any, ...]]) -> Iterator[R]:
+    def map(
+        self,
+        function: Callable[..., R],
+        calls: Iterable[tuple[Any, ...]],
+        *,
+        heartbeat: Callable[[], None] | None = None,
+    ) -> Iterator[R]:
         """Runs ``function(*call)`` for every call and yields results as they come, in any order.
 
         Calls are drawn when a worker is free for them, so that memory stays bounded however many there are.
+
+        Args:
+            function: of module level.
+            calls: arguments.
+            heartbeat: called every second or so while there is nothing to yield.
         """
         task = ray.remote(function).options(num_cpus=1, max_retries=_RETRIES)
         running: list[ray.ObjectRef] = []
+
+        def finished() -> ray.ObjectRef:
+            nonlocal running
+            while True:
+                done, running = ray.wait(running, num_returns=1, timeout=_HEARTBEAT_S)
+                if heartbeat is not None:
+                    heartbeat()
+                if done:
+                    return done[0]
+
         try:
             for call in calls:
                 if len(running) == self.workers:
-                    done, running = ray.wait(running, num_returns=1)
-                    yield _result(done[0])
+                    yield _result(finished())
                 running.append(task.remote(*call))
             while running:
-                done, running = ray.wait(running, num_returns=1)
-                yield _result(done[0])
+                yield _result(finished())
         finally:
             for reference in running:
                 ray.cancel(reference, force=True)
+
+    def check_that_all_see(self, folder: Path) -> None:
+        """Raises PrepareError where a node of the cluster does not see a folder of this machine."""
+        task = ray.remote(_sees)
+        nodes = [(node["NodeID"], node["NodeManagerHostname"]) for node in ray.nodes() if node["Alive"]]
+        there = [NodeAffinitySchedulingStrategy(node, soft=False) for node, _ in nodes]
+        answers = [task.options(num_cpus=0, scheduling_strategy=strategy).remote(folder) for strategy in there]
+        blind = {name for (_, name), answer in zip(nodes, answers, strict=True) if not _result(answer)}
+        if blind:
+            raise PrepareError(
+                f"{folder} is not seen by node {', '.join(sorted(blind))}: name a folder that all nodes share with "
+                "--out or prepare.work_dir"
+            )
+
+
+def _sees(folder: Path) -> bool:
+    return folder.is_dir()
 
 
 def _result(reference: ray.ObjectRef) -> Any:

@@ -59,13 +59,15 @@ class Ledger:
     read: int
     written: int
     duplicates: int
+    joined: int
+    """PubChem3D's records whose coordinates went to the 2D record of the same CID."""
     rejected: int
     excluded: int
 
     @property
     def balances(self) -> bool:
         """Whether every record that was read is accounted for."""
-        return self.read == self.written + self.duplicates + self.rejected + self.excluded
+        return self.read == self.written + self.duplicates + self.joined + self.rejected + self.excluded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,12 @@ class Manifest:
     ledger: Ledger
     reject_reasons: dict[str, int] = field(default_factory=dict)
     conformer_sources: dict[str, int] = field(default_factory=dict)
+    standardization: dict[str, int] = field(default_factory=dict)
+    """How many records standardization changed, by what it did; a record may be counted under several."""
+    inputs: dict[str, int] = field(default_factory=dict)
+    """How many records each input held, by the name under which the ledger speaks of it."""
+    intervals: dict[Split, int] = field(default_factory=dict)
+    """Into how many shards each split is cut, the empty ones, which are no files, among them."""
     options: dict[str, Any] = field(default_factory=dict)
     """The options of the preparation that bear on its outcome."""
     versions: dict[str, str] = field(default_factory=dict)
@@ -116,14 +124,17 @@ class Manifest:
         Raises:
             ManifestError: there is no such folder or manifest, it is damaged, or of another schema version.
         """
-        path = f"{str(folder).rstrip('/')}/{MANIFEST_NAME}"
+        return cls.load_file(f"{str(folder).rstrip('/')}/{MANIFEST_NAME}")
+
+    @classmethod
+    def load_file(cls, path: str | Path) -> Manifest:
+        """Reads a manifest under any name, as `load` does."""
+        folder, _, name = str(path).rpartition("/")
         try:
-            with fsspec.open(path, "rb") as file:
+            with fsspec.open(str(path), "rb") as file:
                 data = json.loads(file.read())
         except FileNotFoundError:
-            raise ManifestError(
-                f"no {MANIFEST_NAME} in {folder}: name a folder that `mmsa prepare` has finished"
-            ) from None
+            raise ManifestError(f"no {name} in {folder}: name a folder that `mmsa prepare` has finished") from None
         except (OSError, ValueError) as error:
             raise ManifestError(f"cannot read {path}: {error}") from error
         try:

@@ -79,7 +79,7 @@ class Refused:
     message: str
 
 
-def read_records(path: str, options: PrepareOptions) -> Iterator[Record | Refused]:
+def read_records(path: str, options: PrepareOptions, *, name: str | None = None) -> Iterator[Record | Refused]:
     """Reads a file by the kind that its name says, gzipped or not.
 
     Args:
@@ -93,7 +93,7 @@ def read_records(path: str, options: PrepareOptions) -> Iterator[Record | Refuse
     """
     check_kind(path)
     reader = _READERS[_kind(path)]
-    file, count = PurePosixPath(path).name, 0
+    file, count = name or PurePosixPath(path).name, 0
     try:
         with fsspec.open(path, "rb") as stream:
             content = stream if reader is _parquet else _lines(_pieces(stream), file)

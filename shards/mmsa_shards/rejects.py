@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 from mmsa_shards.atomic import write_atomically
 from mmsa_shards.read import Refused
 
-REJECTS_FOLDER = "rejects"
+REJECTS_NAME = "rejects/part-00000.parquet"
 
 REJECT_SCHEMA = pa.schema(
     [
@@ -43,25 +44,36 @@ def write_refused(beside: Path, refused: Iterable[Refused]) -> None:
         writer.write_table(rejects_table(refused))
 
 
-def read_refused(beside: Path) -> pa.Table:
-    """Reads what `write_refused` wrote as a table of `REJECT_SCHEMA`."""
-    return pa.ipc.open_file(pa.memory_map(str(beside.with_suffix(".rejects")))).read_all()
+def read_refused(beside: Iterable[Path]) -> pa.Table:
+    """Reads what `write_refused` wrote beside files as one table of `REJECT_SCHEMA`."""
+    tables = [pa.ipc.open_file(pa.memory_map(str(path.with_suffix(".rejects")))).read_all() for path in beside]
+    return pa.concat_tables([REJECT_SCHEMA.empty_table(), *tables])
 
 
-def write_rejects(folder: Path, tables: Iterable[pa.Table]) -> Counter[str]:
-    """Writes ``rejects/part-00000.parquet`` below `folder`, sorted by file and number.
+def write_rejects(path: Path, chapters: Mapping[str, Iterable[Path]], others: pa.Table) -> Counter[str]:
+    """Writes the ledger, sorted by file and number, holding the rows of one file at a time.
+
+    Args:
+        path: of the Parquet file.
+        chapters: by the name of an input, the files beside which the refusals of its records stand.
+        others: refusals of `REJECT_SCHEMA` from anywhere else.
 
     Returns:
         How many records were refused for each reason.
     """
-    table = pa.concat_tables([REJECT_SCHEMA.empty_table(), *tables])
-    table = table.sort_by([("file", "ascending"), ("number", "ascending"), ("id", "ascending")])
-    (folder / REJECTS_FOLDER).mkdir(exist_ok=True)
-    with write_atomically(folder / REJECTS_FOLDER / "part-00000.parquet") as file:
-        pq.write_table(table, file, compression="zstd")
-    return Counter({c["values"]: c["counts"] for c in pc.value_counts(table["reason"]).to_pylist()})
+    reasons = Counter[str]()
+    path.parent.mkdir(exist_ok=True)
+    with write_atomically(path) as file, pq.ParquetWriter(file, REJECT_SCHEMA, compression="zstd") as writer:
+        for name in sorted({*chapters, *others["file"].to_pylist()}):
+            table = pa.concat_tables([read_refused(chapters.get(name, ())), others.filter(pc.field("file") == name)])
+            table = table.sort_by([("number", "ascending"), ("id", "ascending")])
+            reasons.update({c["values"]: c["counts"] for c in pc.value_counts(table["reason"]).to_pylist()})
+            if len(table):
+                writer.write_table(table)
+    return reasons
 
 
 def read_rejects(folder: str | Path) -> pa.Table:
-    """Reads the ledger of a prepared folder as a table of `REJECT_SCHEMA`."""
-    return pq.read_table(Path(folder) / REJECTS_FOLDER, schema=REJECT_SCHEMA)
+    """Reads the ledger of a prepared folder, which may be any URL that fsspec knows, as `REJECT_SCHEMA`."""
+    with fsspec.open(f"{str(folder).rstrip('/')}/{REJECTS_NAME}", "rb") as file:
+        return pq.read_table(file, schema=REJECT_SCHEMA)

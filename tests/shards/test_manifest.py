@@ -20,7 +20,7 @@ def _shard(name: str, *sizes: int) -> ShardEntry:
 
 MANIFEST = Manifest(
     shards=(_shard("val-00000.tar", 3), _shard("train-00001.tar", 4, 1), _shard("train-00000.tar", 4, 4)),
-    ledger=Ledger(read=20, written=16, duplicates=2, rejected=1, excluded=1),
+    ledger=Ledger(read=23, written=16, duplicates=2, joined=3, rejected=1, excluded=1),
     reject_reasons={"syntax": 1},
     conformer_sources={"etkdg": 15, "none": 1},
     options={"seed": 0},
@@ -45,7 +45,7 @@ def test_any_change_changes_the_digest():
     assert dataclasses.replace(MANIFEST, shards=MANIFEST.shards[:2]).digest != MANIFEST.digest
 
 
-@given(st.tuples(*[st.integers(0, 5)] * 5))
+@given(st.tuples(*[st.integers(0, 5)] * 6))
 def test_the_ledger_balances_exactly_when_every_record_is_accounted_for(counts):
     assert Ledger(*counts).balances == (counts[0] == sum(counts[1:]))
 

@@ -1,0 +1,52 @@
+"""What changed in a folder of shards between two manifests."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from mmsa_shards.manifest import Manifest, ShardEntry
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The differences from one manifest to a later one."""
+
+    same: tuple[ShardEntry, ...]
+    """Shards that are what they were."""
+    rewritten: tuple[tuple[ShardEntry, ShardEntry], ...]
+    """Shards as they were and as they are."""
+    added: tuple[ShardEntry, ...]
+    removed: tuple[ShardEntry, ...]
+    molecules: int
+    """By how many molecules the folder has grown."""
+    inputs: dict[str, int]
+    """Records of the inputs that came in."""
+    conformer_sources: dict[str, int]
+    """By how many molecules each source has grown; sources that did not change are left out."""
+    options: dict[str, tuple[object, object]]
+    """Options and library versions that differ: before, after."""
+
+
+def changes_between(before: Manifest, after: Manifest) -> Changes:
+    """Compares two manifests of one folder, or of two."""
+    old = {shard.name: shard for shard in before.shards}
+    new = {shard.name: shard for shard in after.shards}
+    both = [(old[name], new[name]) for name in sorted(old.keys() & new.keys())]
+    sources = Counter(after.conformer_sources)
+    sources.subtract(before.conformer_sources)
+    settings = [{**manifest.options, **manifest.versions} for manifest in (before, after)]
+    return Changes(
+        same=tuple(now for was, now in both if was.sha256 == now.sha256),
+        rewritten=tuple((was, now) for was, now in both if was.sha256 != now.sha256),
+        added=tuple(new[name] for name in sorted(new.keys() - old.keys())),
+        removed=tuple(old[name] for name in sorted(old.keys() - new.keys())),
+        molecules=after.ledger.written - before.ledger.written,
+        inputs={name: count for name, count in after.inputs.items() if name not in before.inputs},
+        conformer_sources={name: count for name, count in sorted(sources.items()) if count},
+        options={
+            name: (settings[0].get(name), settings[1].get(name))
+            for name in sorted(settings[0].keys() | settings[1].keys())
+            if settings[0].get(name) != settings[1].get(name)
+        },
+    )

@@ -1,0 +1,66 @@
+"""The folder that preparation fills, on a local disk or at any URL that fsspec knows."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from mmsa_shards.atomic import write_atomically
+
+
+class Folder:
+    """A folder whose files appear under their names whole or not at all.
+
+    Args:
+        url: a path, or a URL such as ``s3://bucket/shards`` or ``file:///data/shards``.
+    """
+
+    def __init__(self, url: str | os.PathLike[str]) -> None:
+        self._system, self._root = fsspec.core.url_to_fs(os.fspath(url))
+        self.path = Path(self._root) if isinstance(self._system, LocalFileSystem) else None
+        """Where it is on this machine; None where it is elsewhere."""
+        self.url = str(self.path) if self.path is not None else self._system.unstrip_protocol(self._root)
+        """By which `fsspec.open` finds it from any process."""
+
+    def names(self) -> list[str]:
+        """Returns what is in the folder; nothing where there is no folder."""
+        if not self._system.isdir(self._root):
+            return []
+        return sorted(entry.rstrip("/").rpartition("/")[2] for entry in self._system.ls(self._root, detail=False))
+
+    def read(self, name: str) -> bytes | None:
+        """Returns the content of a file, None where there is none."""
+        try:
+            return self._system.cat_file(self._at(name))
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Writes a file, replacing the one of that name."""
+        if self.path is None:  # an object store shows an object when all of it has arrived
+            self._system.pipe_file(self._at(name), content)
+            return
+        (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+        with write_atomically(self.path / name) as file:
+            file.write(content)
+
+    def take(self, file: Path, name: str) -> None:
+        """Moves a local file here, replacing the one of that name."""
+        if self.path is None:
+            self._system.put_file(str(file), self._at(name))
+            file.unlink()
+            return
+        (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+        if file.stat().st_dev == self.path.stat().st_dev:
+            file.replace(self.path / name)
+            return
+        with file.open("rb") as source, write_atomically(self.path / name) as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+        file.unlink()
+
+    def _at(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{name}"

@@ -1,0 +1,157 @@
+"""What decides the outcome of a preparation: its inputs, options and the versions of libraries."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from operator import attrgetter, itemgetter
+from typing import Any
+
+import fsspec
+
+from mmsa_shards.errors import PrepareError
+from mmsa_shards.options import PrepareOptions
+from mmsa_shards.read import check_kind
+from mmsa_shards.schema import SCHEMA_VERSION
+
+JOB_NAME = "job.json"
+
+# Options that change how long it takes, not what comes out.
+_WITHOUT_EFFECT = ("workers", "work_dir")
+_LIBRARIES = ("rdkit", "numpy", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file of molecules, as it was when it was named."""
+
+    url: str
+    name: str
+    """Under which the ledger speaks of it: the shortest end of its path that no other input has."""
+    bytes: int
+    changed: str
+    """When it changed last, in the words of its file system."""
+
+    @property
+    def key(self) -> str:
+        """Tells it from every other input and from its own earlier states."""
+        return hashlib.blake2b("\0".join(map(str, asdict(self).values())).encode(), digest_size=12).hexdigest()
+
+
+@dataclass(frozen=True)
+class Job:
+    """A preparation; equal jobs give equal shards."""
+
+    inputs: tuple[Input, ...]
+    """In the order of their names."""
+    exclude: tuple[Input, ...]
+    options: dict[str, Any]
+    versions: dict[str, str]
+    schema_version: int
+
+    def to_json(self) -> bytes:
+        """Returns what `from_json` reads."""
+        return json.dumps(asdict(self), indent=1, sort_keys=True).encode()
+
+    @classmethod
+    def from_json(cls, content: bytes) -> Job:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            PrepareError: another version of this package wrote it.
+        """
+        try:
+            data = json.loads(content)
+            for name in ("inputs", "exclude"):
+                data[name] = tuple(Input(**entry) for entry in data[name])
+            return cls(**data)
+        except (ValueError, KeyError, TypeError) as error:
+            raise PrepareError(
+                f"{JOB_NAME} was written by another version ({error!r}): prepare all inputs into another folder"
+            ) from error
+
+    def difference(self, other: Job) -> str:
+        """Says in what the options of two jobs differ; empty where they agree."""
+        for name, ours, theirs in (
+            *((name, value, other.options.get(name)) for name, value in self.options.items()),
+            *((name, value, other.versions.get(name)) for name, value in self.versions.items()),
+            ("the block schema", self.schema_version, other.schema_version),
+        ):
+            if ours != theirs:
+                return f"{name} was {theirs!r}, now {ours!r}"
+        return "" if self.exclude == other.exclude else "a file of prepare.exclude has changed"
+
+
+def describe(inputs: Sequence[str], options: PrepareOptions, before: Job | None) -> Job:
+    """Looks at every input and draws up the job.
+
+    Args:
+        inputs: paths or URLs.
+        options: of the preparation.
+        before: what the folder was prepared from; its inputs are among those of the new job.
+
+    Raises:
+        PrepareError: there is no input, or one that is missing, empty, of no known kind, named twice, or not what
+            it was `before`.
+    """
+    if not inputs:
+        raise PrepareError("no input was named: name at least one file of molecules")
+    known = {entry.url: entry for entry in before.inputs} if before else {}
+    found: dict[str, dict[str, Any]] = {}
+    for path in inputs:
+        facts = _look_at(path)
+        if facts["url"] in found:
+            raise PrepareError(f"input {facts['url']} is named twice: name it once")
+        found[facts["url"]] = facts
+    for url in found.keys() & known.keys():
+        if (found[url]["bytes"], found[url]["changed"]) != (known[url].bytes, known[url].changed):
+            raise PrepareError(
+                f"input {url} has changed since this folder was prepared from it: prepare all into another folder"
+            )
+    added = _named((found[url] for url in found.keys() - known.keys()), {entry.name for entry in known.values()})
+    names = (field for field in asdict(options) if field not in _WITHOUT_EFFECT)
+    return Job(
+        inputs=tuple(sorted((*known.values(), *added), key=attrgetter("name"))),
+        exclude=tuple(_named(map(_look_at, options.exclude), ())),
+        # As they come back from a file: lists for tuples.
+        options=json.loads(json.dumps({name: getattr(options, name) for name in names})),
+        versions={name: importlib.metadata.version(name) for name in _LIBRARIES},
+        schema_version=SCHEMA_VERSION,
+    )
+
+
+def _look_at(path: str) -> dict[str, Any]:
+    check_kind(path)
+    system, inner = fsspec.core.url_to_fs(path)
+    try:
+        info = system.info(inner)
+    except FileNotFoundError:
+        raise PrepareError(f"input {path} does not exist: check the path") from None
+    except OSError as error:
+        raise PrepareError(f"cannot read input {path}: {error}") from error
+    if info["type"] == "directory":
+        raise PrepareError(f"input {path} is a folder: name the files in it")
+    if info["size"] == 0:
+        raise PrepareError(f"input {path} is empty: leave it out or fetch it again")
+    changed = info.get("mtime") or info.get("ETag") or info.get("LastModified")
+    return {"url": system.unstrip_protocol(inner), "bytes": info["size"] or 0, "changed": str(changed)}
+
+
+def _named(files: Iterable[dict[str, Any]], taken: Collection[str]) -> list[Input]:
+    """Gives each file the shortest end of its path that is neither `taken` nor another file's."""
+    facts = sorted(files, key=itemgetter("url"))
+    parts = [entry["url"].split("/") for entry in facts]
+    lengths = [1] * len(facts)
+    while True:
+        names = ["/".join(own[-length:]) for own, length in zip(parts, lengths, strict=True)]
+        uses = Counter(names) + Counter(taken)
+        longer = [
+            min(length + (uses[name] > 1), len(own)) for name, own, length in zip(names, parts, lengths, strict=True)
+        ]
+        if longer == lengths:
+            return [Input(name=name, **entry) for name, entry in zip(names, facts, strict=True)]
+        lengths = longer

@@ -1,0 +1,97 @@
+"""Records of one interval -> the molecules that they are: duplicates merged, conformers joined.
+
+Nothing here depends on the order of the records, and what a shard holds already counts as a record: merging
+new records into a shard gives what merging all of them at once would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import attrgetter
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A standardized record, or a molecule that a shard holds."""
+
+    id: str
+    inchikey: str
+    smiles: str
+    xyz: tuple[bytes, ...]
+    """The conformers that were given, each as `mmsa_shards.block.conformer_bytes` has it."""
+    xyz_smiles: str
+    """The SMILES in whose order the atoms of `xyz` are."""
+    conformer_source: str
+    file: str
+    number: int
+    row: int | None = None
+    """Of a molecule that a shard holds: where, if it can stay as it is."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What becomes of the records of an interval."""
+
+    stay: list[Entry]
+    """Molecules of the shard whose columns stay; the id may be another."""
+    make: list[Entry]
+    """Molecules whose columns are to be made, in the order of their InChIKeys."""
+    duplicates: int
+    joined: int
+
+
+def merge(entries: Sequence[Entry], conformers: int) -> Merged:
+    """Merges the records of an interval.
+
+    Of records with one InChIKey the first by content becomes the molecule, one with 3D before one without; the
+    conformers of the others that are drawn alike join its own.
+
+    Args:
+        entries: records, and the molecules that the shard holds.
+        conformers: how many conformers a molecule may have.
+    """
+    entries, joined = _join_by_cid(sorted(entries, key=_rank))
+    stay: list[Entry] = []
+    make: list[Entry] = []
+    for _, group in groupby(sorted(entries, key=_rank), key=attrgetter("inchikey")):
+        first, *others = group
+        alike = [first, *(other for other in others if _drawing(other) == _drawing(first))]
+        xyz = tuple(sorted({conformer for entry in alike for conformer in entry.xyz})[:conformers])
+        held = next((entry for entry in alike if entry.row is not None and entry.xyz == xyz), None)
+        if held is None:
+            make.append(replace(first, xyz=xyz, row=None))
+        else:
+            stay.append(replace(held, id=first.id))
+    return Merged(stay, make, duplicates=len(entries) - len(stay) - len(make) - joined, joined=joined)
+
+
+def _rank(entry: Entry) -> tuple[object, ...]:
+    return (entry.inchikey, not entry.xyz, *_drawing(entry), entry.id, entry.xyz, entry.file, entry.number)
+
+
+def _drawing(entry: Entry) -> tuple[object, ...]:
+    """What two records have in common whose conformers can stand side by side."""
+    return (entry.smiles, entry.conformer_source if entry.xyz else "", entry.xyz_smiles)
+
+
+def _join_by_cid(entries: Sequence[Entry]) -> tuple[list[Entry], int]:
+    """Gives PubChem3D's coordinates to the 2D record of the same CID, which says what the molecule is.
+
+    The two often differ: PubChem3D's record has every stereo centre of its conformer, the 2D record those that
+    its depositor knew.
+    """
+    flat: dict[str, Entry] = {}
+    for entry in entries:
+        if not entry.xyz:
+            flat.setdefault(entry.id, entry)
+    result: list[Entry] = []
+    joined = 0
+    for entry in entries:
+        drawn = flat.get(entry.id) if entry.conformer_source == "pubchem3d" and entry.xyz else None
+        if drawn is not None:
+            entry = replace(entry, inchikey=drawn.inchikey, smiles=drawn.smiles, row=None)
+            joined += 1
+        result.append(entry)
+    return result, joined

@@ -1,0 +1,43 @@
+"""The end of a preparation: what is ready in the work folder moves to where it is read.
+
+The manifest in the work folder is the point of no return. Whoever finds one there, this run or the next, moves
+what has not been moved yet and replaces the manifest of the folder last.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from mmsa_shards.folder import Folder
+from mmsa_shards.job import JOB_NAME
+from mmsa_shards.manifest import MANIFEST_NAME, Manifest
+from mmsa_shards.rejects import REJECTS_NAME
+
+#: Manifests that were replaced, by the first digits of their digest.
+EARLIER_MANIFESTS = "manifests"
+
+
+def finish_publishing(work: Path, folder: Folder) -> bool:
+    """Publishes what is ready and removes the work folder; returns whether there was anything ready."""
+    ready = work / MANIFEST_NAME
+    if not ready.exists():
+        return False
+    for shard in Manifest.load(work).shards:
+        publish_shard(work / "shards" / shard.name, folder.url)
+    if (work / REJECTS_NAME).exists():
+        folder.take(work / REJECTS_NAME, REJECTS_NAME)
+    content, before = ready.read_bytes(), folder.read(MANIFEST_NAME)
+    if before is not None and before != content:
+        folder.write(f"{EARLIER_MANIFESTS}/{Manifest.load(folder.url).digest[:12]}.json", before)
+    folder.write(MANIFEST_NAME, content)
+    folder.write(JOB_NAME, (work / JOB_NAME).read_bytes())
+    ready.unlink()  # before what it speaks of, so that nobody finds it without
+    shutil.rmtree(work)
+    return True
+
+
+def publish_shard(shard: Path, folder: str) -> None:
+    """Moves a shard that is new, or made anew, to its place; does nothing where that is done."""
+    if shard.exists():
+        Folder(folder).take(shard, shard.name)

@@ -1,0 +1,159 @@
+"""Adding to a folder of shards: only the shards that new molecules belong to change, and the end is the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from rdkit import Chem
+from rdkit.Chem import rdDistGeom
+
+from mmsa_shards.changes import changes_between
+from mmsa_shards.errors import PrepareError
+from mmsa_shards.manifest import Manifest
+from mmsa_shards.options import PrepareOptions
+from mmsa_shards.prepare import prepare
+from mmsa_shards.rejects import read_rejects
+from mmsa_shards.shard import verify_shard
+
+ray = pytest.importorskip("ray")
+
+pytestmark = pytest.mark.distributed
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    """One Ray for all tests here; `prepare` joins it and leaves it running."""
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=128 << 20)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def chosen(options) -> PrepareOptions:
+    return dataclasses.replace(options, conformers="etkdg", shards=6, molecules_per_block=4, workers=2)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> list[str]:
+    """Alcohols; later amines, among them an alcohol again and something that is no molecule, and 3D of two alcohols."""
+    folder = tmp_path_factory.mktemp("inputs")
+    (folder / "old.smi").write_text("\n".join([*(f"{'C' * n}O b{n}" for n in range(1, 30)), "c1cccc1 old-bad"]))
+    (folder / "new.smi").write_text("CCN n1\nCCCN n2\nOCC a2\nC(C)(C)(C)(C)C new-bad")
+    with Chem.SDWriter(str(folder / "new.sdf")) as writer:
+        for smiles, name in (("CCCO", "solid"), ("CC(F)O", "CID7")):
+            mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+            rdDistGeom.EmbedMolecule(mol, randomSeed=1)
+            mol.SetProp("_Name", name)
+            writer.write(mol)
+    return [str(folder / name) for name in ("old.smi", "new.smi", "new.sdf")]
+
+
+def tars(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.tar"))}
+
+
+@pytest.fixture(scope="module")
+def at_once(inputs, chosen, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("once") / "shards"
+    prepare(inputs, str(folder), chosen)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def before(inputs, chosen, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("before") / "shards"
+    prepare(inputs[:1], str(folder), chosen)
+    return folder
+
+
+@pytest.fixture
+def folder(before, tmp_path) -> Path:
+    """A folder prepared from the first input."""
+    return Path(shutil.copytree(before, tmp_path / "shards"))
+
+
+def test_what_is_added_gives_what_all_at_once_gives(folder, at_once, inputs, chosen):
+    old, held = Manifest.load(folder), tars(folder)
+    inodes = {path.name: path.stat().st_ino for path in folder.glob("*.tar")}
+    manifest = prepare(inputs[1:], str(folder), chosen)
+    assert tars(folder) == tars(at_once)
+    assert manifest.digest == Manifest.load(at_once).digest
+    assert read_rejects(folder).equals(read_rejects(at_once))
+    assert manifest.ledger.read == 30 + 4 + 2
+    for shard in manifest.shards:
+        verify_shard(folder, shard)
+    same = {name for name, content in held.items() if tars(folder)[name] == content}
+    assert same  # four molecules in seven shards
+    assert all((folder / name).stat().st_ino == inodes[name] for name in same), "a shard was written for nothing"
+
+    changes = changes_between(old, manifest)
+    assert {shard.name for shard in changes.same} == same
+    assert changes.molecules == 3
+    assert changes.inputs == {"new.smi": 4, "new.sdf": 2}
+    assert changes_between(Manifest.load_file(folder / "manifests" / f"{old.digest[:12]}.json"), manifest) == changes
+
+
+def test_inputs_that_were_named_before_are_not_read_again(folder, at_once, inputs, chosen):
+    read = []
+    manifest = prepare(inputs, str(folder), chosen, progress=lambda *call: read.append(call))
+    assert manifest.digest == Manifest.load(at_once).digest
+    assert max(done for stage, done, _, _ in read if stage == "read") == 4 + 2
+    assert max(done for stage, done, _, _ in read if stage == "build") < 10
+
+
+def test_in_instalments_of_any_order(inputs, chosen, at_once, tmp_path):
+    manifest = prepare(inputs[2:], str(tmp_path / "out"), dataclasses.replace(chosen, val_fraction=chosen.val_fraction))
+    assert manifest.ledger.read == 2
+    prepare(inputs[:1], str(tmp_path / "out"), chosen)
+    manifest = prepare(inputs[1:2], str(tmp_path / "out"), chosen)
+    train = {name: content for name, content in tars(at_once).items() if name.startswith("train")}
+    assert {name: content for name, content in tars(tmp_path / "out").items() if name.startswith("train")} == train
+    assert manifest.ledger == Manifest.load(at_once).ledger
+
+
+@pytest.mark.parametrize("moved", [0, 1, 3])
+def test_publishing_that_was_stopped_is_finished(folder, at_once, inputs, chosen, monkeypatch, moved):
+    import mmsa_shards.publish
+
+    publish, count = mmsa_shards.publish.publish_shard, []
+
+    def stop(*arguments):
+        if len(count) == moved:
+            raise KeyboardInterrupt
+        count.append(arguments)
+        publish(*arguments)
+
+    monkeypatch.setattr("mmsa_shards.publish.publish_shard", stop)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(inputs, str(folder), chosen)
+    monkeypatch.undo()
+    assert (folder / ".work" / "manifest.json").exists()
+    # Even the job of before first finishes what was ready.
+    assert prepare(inputs[:1], str(folder), chosen).digest == Manifest.load(at_once).digest
+    assert tars(folder) == tars(at_once)
+    assert not (folder / ".work").exists()
+
+
+def test_what_cannot_be_added_leaves_the_folder_as_it_was(folder, inputs, chosen, tmp_path):
+    held = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    (tmp_path / "cut.sdf").write_text(Path(inputs[2]).read_text()[:700])
+    for changes, paths, message in [
+        ({"seed": 3}, inputs, "seed was 0, now 3"),
+        ({}, [*inputs, str(tmp_path / "nowhere.smi")], "does not exist"),
+        ({}, [*inputs, str(tmp_path / "cut.sdf")], "ends in the middle"),
+    ]:
+        with pytest.raises(PrepareError, match=message):
+            prepare(paths, str(folder), dataclasses.replace(chosen, **changes))
+        now = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and ".work" not in path.parts}
+        assert now == held
+
+
+def test_shards_of_another_schema_are_refused(folder, inputs, chosen):
+    data = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**data, "schema_version": 0}))
+    with pytest.raises(ValueError, match=r"block schema 0.* prepare the shards again"):
+        prepare(inputs, str(folder), chosen)

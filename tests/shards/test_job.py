@@ -1,0 +1,71 @@
+"""The job: names of inputs, what makes two jobs differ, and inputs that cannot be used."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import pytest
+
+from mmsa_shards.errors import PrepareError
+from mmsa_shards.job import Job, describe
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name in ("a/x.smi", "b/x.smi", "b/y.smi", "c/b/x.smi"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("C")
+    return tmp_path
+
+
+def names(job: Job) -> list[str]:
+    return [source.name for source in job.inputs]
+
+
+def test_inputs_have_the_shortest_names_that_tell_them_apart(files, options):
+    paths = [str(files / name) for name in ("a/x.smi", "b/x.smi", "b/y.smi")]
+    assert names(describe(paths, options, None)) == ["a/x.smi", "b/x.smi", "y.smi"]
+    assert describe(paths[::-1], options, None) == describe(paths, options, None)
+    paths.append(str(files / "c/b/x.smi"))
+    assert names(describe(paths, options, None)) == ["a/x.smi", "c/b/x.smi", f"{files.name}/b/x.smi", "y.smi"]
+
+
+def test_inputs_that_were_there_keep_their_names(files, options):
+    before = describe([str(files / "a/x.smi")], options, None)
+    assert names(before) == ["x.smi"]
+    after = describe([str(files / "b/x.smi")], options, before)
+    assert names(after) == ["b/x.smi", "x.smi"]
+    assert describe([str(files / "a/x.smi")], options, after) == after
+
+
+def test_an_input_that_has_changed_is_another(files, options):
+    path = files / "a/x.smi"
+    before = describe([str(path)], options, None)
+    path.write_text("CC")
+    os.utime(path, (1, 1))
+    assert describe([str(path)], options, None).inputs[0].key != before.inputs[0].key
+    with pytest.raises(PrepareError, match=r"x\.smi has changed since .* another folder"):
+        describe([str(path)], options, before)
+
+
+def test_jobs_come_back_from_their_files(files, options):
+    job = describe([str(files / "a/x.smi")], options, None)
+    assert Job.from_json(job.to_json()) == job
+    for content in (b"", b"[]", b'{"inputs": [], "exclude": [], "options": {}}', b'{"inputs": [{"path": "x"}]}'):
+        with pytest.raises(PrepareError, match="another version"):
+            Job.from_json(content)
+
+
+def test_what_bears_on_the_outcome_is_compared_and_nothing_else(files, options):
+    def job(**changes):
+        return describe([str(files / "a/x.smi")], dataclasses.replace(options, **changes), None)
+
+    assert job(workers=7, work_dir="elsewhere") == job()
+    assert job(seed=1).difference(job()) == "seed was 0, now 1"
+    assert job().difference(job()) == ""
+    without = (str(files / "b/y.smi"),)
+    before = job(exclude=without)
+    assert before.difference(job()).startswith("exclude was [], now ['")
+    (files / "b/y.smi").write_text("CCC")
+    assert job(exclude=without).difference(before) == "a file of prepare.exclude has changed"
