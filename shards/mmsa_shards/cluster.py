@@ -25,6 +25,9 @@ _RETRIES = 20
 
 _HEARTBEAT_S = 1.0
 
+# Ray gives its processes 15 to 30 s to come up, which a busy machine can exceed.
+_STARTS = 3
+
 
 class Pool:
     """The workers of a Ray cluster.
@@ -118,15 +121,28 @@ def ray_pool(workers: int) -> Iterator[Pool]:
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         yield Pool(workers or int(ray.cluster_resources().get("CPU", 1)))
         return
-    # Workers get the driver's sys.path, so they can import what it can, installed or not.
-    ray.init(
-        num_cpus=workers or len(os.sched_getaffinity(0)),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
-    )
+    _start_local(workers or len(os.sched_getaffinity(0)))
     try:
         yield Pool(int(ray.cluster_resources()["CPU"]))
     finally:
         ray.shutdown()
+
+
+def _start_local(num_cpus: int) -> None:
+    for attempt in range(_STARTS):
+        try:
+            # Workers get the driver's sys.path, so they can import what it can, installed or not.
+            ray.init(
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
+            )
+            return
+        except Exception as error:  # Ray has no narrower class for a node that does not come up in time
+            ray.shutdown()
+            if attempt == _STARTS - 1:
+                raise PrepareError(
+                    f"Ray does not start on this machine ({error}): stop other work and run again"
+                ) from error
