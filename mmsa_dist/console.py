@@ -20,7 +20,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
 from mmsa_shards.manifest import Manifest
 
@@ -66,13 +66,16 @@ class _Bars:
             TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            # It gets the room that the others leave, and is cut short there.
+            TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
             console=self._console,
             disable=not self._console.is_terminal,
+            expand=True,
         )
         self._tasks: dict[str, TaskID] = {}
         self._begun: dict[str, tuple[float, int]] = {}
         self._spoke = time.monotonic()
+        self._finished: set[str] = set()
 
     def __enter__(self) -> _Bars:
         self._progress.start()
@@ -90,9 +93,11 @@ class _Bars:
         per_second = (done - before) / max(time.monotonic() - begun, 1e-3)
         rate = f"{self._amount(round(per_second))}/s"
         self._progress.update(self._tasks[stage], completed=done, total=total, rate=rate, note=note)
-        finished = total is not None and done >= total
-        if not self._console.is_terminal and (finished or time.monotonic() - self._spoke > _LINE_EVERY_S):
+        finished = total is not None and 0 < total <= done
+        due = time.monotonic() - self._spoke > _LINE_EVERY_S or (finished and stage not in self._finished)
+        if not self._console.is_terminal and due:
             self._spoke = time.monotonic()
+            self._finished |= {stage} if finished else set()
             whole = f"/{self._amount(total)}" if total is not None else ""
             words = [f"{stage} {self._amount(done)}{whole}", rate]
             if total is not None and not finished and per_second > 0:

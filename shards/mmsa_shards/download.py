@@ -37,14 +37,17 @@ class Outcome:
     """Fetched files without a checksum on the server: gzip's own and the length were compared instead."""
 
 
-def list_names(source: Source, folder: str, patience: Patience) -> frozenset[str] | None:
+def list_names(source: Source, folder: str, patience: Patience, progress: Progress) -> frozenset[str] | None:
     """Returns the names in a folder of a source, or None where it gives no listing.
 
     Raises:
         DownloadError: the server does not answer.
     """
+    progress(0, None, f"listing of {folder}")
     try:
-        return patience.call(lambda: source.names(folder))
+        return patience.call(
+            lambda: source.names(folder), tell=lambda words: progress(0, None, f"listing of {folder} ({words})")
+        )
     except Interrupted as error:
         raise DownloadError(
             f"cannot list {source.url}{folder}/ ({error}; tried {patience.tries} times): check the network and "
@@ -215,6 +218,7 @@ class _Crew:
                 left = mean if left is None else left
                 total = None if left is None else total + left
         running = [job.transfer for job in self._jobs if job.state == "running"]
+        running.sort(key=lambda transfer: not transfer.note)  # those in trouble first
         return received, total, ", ".join(f"{transfer.file.name} {transfer.note}".strip() for transfer in running)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mmsa_shards.download import Outcome, Progress, download, list_names
 from mmsa_shards.download_patience import Patience
-from mmsa_shards.download_sources import DownloadError, Source, open_source
+from mmsa_shards.download_sources import DownloadError, open_source
 from mmsa_shards.download_transfer import RemoteFile
 
 BASE_URL = "https://ftp.ncbi.nlm.nih.gov/pubchem/"
@@ -105,8 +105,8 @@ def download_pubchem(
     patience = patience or Patience()
     files = []
     for series in wanted:
-        progress(0, None, f"listing of {series.folder}")
-        files += _files(source, patience, series, first, last, say)
+        listed = list_names(source, series.folder, patience, progress)
+        files += _files(f"{source.url}{series.folder}/", listed, series, first, last, say)
     patterns = tuple(f"{file}/*.sdf.gz" for file in dict.fromkeys(file.folder for file in files))
     if smiles:
         files.append(ALL_SMILES)
@@ -117,15 +117,14 @@ def download_pubchem(
 
 
 def _files(
-    source: Source, patience: Patience, series: Series, first: int, last: int, say: Callable[[str], None]
+    url: str, listed: frozenset[str] | None, series: Series, first: int, last: int, say: Callable[[str], None]
 ) -> list[RemoteFile]:
     """Returns the files of a series that meet the range, from the server's listing where it gives one."""
     asked = series.begins(first, last)
-    listed = list_names(source, series.folder, patience)
     held = {name: cids for name in listed or () if (cids := series.cids(name)) is not None}
     if not listed or not held:
         say(
-            f"{source.url}{series.folder}/ gives no listing, so the names of the {len(asked):,} {series.title} files "
+            f"{url} gives no listing, so the names of the {len(asked):,} {series.title} files "
             "were worked out from the range; one that is not there will be an error"
         )
         return [RemoteFile(series.folder, series.name(begin)) for begin in asked]

@@ -11,6 +11,7 @@ import socket
 import time
 from collections import deque
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -191,6 +192,19 @@ def test_a_file_that_changes_between_two_attempts_is_begun_again(server, tmp_pat
     assert ranges(server)[1] == ("bytes=200000-", 200)
 
 
+@pytest.mark.parametrize(("size", "status"), [(500_000, 206), (100_000, 416)], ids=["longer", "shorter"])
+def test_a_server_that_sends_the_rest_of_another_version_is_found_out(server, tmp_path, size, status):
+    server.if_range = False
+    server.files.clear()
+    server.put(A.path, noise(1), md5=False)
+    server.faults[A.path] = deque([Fault("truncate", 200_000)])
+    server.after = lambda path: server.put(A.path, noise(3, size), md5=False)
+    outcome = fetch(server, tmp_path)
+    assert ranges(server) == [(None, 200), ("bytes=200000-", status), (None, 200)]
+    assert (tmp_path / A.path).read_bytes() == noise(3, size)
+    assert outcome.received_bytes == 200_000 + len(noise(3, size))  # of the rest not a byte was taken
+
+
 def test_a_part_of_a_version_that_is_gone_is_not_gone_on_with(server, tmp_path):
     server.always[A.path] = Fault("status", status=403)
     server.faults[A.path] = deque([Fault("truncate", 200_000)])
@@ -337,3 +351,21 @@ def test_a_file_of_a_mirror_is_gone_on_with_while_it_is_the_same(tmp_path):
     assert source.names("") == {"x"}
     assert source.names("nowhere") is None
     assert isinstance(source.version("x"), Version)
+
+
+def test_a_mirror_that_ends_too_early_is_read_on(server, tmp_path):
+    class EndsEarly(FileSystemSource):
+        """Ends after a piece, as some file systems do when their connection is lost."""
+
+        starts: ClassVar[list[int]] = []
+
+        def _pieces(self, file, path, start):
+            self.starts.append(start)
+            yield next(super()._pieces(file, path, start))
+
+    fetch(server, tmp_path / "mirror")
+    source = EndsEarly(f"file://{tmp_path}/mirror/")
+    outcome = download(source, [A], tmp_path / "copy", parallel=1, patience=HASTY, progress=lambda *words: None)
+    assert_is_here(server, tmp_path / "copy")
+    assert source.starts == list(range(0, len(server.files[A.path]), 65_536))
+    assert outcome.retries == len(source.starts) - 1
