@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Optional
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mmsa_dist.config.load import load_config, to_yaml
 
@@ -138,7 +139,7 @@ def pubchem(
         _fail("interrupted; what has come is kept, and the same command goes on from it", status=130)
     _say(download_summary(str(out), **vars(done.outcome)))
     inputs = " ".join(f"{shlex.quote(str(out))}/{pattern}" for pattern in done.inputs)
-    _say(f"next: mmsa prepare {inputs} --out shards")
+    _say(Text(f"next: mmsa prepare {inputs} --out shards"))  # as it is: a path may hold brackets
 
 
 @app.command()

@@ -61,15 +61,15 @@ def assert_all_is_here(server: Server, out: Path) -> None:
 
 
 def test_what_came_is_summed_up_with_the_next_command_and_a_second_run_does_nothing(server, tmp_path):
-    code, out, err = end(start(server, tmp_path / "to here"))
+    code, out, err = end(start(server, tmp_path / "to [here]"))
     assert code == 0, err
     assert "2  files fetched, 1.0 MB" in out
-    assert f"next: mmsa prepare '{tmp_path}/to here'/Compound/CURRENT-Full/SDF/*.sdf.gz --out shards" in out
+    assert f"next: mmsa prepare '{tmp_path}/to [here]'/Compound/CURRENT-Full/SDF/*.sdf.gz --out shards" in out
     assert err.startswith("download 1.0 MB/1.0 MB · ")
-    assert_all_is_here(server, tmp_path / "to here")
+    assert_all_is_here(server, tmp_path / "to [here]")
 
     server.log.clear()
-    code, out, _ = end(start(server, tmp_path / "to here"))
+    code, out, _ = end(start(server, tmp_path / "to [here]"))
     assert code == 0
     assert "0  files fetched: everything was here already" in out
     assert "2  files here, 1.0 MB" in out
