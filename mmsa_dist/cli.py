@@ -1,4 +1,4 @@
-"""The command line: `mmsa prepare | inspect | pretrain | embed | search | evaluate | report | config`.
+"""The command line: `mmsa download | prepare | inspect | pretrain | embed | search | evaluate | report | config`.
 
 Heavy packages load inside the command that needs them, so that `--help` and a wrong argument answer at once.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Literal, Optional
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mmsa_dist.config.load import load_config, to_yaml
 
@@ -25,10 +27,15 @@ app = typer.Typer(
     help="Multi-modal molecular representation learning with structure awareness: from molecules to vectors.",
 )
 
+download = typer.Typer(no_args_is_help=True, help="Fetch the files that others publish, for `mmsa prepare`.")
+app.add_typer(download, name="download")
+
 _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)+=", re.ASCII)
 _SETTINGS = "[section.key=value]..."
 _EXTRAS = {
     "ray": "prepare",
+    "requests": "prepare",
+    "tenacity": "prepare",
     "deepspeed": "train",
     "tensorboard": "train",
     "psutil": "train",
@@ -85,6 +92,54 @@ def _split(words: list[str] | None) -> tuple[list[str], list[str]]:
         [word for word in words if not _OVERRIDE.match(word)],
         [word for word in words if _OVERRIDE.match(word)],
     )
+
+
+@download.command()
+def pubchem(
+    first: Annotated[int, typer.Option("--from", help="Smallest compound id (CID), from 1.")],
+    last: Annotated[int, typer.Option("--to", help="Largest compound id, itself included.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder; the files lie in it as on the server.")],
+    compounds: Annotated[
+        bool, typer.Option("--2d/--no-2d", help="SDF, 500,000 CIDs a file, about 300 MB each.")
+    ] = True,
+    conformers: Annotated[bool, typer.Option("--3d", help="Also PubChem3D's conformers, 25,000 CIDs a file.")] = False,
+    smiles: Annotated[bool, typer.Option("--smiles", help="Also CID-SMILES.gz, which holds every CID.")] = False,
+    base_url: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="A mirror: http(s)://, file://, s3://, ...; left out, PubChem's own server."),
+    ] = None,
+    parallel: Annotated[int, typer.Option(help="Files at a time; be polite.", min=1, max=16)] = 4,
+) -> None:
+    """Fetch the files of PubChem that hold a range of compounds.
+
+    Files with 2D coordinates have about 300 MB each. A file takes its name once its checksum is right: that of
+    PubChem, or where it has none, as for 3D, the one inside gzip. Stop it when you like: the same command goes on
+    with what lacks, and fetches again only what has changed on the server.
+
+    Example: mmsa download pubchem --from 1 --to 5000000 --3d --out pubchem
+    """
+    from mmsa_dist.console import download_progress, download_summary
+    from mmsa_shards.pubchem import BASE_URL, download_pubchem
+
+    try:
+        with download_progress() as (progress, say):
+            done = download_pubchem(
+                out,
+                first,
+                last,
+                compounds=compounds,
+                conformers=conformers,
+                smiles=smiles,
+                base_url=base_url or BASE_URL,
+                parallel=parallel,
+                progress=progress,
+                say=say,
+            )
+    except KeyboardInterrupt:
+        _fail("interrupted; what has come is kept, and the same command goes on from it", status=130)
+    _say(download_summary(str(out), **vars(done.outcome)))
+    inputs = " ".join(f"{shlex.quote(str(out))}/{pattern}" for pattern in done.inputs)
+    _say(Text(f"next: mmsa prepare {inputs} --out shards"))  # as it is: a path may hold brackets
 
 
 @app.command()

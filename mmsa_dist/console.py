@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
@@ -17,7 +20,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
 from mmsa_shards.manifest import Manifest
 
@@ -42,26 +45,37 @@ def row_progress(stage: str) -> Iterator[Callable[[int, int | None], None]]:
         yield lambda done, total: bars.update(stage, done, total, "")
 
 
+@contextmanager
+def download_progress() -> Iterator[tuple[Callable[[int, int | None, str], None], Callable[[str], None]]]:
+    """Shows one bar for all bytes; yields what `mmsa_shards` reports a download to, and where it says sentences."""
+    with _Bars(in_bytes=True) as bars:
+        yield (lambda received, total, note: bars.update("download", received, total, note)), bars.say
+
+
 class _Bars:
     """A bar for each stage, made when it is first heard of."""
 
-    def __init__(self) -> None:
+    def __init__(self, in_bytes: bool = False) -> None:
+        self._amount: Callable[[int], str] = decimal if in_bytes else "{:,}".format
         self._console = Console(stderr=True, soft_wrap=True)
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("[bold]{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            DownloadColumn() if in_bytes else MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            # It gets the room that the others leave, and is cut short there.
+            TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
             console=self._console,
             disable=not self._console.is_terminal,
+            expand=True,
         )
         self._tasks: dict[str, TaskID] = {}
         self._begun: dict[str, tuple[float, int]] = {}
         self._spoke = time.monotonic()
+        self._finished: set[str] = set()
 
     def __enter__(self) -> _Bars:
         self._progress.start()
@@ -76,13 +90,23 @@ class _Bars:
             self._tasks[stage] = self._progress.add_task(stage, total=total, rate="", note="")
             self._begun[stage] = (time.monotonic(), done)  # a resumed stage begins with what was done before
         begun, before = self._begun[stage]
-        rate = f"{(done - before) / max(time.monotonic() - begun, 1e-3):,.0f}/s"
+        per_second = (done - before) / max(time.monotonic() - begun, 1e-3)
+        rate = f"{self._amount(round(per_second))}/s"
         self._progress.update(self._tasks[stage], completed=done, total=total, rate=rate, note=note)
-        finished = total is not None and done >= total
-        if not self._console.is_terminal and (finished or time.monotonic() - self._spoke > _LINE_EVERY_S):
+        finished = total is not None and 0 < total <= done
+        due = time.monotonic() - self._spoke > _LINE_EVERY_S or (finished and stage not in self._finished)
+        if not self._console.is_terminal and due:
             self._spoke = time.monotonic()
-            whole = f"/{total:,}" if total is not None else ""
-            self._console.print(f"{stage} {done:,}{whole} · {rate}{' · ' + note if note else ''}", highlight=False)
+            self._finished |= {stage} if finished else set()
+            whole = f"/{self._amount(total)}" if total is not None else ""
+            words = [f"{stage} {self._amount(done)}{whole}", rate]
+            if total is not None and not finished and per_second > 0:
+                words.append(f"{timedelta(seconds=round((total - done) / per_second))} to go")
+            self._console.print(" · ".join([*words, note] if note else words), highlight=False, markup=False)
+
+    def say(self, words: str) -> None:
+        """Prints a sentence above the bars."""
+        self._console.print(words, highlight=False, markup=False)
 
 
 def preparation_summary(manifest: Manifest, folder: str) -> Table:
@@ -102,4 +126,33 @@ def preparation_summary(manifest: Manifest, folder: str) -> Table:
     table.add_row(f"{ledger.rejected:,}", "rejected" + (", see rejects/" if ledger.rejected else ""))
     for reason, count in sorted(manifest.reject_reasons.items(), key=lambda item: -item[1]):
         table.add_row(f"{count:,}", f"  {reason}")
+    return table
+
+
+def download_summary(
+    folder: str,
+    *,
+    fetched: int,
+    received_bytes: int,
+    present: int,
+    present_bytes: int,
+    retries: int,
+    without_md5: int,
+) -> Table:
+    """What a download came to, as a table; the fields are those of `mmsa_shards.download.Outcome`."""
+    table = Table(title=folder, title_justify="left", show_header=False, box=None)
+    table.add_column(justify="right", style="bold")
+    table.add_column()
+    if fetched:
+        table.add_row(f"{fetched:,}", f"files fetched, {decimal(received_bytes)}")
+    else:
+        table.add_row("0", "files fetched: everything was here already")
+    if present and fetched:
+        table.add_row(f"{present:,}", f"files were here already, {decimal(present_bytes)}")
+    elif present:
+        table.add_row(f"{present:,}", f"files here, {decimal(present_bytes)}")
+    if retries:
+        table.add_row(f"{retries:,}", "failures of the server or the connection, mended")
+    if without_md5:
+        table.add_row(f"{without_md5:,}", "of the fetched have no MD5 on the server, and were checked as gzip files")
     return table

@@ -1,0 +1,260 @@
+"""One file fetched from a source: gone on with where it broke off, checked, and whole or not there.
+
+What has come stands in ``<name>.part``; ``<name>.part.json`` remembers which version of the file it is of. A part
+that is whole and right takes the name, and ``<name>.md5`` is written after it, with which later runs (and
+``md5sum -c``) know it again. So the process may be killed at any moment, and the next one goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import json
+import os
+import re
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal, TypeVar
+
+from mmsa_shards.atomic import flush, write_atomically
+from mmsa_shards.download_patience import Patience
+from mmsa_shards.download_sources import DownloadError, Interrupted, Source
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a source."""
+
+    folder: str
+    name: str
+    has_checksum: bool = True
+    """Whether ``<name>.md5`` may lie beside it; False saves the question."""
+
+    @property
+    def path(self) -> str:
+        """Path relative to the source, and to the folder of the download."""
+        return f"{self.folder}/{self.name}"
+
+
+class Transfer:
+    """A file, and how far it has come. One thread fetches it, another may read its fields."""
+
+    def __init__(self, file: RemoteFile, root: Path, source: Source, patience: Patience, halt: threading.Event) -> None:
+        self.file = file
+        self.target = root / file.path
+        self.received = 0
+        """Bytes over the network, those of spoilt attempts included."""
+        self.size: int | None = None
+        self.left: int | None = None
+        """Bytes to come, where known."""
+        self.note = ""
+        self.retries = 0
+        self.checked_by: Literal["md5", "gzip", "size"] = "md5"
+        self._source, self._patience, self._halt = source, patience, halt
+        self._part = self._beside(".part")
+        self._memory_file = self._beside(".part.json")
+        self._record = self._beside(".md5")
+
+    def run(self) -> Literal["fetched", "present"]:
+        """Fetches the file, if the one that the server has now is not here already.
+
+        Raises:
+            DownloadError: it is not on the server, or came wrong twice.
+            Interrupted: patience ended, or `halt` was set; the part is kept.
+            OSError: of this machine.
+        """
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        fault = ""
+        for again in (False, True):
+            expected = self._checksum()  # asked twice: it may have been the checksum that was wrong, or it is new
+            if not again and self._is_here(expected):
+                return "present"
+            modified = self._fill(expected)
+            self.note = "is checked"
+            digest = _md5(self._part)
+            fault = self._fault(digest, expected)
+            if not fault:
+                self._keep(digest, modified)
+                return "fetched"
+            self._part.unlink()
+            self._memory_file.unlink()
+            self.note, self.left, self.retries = f"({fault}; once more)", None, self.retries + 1
+        raise DownloadError(f"{self.file.path} came wrong twice: {fault}; try later, or another server with --base-url")
+
+    def _checksum(self) -> str | None:
+        """Returns the MD5 that the server gives for the file, or None where it gives none."""
+        if not self.file.has_checksum:
+            return None
+        path = f"{self.file.path}.md5"
+        text = self._ask(lambda: self._source.text(path))
+        if text is None:
+            return None
+        found = re.search(r"\b[0-9a-fA-F]{32}\b", text)
+        if not found:
+            raise DownloadError(f"{self._source.url}{path} holds no MD5 checksum: check --base-url")
+        return found[0].lower()
+
+    def _is_here(self, expected: str | None) -> bool:
+        """Whether the whole file is here, and is the one that the server has now."""
+        if not self.target.exists():
+            return False
+        recorded = self._recorded()
+        if expected is None:
+            if recorded is None:
+                return False
+            here, there = self.target.stat(), self._ask(lambda: self._source.version(self.file.path))
+            same_time = there.modified is None or abs(there.modified - here.st_mtime) < 1  # HTTP counts seconds
+            return there.size in (None, here.st_size) and same_time
+        if recorded != expected:
+            self.note = "is checked"
+            if _md5(self.target) != expected:
+                return False
+            self._write_record(expected)
+        return True
+
+    def _fill(self, expected: str | None) -> float | None:
+        """Fetches what lacks of the part, and returns the time of the file on the server."""
+        longest = _size(self._part)
+        while True:
+            try:
+                return self._ask(lambda longest=longest: self._attempt(expected, longest))  # type: ignore[misc]
+            except _Advanced as error:  # patience begins anew
+                longest = error.size
+                self.retries += 1
+                self.note = f"({error}; goes on)"
+                self._halt.wait(self._patience.first_wait_s)
+
+    def _attempt(self, expected: str | None, longest: int) -> float | None:
+        """Asks once for what lacks of the part.
+
+        Raises:
+            _Advanced: it broke off, but later than ever before.
+            Interrupted: it broke off.
+        """
+        try:
+            return self._receive(expected)
+        except Interrupted as error:
+            if _size(self._part) > longest and not self._halt.is_set():
+                raise _Advanced(str(error), _size(self._part)) from error
+            raise
+
+    def _receive(self, expected: str | None) -> float | None:
+        known = self._memory(expected)
+        offset = _size(self._part) if known else 0
+        if known and known.size is not None and offset >= known.size:
+            if offset == known.size:  # it had come to its end, and the process to its own before the check
+                return known.modified
+            offset = 0
+        validator = known.validator if known else None
+        with self._source.open(self.file.path, offset, validator) as opened:
+            if known is None or opened.start == 0:
+                there = opened.version
+                known = _Memory(there.size, there.modified, there.validator, expected)
+                self._part.unlink(missing_ok=True)
+                with write_atomically(self._memory_file) as file:
+                    file.write(json.dumps(dataclasses.asdict(known)).encode())
+            self.size, self.note = known.size, ""
+            with self._part.open("ab") as part:
+                self._copy(opened.pieces, part, opened.start)
+        came = _size(self._part)
+        if known.size is not None and came < known.size:
+            raise Interrupted(f"broke off at {came:,} of {known.size:,} bytes")
+        return known.modified
+
+    def _copy(self, pieces: Iterator[bytes], part: BinaryIO, offset: int) -> None:
+        for piece in pieces:
+            part.write(piece)
+            part.flush()
+            offset += len(piece)
+            self.received += len(piece)
+            self.left = None if self.size is None else self.size - offset
+            if self._halt.is_set():
+                raise Interrupted("stopped")
+
+    def _ask(self, function: Callable[[], T]) -> T:
+        def tell(words: str) -> None:
+            self.retries += 1
+            self.note = f"({words})"
+
+        return self._patience.call(function, halt=self._halt, tell=tell)
+
+    def _fault(self, digest: str, expected: str | None) -> str:
+        """Returns what is wrong with a part that has come to its end, or nothing."""
+        if expected is not None:
+            self.checked_by = "md5"
+            return "" if digest == expected else f"expected MD5 {expected}, got {digest}"
+        if not self.file.name.endswith(".gz"):
+            self.checked_by = "size"
+            return ""
+        self.checked_by = "gzip"
+        try:  # which holds a checksum of its content
+            with gzip.open(self._part) as file:
+                while file.read(1 << 20):
+                    pass
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            return f"expected a whole gzip file, got one of MD5 {digest} that is not ({error})"
+        return ""
+
+    def _keep(self, digest: str, modified: float | None) -> None:
+        """Gives the part its name, and the time that the file has on the server, by which it is known again."""
+        if modified is not None:
+            os.utime(self._part, (time.time(), modified))
+        flush(self._part)
+        self._record.unlink(missing_ok=True)  # of the file that is replaced
+        self._part.replace(self.target)
+        self._write_record(digest)
+        self._memory_file.unlink(missing_ok=True)
+
+    def _memory(self, expected: str | None) -> _Memory | None:
+        """Returns what is remembered of the part, or None where the rest of the file might not fit to it."""
+        if not (self._part.exists() and self._memory_file.exists()):
+            return None
+        known = _Memory(**json.loads(self._memory_file.read_bytes()))
+        return known if known.md5 == expected and (known.validator or expected) else None
+
+    def _write_record(self, digest: str) -> None:
+        with write_atomically(self._record) as file:
+            file.write(f"{digest}  {self.file.name}\n".encode())
+
+    def _recorded(self) -> str | None:
+        """Returns the MD5 that was written down for the file, if the file was not touched since."""
+        if not self._record.exists() or self._record.stat().st_mtime_ns < self.target.stat().st_mtime_ns:
+            return None
+        return self._record.read_text().partition(" ")[0]
+
+    def _beside(self, ending: str) -> Path:
+        return self.target.with_name(self.target.name + ending)
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """Which version of a file a part is of."""
+
+    size: int | None
+    modified: float | None
+    validator: str | None
+    md5: str | None
+
+
+class _Advanced(Exception):
+    """A part has become longer than ever, then broke off."""
+
+    def __init__(self, reason: str, size: int) -> None:
+        super().__init__(reason)
+        self.size = size
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
