@@ -23,7 +23,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 12); sys.exit(None if ok else "mmsa-dist needs Python 3.11 or 3.12, not %d.%d; say make PYTHON=/path/to/python3.11" % sys.version_info[:2])'
 	@echo "setting up $(VENV) (about 2.5 GB the first time) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --requirement requirements.lock
+	@$(BIN)/python -m pip install --no-deps --requirement requirements.lock
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
