@@ -32,6 +32,7 @@ app.add_typer(download, name="download")
 
 _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)+=", re.ASCII)
 _SETTINGS = "[section.key=value]..."
+_CTRL_C = 130  # the exit status that typer gives to Ctrl-C
 _EXTRAS = {
     "ray": "prepare",
     "requests": "prepare",
@@ -63,8 +64,10 @@ def main(command: str | None = None) -> None:
     arguments = sys.argv[1:] if command is None else [command, *sys.argv[1:]]
     try:
         app(arguments)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on from what is finished", status=130)
+    except SystemExit as end:
+        if end.code == _CTRL_C:
+            _fail("interrupted; what is finished is kept, and the same command goes on from it", status=_CTRL_C)
+        raise
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get((error.name or "").split(".")[0])
         if extra is None or os.environ.get("MMSA_DEBUG"):
@@ -121,22 +124,19 @@ def pubchem(
     from mmsa_dist.console import download_progress, download_summary
     from mmsa_shards.pubchem import BASE_URL, download_pubchem
 
-    try:
-        with download_progress() as (progress, say):
-            done = download_pubchem(
-                out,
-                first,
-                last,
-                compounds=compounds,
-                conformers=conformers,
-                smiles=smiles,
-                base_url=base_url or BASE_URL,
-                parallel=parallel,
-                progress=progress,
-                say=say,
-            )
-    except KeyboardInterrupt:
-        _fail("interrupted; what has come is kept, and the same command goes on from it", status=130)
+    with download_progress() as (progress, say):
+        done = download_pubchem(
+            out,
+            first,
+            last,
+            compounds=compounds,
+            conformers=conformers,
+            smiles=smiles,
+            base_url=base_url or BASE_URL,
+            parallel=parallel,
+            progress=progress,
+            say=say,
+        )
     _say(download_summary(str(out), **vars(done.outcome)))
     inputs = " ".join(f"{shlex.quote(str(out))}/{pattern}" for pattern in done.inputs)
     _say(Text(f"next: mmsa prepare {inputs} --out shards"))  # as it is: a path may hold brackets
@@ -147,34 +147,44 @@ def prepare(
     words: Annotated[
         list[str],
         typer.Argument(
-            help="Files of molecules (.smi, .csv, .parquet, .sdf, each also .gz), then settings.",
+            help="Files of molecules (.smi, .csv, .parquet, .sdf, each also .gz), folders of them, patterns with *, "
+            "or URLs (s3://, gs://, https://); then settings.",
             metavar=f"INPUT... {_SETTINGS}",
         ),
     ],
     out: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--out", "-o", help="Folder of the shards; left out: data.shards, or <run.dir>/shards."),
+        typer.Option("--out", "-o", help="Folder or URL of the shards; left out: data.shards, or <run.dir>/shards."),
     ] = None,
     config: ConfigFile = None,
+    allow_truncated: Annotated[
+        bool, typer.Option("--allow-truncated", help="Take what there is of files that end too early or are damaged.")
+    ] = False,
 ) -> None:
     """Turn molecules into shards, with every rejected record in a ledger.
 
-    The same command again goes on from what is finished.
+    The same command again goes on from what is finished. Other inputs with the same --out are added: only the
+    shards that their molecules belong to are written again.
 
     Example: mmsa prepare molecules.smi.gz --out shards prepare.conformers=etkdg prepare.workers=8
     """
     inputs, settings = _split(words)
     if not inputs:
         raise ValueError("no input was named; say mmsa prepare FILE... --out FOLDER")
-    resolved = load_config(config, settings)
+    resolved = load_config(config, [*settings, *(["prepare.allow_truncated=true"] if allow_truncated else [])])
 
-    from mmsa_dist.console import preparation_progress, preparation_summary
+    from mmsa_dist.console import changes_summary, preparation_progress, preparation_summary
+    from mmsa_shards.changes import changes_between
+    from mmsa_shards.prepare import held_manifest
     from mmsa_shards.prepare import prepare as prepare_shards
 
     folder = out or resolved.shards_dir
+    before = held_manifest(folder)
     with preparation_progress() as progress:
         manifest = prepare_shards(inputs, folder, resolved.prepare, progress=progress)
     _say(preparation_summary(manifest, folder))
+    if before is not None:
+        _say(changes_summary(changes_between(before, manifest)))
 
 
 @app.command()

@@ -21,8 +21,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Column, Table
+from rich.text import Text
 
+from mmsa_shards.changes import Changes
 from mmsa_shards.manifest import Manifest
+
+_SHARDS_NAMED = 8
 
 _LINE_EVERY_S = 10.0  # between two lines where there is no terminal
 
@@ -121,11 +125,37 @@ def preparation_summary(manifest: Manifest, folder: str) -> Table:
     for source, count in sorted(manifest.conformer_sources.items()):
         table.add_row(f"{count:,}", "without 3D" if source == "none" else f"with 3D from {source}")
     table.add_row(f"{ledger.duplicates:,}", "duplicates left out")
+    if ledger.joined:
+        table.add_row(f"{ledger.joined:,}", "PubChem3D records joined to their compound")
     if ledger.excluded:
         table.add_row(f"{ledger.excluded:,}", "excluded as asked")
     table.add_row(f"{ledger.rejected:,}", "rejected" + (", see rejects/" if ledger.rejected else ""))
     for reason, count in sorted(manifest.reject_reasons.items(), key=lambda item: -item[1]):
         table.add_row(f"{count:,}", f"  {reason}")
+    return table
+
+
+def changes_summary(changes: Changes) -> Table:
+    """What a preparation changed in a folder that held shards already, as a table."""
+    table = Table(title="changed", title_justify="left", show_header=False, box=None)
+    table.add_column(justify="right", style="bold")
+    table.add_column()
+    table.add_row(f"{changes.molecules:+,}", "molecules")
+    for source, count in changes.conformer_sources.items():
+        table.add_row(f"{count:+,}", f"  {'without 3D' if source == 'none' else f'with 3D from {source}'}")
+    for name, count in changes.inputs.items():
+        table.add_row(f"{count:+,}", Text(f"records from {name}"))
+    table.add_row(f"{len(changes.same):,}", "shards are what they were")
+    for title, names in (
+        ("rewritten", [now.name for _, now in changes.rewritten]),
+        ("added", [shard.name for shard in changes.added]),
+        ("removed", [shard.name for shard in changes.removed]),
+    ):
+        if names:
+            shown = ", ".join(names[:_SHARDS_NAMED]) + (", ..." if len(names) > _SHARDS_NAMED else "")
+            table.add_row(f"{len(names):,}", f"{title}: {shown}")
+    for name, (was, now) in changes.options.items():
+        table.add_row("", Text(f"{name} was {was!r}, is {now!r}"))
     return table
 
 

@@ -33,11 +33,21 @@ class Pool:
     """The workers of a Ray cluster.
 
     Args:
-        workers: tasks at a time.
+        workers: tasks at a time; 0 takes all that the cluster has, which may become more or fewer meanwhile.
     """
 
     def __init__(self, workers: int) -> None:
-        self.workers = workers
+        self._wanted = workers
+
+    @property
+    def workers(self) -> int:
+        """Tasks that can run at this time."""
+        return self._wanted or max(1, int(ray.cluster_resources().get("CPU", 0)))
+
+    @property
+    def _in_flight(self) -> int:
+        # A queue as long as the cluster is wide keeps it busy, and tells an autoscaler that more is wanted.
+        return self._wanted or 2 * self.workers
 
     def share(self, value: Any) -> Any:
         """Puts a value where all tasks find it; pass what this returns as an argument."""
@@ -73,7 +83,7 @@ class Pool:
 
         try:
             for call in calls:
-                if len(running) == self.workers:
+                if len(running) >= self._in_flight:
                     yield _result(finished())
                 running.append(task.remote(*call))
             while running:
@@ -114,16 +124,16 @@ def ray_pool(workers: int) -> Iterator[Pool]:
     """Gives the workers of the Ray cluster that this process belongs to, or of a local one for the while.
 
     Args:
-        workers: tasks at a time; 0 takes as many as the cluster has cores.
+        workers: tasks at a time; 0 takes what the cluster has.
     """
     if ray.is_initialized() or "RAY_ADDRESS" in os.environ:
         if not ray.is_initialized():
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
-        yield Pool(workers or int(ray.cluster_resources().get("CPU", 1)))
+        yield Pool(workers)
         return
     _start_local(workers or len(os.sched_getaffinity(0)))
     try:
-        yield Pool(int(ray.cluster_resources()["CPU"]))
+        yield Pool(workers)
     finally:
         ray.shutdown()
 

@@ -8,6 +8,8 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from glob import has_magic
+from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import Any
 
@@ -15,7 +17,7 @@ import fsspec
 
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.options import PrepareOptions
-from mmsa_shards.read import check_kind
+from mmsa_shards.read import check_kind, is_known_kind
 from mmsa_shards.schema import SCHEMA_VERSION
 
 JOB_NAME = "job.json"
@@ -90,7 +92,8 @@ def describe(inputs: Sequence[str], options: PrepareOptions, before: Job | None)
     """Looks at every input and draws up the job.
 
     Args:
-        inputs: paths or URLs.
+        inputs: paths or URLs; a folder stands for all files below it of a kind that can be read, and ``*`` for
+            what it matches.
         options: of the preparation.
         before: what the folder was prepared from; its inputs are among those of the new job.
 
@@ -102,7 +105,7 @@ def describe(inputs: Sequence[str], options: PrepareOptions, before: Job | None)
         raise PrepareError("no input was named: name at least one file of molecules")
     known = {entry.url: entry for entry in before.inputs} if before else {}
     found: dict[str, dict[str, Any]] = {}
-    for path in inputs:
+    for path in chain.from_iterable(map(_expand, inputs)):
         facts = _look_at(path)
         if facts["url"] in found:
             raise PrepareError(f"input {facts['url']} is named twice: name it once")
@@ -122,6 +125,20 @@ def describe(inputs: Sequence[str], options: PrepareOptions, before: Job | None)
         versions={name: importlib.metadata.version(name) for name in _LIBRARIES},
         schema_version=SCHEMA_VERSION,
     )
+
+
+def _expand(path: str) -> list[str]:
+    """Returns the files that a path, a pattern or a folder stands for."""
+    system, inner = fsspec.core.url_to_fs(path)
+    if not has_magic(path):
+        if not system.isdir(inner):
+            return [path]
+        found = [file for file in system.find(inner) if is_known_kind(file)]
+    else:
+        found = system.glob(inner)
+    if not found:
+        raise PrepareError(f"input {path} stands for no file that can be read: check the path")
+    return [system.unstrip_protocol(file) for file in sorted(found)]
 
 
 def _look_at(path: str) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from mmsa_shards.cluster import Pool, ray_pool
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.folder import Folder
 from mmsa_shards.job import JOB_NAME, Job, describe
-from mmsa_shards.manifest import Ledger, Manifest, ShardEntry, Split
+from mmsa_shards.manifest import MANIFEST_NAME, Ledger, Manifest, ShardEntry, Split
 from mmsa_shards.options import PrepareOptions
 from mmsa_shards.publish import finish_publishing, publish_shard
 from mmsa_shards.rejects import REJECTS_NAME, read_refused, read_rejects, write_rejects
@@ -97,6 +97,11 @@ def prepare(inputs: Sequence[str], out: str, options: PrepareOptions, *, progres
         return Manifest.load(folder.url)
     except OSError as error:
         raise PrepareError(f"cannot write to {out}: {error}") from error
+
+
+def held_manifest(out: str) -> Manifest | None:
+    """Returns the manifest of a folder that may be added to; None where there is none yet."""
+    return Manifest.load(out) if Folder(out).read(MANIFEST_NAME) is not None else None
 
 
 @dataclass(frozen=True)

@@ -121,9 +121,14 @@ def read_records(path: str, options: PrepareOptions, *, name: str | None = None)
 
 def check_kind(path: str) -> None:
     """Raises PrepareError where the name of a file says no kind that `read_records` knows."""
-    if _kind(path) not in _READERS:
+    if not is_known_kind(path):
         kinds = " ".join(sorted(_READERS))
         raise PrepareError(f"{path} is of no kind that can be read: rename it to one of {kinds} (also with .gz)")
+
+
+def is_known_kind(path: str) -> bool:
+    """Whether the name of a file says a kind that `read_records` knows."""
+    return _kind(path) in _READERS
 
 
 def _kind(path: str) -> str:

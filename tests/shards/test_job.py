@@ -31,6 +31,16 @@ def test_inputs_have_the_shortest_names_that_tell_them_apart(files, options):
     assert names(describe(paths, options, None)) == ["a/x.smi", "c/b/x.smi", f"{files.name}/b/x.smi", "y.smi"]
 
 
+def test_folders_and_patterns_stand_for_files(files, options):
+    (files / "b" / "x.smi.md5").write_text("no molecules")
+    every = [str(files / name) for name in ("a/x.smi", "b/x.smi", "b/y.smi", "c/b/x.smi")]
+    whole = describe(every, options, None)
+    assert describe([str(files)], options, None) == whole
+    assert describe([str(files / "*" / "*.smi"), every[3]], options, None) == whole
+    with pytest.raises(PrepareError, match="named twice"):
+        describe([str(files / "b"), every[1]], options, None)
+
+
 def test_inputs_that_were_there_keep_their_names(files, options):
     before = describe([str(files / "a/x.smi")], options, None)
     assert names(before) == ["x.smi"]
