@@ -121,7 +121,7 @@ def _result(reference: ray.ObjectRef) -> Any:
 
 @contextmanager
 def ray_pool(workers: int) -> Iterator[Pool]:
-    """Gives the workers of the Ray cluster that this process belongs to, or of a local one for the while.
+    """Gives the workers of the Ray cluster that RAY_ADDRESS names, or of a local one for the while.
 
     Args:
         workers: tasks at a time; 0 takes what the cluster has.
@@ -143,6 +143,7 @@ def _start_local(num_cpus: int) -> None:
         try:
             # Workers get the driver's sys.path, so they can import what it can, installed or not.
             ray.init(
+                "local",  # and not the cluster that somebody has started on this machine
                 num_cpus=num_cpus,
                 include_dashboard=False,
                 log_to_driver=False,
