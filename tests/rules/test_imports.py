@@ -36,17 +36,6 @@ SIDEWAYS = {
 SHARDS_FOR_MMSA_DIST = {
     *("atomic", "schema", "options", "errors", "manifest", "changes", "shard", "read", "block", "from_smiles"),
 }
-    "atomic",
-    "schema",
-    "options",
-    "manifest",
-    "shard",
-    "read",
-    "block",
-    "from_smiles",
-    "errors",
-    "changes",
-}
 RAY_STAGES = {"prepare"}
 NETWORK_STAGES = {"pubchem"}
 #: Heavy packages and the files that own them.
