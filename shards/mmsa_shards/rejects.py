@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -63,5 +64,6 @@ def write_rejects(folder: Path, tables: Iterable[pa.Table]) -> Counter[str]:
 
 
 def read_rejects(folder: str | Path) -> pa.Table:
-    """Reads the ledger of a prepared folder as a table of `REJECT_SCHEMA`."""
-    return pq.read_table(Path(folder) / REJECTS_FOLDER, schema=REJECT_SCHEMA)
+    """Reads the ledger of a prepared folder, a path or a URL that fsspec knows, as a table of `REJECT_SCHEMA`."""
+    system, path = fsspec.core.url_to_fs(f"{str(folder).rstrip('/')}/{REJECTS_FOLDER}")
+    return pq.read_table(path, filesystem=system, schema=REJECT_SCHEMA)
