@@ -77,10 +77,10 @@ def _shard_faults(folder: str | Path, shard: ShardEntry, sources: Counter[str]) 
             sources.update(found["conformer_source"].to_pylist())
             yield sum(map(len, keys))
     counts = pc.value_counts(pa.chunked_array(keys, pa.string()))
-    twice = [count["values"].as_py() for count in counts if count["counts"].as_py() > 1] if len(keys) else []
+    twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
     if twice:
-        more = f" and {len(twice) - 1} more InChIKeys stand" if len(twice) > 1 else " stands"
-        yield f"{twice[0]}{more} twice in {shard.name} of {folder}; {_AGAIN}"
+        more = f"{len(twice)} InChIKeys, one of them {twice[0]}," if len(twice) > 1 else f"InChIKey {twice[0]}"
+        yield f"{more} stand{'' if len(twice) > 1 else 's'} more than once in {folder}/{shard.name}; {_AGAIN}"
     in_blocks = sum(block.molecules for block in shard.blocks)
     if in_blocks != shard.molecules:
         yield (

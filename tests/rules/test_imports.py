@@ -33,7 +33,9 @@ SIDEWAYS = {
     ("report", "evaluate"),
     ("cli", "console"),
 }
-SHARDS_FOR_MMSA_DIST = {"atomic", "schema", "options", "manifest", "shard", "read", "block", "from_smiles", "errors"}
+SHARDS_FOR_MMSA_DIST = {
+    "atomic", "schema", "options", "manifest", "shard", "read", "block", "from_smiles", "errors", "verify",
+}  # fmt: skip
 RAY_STAGES = {"prepare"}
 #: Heavy packages and the files that own them.
 OWNERS = {
