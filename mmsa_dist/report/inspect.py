@@ -255,13 +255,12 @@ def contact_sheet(folder: str | os.PathLike[str], path: str | os.PathLike[str], 
 
 
 def small_sheet(folder: str | os.PathLike[str], *, molecules: int = 18, most_bytes: int = 300_000) -> bytes:
-    """Draws the sheet of `contact_sheet` as a PNG of 64 colours, with as many molecules as `most_bytes` allow."""
-    sheet = _sheet(os.fspath(folder), molecules).quantize(64)
+    """Returns the sheet of `contact_sheet` as a PNG, with as many rows of molecules as `most_bytes` allow."""
     png = io.BytesIO()
-    sheet.save(png, format="PNG", optimize=True)
-    if len(png.getvalue()) <= most_bytes or molecules == 1:
+    _sheet(os.fspath(folder), molecules).save(png, format="PNG", optimize=True)
+    if len(png.getvalue()) <= most_bytes or molecules <= _SHEET_COLUMNS:
         return png.getvalue()
-    return small_sheet(folder, molecules=max(1, molecules - _SHEET_COLUMNS), most_bytes=most_bytes)
+    return small_sheet(folder, molecules=molecules - _SHEET_COLUMNS, most_bytes=most_bytes)
 
 
 def _sheet(folder: str, molecules: int) -> Image:

@@ -168,8 +168,8 @@ def _molecule_figures(record: RunRecord) -> dict[str, Any]:
     elements = list(found.molecules_by_element.items())[:_ELEMENTS_SHOWN]
     return {
         "sizes": counts(
-            "Molecules", [size.name for size in found.sizes], [size.molecules for size in found.sizes],
-            label="heavy atoms",
+            "Molecules", [str(size.least) for size in found.sizes], [size.molecules for size in found.sizes],
+            label="heavy atoms, at least",
         ),
         "elements": counts(
             "Molecules that hold it", [name for name, _ in elements], [n for _, n in elements], label="element"
