@@ -5,6 +5,8 @@ Heavy packages load inside the command that needs them, so that `--help` and a w
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import re
 import shlex
@@ -195,14 +197,48 @@ def inspect(
         typer.Option("--sheet", help="PNG to draw; left out: contact_sheet.png beside the manifest."),
     ] = None,
     molecules: Annotated[int, typer.Option(help="Molecules on the sheet.", min=1, max=400)] = 24,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read everything instead and name all that is broken (exit 1).")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; no sheet unless --sheet names one.")] = False,
 ) -> None:
-    """Print what shards hold, and draw a sheet of molecules as the model sees them."""
+    """Print what shards hold, and draw a sheet of molecules as the model sees them; or verify them.
+
+    Example: mmsa inspect shards --verify
+    """
+    if verify:
+        _verify(folder, as_json)
+        return
     from mmsa_dist.report.inspect import contact_sheet, inspect_shards, render_inspection
 
-    _say(render_inspection(inspect_shards(folder)))
+    statistics = inspect_shards(folder)
+    if as_json:
+        sys.stdout.write(json.dumps(statistics.to_json(), indent=2, ensure_ascii=False) + "\n")
+    else:
+        _say(render_inspection(statistics))
+    if sheet is None and (as_json or "://" in folder):
+        return
     path = sheet or Path(folder) / "contact_sheet.png"
     contact_sheet(folder, path, molecules)
-    _say(f"drew {path}")
+    if not as_json:
+        _say(f"drew {path}")
+
+
+def _verify(folder: str, as_json: bool) -> None:
+    from mmsa_dist.console import row_progress
+    from mmsa_shards.verify import verify_folder
+
+    with row_progress("verify") as progress:
+        found = verify_folder(folder, progress=progress)
+    if as_json:
+        sys.stdout.write(json.dumps(dataclasses.asdict(found), indent=2, ensure_ascii=False) + "\n")
+    elif found.faults:
+        for fault in found.faults:
+            Console(soft_wrap=True).print(fault, markup=False, highlight=False)
+    else:
+        _say(f"verified {found.shards:,} shards, {found.molecules:,} molecules, {found.bytes:,} bytes")
+    if found.faults:
+        _fail(f"{folder} is broken in {len(found.faults)} place{'s' if len(found.faults) > 1 else ''}", status=1)
 
 
 @app.command()

@@ -7,8 +7,9 @@ import pyarrow as pa
 import torch
 
 from mmsa_dist.data.batch import MoleculeBatch
-from mmsa_dist.data.columns import MoleculeColumns, from_block, ragged_rows
+from mmsa_dist.data.columns import MoleculeColumns, from_block, places, pointers, ragged_rows
 from mmsa_dist.data.pictures import Pose, draw_pictures
+from mmsa_shards.schema import STEPS_PER_ANGSTROM
 
 
 def collate(
@@ -59,10 +60,10 @@ def _owned(array: np.ndarray) -> np.ndarray:
 
 
 def _one_conformer(columns: MoleculeColumns, sizes: np.ndarray, choice: np.ndarray | None) -> np.ndarray:
-    """(A, 3) float32, Å: the chosen conformer of every molecule; NaN where it has none."""
+    """(A, 3) float32, Å: the chosen conformer of every molecule, its first atom at the origin; NaN without one."""
     xyz = np.full((int(columns.atom_ptr[-1]), 3), np.nan, dtype=np.float32)
     has = columns.conformers > 0
     chosen = np.zeros(len(columns), dtype=np.int64) if choice is None else choice % np.maximum(columns.conformers, 1)
     sources = ragged_rows((columns.xyz_ptr[:-1] + chosen * sizes)[has], sizes[has])
-    xyz[np.repeat(has, sizes)] = columns.xyz[sources]
+    xyz[np.repeat(has, sizes)] = places(columns.xyz_steps[sources], pointers(sizes[has]), STEPS_PER_ANGSTROM)
     return xyz

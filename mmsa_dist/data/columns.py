@@ -22,11 +22,30 @@ def pointers(sizes: np.ndarray) -> np.ndarray:
     return result
 
 
+def places(steps: np.ndarray, ptr: np.ndarray, steps_per_unit: int) -> np.ndarray:
+    """Coordinates of atoms from the steps of a block, each molecule's first atom at the origin.
+
+    Args:
+        steps: (A, D) int16, `MoleculeColumns.xy_steps` or the like.
+        ptr: (n + 1,) row pointers of molecules that each have an atom.
+        steps_per_unit: `mmsa_shards.schema.STEPS_PER_ANGSTROM` or `STEPS_PER_DRAWING_UNIT`.
+
+    Returns:
+        (A, D) float32.
+    """
+    # One sum over all rows, of which each molecule takes off its own beginning; that it may run over does not
+    # matter, for differences of int32 wrap back.
+    sums = np.cumsum(steps, axis=0, dtype=np.int32)
+    sums -= np.repeat(sums[ptr[:-1]], np.diff(ptr), axis=0)
+    return sums.astype(np.float32) / np.float32(steps_per_unit)
+
+
 @dataclass(frozen=True)
 class MoleculeColumns:
     """n molecules with A atoms, E bonds and, over all conformers, C conformer atoms.
 
-    The conformers of molecule i are `conformers[i]` blocks of its number of atoms from `xyz_ptr[i]` on.
+    The conformers of molecule i are `conformers[i]` blocks of its number of atoms from `xyz_ptr[i]` on. Coordinates
+    stay the small integers of the block until a batch shows them (`places`).
     """
 
     index: np.ndarray
@@ -41,12 +60,12 @@ class MoleculeColumns:
     """(E, 2) uint16, numbered within the molecule."""
     bond_ptr: np.ndarray
     """(n + 1,) int64."""
-    xy: np.ndarray
-    """(A, 2) float16, depiction units."""
+    xy_steps: np.ndarray
+    """(A, 2) int16, `mmsa_shards.schema.STEPS_PER_DRAWING_UNIT`: from the atom before it."""
     conformers: np.ndarray
     """(n,) int64, number of conformers."""
-    xyz: np.ndarray
-    """(C, 3) float32, Å."""
+    xyz_steps: np.ndarray
+    """(C, 3) int16, `mmsa_shards.schema.STEPS_PER_ANGSTROM`: likewise."""
     xyz_ptr: np.ndarray
     """(n + 1,) int64."""
 
@@ -65,9 +84,9 @@ class MoleculeColumns:
             bonds=self.bonds[bond_rows],
             bond_ends=self.bond_ends[bond_rows],
             bond_ptr=bond_ptr,
-            xy=self.xy[atom_rows],
+            xy_steps=self.xy_steps[atom_rows],
             conformers=self.conformers[rows],
-            xyz=self.xyz[xyz_rows],
+            xyz_steps=self.xyz_steps[xyz_rows],
             xyz_ptr=xyz_ptr,
         )
 
@@ -82,9 +101,9 @@ class MoleculeColumns:
             bonds=self.bonds[bonds],
             bond_ends=self.bond_ends[bonds],
             bond_ptr=self.bond_ptr[start : stop + 1] - self.bond_ptr[start],
-            xy=self.xy[atoms],
+            xy_steps=self.xy_steps[atoms],
             conformers=self.conformers[start:stop],
-            xyz=self.xyz[self.xyz_ptr[start] : self.xyz_ptr[stop]],
+            xyz_steps=self.xyz_steps[self.xyz_ptr[start] : self.xyz_ptr[stop]],
             xyz_ptr=self.xyz_ptr[start : stop + 1] - self.xyz_ptr[start],
         )
 
@@ -111,9 +130,9 @@ def join(parts: Sequence[MoleculeColumns]) -> MoleculeColumns:
         bonds=rows("bonds"),
         bond_ends=rows("bond_ends"),
         bond_ptr=row_pointers("bond_ptr"),
-        xy=rows("xy"),
+        xy_steps=rows("xy_steps"),
         conformers=rows("conformers"),
-        xyz=rows("xyz"),
+        xyz_steps=rows("xyz_steps"),
         xyz_ptr=row_pointers("xyz_ptr"),
     )
 
@@ -129,11 +148,11 @@ def from_block(block: pa.RecordBatch, *, first_index: int | None = None) -> Mole
     atoms, atom_ptr = _list_column(block, "atoms")
     bonds, bond_ptr = _list_column(block, "bonds")
     bond_ends, _ = _list_column(block, "bond_ends")
-    xy, _ = _list_column(block, "xy")
+    xy_steps, _ = _list_column(block, "xy")
     conformer_lists = block.column("conformers")
     conformer_ptr = _offsets(conformer_lists)
     per_conformer = conformer_lists.flatten()
-    xyz = per_conformer.flatten().flatten().to_numpy(zero_copy_only=False).reshape(-1, 3)
+    xyz_steps = per_conformer.flatten().flatten().to_numpy(zero_copy_only=False).reshape(-1, 3)
     return MoleculeColumns(
         index=np.full(n, -1, dtype=np.int64) if first_index is None else first_index + np.arange(n),
         atoms=atoms,
@@ -141,9 +160,9 @@ def from_block(block: pa.RecordBatch, *, first_index: int | None = None) -> Mole
         bonds=bonds,
         bond_ends=bond_ends,
         bond_ptr=bond_ptr,
-        xy=xy,
+        xy_steps=xy_steps,
         conformers=np.diff(conformer_ptr),
-        xyz=xyz,
+        xyz_steps=xyz_steps,
         xyz_ptr=_offsets(per_conformer)[conformer_ptr],
     )
 

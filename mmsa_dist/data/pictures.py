@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from mmsa_dist.data.columns import MoleculeColumns
+from mmsa_dist.data.columns import MoleculeColumns, places
+from mmsa_shards.schema import STEPS_PER_DRAWING_UNIT
 
 # Pictures are drawn in the loader's own processes; threads of OpenCV on top of them only fight.
 cv2.setNumThreads(1)
@@ -65,7 +66,7 @@ def draw_pictures(
     """Draws n molecules, black and coloured on white.
 
     Args:
-        columns: the molecules; `xy` gives their shape.
+        columns: the molecules; `xy_steps` gives their shape.
         bond_ends: (E, 2) int64, atoms of each bond, numbered over the whole batch.
         size: side in pixels.
         pose: rotation, flip and scale; None draws the depiction as it stands.
@@ -112,7 +113,8 @@ def _place(columns: MoleculeColumns, size: int, pose: Pose | None) -> tuple[np.n
     n = len(columns)
     sizes = np.diff(columns.atom_ptr)
     molecule = np.repeat(np.arange(n), sizes)
-    xy = columns.xy.astype(np.float32) * np.array([1, -1], dtype=np.float32)  # pixels count downwards
+    xy = places(columns.xy_steps, columns.atom_ptr, STEPS_PER_DRAWING_UNIT)
+    xy[:, 1] *= -1  # pixels count downwards
     if pose is not None:
         cos, sin = np.cos(pose.angle)[molecule], np.sin(pose.angle)[molecule]
         mirror = np.where(pose.flip, -1, 1).astype(np.float32)[molecule]

@@ -116,6 +116,38 @@ def bars(title: str, values: NDArray[np.floating], *, label: str, reference: flo
     return plot
 
 
+def counts(title: str, names: Sequence[str], values: Sequence[int], *, label: str, height: int = 230) -> Any:
+    """A figure of counts, one bar per name, in the order given.
+
+    Args:
+        title: says what is on the vertical axis.
+        names: of the bars, each once.
+        values: how many of each.
+        label: of the horizontal axis.
+        height: px.
+    """
+    from bokeh.models import FactorRange, HoverTool, NumeralTickFormatter
+    from bokeh.plotting import figure
+
+    plot = figure(
+        height=height,
+        sizing_mode="stretch_width",
+        tools="",
+        toolbar_location=None,
+        title=title,
+        x_range=FactorRange(factors=list(names)),
+    )
+    plain_axes(plot)
+    data = {"name": list(names), "value": list(values)}
+    drawn = plot.vbar("name", top="value", source=data, width=0.8, color=ACCENT, line_color=None)
+    tooltips = [(label, "@name"), (title.lower(), "@value{0,0}")]
+    plot.add_tools(HoverTool(renderers=[drawn], tooltips=tooltips, visible=False))
+    plot.y_range.start = 0
+    plot.xaxis.axis_label = label
+    plot.yaxis.formatter = NumeralTickFormatter(format="0,0")
+    return plot
+
+
 def chemical_map(coordinates: NDArray[np.float32], values: NDArray[np.float32]) -> Any:
     """The map of n molecules.
 

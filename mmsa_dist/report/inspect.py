@@ -1,24 +1,32 @@
-"""What a folder of shards holds: counts and sizes as text, and a sheet of molecules as the model sees them."""
+"""What a folder of shards holds: counts and sizes as text and JSON, and a sheet of molecules as the model sees them."""
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mmsa_shards.atomic import write_atomically
 from mmsa_shards.manifest import Ledger, Manifest, ShardEntry
 from mmsa_shards.shard import read_block
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from rich.console import Group
 
 _ELEMENTS_SHOWN = 12
+_QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
+_SIZE_BINS = 16  # at the most
+_BIN_WIDTHS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+_BAR = 40  # characters
+_SHEET_COLUMNS = 6
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,23 @@ class SplitSize:
     blocks: int
     molecules: int
     bytes: int
+
+
+@dataclass(frozen=True)
+class SizeBin:
+    """Molecules by their number of heavy atoms."""
+
+    least: int
+    most: int | None
+    """Of the bin, itself in it; None where it has no upper end."""
+    molecules: int
+
+    @property
+    def name(self) -> str:
+        """As people write it: ``10–14``, ``60+``."""
+        if self.most is None:
+            return f"{self.least}+"
+        return f"{self.least}–{self.most}" if self.most > self.least else f"{self.least}"
 
 
 @dataclass(frozen=True)
@@ -61,6 +86,48 @@ class ShardStatistics:
     def bytes_per_molecule(self) -> float:
         """Bytes on disk, over all splits; NaN where there is no molecule."""
         return sum(split.bytes for split in self.splits) / self.molecules if self.molecules else float("nan")
+
+    @property
+    def sizes(self) -> tuple[SizeBin, ...]:
+        """The histogram of heavy atoms; the largest hundredth of molecules may share the last bin."""
+        n = self.atoms_per_molecule
+        if not len(n):
+            return ()
+        tail = int(np.quantile(n, 0.99))
+        first = int(n[0])
+        width = next(width for width in _BIN_WIDTHS if tail // width - first // width < _SIZE_BINS - 1)
+        edges = np.arange(first // width, tail // width + 2) * width
+        counts = np.diff(np.searchsorted(n, edges))
+        bins = [SizeBin(int(e), int(e) + width - 1, int(c)) for e, c in zip(edges[:-1], counts, strict=True)]
+        above = len(n) - int(counts.sum())
+        return (*bins, SizeBin(int(edges[-1]), None, above)) if above else tuple(bins)
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it in plain numbers, texts, lists and dictionaries."""
+        n = self.atoms_per_molecule
+        quantiles: list[float] = np.quantile(n, _QUANTILES).tolist() if len(n) else []
+        return {
+            "folder": self.folder,
+            "digest": self.digest,
+            "molecules": self.molecules,
+            "bytes": sum(split.bytes for split in self.splits),
+            "bytes_per_molecule": self.bytes_per_molecule if self.molecules else None,
+            "splits": {split.split: {k: v for k, v in asdict(split).items() if k != "split"} for split in self.splits},
+            "ledger": asdict(self.ledger),
+            "reject_reasons": self.reject_reasons,
+            "conformer_sources": self.conformer_sources,
+            "molecules_read": self.molecules_read,
+            "heavy_atoms": {
+                "mean": float(n.mean()) if len(n) else None,
+                "quantiles": {f"{100 * q:g}%": value for q, value in zip(_QUANTILES, quantiles, strict=False)},
+                "histogram": [asdict(size) for size in self.sizes],
+            },
+            "bonds": self.bonds,
+            "elements": {
+                name: {"atoms": atoms, "molecules": self.molecules_by_element[name]}
+                for name, atoms in self.atoms_by_element.items()
+            },
+        }
 
 
 def inspect_shards(folder: str | os.PathLike[str], *, blocks: int = 4096) -> ShardStatistics:
@@ -108,6 +175,7 @@ def inspect_shards(folder: str | os.PathLike[str], *, blocks: int = 4096) -> Sha
 
 def render_inspection(statistics: ShardStatistics) -> Group:
     """The statistics as tables for a terminal; ``rich.console.Console().print`` shows them."""
+    from rich.bar import Bar
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -131,8 +199,8 @@ def render_inspection(statistics: ShardStatistics) -> Group:
             f"{each:,.0f}",
         )
     ledger = table("Ledger", "records", "")
-    for name in ("read", "written", "duplicates", "rejected", "excluded"):
-        ledger.add_row(name, f"{getattr(s.ledger, name):,}")
+    for field in fields(s.ledger):
+        ledger.add_row(field.name.replace("_", " "), f"{getattr(s.ledger, field.name):,}")
     parts: list[Table | Text] = [Text(f"{s.folder}  (manifest {s.digest[:12]})"), splits, ledger]
     if s.reject_reasons:
         reasons = table("Why records were rejected", "reason", "records")
@@ -150,14 +218,22 @@ def render_inspection(statistics: ShardStatistics) -> Group:
             f"Heavy atoms of {s.molecules_read:,} molecules", *["mean", "least", "5%", "median", "95%", "most"], "bonds"
         )
         atoms.add_row(f"{n.mean():.1f}", *(f"{q:,}" for q in quantiles), f"{s.bonds / len(n):.1f}")
+        sizes = table("Sizes", "heavy atoms", "molecules", "share")
+        sizes.add_column()
+        largest = max(size.molecules for size in s.sizes)
+        for size in s.sizes:
+            share = _percent(size.molecules, s.molecules_read)
+            sizes.add_row(size.name, f"{size.molecules:,}", share, Bar(largest, 0, size.molecules, width=_BAR))
         elements = table("Elements", "element", "atoms", "share", "in molecules")
+        elements.add_column()
         for name, count in list(s.atoms_by_element.items())[:_ELEMENTS_SHOWN]:
-            share = _percent(count, int(n.sum()))
-            elements.add_row(name, f"{count:,}", share, _percent(s.molecules_by_element[name], s.molecules_read))
+            share, holding = _percent(count, int(n.sum())), s.molecules_by_element[name]
+            bar = Bar(s.molecules_read, 0, holding, width=_BAR)
+            elements.add_row(name, f"{count:,}", share, _percent(holding, s.molecules_read), bar)
         rare = list(s.atoms_by_element)[_ELEMENTS_SHOWN:]
         if rare:
             elements.add_row(f"{len(rare)} more", f"{sum(s.atoms_by_element[name] for name in rare):,}", "", "")
-        parts += [atoms, elements]
+        parts += [atoms, sizes, elements]
     return Group(*(piece for part in parts for piece in (part, Text())))
 
 
@@ -173,20 +249,35 @@ def contact_sheet(folder: str | os.PathLike[str], path: str | os.PathLike[str], 
         ManifestError: there is no good manifest.
         ValueError: the shards are empty.
     """
+    sheet = _sheet(os.fspath(folder), molecules)
+    with write_atomically(Path(path)) as file:
+        sheet.save(file, format="PNG")
+
+
+def small_sheet(folder: str | os.PathLike[str], *, molecules: int = 18, most_bytes: int = 300_000) -> bytes:
+    """Returns the sheet of `contact_sheet` as a PNG, with as many rows of molecules as `most_bytes` allow."""
+    png = io.BytesIO()
+    _sheet(os.fspath(folder), molecules).save(png, format="PNG", optimize=True)
+    if len(png.getvalue()) <= most_bytes or molecules <= _SHEET_COLUMNS:
+        return png.getvalue()
+    return small_sheet(folder, molecules=molecules - _SHEET_COLUMNS, most_bytes=most_bytes)
+
+
+def _sheet(folder: str, molecules: int) -> Image:
     from PIL import Image, ImageDraw, ImageFont
 
     from mmsa_dist.data.collate import block_to_batch
 
-    blocks = list(_spread(os.fspath(folder), Manifest.load(os.fspath(folder)), molecules))
+    blocks = list(_spread(folder, Manifest.load(folder), molecules))
     if not blocks:
-        raise ValueError(f"{os.fspath(folder)} holds no molecules; there is nothing to draw")
+        raise ValueError(f"{folder} holds no molecules; there is nothing to draw")
     share = -(-molecules // len(blocks))
     some = pa.Table.from_batches([block.slice(0, share) for block in blocks]).slice(0, molecules)
     picked = some.combine_chunks().to_batches()[0]
     batch = block_to_batch(picked, picture_size=224)
     assert batch.picture_B3HW is not None
     pictures = batch.picture_B3HW.permute(0, 2, 3, 1).numpy()
-    columns = min(6, len(pictures))
+    columns = min(_SHEET_COLUMNS, len(pictures))
     rows = -(-len(pictures) // columns)
     gap, caption = 12, 22
     cell_w, cell_h = 224 + gap, 224 + caption + gap
@@ -197,10 +288,7 @@ def contact_sheet(folder: str | os.PathLike[str], path: str | os.PathLike[str], 
         sheet.paste(Image.fromarray(picture), (x, y))
         draw.rectangle((x - 1, y - 1, x + 224, y + 224), outline="#e3e8ea")
         draw.text((x + 2, y + 228), name[:34], fill="#6b7780", font=font)
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    sheet.save(temporary, format="PNG")
-    temporary.replace(path)
+    return sheet
 
 
 def _spread(folder: str, manifest: Manifest, wanted: int) -> Iterator[pa.RecordBatch]:

@@ -6,10 +6,12 @@ stands in the page, and what the script reads is packed (`ChemicalSpace.payload`
 
 from __future__ import annotations
 
+import base64
 import datetime
 import math
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mmsa_dist import __version__
-from mmsa_dist.report.figures import Line, bars, chemical_map, curve
+from mmsa_dist.report.figures import Line, bars, chemical_map, counts, curve
 from mmsa_dist.report.record import RunRecord, Series, read_record
 from mmsa_dist.report.space import LARGEST_MAP, ChemicalSpace, Picture
 from mmsa_dist.report.style import FONT
@@ -27,6 +29,7 @@ from mmsa_dist.runtime.run_folder import RunFolder
 
 _TYPICAL, _NEAR = 6, 5
 _ANCHORS_SHOWN, _PER_ANCHOR = 6, 4
+_ELEMENTS_SHOWN = 16
 _FEWEST = 3  # molecules of which a map can be made
 
 Progress = Callable[[str], None]
@@ -48,12 +51,14 @@ def write_report(run_dir: str | os.PathLike[str], *, progress: Progress | None =
     say = progress or (lambda words: None)
     say("reading the run")
     record = read_record(run_dir)
-    figures: dict[str, Any] = _training_figures(record)
+    figures: dict[str, Any] = _training_figures(record) | _molecule_figures(record)
     context: dict[str, Any] = {
         "record": record,
         "title": record.root.resolve().name,
         "facts": _facts(record),
         "tiles": _tiles(record),
+        "ledger": asdict(record.manifest.ledger) if record.manifest else {},
+        "sheet": None if record.sheet is None else Markup(base64.b64encode(record.sheet).decode()),
         "space": None,
         "anchors": None,
         "evaluation": _evaluation(record.evaluation) if record.evaluation else None,
@@ -153,6 +158,23 @@ def _training_figures(record: RunRecord) -> dict[str, Any]:
     add("throughput", "molecules_per_s", "Molecules a second", (0, 1))
     add("wait", "data_wait_s", "Seconds a step waits for data", (0, 0.01))
     return figures
+
+
+def _molecule_figures(record: RunRecord) -> dict[str, Any]:
+    """Histograms of the prepared molecules, by name."""
+    found = record.molecules
+    if found is None or not found.molecules_read:
+        return {}
+    elements = list(found.molecules_by_element.items())[:_ELEMENTS_SHOWN]
+    return {
+        "sizes": counts(
+            "Molecules", [str(size.least) for size in found.sizes], [size.molecules for size in found.sizes],
+            label="heavy atoms, at least",
+        ),
+        "elements": counts(
+            "Molecules that hold it", [name for name, _ in elements], [n for _, n in elements], label="element"
+        ),
+    }  # fmt: skip
 
 
 def _facts(record: RunRecord) -> list[tuple[str, str]]:

@@ -14,10 +14,12 @@ from mmsa_dist.config.load import load_config
 from mmsa_dist.config.schema import Config
 from mmsa_dist.embed.parquet import SUMMARY, Embeddings, read_embeddings
 from mmsa_dist.embed.pretrained import PretrainedModel
+from mmsa_dist.report.inspect import ShardStatistics, inspect_shards, small_sheet
 from mmsa_dist.runtime.run_folder import RunFolder
 from mmsa_shards.manifest import MANIFEST_NAME, Manifest
 
 T = TypeVar("T")
+_BLOCKS_READ = 512  # for the statistics of molecules: a second or two
 EVALUATION = Path("evaluation") / "results.json"
 
 
@@ -44,6 +46,10 @@ class RunRecord:
     metrics: dict[str, Series]
     """By name; a metric without any finite value is not here."""
     manifest: Manifest | None
+    molecules: ShardStatistics | None
+    """Of the manifest's shards."""
+    sheet: bytes | None
+    """PNG of some of them."""
     model: PretrainedModel | None
     embeddings: Embeddings | None
     evaluation: dict[str, Any] | None
@@ -97,12 +103,17 @@ def read_record(run_dir: str | os.PathLike[str]) -> RunRecord:
     shards = Path(config.shards_dir if config else folder.root / "shards")
     if config and not shards.exists():  # a run folder that was moved keeps its shards beside it
         shards = folder.root / "shards"
+    manifest = read("preparation", shards / MANIFEST_NAME, lambda path: Manifest.load(path.parent))
+    filled = manifest is not None and manifest.ledger.written > 0
+    molecules = read("molecules", shards, lambda path: inspect_shards(path, blocks=_BLOCKS_READ)) if filled else None
     return RunRecord(
         root=folder.root,
         config=config,
         environment=read("environment", folder.environment, _read_environment),
         metrics=read("metrics", folder.metrics, read_metrics) or {},
-        manifest=read("preparation", shards / MANIFEST_NAME, lambda path: Manifest.load(path.parent)),
+        manifest=manifest,
+        molecules=molecules,
+        sheet=read("molecules", shards, small_sheet) if molecules is not None else None,
         model=read("model", folder.model, PretrainedModel.load),
         embeddings=read("embeddings", folder.embeddings / SUMMARY, lambda path: read_embeddings(path.parent)),
         evaluation=read("evaluation", evaluation, _read_evaluation),

@@ -30,5 +30,6 @@ def plain_axes(plot: Any) -> None:
         axis.axis_label_text_font_style = "normal"
         axis.axis_label_text_color = MUTED
         axis.axis_label_standoff = 2
-    plot.xaxis.formatter.use_scientific = False
+    if hasattr(plot.xaxis.formatter, "use_scientific"):  # an axis of names has none
+        plot.xaxis.formatter.use_scientific = False
     plot.yaxis.ticker.desired_num_ticks = 4

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from mmsa_shards.atomic import write_atomically
-from mmsa_shards.block import Molecule, decode_block, encode_block, molecules_to_block
+from mmsa_shards.block import Molecule, conformer_from_bytes, decode_block, encode_block, molecules_to_block
 from mmsa_shards.catalog import AXIS, end_of_val, read_interval
 from mmsa_shards.manifest import ShardEntry, Split
 from mmsa_shards.merge import Entry, merge
@@ -292,7 +292,7 @@ def _entries_of_shard(folder: str, shard: ShardEntry) -> Iterator[Entry]:
             id=name,
             inchikey=inchikey,
             smiles=smiles,
-            xyz=tuple(np.asarray(xyz, dtype=np.float32).tobytes() for xyz in conformers),
+            xyz=tuple(np.asarray(steps, dtype=np.int16).tobytes() for steps in conformers),
             xyz_smiles=smiles,
             conformer_source=source if given else "input",
             file=shard.name,
@@ -306,11 +306,11 @@ def _open(path: Path) -> pa.RecordBatchFileReader:
 
 
 def _order(entry: Entry) -> Order:
-    given = np.stack([np.frombuffer(xyz, np.float32).reshape(-1, 3) for xyz in entry.xyz]) if entry.xyz else None
     return Order(
         id=entry.id,
         inchikey=entry.inchikey,
         smiles=entry.smiles,
-        given=given,
+        given=np.stack([conformer_from_bytes(xyz) for xyz in entry.xyz]) if entry.xyz else None,
+        given_smiles=entry.xyz_smiles,
         given_source=entry.conformer_source,
     )

@@ -24,10 +24,12 @@ import numpy as np
 import pyarrow as pa
 
 from mmsa_shards.atomic import write_atomically
+from mmsa_shards.block import conformer_to_bytes, fits
 from mmsa_shards.job import Input
 from mmsa_shards.options import PrepareOptions
 from mmsa_shards.read import Record, Refused, read_records
 from mmsa_shards.rejects import write_refused
+from mmsa_shards.schema import STEPS_PER_ANGSTROM
 from mmsa_shards.standardize import Refusal, standardize_many
 
 AXIS = 1 << 64
@@ -38,7 +40,7 @@ CATALOG_SCHEMA = pa.schema(
         pa.field("inchikey", pa.string(), nullable=False),
         pa.field("smiles", pa.string(), nullable=False),
         pa.field("id", pa.string(), nullable=False),
-        # float32 (A, 3) in Å, atoms in the order of the SMILES; null where the input gave no 3D.
+        # As `conformer_to_bytes` has it, atoms in the order of the SMILES; null where the input gave no 3D.
         pa.field("xyz", pa.binary()),
         pa.field("conformer_source", pa.string(), nullable=False),
         pa.field("file", pa.string(), nullable=False),
@@ -198,7 +200,8 @@ def _catalog_chunk(
         elif parent.inchikey.partition("-")[0] in excluded:
             num_excluded += 1
         else:
-            xyz = None if parent.xyz is None or options.conformers == "none" else parent.xyz.tobytes()
+            given = parent.xyz is not None and options.conformers != "none" and fits(parent.xyz, STEPS_PER_ANGSTROM)
+            xyz = conformer_to_bytes(parent.xyz) if given else None
             rows.append(
                 (_position_of(parent.inchikey), parent.inchikey, parent.smiles, record.id, xyz,
                  record.conformer_source, *record.place)

@@ -12,9 +12,9 @@ def depict(mol: Chem.Mol) -> NDArray[np.float32]:
     """Lays a molecule out in the plane, replacing its conformers by the drawing.
 
     Returns:
-        (A, 2) float32: atoms around the origin in RDKit's units, in which a bond is about 1.5 long.
+        (A, 2) float32, RDKit's units, in which a bond is about 1.5 long; the origin means nothing.
     """
-    rdDepictor.Compute2DCoords(mol)
-    xy = mol.GetConformer().GetPositions()[:, :2]
-    # Centred, because float16 (the type in the block) is finest near zero.
-    return (xy - xy.mean(axis=0)).astype(np.float32)
+    # Left as it is laid out: bonds then point in few directions, which compresses to half of what the canonical
+    # orientation takes, and pictures are turned by chance anyway.
+    rdDepictor.Compute2DCoords(mol, canonOrient=False)
+    return mol.GetConformer().GetPositions()[:, :2].astype(np.float32)

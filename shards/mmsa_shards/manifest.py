@@ -33,6 +33,8 @@ class BlockEntry:
     size: int
     """Bytes."""
     molecules: int
+    crc32: int
+    """Of those bytes, as in zlib."""
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rdkit import Chem
 
-from mmsa_shards.block import Molecule
+from mmsa_shards.block import Molecule, fits
 from mmsa_shards.conformers import embed
 from mmsa_shards.depiction import depict
 from mmsa_shards.features import atom_features, bond_features
 from mmsa_shards.guard import Lost, guard_of_this_process
+from mmsa_shards.schema import STEPS_PER_ANGSTROM, STEPS_PER_DRAWING_UNIT
 from mmsa_shards.standardize import Refusal, first_line
 
 #: Seconds of computing that a molecule may cost where it is not embedded; the usual is a thousandth of it.
@@ -82,6 +83,12 @@ def make_molecule(order: Order, conformers: Conformers) -> Molecule | Refusal:
         xy = depict(mol)
     except (RuntimeError, ValueError) as error:  # all of RDKit's exceptions derive from these two
         return Refusal("depiction", f"RDKit cannot draw it: {first_line(error)}")
+    if not fits(xy, STEPS_PER_DRAWING_UNIT):
+        return Refusal("depiction", "its drawing is too wide to be kept in a block")
+    if kept := [conformer for conformer in xyz if fits(conformer, STEPS_PER_ANGSTROM)]:
+        xyz = np.stack(kept)
+    else:
+        xyz, source = xyz[:0], "none"
     return Molecule(
         id=order.id,
         inchikey=order.inchikey,

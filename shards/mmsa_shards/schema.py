@@ -11,7 +11,14 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+VERSION_KEY = b"mmsa_schema_version"
+"""Key of the version in the metadata of a block's schema."""
+
+#: Steps of `conformers` in an ångström: they are whole thousandths of it.
+STEPS_PER_ANGSTROM = 1000
+#: Steps of `xy` in a unit of RDKit's drawings, in which a bond is about 1.5 long.
+STEPS_PER_DRAWING_UNIT = 100
 
 
 @dataclass(frozen=True)
@@ -50,8 +57,8 @@ CONFORMER_SOURCES: tuple[str, ...] = ("input", "pubchem3d", "etkdg", "none")
 _ATOM = pa.list_(pa.field("item", pa.uint8(), nullable=False), len(ATOM_CATEGORIES))
 _BOND = pa.list_(pa.field("item", pa.uint8(), nullable=False), len(BOND_CATEGORIES))
 _ENDS = pa.list_(pa.field("item", pa.uint16(), nullable=False), 2)
-_XY = pa.list_(pa.field("item", pa.float16(), nullable=False), 2)
-_XYZ = pa.list_(pa.field("item", pa.float32(), nullable=False), 3)
+_XY = pa.list_(pa.field("item", pa.int16(), nullable=False), 2)
+_XYZ = pa.list_(pa.field("item", pa.int16(), nullable=False), 3)
 
 
 def _rows(item: pa.DataType) -> pa.DataType:
@@ -71,11 +78,12 @@ BLOCK_SCHEMA: pa.Schema = pa.schema(
         # Each bond once: BOND_CATEGORIES, and the two atom numbers within the molecule.
         pa.field("bonds", _rows(_BOND), nullable=False),
         pa.field("bond_ends", _rows(_ENDS), nullable=False),
-        # Depiction coordinates, in RDKit's units (a bond is about 1.5 long).
+        # Depiction: the step to each atom from the atom before it, the first (0, 0), in 1/100 of RDKit's units (a
+        # bond is about 150 long). The cumulative sum gives places relative to the first atom.
         pa.field("xy", _rows(_XY), nullable=False),
-        # 0..n conformers of those atoms in that order, Å.
+        # 0..n conformers of those atoms in that order: likewise steps, in 1/1000 Å.
         pa.field("conformers", _rows(_rows(_XYZ)), nullable=False),
         pa.field("conformer_source", pa.dictionary(pa.int8(), pa.string()), nullable=False),
     ],
-    metadata={"mmsa_schema_version": str(SCHEMA_VERSION)},
+    metadata={VERSION_KEY: str(SCHEMA_VERSION)},
 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import fsspec
@@ -13,6 +14,8 @@ import pyarrow as pa
 from mmsa_shards.atomic import write_atomically
 from mmsa_shards.block import Compression, decode_block, encode_block
 from mmsa_shards.manifest import BlockEntry, ShardEntry, Split
+
+_MEND = "prepare this shard again"
 
 
 class ShardError(ValueError):
@@ -32,10 +35,10 @@ def write_shard(
     with write_atomically(folder / name) as file:
         for number, block in enumerate(blocks):
             data = encode_block(block, compression)
-            info = tarfile.TarInfo(f"{Path(name).stem}-{number:05d}.arrow")
+            info = tarfile.TarInfo(_member(name, number))
             info.size = len(data)  # mtime, uid and gid of a fresh TarInfo are 0, its owner's names empty
             header = info.tobuf(tarfile.USTAR_FORMAT)
-            entries.append(BlockEntry(position + len(header), len(data), block.num_rows))
+            entries.append(BlockEntry(position + len(header), len(data), block.num_rows, zlib.crc32(data)))
             member = header + data + bytes(-len(data) % tarfile.BLOCKSIZE)
             position += len(member)
             digest.update(member)
@@ -64,39 +67,95 @@ def read_block(folder: str | Path, shard: ShardEntry, number: int) -> pa.RecordB
     Raises:
         ShardError: the shard is missing, or the block is not what the manifest says.
     """
-    entry = shard.blocks[number]
-    url = _url(folder, shard)
+    url, entry = _url(folder, shard), shard.blocks[number]
     try:
         if "://" in url:
             system, path = fsspec.core.url_to_fs(url)
-            data = system.cat_file(path, start=entry.offset, end=entry.offset + entry.size)
+            data = bytes(system.cat_file(path, start=entry.offset, end=entry.offset + entry.size))
         else:
             with open(url, "rb") as file:  # noqa: PTH123  (read for every block: fsspec costs more than the read)
                 file.seek(entry.offset)
                 data = file.read(entry.size)
-        block = decode_block(data)
-    except (OSError, ValueError) as error:
-        raise ShardError(f"cannot read block {number} of {url}: {error}; prepare this shard again") from error
-    if block.num_rows != entry.molecules:
-        raise ShardError(
-            f"block {number} of {url} holds {block.num_rows} molecules, the manifest says {entry.molecules}; "
-            "prepare this shard again"
-        )
-    return block
+    except OSError as error:
+        raise ShardError(f"cannot read block {number} of {url}: {error}; {_MEND}") from error
+    return _checked(data, entry, f"block {number} of {url}")
+
+
+def read_shard(folder: str | Path, shard: ShardEntry) -> Iterator[pa.RecordBatch | ShardError]:
+    """Reads a shard from end to end and checks all there is to check of it.
+
+    Yields:
+        Each block, or what is wrong with it; then what is wrong with the rest of the file. A shard that is cut short
+        or missing is one error, and so is a damaged block: that the digest of the file differs too is not repeated.
+    """
+    url = _url(folder, shard)
+    digest, position, sound = hashlib.sha256(), 0, True
+    try:
+        with fsspec.open(url, "rb") as file:
+            for number, entry in enumerate(shard.blocks):
+                digest.update(file.read(max(0, entry.offset - position)))
+                data = file.read(entry.size)
+                digest.update(data)
+                position = entry.offset + entry.size
+                try:
+                    yield _checked(data, entry, f"block {number} of {url}")
+                except ShardError as error:
+                    sound = False
+                    yield error
+                if len(data) < entry.size:
+                    return
+            while rest := file.read(1 << 20):
+                digest.update(rest)
+                position += len(rest)
+    except OSError as error:
+        yield ShardError(f"cannot read {url}: {error}; {_MEND}")
+        return
+    if sound and (position, digest.hexdigest()) != (shard.bytes, shard.sha256):
+        yield ShardError(f"{url} does not match its size and SHA-256 in the manifest; {_MEND}")
+    elif sound:
+        try:
+            check_members(folder, shard)
+        except ShardError as error:
+            yield error
 
 
 def verify_shard(folder: str | Path, shard: ShardEntry) -> None:
-    """Checks the bytes of a shard against the manifest, and every block for being readable.
+    """Checks a shard against the manifest: every block, every byte, and the tar as other programs see it.
 
     Raises:
         ShardError: names the shard, and the block where only one is broken.
     """
-    for number in range(len(shard.blocks)):
-        read_block(folder, shard, number)
-    if not is_intact(folder, shard):
-        raise ShardError(
-            f"{_url(folder, shard)} does not match its size and SHA-256 in the manifest; prepare this shard again"
-        )
+    for found in read_shard(folder, shard):
+        if isinstance(found, ShardError):
+            raise found
+
+
+def check_members(folder: str | Path, shard: ShardEntry) -> None:
+    """Checks that the shard is a tar whose members are the blocks of the manifest, in order, and nothing else.
+
+    Plain files under the names that `write_shard` gives can neither lead out of a folder nor be links or devices.
+
+    Raises:
+        ShardError: names the shard and the member.
+    """
+    url = _url(folder, shard)
+    wanted = [(_member(shard.name, n), b.offset, b.size) for n, b in enumerate(shard.blocks)]
+    found: list[tuple[str, int, int]] = []
+    try:
+        with fsspec.open(url, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            for info in tar:
+                if not info.isfile():
+                    raise ShardError(f"member {info.name!r} of {url} is no plain file; {_MEND}")
+                found.append((info.name, info.offset_data, info.size))
+    except (tarfile.TarError, OSError) as error:
+        raise ShardError(f"{url} is not a whole tar: {error}; {_MEND}") from error
+    for (name, *place), (its_name, *its_place) in zip(wanted, found, strict=False):
+        if its_name != name:
+            raise ShardError(f"{url} holds a member {its_name!r} where the manifest has {name!r}; {_MEND}")
+        if its_place != place:
+            raise ShardError(f"member {name!r} of {url} does not lie where the manifest says; {_MEND}")
+    if len(found) != len(wanted):
+        raise ShardError(f"{url} holds {len(found)} blocks, the manifest has {len(wanted)}; {_MEND}")
 
 
 def is_intact(folder: str | Path, shard: ShardEntry) -> bool:
@@ -110,6 +169,25 @@ def is_intact(folder: str | Path, shard: ShardEntry) -> bool:
     except FileNotFoundError:
         return False
     return (size, digest.hexdigest()) == (shard.bytes, shard.sha256)
+
+
+def _checked(data: bytes, entry: BlockEntry, place: str) -> pa.RecordBatch:
+    """Decodes a block that is what the manifest says; `place` names it in errors."""
+    if len(data) != entry.size:
+        raise ShardError(f"{place} ends after {len(data)} of its {entry.size} bytes, the file was cut short; {_MEND}")
+    if zlib.crc32(data) != entry.crc32:
+        raise ShardError(f"{place} is damaged: its CRC-32 is not that of the manifest; {_MEND}")
+    try:
+        block = decode_block(data)
+    except ValueError as error:
+        raise ShardError(f"cannot read {place}: {error}; {_MEND}") from error
+    if block.num_rows != entry.molecules:
+        raise ShardError(f"{place} holds {block.num_rows} molecules, the manifest says {entry.molecules}; {_MEND}")
+    return block
+
+
+def _member(shard_name: str, number: int) -> str:
+    return f"{Path(shard_name).stem}-{number:05d}.arrow"
 
 
 def _url(folder: str | Path, shard: ShardEntry) -> str:

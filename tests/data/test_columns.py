@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from mmsa_dist.data.augment import random_conformer, random_pose
 from mmsa_dist.data.collate import block_to_batch, collate
-from mmsa_dist.data.columns import MoleculeColumns, from_block, join, ragged_rows
+from mmsa_dist.data.columns import MoleculeColumns, from_block, join, places, ragged_rows
 from mmsa_shards.schema import BLOCK_SCHEMA
 
 
 def molecule(n_atoms: int, *, conformers: int = 1, tag: int = 0) -> dict[str, object]:
-    """A chain of n atoms whose every number says which atom of which molecule it is."""
+    """A chain of n atoms whose numbers say which atom of which molecule and conformer it is."""
     return {
         "id": f"M{tag}",
         "inchikey": f"KEY{tag}",
@@ -24,8 +24,8 @@ def molecule(n_atoms: int, *, conformers: int = 1, tag: int = 0) -> dict[str, ob
         "atoms": [[5, 0, 1, 5, 3, 0, 3, 0, (tag + a) % 2] for a in range(n_atoms)],
         "bonds": [[0, 0, 0, 0]] * (n_atoms - 1),
         "bond_ends": [[a, a + 1] for a in range(n_atoms - 1)],
-        "xy": [np.array([1.5 * a, tag], np.float16) for a in range(n_atoms)],
-        "conformers": [[[tag, c, a] for a in range(n_atoms)] for c in range(conformers)],
+        "xy": [[0, 0]] + [[150, tag]] * (n_atoms - 1),
+        "conformers": [[[0, 0, 0]] + [[1250, c, tag]] * (n_atoms - 1) for c in range(conformers)],
         "conformer_source": "etkdg" if conformers else "none",
     }
 
@@ -50,15 +50,31 @@ def test_a_block_becomes_columns(three: pa.RecordBatch) -> None:
     assert columns.bond_ptr.tolist() == [0, 1, 3, 3]
     assert columns.conformers.tolist() == [1, 2, 0]
     assert columns.xyz_ptr.tolist() == [0, 2, 8, 8]
-    assert columns.xyz[2:5].tolist() == [[1, 0, 0], [1, 0, 1], [1, 0, 2]]
-    assert columns.xy[4].tolist() == [3.0, 1.0]
+    assert columns.xyz_steps[5:8].tolist() == [[0, 0, 0], [1250, 1, 1], [1250, 1, 1]]
+    assert columns.xy_steps[2:5].tolist() == [[0, 0], [150, 1], [150, 1]]
 
 
 def test_a_sliced_block_reads_like_a_block_of_its_rows(three: pa.RecordBatch) -> None:
     tail = from_block(three.slice(1, 2))
     assert tail.atom_ptr.tolist() == [0, 3, 4]
-    assert tail.xyz.shape == (6, 3)
-    assert tail.xyz[0].tolist() == [1, 0, 0]
+    assert tail.xyz_steps.shape == (6, 3)
+    assert tail.xyz_steps[1].tolist() == [1250, 0, 1]
+
+
+def test_places_are_the_sums_of_steps_within_each_molecule() -> None:
+    steps = np.array([[0, 0], [150, -75], [-1, 0], [7, 7], [100, 0]], np.int16)
+    expected = [[0, 0], [1.5, -0.75], [1.49, -0.75], [0, 0], [1, 0]]
+    np.testing.assert_array_equal(places(steps, np.array([0, 3, 5]), 100), np.array(expected, np.float32))
+    assert places(steps[:0], np.array([0]), 100).shape == (0, 2)
+
+
+def test_places_do_not_run_over() -> None:
+    """Long molecules in a row: the sum over all of them leaves int32, the sum in each does not."""
+    steps = np.full((100_000, 1), 32767, np.int16)
+    ptr = np.array([0, 50_000, 99_998, 100_000])
+    found = places(steps, ptr, 1)[:, 0]
+    assert found[[0, 1, 50_000, 50_001, 99_998, 99_999]].tolist() == [0, 32767, 0, 32767, 0, 32767]
+    assert found[49_999] == np.float32(49_999 * 32767)
 
 
 def test_a_batch_numbers_its_atoms_and_masks_what_is_missing(three: pa.RecordBatch) -> None:
@@ -74,8 +90,8 @@ def test_a_batch_numbers_its_atoms_and_masks_what_is_missing(three: pa.RecordBat
 
 def test_the_chosen_conformer_is_shown(three: pa.RecordBatch) -> None:
     batch = collate(from_block(three), picture_size=32, conformer_choice=np.array([7, 7, 7]))
-    assert batch.xyz_A3[2:5].tolist() == [[1, 1, 0], [1, 1, 1], [1, 1, 2]]
-    assert batch.xyz_A3[:2].tolist() == [[0, 0, 0], [0, 0, 1]]
+    expected = [[0, 0, 0], [1.25, 0, 0], [0, 0, 0], [1.25, 0.001, 0.001], [2.5, 0.002, 0.002]]
+    np.testing.assert_array_equal(batch.xyz_A3[:5].numpy(), np.array(expected, np.float32))
     assert batch.picture_B3HW is not None
     assert batch.picture_B3HW.shape == (3, 3, 32, 32)
     assert batch.picture_B3HW.is_contiguous(memory_format=torch.channels_last)

@@ -24,9 +24,9 @@ def chain(elements: list[int], xy: list[tuple[float, float]]) -> MoleculeColumns
         bonds=np.zeros((n - 1, 4), np.uint8),
         bond_ends=ends,
         bond_ptr=pointers(np.array([n - 1])),
-        xy=np.array(xy, np.float16),
+        xy_steps=np.round(100 * (np.array(xy) - np.array([xy[0], *xy[:-1]]))).astype(np.int16),
         conformers=np.array([0]),
-        xyz=np.zeros((0, 3), np.float32),
+        xyz_steps=np.zeros((0, 3), np.int16),
         xyz_ptr=np.array([0, 0]),
     )
 

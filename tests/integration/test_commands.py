@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +53,18 @@ def test_the_whole_way(molecules: Path) -> None:
     inspected = mmsa("inspect", run / "shards", "--molecules", 6)
     assert inspected.returncode == 0, inspected.stderr
     assert (run / "shards" / "contact_sheet.png").read_bytes().startswith(b"\x89PNG")
+
+    counted = json.loads(mmsa("inspect", run / "shards", "--json").stdout)
+    assert (counted["ledger"]["duplicates"], counted["reject_reasons"]) == (1, {"valence": 1})
+    verified = mmsa("inspect", run / "shards", "--verify")
+    assert (verified.returncode, verified.stdout.split(", ")[1]) == (0, "60 molecules"), verified.stderr
+    spoiled = shutil.copytree(run / "shards", run / "spoiled")
+    for name in ("train-00000.tar", "train-00001.tar"):
+        (spoiled / name).write_bytes((spoiled / name).read_bytes()[:1000])
+    broken = mmsa("inspect", spoiled, "--verify")
+    assert broken.returncode == 1
+    assert [line.count("train-0000") for line in broken.stdout.splitlines()] == [1, 1]
+    assert "is broken in 2 places" in broken.stderr
 
     trained = mmsa("pretrain", "--config", MINI, *settings)
     assert trained.returncode == 0, trained.stderr

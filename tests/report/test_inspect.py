@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,6 +13,8 @@ from PIL import Image
 from rich.console import Console
 
 from mmsa_dist.report import contact_sheet, inspect_shards, render_inspection
+from mmsa_dist.report.inspect import small_sheet
+from mmsa_shards.manifest import Ledger, Manifest
 
 
 def test_statistics(tiny_shards):
@@ -38,6 +43,49 @@ def test_text(tiny_shards):
     assert "Heavy atoms of 55 molecules" in text
     assert str(tiny_shards) in text.replace("\n", "")
     assert [word in text for word in ("Ledger", "Elements", "Conformers", "bytes/molecule")] == [True] * 4
+    ledger = text[text.index("Ledger") : text.index("Conformers")].split()
+    assert ledger[2:] == ["read", "55", "written", "55", "duplicates", "0", "rejected", "0", "excluded", "0"]
+    bars = {line.split()[0]: line.count("█") for line in text[text.index("Elements") :].splitlines()[2:] if "█" in line}
+    assert bars == {"C": 40, "O": 16, "N": 8, "Cl": 8}, "of 55 molecules 55, 22, 11 and 11"
+
+
+def test_sizes(tiny_shards):
+    found = inspect_shards(tiny_shards)
+    # A chain of n carbons, with one atom more (three kinds), three more (COOH), or six (phenyl).
+    expected = Counter(n + end for n in range(1, 12) for end in (1, 1, 1, 3, 6))
+    assert {size.least: size.molecules for size in found.sizes} == {n: expected[n] for n in range(2, 18)}
+
+    def bins(*atoms: int) -> list[tuple[str, int]]:
+        sizes = dataclasses.replace(found, atoms_per_molecule=np.sort(np.array(atoms, np.int64))).sizes
+        return [(size.name, size.molecules) for size in sizes]
+
+    assert bins() == []
+    assert bins(7) == [("7", 1)]
+    assert bins(*[3] * 99, 500) == [("3", 99), ("4", 0), ("5", 0), ("6", 0), ("7", 0), ("8+", 1)]
+    wide = bins(*range(1, 101))
+    assert wide[:2] == [("0–9", 9), ("10–19", 10)]
+    assert wide[-1] == ("100+", 1)
+    assert len(wide) == 11
+
+
+def test_json(tiny_shards):
+    found = json.loads(json.dumps(inspect_shards(tiny_shards).to_json(), allow_nan=False))
+    assert list(found) == [
+        "folder", "digest", "molecules", "bytes", "bytes_per_molecule", "splits", "ledger", "reject_reasons",
+        "conformer_sources", "molecules_read", "heavy_atoms", "bonds", "elements",
+    ]  # fmt: skip
+    assert found["molecules"] == found["ledger"]["read"] == 55
+    assert found["splits"]["val"] | {"bytes": 0} == {"shards": 1, "blocks": 3, "molecules": 11, "bytes": 0}
+    assert found["heavy_atoms"]["quantiles"]["0%"] == 2
+    assert found["heavy_atoms"]["histogram"][0] == {"least": 2, "most": 2, "molecules": 3}
+    assert found["elements"]["N"] == {"atoms": 11, "molecules": 11}
+
+
+def test_an_empty_folder_has_statistics(tmp_path):
+    Manifest(shards=(), ledger=Ledger(0, 0, 0, 0, 0)).save(tmp_path)
+    found = json.loads(json.dumps(inspect_shards(tmp_path).to_json(), allow_nan=False))
+    assert (found["molecules"], found["bytes_per_molecule"], found["heavy_atoms"]["mean"]) == (0, None, None)
+    Console(file=io.StringIO()).print(render_inspection(inspect_shards(tmp_path)))
 
 
 def test_contact_sheet(tiny_shards, tmp_path):
@@ -49,6 +97,16 @@ def test_contact_sheet(tiny_shards, tmp_path):
     drawn = [bool((cell < 250).any()) for cell in cells]
     assert drawn == [True] * 14 + [False] * 4
     assert [p.name for p in tmp_path.iterdir() if p.suffix == ".tmp"] == []
+
+
+def test_a_small_sheet_keeps_to_its_bytes(tiny_shards):
+    whole = small_sheet(tiny_shards)
+    assert len(whole) <= 300_000
+    smaller = small_sheet(tiny_shards, most_bytes=len(whole) - 1)
+    with Image.open(io.BytesIO(whole)) as first, Image.open(io.BytesIO(smaller)) as second:
+        assert first.size == (6 * 236 + 12, 3 * 258 + 12)
+        assert second.size == (6 * 236 + 12, 2 * 258 + 12)
+    assert len(smaller) < len(whole)
 
 
 def test_what_is_no_folder_of_shards_is_said(tmp_path):

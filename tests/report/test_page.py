@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import gzip
+import io
 import json
 import re
 import shutil
 from html.parser import HTMLParser
 
 import pytest
+from PIL import Image
 
 from mmsa_dist.embed import export_embeddings
 from mmsa_dist.report import write_report
@@ -72,6 +74,7 @@ def test_every_section_says_what_was_measured(page):
     text = {name: words(of) for name, of in page.text.items()}
     assert "read 55 duplicates − 0" in text["preparation"]
     assert "written 55" in text["preparation"]
+    assert "Sizes and elements" in text["preparation"]
     assert "Losses by name" in text["training"]
     assert "Use of the 8 anchors" in text["anchors"]
     assert "55 molecules by their structure vector, laid out by UMAP" in text["map"]
@@ -86,8 +89,25 @@ def test_the_page_needs_no_network(page, run):
     policy = next(a["content"] for t, a in page.tags if t == "meta" and a.get("http-equiv"))
     assert "default-src 'none'" in policy
     fetched = [(t, a) for t, a in page.tags if a.get("src") or (t == "link" and a.get("href"))]
-    assert fetched == []
+    assert [t for t, a in fetched if not a["src"].startswith("data:image/png;base64,")] == []
     assert {a["href"][0] for t, a in page.tags if t == "a"} == {"#"}
+
+
+def test_the_sheet_of_molecules_is_in_the_page(page):
+    (sheet,) = (a["src"] for t, a in page.tags if t == "img")
+    png = base64.b64decode(sheet.removeprefix("data:image/png;base64,"), validate=True)
+    assert len(png) <= 300_000
+    with Image.open(io.BytesIO(png)) as image:
+        assert image.size == (6 * 236 + 12, 3 * 258 + 12)
+
+
+def test_shards_that_cannot_be_read_say_so(run, tmp_path):
+    root = tmp_path / "run"
+    shutil.copytree(run, root, ignore=shutil.ignore_patterns("report.html", "config.yaml"))
+    (root / "shards" / "train-00001.tar").unlink()
+    text = words(Page(write_report(root).read_text()).text["preparation"])
+    assert "read 55 duplicates − 0" in text
+    assert "Cannot be read: cannot read block 0 of" in text
 
 
 def test_structures_are_in_the_page(page):

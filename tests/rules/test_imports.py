@@ -34,7 +34,8 @@ SIDEWAYS = {
     ("cli", "console"),
 }
 SHARDS_FOR_MMSA_DIST = {
-    *("atomic", "schema", "options", "errors", "manifest", "changes", "shard", "read", "block", "from_smiles"),
+    *("atomic", "schema", "options", "errors", "manifest", "changes", "shard", "verify", "read", "block"),
+    "from_smiles",
 }
 RAY_STAGES = {"prepare"}
 NETWORK_STAGES = {"pubchem"}

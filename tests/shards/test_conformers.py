@@ -66,8 +66,7 @@ def test_coordinates_that_mean_nothing_are_not_given(spoil):
     assert given_coordinates(mol) is None
 
 
-def test_a_drawing_is_centred_and_flat():
+def test_a_drawing_is_flat():
     xy = depict(Chem.MolFromSmiles("c1ccccc1C"))
     assert xy.shape == (7, 2)
-    np.testing.assert_allclose(xy.mean(axis=0), 0, atol=1e-6)
     assert np.linalg.norm(xy[0] - xy[1]) == pytest.approx(1.5, abs=0.01)

@@ -26,7 +26,7 @@ def test_smiles_to_block_embeds_the_same_whatever_comes_along():
     alone, _, _ = smiles_to_block(["CC(C)O"], ["b"], conformers="etkdg", **OPTIONS)
     assert together.slice(1, 1).to_pylist() == alone.to_pylist()
     assert together["conformer_source"].to_pylist()[:2] == ["etkdg", "etkdg"]
-    xyz = np.asarray(alone["conformers"].to_pylist()[0][0])
+    xyz = np.cumsum(alone["conformers"].to_pylist()[0][0], axis=0) / 1000
     assert xyz.shape == (4, 3)
     assert 1.4 < np.linalg.norm(xyz[0] - xyz[1]) < 1.65
 

@@ -13,7 +13,7 @@ from mmsa_shards.manifest import BlockEntry, Ledger, Manifest, ManifestError, Sh
 
 
 def _shard(name: str, *sizes: int) -> ShardEntry:
-    blocks = tuple(BlockEntry(512 + 4096 * n, 1000, size) for n, size in enumerate(sizes))
+    blocks = tuple(BlockEntry(512 + 4096 * n, 1000, size, 0) for n, size in enumerate(sizes))
     split = "val" if name.startswith("val") else "train"
     return ShardEntry(name, split, sum(sizes), "0" * 64, 10240, blocks)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from mmsa_shards.block import Molecule
@@ -45,6 +47,18 @@ def test_given_coordinates_are_kept_unless_3d_is_not_wanted():
         assert isinstance(molecule, Molecule)
         np.testing.assert_array_equal(molecule.conformers, xyz[:kept])
         assert molecule.conformer_source == source
+
+
+def test_conformers_that_a_block_cannot_keep_are_left_out():
+    good = np.arange(9, dtype=np.float32).reshape(3, 3)
+    order = Order(id="a", inchikey="A", smiles="CCO", given=np.stack([40 * good, good]))
+    given = Conformers(mode="given", count=2, seed=0, timeout_s=1.0)
+    one = make_molecule(order, given)
+    assert isinstance(one, Molecule)
+    np.testing.assert_array_equal(one.conformers, [good])
+    none = make_molecule(dataclasses.replace(order, given=40 * good[None]), given)
+    assert isinstance(none, Molecule)
+    assert (none.conformers.shape, none.conformer_source) == ((0, 3, 3), "none")
 
 
 def test_what_does_not_parse_is_refused():

@@ -201,7 +201,7 @@ def test_conformers_of_duplicates_are_pooled(inputs, options, tmp_path):
     assert set(counts.values()) == {0}
     assert {row["conformer_source"] for row in rows if row["smiles"] != "CCO"} == {"none"}
     (ethanol,) = [row for row in rows if row["smiles"] == "CCO"]
-    xyz = np.asarray(ethanol["conformers"])
+    xyz = np.cumsum(ethanol["conformers"], axis=1) / 1000
     assert np.linalg.norm(xyz[:, 0] - xyz[:, 1], axis=-1) == pytest.approx([1.5, 1.5], abs=0.1)  # C-C
     assert np.linalg.norm(xyz[:, 1] - xyz[:, 2], axis=-1) == pytest.approx([1.4, 1.4], abs=0.1)  # C-O
 

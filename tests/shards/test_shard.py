@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import tarfile
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 
 from mmsa_shards.atomic import write_atomically
 from mmsa_shards.block import Molecule, molecules_to_block
-from mmsa_shards.shard import ShardError, read_block, verify_shard, write_shard
+from mmsa_shards.shard import ShardError, check_members, read_block, verify_shard, write_shard
 
 
 def _block(first: int, size: int) -> pa.RecordBatch:
@@ -85,13 +87,88 @@ def test_damage_is_named(tmp_path, shard):
         read_block(tmp_path, shard, 0)
 
 
+def test_a_shard_that_is_cut_short_is_found_wherever_it_ends(tmp_path, shard):
+    path = tmp_path / shard.name
+    good = path.read_bytes()
+    assert len(good) == shard.bytes
+    for length in range(0, len(good), tarfile.BLOCKSIZE):
+        path.write_bytes(good[:length])
+        with pytest.raises(ShardError, match=r"train-00003\.tar"):
+            verify_shard(tmp_path, shard)
+        for number, block in enumerate(shard.blocks):
+            if block.offset + block.size > length:
+                with pytest.raises(ShardError, match=rf"block {number} of .*train-00003\.tar"):
+                    read_block(tmp_path, shard, number)
+
+
 def test_every_flipped_bit_is_found(tmp_path, shard):
     path = tmp_path / shard.name
     good = path.read_bytes()
-    for position in np.random.default_rng(0).integers(0, len(good), 200):
-        path.write_bytes(good[:position] + bytes([good[position] ^ 4]) + good[position + 1 :])
-        with pytest.raises(ShardError):
+    bits = np.random.default_rng(0).choice(8 * len(good), 1000, replace=False)
+    within = 0
+    for bit in bits.tolist():
+        byte = bit // 8
+        path.write_bytes(good[:byte] + bytes([good[byte] ^ 1 << bit % 8]) + good[byte + 1 :])
+        with pytest.raises(ShardError, match=r"train-00003\.tar"):
             verify_shard(tmp_path, shard)
+        for number, block in enumerate(shard.blocks):
+            if block.offset <= byte < block.offset + block.size:
+                within += 1
+                with pytest.raises(ShardError, match=rf"block {number} of .*train-00003\.tar is damaged"):
+                    read_block(tmp_path, shard, number)
+    assert within > 400
+
+
+def _rewrite(tmp_path, shard, change):
+    """Writes the shard's members through `change`."""
+    members = []
+    with tarfile.open(tmp_path / shard.name) as tar:
+        for info in tar:
+            members.append((info, tar.extractfile(info).read()))
+    members = change(members)
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for info, content in members:
+            tar.addfile(info, io.BytesIO(content) if info.isfile() else None)
+    (tmp_path / shard.name).write_bytes(data.getvalue())
+
+
+def _renamed(members, name):
+    members[0][0].name = name
+    return members
+
+
+def _made(members, kind):
+    extra = tarfile.TarInfo("train-00003-00003.arrow")
+    extra.type, extra.linkname = kind, "/etc/passwd"
+    return [*members, (extra, b"")]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: m[:2], "holds 2 blocks, the manifest has 3"),
+        (lambda m: [*m, (tarfile.TarInfo("readme"), b"")], "holds 4 blocks, the manifest has 3"),
+        (lambda m: [m[1], m[0], m[2]], "holds a member 'train-00003-00001.arrow' where"),
+        (lambda m: _renamed(m, "../train-00003-00000.arrow"), "holds a member '../train-00003-00000.arrow' where"),
+        (lambda m: _made(m, tarfile.SYMTYPE), "is no plain file"),
+        (lambda m: _made(m, tarfile.LNKTYPE), "is no plain file"),
+        (lambda m: _made(m, tarfile.CHRTYPE), "is no plain file"),
+        (lambda m: _made(m, tarfile.DIRTYPE), "is no plain file"),
+    ],
+)
+def test_the_tar_holds_the_blocks_and_nothing_else(tmp_path, shard, change, words):
+    check_members(tmp_path, shard)
+    _rewrite(tmp_path, shard, change)
+    with pytest.raises(ShardError, match=words):
+        check_members(tmp_path, shard)
+
+
+def test_a_block_that_lies_elsewhere_is_named(tmp_path, shard):
+    moved = dataclasses.replace(shard.blocks[0], offset=1024)
+    other = dataclasses.replace(shard, blocks=(moved, *shard.blocks[1:]))
+    with pytest.raises(ShardError, match=r"member 'train-00003-00000\.arrow' of .* does not lie where"):
+        check_members(tmp_path, other)
 
 
 def test_nothing_half_written_takes_the_name(tmp_path):
