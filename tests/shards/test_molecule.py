@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from mmsa_shards.block import Molecule
@@ -51,3 +53,22 @@ def test_what_does_not_parse_is_refused():
     (refusal,) = make_molecules([Order(id="a", inchikey="A", smiles="C(")], ETKDG)
     assert isinstance(refusal, Refusal)
     assert refusal.reason == "standardization"
+
+
+def test_what_the_options_say_about_3d(options):
+    chosen = dataclasses.replace(
+        options, conformers="etkdg", conformers_per_molecule=3, seed=5, conformer_timeout_s=7.0,
+        conformer_backend="nvmolkit", mmff_iterations=20,
+    )  # fmt: skip
+    assert Conformers.from_options(chosen) == Conformers(
+        mode="etkdg", count=3, seed=5, timeout_s=7.0, backend="nvmolkit", mmff_iterations=20
+    )
+
+
+def test_minimization_reaches_the_molecule():
+    (plain,) = make_molecules([ETHANOL], ETKDG)
+    (minimized,) = make_molecules([ETHANOL], dataclasses.replace(ETKDG, mmff_iterations=100))
+    assert isinstance(plain, Molecule)
+    assert isinstance(minimized, Molecule)
+    assert minimized.conformer_source == "etkdg"
+    assert not np.array_equal(plain.conformers, minimized.conformers)
