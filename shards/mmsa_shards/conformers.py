@@ -19,10 +19,10 @@ from rdkit.Chem.EnumerateStereoisomers import EnumerateStereoisomers, GetStereoi
 # surer. A molecule that is still without a conformer is often a cage whose unspecified centres fit together in
 # few ways: there the isomers are tried one by one. A larger box helps where random coordinates were crowded.
 # Of 3,000 random PubChem molecules of at most 50 heavy atoms, the four steps left 75, 16, 11 and 10 without a
-# conformer; of 2,000 others, 13 after the last. Of these 23, 17 embed at once without their stereo, so that they
-# are drawn with one that their rings hardly allow: no conformer is the right answer. 20 attempts from random
-# coordinates found no more than 10; a looser force tolerance, other versions of ETKDG and
-# ignoreSmoothingFailures found none.
+# conformer; of 2,000 others, 13 after the last. Of these 23, 17 embed at once without their stereo: they are
+# drawn with one that their rings hardly allow, and no conformer is the right answer. 20 attempts from random
+# coordinates found no more than 10, and 100 three, for a quarter more time over all molecules; a looser force
+# tolerance, ETKDGv2 and ignoreSmoothingFailures found none.
 # RDKit's own `timeout` stays off: it watches the clock on the wall, so the outcome would depend on how busy the
 # machine is. What must end is ended by `mmsa_shards.guard`.
 _FROM_DISTANCES = {"useRandomCoords": False, "maxIterations": 20}
