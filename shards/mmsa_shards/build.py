@@ -181,13 +181,7 @@ def build_piece(path: Path, deal_path: Path, number: int, options: PrepareOption
         How many molecules were made, and how many refused.
     """
     rows = [Entry(**{**row, "xyz": tuple(row["xyz"])}) for row in _open(deal_path).get_batch(number).to_pylist()]
-    conformers = Conformers(
-        mode=options.conformers,
-        count=options.conformers_per_molecule,
-        seed=options.seed,
-        timeout_s=options.conformer_timeout_s,
-    )
-    made = make_molecules([_order(row) for row in rows], conformers)
+    made = make_molecules([_order(row) for row in rows], Conformers.from_options(options))
     refused = [
         Refused(row.id, Place(row.file, row.number), result.reason, result.message)
         for row, result in zip(rows, made, strict=True)

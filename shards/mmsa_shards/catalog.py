@@ -30,7 +30,7 @@ from mmsa_shards.options import PrepareOptions
 from mmsa_shards.read import Record, Refused, read_records
 from mmsa_shards.rejects import write_refused
 from mmsa_shards.schema import STEPS_PER_ANGSTROM
-from mmsa_shards.standardize import Refusal, standardize_many
+from mmsa_shards.standardize import Parent, Refusal, standardize_many
 
 AXIS = 1 << 64
 
@@ -200,10 +200,8 @@ def _catalog_chunk(
         elif parent.inchikey.partition("-")[0] in excluded:
             num_excluded += 1
         else:
-            given = parent.xyz is not None and options.conformers != "none" and fits(parent.xyz, STEPS_PER_ANGSTROM)
-            xyz = conformer_to_bytes(parent.xyz) if given else None
             rows.append(
-                (_position_of(parent.inchikey), parent.inchikey, parent.smiles, record.id, xyz,
+                (_position_of(parent.inchikey), parent.inchikey, parent.smiles, record.id, _given(parent, options),
                  record.conformer_source, *record.place)
             )  # fmt: skip
     rows.sort(key=lambda row: row[0])
@@ -223,6 +221,12 @@ def _catalog_chunk(
     )
     with write_atomically(path) as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
+
+
+def _given(parent: Parent, options: PrepareOptions) -> bytes | None:
+    if parent.xyz is None or options.conformers == "none" or not fits(parent.xyz, STEPS_PER_ANGSTROM):
+        return None
+    return conformer_to_bytes(parent.xyz)
 
 
 def _chunk_counts(path: Path) -> ChunkCounts:

@@ -23,6 +23,7 @@ def smiles_to_block(
     seed: int,
     conformer_timeout_s: float,
     max_atoms: int,
+    mmff_iterations: int = 0,
 ) -> tuple[pa.RecordBatch, NDArray[np.int64], dict[int, tuple[str, str]]]:
     """Turns SMILES into a block exactly as preparation does, without Ray.
 
@@ -33,6 +34,7 @@ def smiles_to_block(
         seed: of the embedding.
         conformer_timeout_s: seconds that the embedding of one molecule may take before it goes without 3D.
         max_atoms: molecules with more heavy atoms are refused.
+        mmff_iterations: steps of MMFF94 minimization after embedding.
 
     Returns:
         The block of the N molecules that were read; their (N,) int64 rows in `smiles`, ascending; and for
@@ -49,7 +51,9 @@ def smiles_to_block(
             name = str(row) if ids is None else ids[row]
             orders.append(Order(id=name, inchikey=parent.inchikey, smiles=parent.smiles))
             rows.append(row)
-    wanted = Conformers(mode=conformers, count=1, seed=seed, timeout_s=conformer_timeout_s)
+    wanted = Conformers(
+        mode=conformers, count=1, seed=seed, timeout_s=conformer_timeout_s, mmff_iterations=mmff_iterations
+    )
     molecules: list[Molecule] = []
     kept: list[int] = []
     for row, made in zip(rows, make_molecules(orders, wanted), strict=True):

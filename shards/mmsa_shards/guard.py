@@ -1,24 +1,35 @@
 """Runs a function over items in a process of its own, which an item may hang or crash without harm to the rest.
 
 RDKit is C++: a molecule that never returns cannot be interrupted by Python, and one that crashes takes its
-process along. So the process that might be lost holds nothing: it gets items, streams results back, and arms
-a kernel timer before each item whose default action is to end it. The parent only reads; when the stream ends
-early, the item whose result was due is the one to blame, and a fresh process goes on after it.
+process along. So the process that might be lost holds nothing. This *worker* gets items, sends results back in
+batches, notes which item it is at, and arms a kernel timer before each item whose default action is to end it.
+The caller only reads; when the stream ends early, the item that was noted is the one to blame, and a fresh
+worker does what had not arrived and goes on after it.
+
+Workers are forked by a *nursery*, a small process that has imported RDKit once, so that a lost worker costs
+milliseconds. The nursery ends, with its worker, when the caller does, however that ends.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import importlib
 import os
+import resource
+import select
 import signal
+import socket
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from rdkit import RDLogger
 
@@ -29,10 +40,27 @@ R = TypeVar("R")
 # instead of computing is ended by the clock on the wall.
 _WALL_PER_CPU_SECOND = 5
 
+# Results travel together when this long has passed since the last went: seldom enough that pickling and waking
+# the caller cost nothing beside RDKit, often enough that little is computed twice when a worker is lost.
+_SECONDS_BETWEEN_BATCHES = 0.05
+
+# Bytes that a worker may take beyond what it starts with. The largest molecules that preparation accepts need
+# a tenth of it; a runaway must not take the memory of the whole machine.
+_MEMORY = 4 << 30
+
+# No item sends these to itself: they come from a person, a scheduler or the kernel when memory is short.
+# An item is given up only when that befell it this many times.
+_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_TRIES = 3
+
+# What the nursery imports for its workers.
+_PRELOADED = "mmsa_shards.molecule"
+_PR_SET_PDEATHSIG = 1
+
 
 @dataclass(frozen=True)
 class Lost:
-    """An item that ended its process."""
+    """An item that ended its process, or was more than it could hold."""
 
     reason: Literal["timeout", "crash"]
     message: str
@@ -44,10 +72,12 @@ class _Raised:
 
 
 class Guard:
-    """A process, started when it is needed and again when an item has ended it. One caller at a time."""
+    """A worker, started when it is needed and again when an item has ended it. One caller at a time."""
 
     def __init__(self) -> None:
-        self._running: tuple[subprocess.Popen[bytes], Connection] | None = None
+        self._nursery: tuple[subprocess.Popen[bytes], socket.socket] | None = None
+        self._worker: Connection | None = None
+        self._at = os.fdopen(os.memfd_create("item at work"), "r+b", buffering=0)
 
     def map(self, function: Callable[[T], R], items: Sequence[T], *, seconds: float) -> Iterator[R | Lost]:
         """Yields, in order, the result of every item, or `Lost` for one that took its process along.
@@ -59,51 +89,91 @@ class Guard:
 
         Raises:
             Exception: whatever the function raises, as it would without a guard.
+            RuntimeError: no worker can be started.
         """
-        done = 0
+        done, stop = 0, len(items)  # from `done` to `stop` is to be done next
+        lost: Lost | None = None  # what is known of the item at `stop`
+        deaths = Counter[int]()
         try:
             while done < len(items):
-                child = self._child()
-                try:
-                    child.send((function, seconds, items[done:]))
-                    while done < len(items):
-                        result = child.recv()
+                if lost is not None and done == stop:
+                    yield lost
+                    done, stop, lost = done + 1, len(items), None
+                    continue
+                first = done
+                for results in self._batches((function, seconds, items[first:stop])):
+                    for result in results:
                         if isinstance(result, _Raised):
                             raise result.error
                         done += 1
                         yield result
-                except (EOFError, ConnectionError):
-                    done += 1
-                    yield _cause_of_death(self.close(), seconds)
+                    if done == stop:
+                        break
+                if done < stop:
+                    exit_code = self._bury()
+                    blamed = max(done, first + int.from_bytes(os.pread(self._at.fileno(), 8, 0), "little"))
+                    deaths[blamed] += 1
+                    if -exit_code not in _FROM_OUTSIDE or deaths[blamed] == _TRIES:
+                        stop, lost = blamed, _cause_of_death(exit_code, seconds)
         finally:
             if done < len(items):  # abandoned in the middle: what is still in the pipe answers no later call
                 self.close()
 
-    def close(self) -> int:
-        """Ends the process, if there is one, and returns its exit code; the next `map` starts another."""
-        if self._running is None:
-            return 0
-        (process, child), self._running = self._running, None
-        process.kill()
-        child.close()
-        return process.wait()
+    def close(self) -> None:
+        """Ends the processes, if there are any; the next `map` starts others."""
+        if self._nursery is not None:
+            (process, control), self._nursery = self._nursery, None
+            process.kill()  # the worker dies with it
+            process.wait()
+            control.close()
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
 
-    def _child(self) -> Connection:
-        if self._running is None:
-            ours, theirs = Pipe()
-            package_root = str(Path(__file__).resolve().parents[1])
-            process = subprocess.Popen(
-                [sys.executable, "-c", f"from mmsa_shards.guard import serve; serve({theirs.fileno()})"],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                # What this process can import, the child must, installed or not.
-                env={**os.environ, "PYTHONPATH": os.pathsep.join([package_root, *filter(None, sys.path)])},
-                start_new_session=True,  # Ctrl-C is for the parent; the child ends when its pipe does
+    def _batches(self, order: tuple[Any, ...]) -> Iterator[list[Any]]:
+        """Yields lists of results as they come, without end, until the worker dies."""
+        with contextlib.suppress(ConnectionError):
+            if self._worker is None:
+                self._worker = self._start()
+            os.pwrite(self._at.fileno(), bytes(8), 0)
+            self._worker.send(order)
+        while self._worker is not None:
+            try:
+                results = self._worker.recv()
+            except (EOFError, ConnectionError):
+                return
+            yield results
+
+    def _start(self) -> Connection:
+        if self._nursery is None:
+            self._nursery = _open_nursery()
+        ours, theirs = Pipe()
+        with theirs:
+            socket.send_fds(self._nursery[1], [b"+"], [theirs.fileno(), self._at.fileno()])
+        return ours
+
+    def _bury(self) -> int:
+        """Returns the exit code of the worker that died.
+
+        Raises:
+            RuntimeError: the nursery has failed by itself.
+        """
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+        assert self._nursery is not None
+        process, control = self._nursery
+        with contextlib.suppress(ConnectionError):
+            if status := control.recv(4):
+                return int.from_bytes(status, "little", signed=True)
+        exit_code = process.wait()
+        self.close()
+        if -exit_code not in _FROM_OUTSIDE:
+            raise RuntimeError(
+                f"the process in which RDKit runs cannot start (exit code {exit_code}): see its messages above, and "
+                f"whether `{sys.executable} -c 'import {_PRELOADED}'` works"
             )
-            theirs.close()
-            self._running = process, ours
-        return self._running[1]
+        return exit_code
 
 
 def guard_of_this_process() -> Guard:
@@ -116,21 +186,90 @@ def _guard_of(pid: int) -> Guard:
     return Guard()
 
 
-def serve(descriptor: int) -> None:
-    """The life of the child: works on batches of items from the pipe `descriptor` until the pipe ends."""
-    parent = Connection(descriptor)
+def _open_nursery() -> tuple[subprocess.Popen[bytes], socket.socket]:
+    ours, theirs = socket.socketpair()
+    package_root = str(Path(__file__).resolve().parents[1])
+    # What this process can import, the child must, installed or not.
+    path = os.pathsep.join([package_root, *filter(None, sys.path)])
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"from mmsa_shards.guard import nursery; nursery({theirs.fileno()})"],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            # One thread: a process with several must not fork.
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            start_new_session=True,  # Ctrl-C is for the caller
+        )
+    return process, ours
+
+
+def nursery(descriptor: int) -> None:
+    """The life of the nursery: forks a worker for every message on the socket `descriptor`, until that ends.
+
+    A message brings the worker's pipe and the file for the number of the item at work. The answer, once the
+    worker has died, is its exit code as `subprocess` gives it.
+    """
+    importlib.import_module(_PRELOADED)
     RDLogger.DisableLog("rdApp.*")  # type: ignore[attr-defined]
-    with contextlib.suppress(EOFError, ConnectionError):  # the parent has gone
+    control = socket.socket(fileno=descriptor)
+    with contextlib.suppress(ConnectionError):  # the caller has gone
         while True:
-            function, seconds, items = parent.recv()
-            for item in items:
+            message, descriptors, *_ = socket.recv_fds(control, 1, 2)
+            if not message:
+                return
+            alive, held_by_worker = os.pipe()
+            me = os.getpid()
+            worker = os.fork()
+            if worker == 0:
+                control.close()
+                os.close(alive)
+                _work(me, *descriptors)
+                os._exit(0)
+            for each in (held_by_worker, *descriptors):
+                os.close(each)
+            select.select([alive, descriptor], [], [])  # the worker has died, or the caller
+            os.kill(worker, signal.SIGKILL)
+            exit_code = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
+            os.close(alive)
+            control.sendall(exit_code.to_bytes(4, "little", signed=True))
+
+
+def _work(parent: int, pipe: int, at: int) -> None:
+    """The life of a worker: works on the orders from `pipe` until that ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before it was asked to take this along
+        return
+    for by_timer in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(by_timer, signal.SIG_DFL)
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    wanted = held + _MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    caller = Connection(pipe)
+    with contextlib.suppress(EOFError, ConnectionError):  # the caller has gone
+        while True:
+            function, seconds, items = caller.recv()
+            results, sent = [], time.monotonic()
+            for number, item in enumerate(items):
+                os.pwrite(at, number.to_bytes(8, "little"), 0)
                 _arm(seconds)
-                try:
-                    result = function(item)
-                except Exception as error:
-                    result = _Raised(error)
+                result = _outcome(function, item)
                 _arm(0)
-                parent.send(result)
+                results.append(result)
+                if isinstance(result, _Raised) or time.monotonic() - sent > _SECONDS_BETWEEN_BATCHES:
+                    caller.send(results)
+                    results, sent = [], time.monotonic()
+            caller.send(results)
+
+
+def _outcome(function: Callable[[Any], Any], item: Any) -> Any:
+    try:
+        return function(item)
+    except MemoryError:
+        return Lost("crash", f"needs more than {_MEMORY >> 30} GiB of memory")
+    except Exception as error:
+        return _Raised(error)
 
 
 def _arm(seconds: float) -> None:

@@ -14,9 +14,11 @@ from rdkit import Chem
 
 from mmsa_shards.block import Molecule, fits
 from mmsa_shards.conformers import embed
+from mmsa_shards.conformers_nvmolkit import embed_many
 from mmsa_shards.depiction import depict
 from mmsa_shards.features import atom_features, bond_features
 from mmsa_shards.guard import Lost, guard_of_this_process
+from mmsa_shards.options import PrepareOptions
 from mmsa_shards.schema import STEPS_PER_ANGSTROM, STEPS_PER_DRAWING_UNIT
 from mmsa_shards.standardize import Refusal, first_line
 
@@ -35,6 +37,22 @@ class Conformers:
     seed: int
     timeout_s: float
     """Seconds of computing after which a molecule goes without conformers."""
+    backend: Literal["rdkit", "nvmolkit"] = "rdkit"
+    """As `PrepareOptions.conformer_backend`."""
+    mmff_iterations: int = 0
+    """Steps of MMFF94 minimization after embedding."""
+
+    @classmethod
+    def from_options(cls, options: PrepareOptions) -> Conformers:
+        """Returns what the options of a preparation say about 3D."""
+        return cls(
+            mode=options.conformers,
+            count=options.conformers_per_molecule,
+            seed=options.seed,
+            timeout_s=options.conformer_timeout_s,
+            backend=options.conformer_backend,
+            mmff_iterations=options.mmff_iterations,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +63,9 @@ class Order:
     inchikey: str
     smiles: str
     given: NDArray[np.float32] | None = None
-    """(n, A, 3), Å: coordinates from the input, atoms in the order of `smiles`."""
+    """(n, A, 3), Å: coordinates from the input, atoms in the order of `given_smiles`."""
+    given_smiles: str | None = None
+    """Of the same skeleton, and of no other stereo where that of `smiles` is known; None where it is `smiles`."""
     given_source: str = "input"
     """One of `mmsa_shards.schema.CONFORMER_SOURCES`."""
 
@@ -57,7 +77,12 @@ def make_molecules(orders: Sequence[Order], conformers: Conformers) -> list[Mole
 
     Returns:
         In order, a molecule, or the refusal of one that cannot be made even so.
+
+    Raises:
+        PrepareError: nvMolKit is wanted, and it or its GPU is missing or fails.
     """
+    if conformers.mode == "etkdg" and conformers.backend == "nvmolkit":
+        orders = _embedded_together(orders, conformers)
     made = _guarded(orders, conformers)
     if conformers.mode == "etkdg":
         lost = [number for number, result in enumerate(made) if isinstance(result, Lost)]
@@ -65,6 +90,22 @@ def make_molecules(orders: Sequence[Order], conformers: Conformers) -> list[Mole
         for number, result in zip(lost, again, strict=True):
             made[number] = result
     return [Refusal(m.reason, f"RDKit {m.message}") if isinstance(m, Lost) else m for m in made]
+
+
+def _embedded_together(orders: Sequence[Order], conformers: Conformers) -> list[Order]:
+    """Gives the orders without coordinates those of nvMolKit where it finds them; RDKit embeds the others."""
+    bare = [number for number, order in enumerate(orders) if order.given is None]
+    found = embed_many(
+        [orders[number].smiles for number in bare],
+        count=conformers.count,
+        seed=conformers.seed,
+        mmff_iterations=conformers.mmff_iterations,
+    )
+    results = list(orders)
+    for number, xyz in zip(bare, found, strict=True):
+        if xyz is not None:
+            results[number] = dataclasses.replace(orders[number], given=xyz, given_source="etkdg")
+    return results
 
 
 def _guarded(orders: Sequence[Order], conformers: Conformers) -> list[Molecule | Refusal | Lost]:
@@ -104,10 +145,29 @@ def make_molecule(order: Order, conformers: Conformers) -> Molecule | Refusal:
 
 def _conformers(mol: Chem.Mol, order: Order, wanted: Conformers) -> tuple[NDArray[np.float32], str]:
     num_atoms = mol.GetNumAtoms()
-    if order.given is not None and wanted.mode != "none" and order.given.shape[1] == num_atoms:
-        return order.given[: wanted.count], order.given_source
+    given = None if wanted.mode == "none" else _given(mol, order)
+    if given is not None:
+        return given[: wanted.count], order.given_source
     if wanted.mode == "etkdg":
-        xyz = embed(mol, count=wanted.count, seed=wanted.seed, inchikey=order.inchikey)
+        xyz = embed(
+            mol,
+            count=wanted.count,
+            seed=wanted.seed,
+            inchikey=order.inchikey,
+            mmff_iterations=wanted.mmff_iterations,
+        )
         if len(xyz):
             return xyz, "etkdg"
     return np.empty((0, num_atoms, 3), dtype=np.float32), "none"
+
+
+def _given(mol: Chem.Mol, order: Order) -> NDArray[np.float32] | None:
+    """Returns the given coordinates, atoms in the order of `mol`; None where they are those of another molecule."""
+    if order.given is None or order.given.shape[1] != mol.GetNumAtoms():
+        return None
+    if order.given_smiles in (None, order.smiles):
+        return order.given
+    # PubChem3D's record has stereo that the 2D record leaves open, so only what that knows must agree.
+    other = Chem.MolFromSmiles(order.given_smiles)
+    atoms = other.GetSubstructMatch(mol, useChirality=True) if other is not None else ()
+    return order.given[:, list(atoms)] if atoms else None

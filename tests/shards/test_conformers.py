@@ -7,6 +7,7 @@ import gzip
 import numpy as np
 import pytest
 from rdkit import Chem
+from rdkit.Chem import rdForceFieldHelpers
 
 from mmsa_shards.conformers import embed, given_coordinates
 from mmsa_shards.depiction import depict
@@ -45,6 +46,46 @@ def test_seed_and_molecule_fix_the_conformers():
 def test_an_impossible_molecule_has_no_conformer():
     # bicyclobutane whose bridgeheads point to opposite sides
     assert embed(Chem.MolFromSmiles("F[C@]12C[C@]1(F)C2"), count=1, seed=0, inchikey=KEY).shape == (0, 6, 3)
+
+
+def test_a_cage_is_embedded_by_trying_its_isomers():
+    # Its bridgeheads are not specified; neither distances nor random coordinates alone embed it.
+    cage = Chem.MolFromSmiles("C1NC2C3CC1C2C3")
+    xyz = embed(cage, count=2, seed=0, inchikey=KEY)
+    assert 1 <= len(xyz) <= 2
+    for bond in cage.GetBonds():
+        lengths = np.linalg.norm(xyz[:, bond.GetBeginAtomIdx()] - xyz[:, bond.GetEndAtomIdx()], axis=1)
+        assert ((lengths > 1.3) & (lengths < 1.7)).all()
+
+
+def test_minimization_leads_to_a_lower_energy():
+    mol = Chem.MolFromSmiles("CC(=O)Nc1ccccc1")
+    embedded = embed(mol, count=1, seed=0, inchikey=KEY)
+    minimized = embed(mol, count=1, seed=0, inchikey=KEY, mmff_iterations=500)
+    assert embedded.shape == minimized.shape == (1, 10, 3)
+    assert _energy(mol, minimized[0]) < _energy(mol, embedded[0]) - 1
+
+
+def test_minimization_leaves_what_has_no_parameters():
+    mol = Chem.MolFromSmiles("CB(O)O")  # MMFF94 has no boron
+    np.testing.assert_array_equal(
+        embed(mol, count=1, seed=0, inchikey=KEY, mmff_iterations=500), embed(mol, count=1, seed=0, inchikey=KEY)
+    )
+
+
+def _energy(mol: Chem.Mol, xyz: np.ndarray) -> float:
+    """Returns the MMFF94 energy in kcal/mol with these heavy atoms, hydrogens where they suit best."""
+    bare = Chem.Mol(mol)
+    bare.AddConformer(Chem.Conformer(mol.GetNumAtoms()))
+    bare.GetConformer().SetPositions(xyz.astype(float))
+    bare.GetConformer().Set3D(True)
+    full = Chem.AddHs(bare, addCoords=True)
+    properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(full)
+    field = rdForceFieldHelpers.MMFFGetMoleculeForceField(full, properties)
+    for number in range(mol.GetNumAtoms()):
+        field.MMFFAddPositionConstraint(number, 0.0, 1e5)
+    field.Minimize(maxIts=1000)
+    return rdForceFieldHelpers.MMFFGetMoleculeForceField(full, properties).CalcEnergy()
 
 
 def test_what_counts_as_given(shared_data):

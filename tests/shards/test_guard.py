@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +34,35 @@ def misbehave(what: str) -> str:
     if what == "print":
         os.write(1, b"noise on stdout, as C++ libraries make it\n")
     return what
+
+
+def processes(_: object) -> tuple[int, int]:
+    return os.getpid(), os.getppid()
+
+
+def die_at_first(order: tuple[str, str, int]) -> str:
+    """Kills its process, or the parent of that, the first so many times that it is called."""
+    victim, record, times = order
+    with Path(record).open("a") as file:
+        file.write("x")
+    if len(Path(record).read_text()) <= times:
+        os.kill(os.getpid() if victim == "worker" else os.getppid(), signal.SIGKILL)
+        time.sleep(60)
+    return victim
+
+
+def raise_end_of_file(_: object) -> None:
+    raise EOFError("its own")
+
+
+def allocate(gigabytes: int) -> int:
+    return len(bytearray(gigabytes << 30))
+
+
+def announce_and_spin(path: str) -> None:
+    Path(path).write_text(f"{os.getpid()} {os.getppid()} .")
+    while True:
+        pass
 
 
 @pytest.fixture
@@ -68,3 +101,79 @@ def test_an_error_is_raised_and_the_guard_goes_on(guard):
 def test_results_larger_than_a_pipe_pass(guard):
     big = ["x" * 1_000_000] * 4
     assert list(guard.map(misbehave, big, seconds=1)) == big
+
+
+@pytest.mark.parametrize("victim", ["worker", "nursery"])
+def test_an_item_killed_from_outside_is_tried_again(guard, tmp_path, victim):
+    items = [("none", str(tmp_path / f"{n}"), 0) for n in range(3)]
+    items.insert(2, (victim, str(tmp_path / "killed"), 2))
+    assert list(guard.map(die_at_first, items, seconds=30)) == ["none", "none", victim, "none"]
+    assert (tmp_path / "killed").read_text() == "xxx"
+
+
+def test_an_item_killed_every_time_is_given_up(guard, tmp_path):
+    items = [("worker", str(tmp_path / "always"), 99), ("none", str(tmp_path / "never"), 0)]
+    lost, other = guard.map(die_at_first, items, seconds=30)
+    assert isinstance(lost, Lost)
+    assert "SIGKILL" in lost.message
+    assert other == "none"
+    assert (tmp_path / "always").read_text() == "xxx"
+
+
+def test_a_process_killed_while_idle_is_replaced(guard):
+    for index in (0, 1):
+        (pids,) = guard.map(processes, [None], seconds=1)
+        os.kill(pids[index], signal.SIGKILL)
+        assert list(guard.map(double, [1, 2], seconds=1)) == [2, 4]
+
+
+def test_the_next_worker_is_forked_from_the_same_nursery(guard):
+    ((first, nursery),) = guard.map(processes, [None], seconds=1)
+    list(guard.map(misbehave, ["segfault"], seconds=1))
+    ((second, same),) = guard.map(processes, [None], seconds=1)
+    assert first != second
+    assert nursery == same
+
+
+def test_an_item_cannot_take_the_memory_of_the_machine(guard):
+    lost, other = guard.map(allocate, [1 << 10, 0], seconds=5)
+    assert lost == Lost("crash", "needs more than 4 GiB of memory")
+    assert other == 0
+
+
+def test_an_error_of_the_connection_is_the_functions_own(guard):
+    with pytest.raises(EOFError, match="its own"):
+        list(guard.map(raise_end_of_file, [0], seconds=1))
+
+
+def test_nothing_is_left_running_when_the_caller_is_killed(tmp_path):
+    note = tmp_path / "pids"
+    script = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from mmsa_shards.guard import Guard\n"
+        "from test_guard import announce_and_spin\n"
+        f"list(Guard().map(announce_and_spin, [{str(note)!r}], seconds=60))\n"
+    )
+    path = os.pathsep.join(filter(None, sys.path))
+    with subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": path}) as caller:
+        _wait_until(lambda: note.exists() and note.read_text().endswith("."))
+        pids = list(map(int, note.read_text().split()[:2]))
+        assert all(map(_runs, pids))
+        caller.kill()
+    _wait_until(lambda: not any(map(_runs, pids)))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"  # dead, and nobody has asked yet
+
+
+def _wait_until(holds) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

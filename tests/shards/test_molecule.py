@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pytest
 
 from mmsa_shards.block import Molecule
 from mmsa_shards.molecule import Conformers, Order, make_molecule, make_molecules
@@ -65,3 +66,44 @@ def test_what_does_not_parse_is_refused():
     (refusal,) = make_molecules([Order(id="a", inchikey="A", smiles="C(")], ETKDG)
     assert isinstance(refusal, Refusal)
     assert refusal.reason == "standardization"
+
+
+def test_what_the_options_say_about_3d(options):
+    chosen = dataclasses.replace(
+        options, conformers="etkdg", conformers_per_molecule=3, seed=5, conformer_timeout_s=7.0,
+        conformer_backend="nvmolkit", mmff_iterations=20,
+    )  # fmt: skip
+    assert Conformers.from_options(chosen) == Conformers(
+        mode="etkdg", count=3, seed=5, timeout_s=7.0, backend="nvmolkit", mmff_iterations=20
+    )
+
+
+def test_minimization_reaches_the_molecule():
+    (plain,) = make_molecules([ETHANOL], ETKDG)
+    (minimized,) = make_molecules([ETHANOL], dataclasses.replace(ETKDG, mmff_iterations=100))
+    assert isinstance(plain, Molecule)
+    assert isinstance(minimized, Molecule)
+    assert minimized.conformer_source == "etkdg"
+    assert not np.array_equal(plain.conformers, minimized.conformers)
+
+
+@pytest.mark.parametrize(
+    ("smiles", "given_smiles", "fits"),
+    [
+        ("CC(N)F", "N[C@@H](C)F", True),  # PubChem3D knows the centre that the 2D record leaves open
+        ("C[C@H](N)F", "N[C@@H](C)F", False),  # the mirror image
+        ("C[C@@H](N)F", "N[C@@H](C)F", True),
+        ("CC(O)F", "N[C@@H](C)F", False),
+    ],
+)
+def test_given_coordinates_follow_the_atoms_of_the_molecule(smiles, given_smiles, fits):
+    places = {"N": (0.0, 0.0, 0.0), "C@": (1.5, 0.0, 0.0), "C": (2.0, 1.4, 0.0), "F": (2.0, -0.6, 1.0)}
+    given = np.asarray([[places[name] for name in ("N", "C@", "C", "F")]], np.float32)
+    conformers = Conformers(mode="given", count=1, seed=0, timeout_s=5)
+    order = Order(id="", inchikey="", smiles=smiles, given=given, given_smiles=given_smiles, given_source="pubchem3d")
+    molecule = make_molecule(order, conformers)
+    if fits:
+        assert molecule.conformers[0].tolist() == [list(np.float32(places[name])) for name in ("C", "C@", "N", "F")]
+        assert molecule.conformer_source == "pubchem3d"
+    else:
+        assert (len(molecule.conformers), molecule.conformer_source) == (0, "none")

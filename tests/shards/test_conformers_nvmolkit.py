@@ -1,0 +1,111 @@
+"""nvMolKit's place in preparation, with hand-made results: what is taken, what is left to RDKit, what is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+from rdkit import Chem
+
+from mmsa_shards import conformers_nvmolkit, molecule
+from mmsa_shards.block import Molecule
+from mmsa_shards.conformers_nvmolkit import embed_many, require_nvmolkit
+from mmsa_shards.errors import PrepareError
+from mmsa_shards.molecule import Conformers, Order, make_molecules
+
+GPU = Conformers(mode="etkdg", count=1, seed=0, timeout_s=10.0, backend="nvmolkit")
+
+
+def places(mol: Chem.Mol) -> np.ndarray:
+    """Returns atoms in a row, 1 Å apart."""
+    return np.arange(mol.GetNumAtoms())[:, None] * np.array([[1.0, 0.0, 0.0]])
+
+
+def add(mol: Chem.Mol, xyz: np.ndarray) -> None:
+    conformer = Chem.Conformer(mol.GetNumAtoms())
+    conformer.SetPositions(xyz)
+    mol.AddConformer(conformer, assignId=True)
+
+
+def good(mols, count, seed, mmff_iterations) -> None:
+    for mol in mols:
+        for _ in range(count):
+            add(mol, places(mol))
+
+
+def test_good_conformers_are_taken_without_their_hydrogens():
+    ethanol, methane = embed_many(["CCO", "C"], count=2, seed=0, mmff_iterations=0, embed_batch=good)
+    np.testing.assert_array_equal(ethanol, [[[0, 0, 0], [1, 0, 0], [2, 0, 0]]] * 2)
+    assert ethanol.dtype == np.float32
+    assert methane.shape == (2, 1, 3)
+
+
+@pytest.mark.parametrize("fault", ["none", "too few", "nan", "infinite hydrogen", "coinciding", "zeros"])
+def test_what_is_missing_or_spoilt_is_left(fault):
+    def spoil(mols, count, seed, mmff_iterations):
+        good(mols[:1], count, seed, mmff_iterations)
+        mol = mols[1]
+        xyz = places(mol)
+        if fault == "none":
+            return
+        if fault == "nan":
+            xyz[1] = np.nan
+        if fault == "infinite hydrogen":
+            xyz[-1, 2] = np.inf
+        if fault == "coinciding":
+            xyz[1] = xyz[0]
+        if fault == "zeros":
+            xyz[:] = 0
+        add(mol, xyz)
+        if fault != "too few":
+            add(mol, places(mol))
+
+    first, second, unreadable = embed_many(["CCO", "CCN", "C("], count=2, seed=0, mmff_iterations=0, embed_batch=spoil)
+    assert first.shape == (2, 3, 3)
+    assert second is None
+    assert unreadable is None
+
+
+def test_rdkit_embeds_what_is_left(monkeypatch):
+    def only_the_first(mols, count, seed, mmff_iterations):
+        good(mols[:1], count, seed, mmff_iterations)
+
+    monkeypatch.setattr(conformers_nvmolkit, "require_nvmolkit", lambda: None)
+    monkeypatch.setattr(conformers_nvmolkit, "_nvmolkit", only_the_first)
+    given = np.arange(9, dtype=np.float32).reshape(1, 3, 3)
+    orders = [
+        Order(id="a", inchikey="A", smiles="CCO"),
+        Order(id="b", inchikey="B", smiles="CCN", given=given),
+        Order(id="c", inchikey="C", smiles="CCS"),
+    ]
+    made = make_molecules(orders, GPU)
+    assert all(isinstance(m, Molecule) for m in made)
+    assert [m.conformer_source for m in made] == ["etkdg", "input", "etkdg"]
+    np.testing.assert_array_equal(made[0].conformers, [[[0, 0, 0], [1, 0, 0], [2, 0, 0]]])
+    np.testing.assert_array_equal(made[1].conformers, given)
+    (rdkit,) = make_molecules(orders[2:], Conformers(mode="etkdg", count=1, seed=0, timeout_s=10.0))
+    np.testing.assert_array_equal(made[2].conformers, rdkit.conformers)
+
+
+def test_without_the_package_the_error_says_so(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(PrepareError, match=r"nvmolkit is not installed .*prepare\.conformer_backend=rdkit"):
+        require_nvmolkit()
+    with pytest.raises(PrepareError, match="nvmolkit is not installed"):
+        molecule.make_molecules([Order(id="a", inchikey="A", smiles="CCO")], GPU)
+
+
+def test_without_a_gpu_the_error_says_so(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(conformers_nvmolkit, "_count_gpus", lambda: 0)
+    with pytest.raises(PrepareError, match="no GPU"):
+        require_nvmolkit()
+
+
+def test_a_failing_batch_names_the_mend():
+    def fail(mols, count, seed, mmff_iterations):
+        raise RuntimeError("CUDA error: out of memory")
+
+    with pytest.raises(PrepareError, match=r"out of memory.*conformer_backend=rdkit"):
+        embed_many(["CCO"], count=1, seed=0, mmff_iterations=0, embed_batch=fail)
