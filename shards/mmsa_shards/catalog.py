@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from mmsa_shards.atomic import write_atomically
-from mmsa_shards.options import PrepareOptions
+from mmsa_shards.options import PrepareOptions, Standardization
 from mmsa_shards.read import Record, Refused, read_records
 from mmsa_shards.rejects import write_refused
 from mmsa_shards.standardize import Refusal, standardize_many
@@ -85,7 +85,7 @@ def skeletons(paths: Sequence[str], options: PrepareOptions) -> frozenset[str]:
     for path in paths:
         for chunk in chunks_of(read_records(path, options)):
             structures = [record.structure for record in chunk if isinstance(record, Record)]
-            for parent in standardize_many(structures, max_atoms=options.max_atoms):
+            for parent in standardize_many(structures, Standardization.from_options(options)):
                 if not isinstance(parent, Refusal):
                     found.add(parent.inchikey.partition("-")[0])
     return frozenset(found)
@@ -100,13 +100,13 @@ def catalog_chunk(
         path: of the file to write; its refusals take the same name with ``.rejects``.
         chunk: records, and refusals from reading.
         excluded: first blocks of InChIKeys that must not enter.
-        options: `max_atoms`, `conformers` and `val_fraction` are used.
+        options: those of `Standardization`, `conformers` and `val_fraction` are used.
     """
     records = [record for record in chunk if isinstance(record, Record)]
     refused = [record for record in chunk if isinstance(record, Refused)]
     rows: list[tuple[Any, ...]] = []
     num_excluded = 0
-    parents = standardize_many([record.structure for record in records], max_atoms=options.max_atoms)
+    parents = standardize_many([record.structure for record in records], Standardization.from_options(options))
     for record, parent in zip(records, parents, strict=True):
         if isinstance(parent, Refusal):
             refused.append(Refused(record.id, record.place, parent.reason, parent.message))

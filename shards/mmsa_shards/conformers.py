@@ -61,11 +61,9 @@ def given_coordinates(mol: Chem.Mol) -> NDArray[np.float32] | None:
     xyz = mol.GetConformer().GetPositions()
     if not np.isfinite(xyz).all():
         return None
-    ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()]
-    if ends:
-        first, second = np.asarray(ends).T
-        if np.linalg.norm(xyz[first] - xyz[second], axis=1).min() < _SHORTEST_BOND:
-            return None
+    lengths = Chem.Get3DDistanceMatrix(mol)[Chem.GetAdjacencyMatrix(mol) > 0]
+    if lengths.size and lengths.min() < _SHORTEST_BOND:
+        return None
     return xyz.astype(np.float32)
 
 
