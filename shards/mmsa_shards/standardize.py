@@ -64,8 +64,6 @@ _UNDEFINED = Chem.MolFromSmarts("[#0]")
 _ISOTOPE = Chem.MolFromSmarts("[!0*]")
 _CHARGED = Chem.MolFromSmarts("[!+0]")
 
-_LOG_PREFIX = re.compile(r"^\[[\d:]+\] *(SMILES Parse Error: )?")
-
 # Made once: to build them again for every molecule, as rdMolStandardize.CleanupInPlace does, takes longer
 # than to apply them. With RemoveHs and the stereo, the first three are that function.
 _METALS = rdMolStandardize.MetalDisconnector()
@@ -187,7 +185,12 @@ def parent_of(mol: Chem.Mol, how: Standardization) -> tuple[Chem.Mol, tuple[Chan
     if how.salts == "strip":
         apply("fragment_removed", _FRAGMENTS.chooseInPlace, Chem.Mol.GetNumAtoms)
     if how.charges == "neutralize":
-        apply("neutralized", _CHARGES.unchargeInPlace, _charges_of)
+        neutral = Chem.Mol(parent)
+        _CHARGES.unchargeInPlace(neutral)
+        # It makes [PF6-] a phosphorus of valence 7, which RDKit would not read again: that keeps its charge.
+        if _charges_of(neutral) != _charges_of(parent) and not Chem.DetectChemistryProblems(neutral):
+            parent = neutral
+            changes.append("neutralized")
     if how.tautomers == "canonical":
         drawn = Chem.MolToSmiles(parent)
         parent = _TAUTOMERS.Canonicalize(parent)
@@ -203,22 +206,28 @@ def _charges_of(mol: Chem.Mol) -> object:
 
 def _diagnose(structure: Structure, parse: Callable[..., Chem.Mol | None]) -> Refusal:
     """Says why a structure did not parse, given what it parses to without chemistry."""
-    with rdBase.CaptureErrorLog() as log:
-        unsanitized = parse(structure.text, sanitize=False)
+    unsanitized = parse(structure.text, sanitize=False)
     if unsanitized is None:
-        return Refusal("syntax", f"cannot be read as a {structure.form}{_what_rdkit_says(log.messages)}")
+        return Refusal("syntax", f"cannot be read as a {structure.form}{_complaint(structure)}")
     for problem in Chem.DetectChemistryProblems(unsanitized):
         reason: Reason = "aromaticity" if "Kekulize" in problem.GetType() else "valence"
         return Refusal(reason, first_line(problem.Message()))
     return Refusal("syntax", f"reads as a {structure.form}, but its stereo or hydrogens make no sense")
 
 
-def _what_rdkit_says(log: str) -> str:
-    """Returns ": " and the sentence in a log of errors; nothing where it has none."""
-    if position := re.search(r"around position (\d+)", log):
+def _complaint(structure: Structure) -> str:
+    """Returns ": " and what RDKit has against the syntax of a structure; nothing where it keeps that to itself."""
+    with rdBase.CaptureErrorLog() as log:
+        if structure.form == "SMILES":
+            Chem.MolFromSmiles(structure.text, sanitize=False)
+        else:  # MolFromMolBlock does not say it as an error
+            supplier = Chem.SDMolSupplier()
+            supplier.SetData(structure.text, sanitize=False)
+            next(supplier)
+    if position := re.search(r"around position (\d+)", log.messages):
         return f": syntax error around character {position[1]}"
-    lines = [_LOG_PREFIX.sub("", line).partition(" for input: ")[0].strip() for line in log.splitlines()]
-    return next((f": {line}" for line in reversed(lines) if line), "")
+    said = re.search(r"(?:ERROR|SMILES Parse Error): (.+?)(?: for input: .*)?$", log.messages, re.MULTILINE)
+    return f": {said[1]}" if said else ""
 
 
 def first_line(text: object) -> str:

@@ -45,8 +45,9 @@ def smiles_records(pieces: Iterable[bytes], file: str, options: PrepareOptions) 
     for lines in line_batches(pieces):
         for line in lines:
             number += 1
-            if line is None:
-                yield too_long(Place(file, number))
+            if not line:
+                if line is None:
+                    yield too_long(Place(file, number))
                 continue
             fields = line.split("\t", 1) if "\t" in line else line.split(None, 1)
             smiles = fields[0].strip() if fields else ""
@@ -64,8 +65,9 @@ def cid_smiles_records(pieces: Iterable[bytes], file: str, options: PrepareOptio
     for lines in line_batches(pieces):
         for line in lines:
             number += 1
-            if line is None:
-                yield too_long(Place(file, number))
+            if not line:
+                if line is None:
+                    yield too_long(Place(file, number))
                 continue
             cid, _, smiles = line.partition("\t")
             if smiles or cid.strip():

@@ -17,7 +17,8 @@ _END = b"\n$$$$"
 _CTAB_END = b"\nM  END"
 
 # Names of data items, in lower case.
-_CID, _CONFORMER = b"pubchem_compound_cid", b"pubchem_conformer_"
+_CID = b"pubchem_compound_cid"
+_CONFORMER = b"pubchem_conformer_rmsd"  # of every record of PubChem3D; drawings may cite a conformer too, by its id
 _ID_NAMES = tuple(name.encode() for name in ID_COLUMNS)
 
 
@@ -71,7 +72,7 @@ def _record(record: bytes, place: Place, options: PrepareOptions) -> Record:
         name = items.get(options.id_column.encode().lower(), b"")
     else:
         name = b"CID" + cid if cid else next((items[known] for known in _ID_NAMES if items.get(known)), b"")
-    pubchem3d = cid is not None and any(item.startswith(_CONFORMER) for item in items)
+    pubchem3d = cid is not None and _CONFORMER in items
     molfile = text_of(record[1 : end + 1])
     return Record(
         id_of(text_of(name) or molfile.partition("\n")[0], place),
@@ -85,5 +86,5 @@ def _record(record: bytes, place: Place, options: PrepareOptions) -> Record:
 def _items(id_column: str) -> re.Pattern[bytes]:
     """Finds the data items of use, of each its name and the first line of its value."""
     names = [re.escape(id_column.encode())] if id_column else [b"(?i:%s)" % b"|".join(_ID_NAMES)]
-    names += [_CID.upper(), _CONFORMER.upper() + rb"[^>\n]*"]
+    names += [_CID.upper(), _CONFORMER.upper()]
     return re.compile(rb"\n>[^\n<]*<(%s)>[^\n]*(?=\n([^\n]*))" % b"|".join(names))

@@ -11,9 +11,9 @@ from mmsa_shards.errors import PrepareError
 _PIECE = 1 << 18  # bytes read or unzipped at a time
 
 # Gzipped files of molecules unpack to 3 to 60 times their size, gzip's utmost is 1032. The ratio is looked at
-# over stretches of 64 MiB, so that a large good file does not hide a bomb at its end.
+# over stretches of 16 MiB, so that a large good file does not hide a bomb at its end.
 _HIGHEST_RATIO = 250
-_STRETCH = 1 << 26
+_STRETCH = 1 << 24
 
 
 def unpacked(stream: BinaryIO, path: str) -> Iterator[bytes]:
