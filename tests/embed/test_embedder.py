@@ -52,7 +52,10 @@ def lone() -> Embedder:
 def block() -> pa.RecordBatch:
     """36 molecules with conformers, so that every view sees them; more than a batch of 33."""
     chains = ["C" * n + end for n in range(1, 6) for end in ("O", "N", "Cl", "C(=O)O", "c1ccccc1")]
-    return smiles_to_block(DRUGS + chains, conformers="etkdg", seed=0, conformer_timeout_s=5, standardization=DEFAULT)[0]
+    made, _, _ = smiles_to_block(
+        DRUGS + chains, conformers="etkdg", seed=0, conformer_timeout_s=5, standardization=DEFAULT
+    )
+    return made
 
 
 @pytest.mark.parametrize(
