@@ -27,6 +27,7 @@ def make_tiny_shards() -> Callable[[Path], Path]:
     from mmsa_shards.from_smiles import smiles_to_block
     from mmsa_shards.manifest import Ledger, Manifest
     from mmsa_shards.shard import write_shard
+    from tests.fixtures.standardization import DEFAULT
 
     chains = ["C" * n + end for n in range(1, 12) for end in ("O", "N", "Cl", "C(=O)O", "c1ccccc1")]
 
@@ -40,7 +41,7 @@ def make_tiny_shards() -> Callable[[Path], Path]:
                 conformers="none" if i % 20 == 8 else "etkdg",
                 seed=0,
                 conformer_timeout_s=5,
-                max_atoms=100,
+                standardization=DEFAULT,
             )[0]
             for i in range(0, len(chains), 4)
         ]

@@ -43,6 +43,7 @@ vectors = embedder.transform(["CCO", "c1ccccc1O"])  # (2, {width}) float32; a ro
 | modalities | {modalities} |
 | reference molecules | {reference_molecules:,} |
 | largest molecule | {max_atoms} heavy atoms |
+| standardization | {steps} |
 
 ## Training
 
@@ -54,7 +55,8 @@ vectors = embedder.transform(["CCO", "c1ccccc1O"])  # (2, {width}) float32; a ro
 
 ## Limits
 
-- Vectors depend on the standardized parent of a molecule: salts and solvents are stripped.
+- Vectors depend on the standardized parent of a molecule, not on how it was drawn; the table above says what is
+  stripped or changed.
 - Vectors of two models, or of two views, cannot be compared; the digest above tells models apart.
 - The licence of the weights is set by whoever trained and publishes them, and bounded by the terms of the data;
   the code is Apache-2.0.
@@ -69,7 +71,7 @@ def model_card(about: Mapping[str, Any], *, parameters: int) -> str:
         parameters: number of trained numbers.
     """
     inference = about["inference"]
-    view, model = inference["view"], inference["model"]
+    view, model, standardization = inference["view"], inference["model"], inference["standardization"]
     metrics = {_METRICS[name]: about["metrics"][name] for name in _METRICS if name in about["metrics"]}
     return _TEMPLATE.format(
         **{key: about[key] for key in ("digest", "mmsa_dist", "schema_version", "reference_molecules")},
@@ -77,7 +79,8 @@ def model_card(about: Mapping[str, Any], *, parameters: int) -> str:
         view=view,
         width=model["structure"]["width"] if view == "structure" else model["code"],
         modalities=", ".join(_MODALITIES.get(name, name) for name in model["encoders"]),
-        max_atoms=inference["max_atoms"],
+        max_atoms=standardization["max_atoms"],
+        steps=", ".join(f"{name}: {value}" for name, value in standardization.items() if name != "max_atoms"),
         training=_table(_flat(about["training"])),
         metrics=_table(metrics),
     )

@@ -243,7 +243,7 @@ class Embedder(TransformerMixin, BaseEstimator):
                 conformers="etkdg" if self.conformers == "etkdg" else "none",
                 seed=inference.conformer_seed,
                 conformer_timeout_s=inference.conformer_timeout_s,
-                max_atoms=inference.max_atoms,
+                standardization=inference.standardization,
             )
             refused |= {row: _not_text(chunk[row]) for row in refused if not _is_text_or_missing(chunk[row])}
             of_block, without = self.embed_block(block)

@@ -32,9 +32,10 @@ from mmsa_dist.config.schema import Config, Model
 from mmsa_dist.embed.card import model_card
 from mmsa_dist.model import MMSAModel
 from mmsa_dist.runtime.files import flush
+from mmsa_shards.options import Standardization
 from mmsa_shards.schema import SCHEMA_VERSION
 
-FORMAT = 1
+FORMAT = 2
 """Version of the folder's layout."""
 
 CONFIG, WEIGHTS, REFERENCE, CARD = "config.json", "model.safetensors", "reference.safetensors", "README.md"
@@ -55,8 +56,8 @@ class Inference(BaseModel):
     """Vector that is returned unless another is asked for."""
     picture_size: int = Field(ge=32)
     """Side of the pictures in pixels."""
-    max_atoms: int = Field(ge=1)
-    """Molecules with more heavy atoms are refused."""
+    standardization: Standardization
+    """As the shards of the training were made."""
     conformer_seed: int
     conformer_timeout_s: float = Field(gt=0)
 
@@ -67,7 +68,7 @@ class Inference(BaseModel):
             model=config.model,
             view=config.embed.view,
             picture_size=config.data.picture_size,
-            max_atoms=config.prepare.max_atoms,
+            standardization=Standardization.from_options(config.prepare),
             conformer_seed=config.prepare.seed,
             conformer_timeout_s=config.prepare.conformer_timeout_s,
         )

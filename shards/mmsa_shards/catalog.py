@@ -26,7 +26,7 @@ import pyarrow as pa
 from mmsa_shards.atomic import write_atomically
 from mmsa_shards.block import conformer_to_bytes, fits
 from mmsa_shards.job import Input
-from mmsa_shards.options import PrepareOptions
+from mmsa_shards.options import PrepareOptions, Standardization
 from mmsa_shards.read import Record, Refused, read_records
 from mmsa_shards.rejects import write_refused
 from mmsa_shards.schema import STEPS_PER_ANGSTROM
@@ -128,12 +128,18 @@ def catalog_input(
     Returns:
         The key of the input, and of how many chunks it is in all.
     """
-    number = -1
-    records = read_records(chapter.source.url, options, name=chapter.source.name)
+    number, taken, before = -1, 0, 0
+
+    def progress(num_bytes: int) -> None:
+        nonlocal taken
+        taken = num_bytes
+
+    records = read_records(chapter.source.url, options, name=chapter.source.name, progress=progress)
     for number, chunk in enumerate(_chunks_of(records)):
         path = chapter.chunk(number)
         if number % parts == part and not path.exists():
-            _catalog_chunk(path, chunk, excluded, options)
+            _catalog_chunk(path, chunk, taken - before, excluded, options)
+        before = taken
     return chapter.source.key, number + 1
 
 
@@ -142,7 +148,7 @@ def skeletons(source: Input, options: PrepareOptions) -> frozenset[str]:
     found: set[str] = set()
     for chunk in _chunks_of(read_records(source.url, options)):
         structures = [record.structure for record in chunk if isinstance(record, Record)]
-        for parent in standardize_many(structures, max_atoms=options.max_atoms):
+        for parent in standardize_many(structures, Standardization.from_options(options)):
             if not isinstance(parent, Refusal):
                 found.add(parent.inchikey.partition("-")[0])
     return frozenset(found)
@@ -186,20 +192,22 @@ def _chunks_of(records: Iterable[Record | Refused]) -> Iterator[list[Record | Re
 
 
 def _catalog_chunk(
-    path: Path, chunk: Sequence[Record | Refused], excluded: frozenset[str], options: PrepareOptions
+    path: Path, chunk: Sequence[Record | Refused], num_bytes: int, excluded: frozenset[str], options: PrepareOptions
 ) -> None:
     """Standardizes a chunk and writes it sorted along the axis, after the refusals beside it."""
     records = [record for record in chunk if isinstance(record, Record)]
     refused = [record for record in chunk if isinstance(record, Refused)]
     rows: list[tuple[Any, ...]] = []
+    changes = Counter[str]()
     num_excluded = 0
-    parents = standardize_many([record.structure for record in records], max_atoms=options.max_atoms)
+    parents = standardize_many([record.structure for record in records], Standardization.from_options(options))
     for record, parent in zip(records, parents, strict=True):
         if isinstance(parent, Refusal):
             refused.append(Refused(record.id, record.place, parent.reason, parent.message))
         elif parent.inchikey.partition("-")[0] in excluded:
             num_excluded += 1
         else:
+            changes.update(parent.changes)
             rows.append(
                 (_position_of(parent.inchikey), parent.inchikey, parent.smiles, record.id, _given(parent, options),
                  record.conformer_source, *record.place)
@@ -212,6 +220,8 @@ def _catalog_chunk(
         excluded=num_excluded,
         rejected=len(refused),
         kept_val=sum(row[0] < val_end for row in rows),
+        input_bytes=num_bytes,
+        changes=dict(sorted(changes.items())),
     )
     write_refused(path, refused)
     columns = zip(*rows, strict=True) if rows else [()] * len(CATALOG_SCHEMA)

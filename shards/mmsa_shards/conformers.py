@@ -104,11 +104,8 @@ def is_structure(mol: Chem.Mol, xyz: NDArray[np.float64]) -> bool:
     """Whether `xyz`, in Å, places all atoms of a molecule, and bonded ones apart."""
     if xyz.shape != (mol.GetNumAtoms(), 3) or not np.isfinite(xyz).all():
         return False
-    ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()]
-    if not ends:
-        return True
-    first, second = np.asarray(ends).T
-    return bool(np.linalg.norm(xyz[first] - xyz[second], axis=1).min() >= _SHORTEST_BOND)
+    first, second = np.nonzero(Chem.GetAdjacencyMatrix(mol))
+    return bool(np.linalg.norm(xyz[first] - xyz[second], axis=1).min(initial=np.inf) >= _SHORTEST_BOND)
 
 
 def given_coordinates(mol: Chem.Mol) -> NDArray[np.float32] | None:

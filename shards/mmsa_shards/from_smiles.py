@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mmsa_shards.block import Molecule, molecules_to_block
 from mmsa_shards.molecule import Conformers, Order, make_molecules
+from mmsa_shards.options import Standardization
 from mmsa_shards.read import Structure
 from mmsa_shards.standardize import Refusal, standardize_many
 
@@ -22,7 +23,7 @@ def smiles_to_block(
     conformers: Literal["none", "etkdg"],
     seed: int,
     conformer_timeout_s: float,
-    max_atoms: int,
+    standardization: Standardization,
     mmff_iterations: int = 0,
 ) -> tuple[pa.RecordBatch, NDArray[np.int64], dict[int, tuple[str, str]]]:
     """Turns SMILES into a block exactly as preparation does, without Ray.
@@ -33,7 +34,7 @@ def smiles_to_block(
         conformers: `etkdg` embeds one conformer per molecule, `none` leaves out the 3D modality.
         seed: of the embedding.
         conformer_timeout_s: seconds that the embedding of one molecule may take before it goes without 3D.
-        max_atoms: molecules with more heavy atoms are refused.
+        standardization: as in the preparation.
         mmff_iterations: steps of MMFF94 minimization after embedding.
 
     Returns:
@@ -44,7 +45,7 @@ def smiles_to_block(
     orders: list[Order] = []
     rows: list[int] = []
     structures = [Structure("SMILES", text or "") for text in smiles]
-    for row, parent in enumerate(standardize_many(structures, max_atoms=max_atoms)):
+    for row, parent in enumerate(standardize_many(structures, standardization)):
         if isinstance(parent, Refusal):
             refusals[row] = (parent.reason, parent.message)
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
 
@@ -63,3 +63,24 @@ class PrepareOptions:
         for name, (holds, rule) in rules.items():
             if not holds:
                 raise ValueError(f"prepare.{name}={getattr(self, name)!r} must be {rule}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standardization:
+    """What decides the standardized parent of a molecule; fields as in `PrepareOptions`.
+
+    Models carry it along, so that they standardize what they embed as their shards were.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    max_atoms: int
+    salts: Literal["strip", "keep"]
+    charges: Literal["neutralize", "keep"]
+    tautomers: Literal["keep", "canonical"]
+    isotopes: Literal["keep", "remove"]
+
+    @classmethod
+    def from_options(cls, options: PrepareOptions) -> Standardization:
+        """The part of the options of a preparation that standardization reads."""
+        return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})

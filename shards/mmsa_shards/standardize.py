@@ -1,23 +1,26 @@
 """One record -> its standardized parent, or the reason why it has none.
 
-The procedure is that of RDKit's MolStandardize (clean-up, largest fragment, charges neutralized; Landrum &
-Swain), with stereo and isotopes kept and tautomers as they are.
+The procedure is that of RDKit's MolStandardize (Landrum & Swain): clean-up (metals disconnected, functional
+groups in one form, charges on the strongest acids), largest fragment, charges neutralized. Stereo is kept.
+`Standardization` leaves steps out, or adds the removal of isotopes and the canonical tautomer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from rdkit import Chem
+from rdkit import Chem, rdBase
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
 from mmsa_shards.conformers import given_coordinates
 from mmsa_shards.guard import Lost, guard_of_this_process
+from mmsa_shards.options import Standardization
 from mmsa_shards.read import Structure
 
 Reason = Literal[
@@ -34,6 +37,17 @@ Reason = Literal[
     "crash",
 ]
 
+Change = Literal[
+    "isotope_removed",
+    "metal_disconnected",
+    "normalized",
+    "reionized",
+    "fragment_removed",
+    "neutralized",
+    "tautomer",
+]
+"""What a step of the standardization did to a molecule; a step that left it alone is not named."""
+
 #: Seconds of computing that a record may cost; the usual is a ten-thousandth of it.
 SECONDS_PER_RECORD = 10.0
 
@@ -46,6 +60,10 @@ _MAY_CHANGE = Chem.MolFromSmarts(
     "$([#16,#34;D3]),$([#16,#34;D2;v3]),$([#15;X3](=*)=*),$([#17,#35,#53;D0,D2,D3,D4])]"
 )
 
+_UNDEFINED = Chem.MolFromSmarts("[#0]")
+_ISOTOPE = Chem.MolFromSmarts("[!0*]")
+_CHARGED = Chem.MolFromSmarts("[!+0]")
+
 # Made once: to build them again for every molecule, as rdMolStandardize.CleanupInPlace does, takes longer
 # than to apply them. With RemoveHs and the stereo, the first three are that function.
 _METALS = rdMolStandardize.MetalDisconnector()
@@ -53,6 +71,9 @@ _FUNCTIONAL_GROUPS = rdMolStandardize.Normalizer()
 _ACIDS = rdMolStandardize.Reionizer()
 _FRAGMENTS = rdMolStandardize.LargestFragmentChooser()
 _CHARGES = rdMolStandardize.Uncharger()
+_TAUTOMERS = rdMolStandardize.TautomerEnumerator()
+_TAUTOMERS.SetRemoveSp3Stereo(False)
+_TAUTOMERS.SetRemoveBondStereo(False)
 
 
 @dataclass(frozen=True)
@@ -64,6 +85,8 @@ class Parent:
     inchikey: str
     xyz: NDArray[np.float32] | None = None
     """(A, 3), Å: coordinates that the input gave, atoms in the order of `smiles`; None where it gave none."""
+    changes: tuple[Change, ...] = ()
+    """What was done to the structure as it was given, in this order."""
 
 
 @dataclass(frozen=True)
@@ -74,81 +97,137 @@ class Refusal:
     message: str
 
 
-def standardize_many(structures: Sequence[Structure], *, max_atoms: int) -> list[Parent | Refusal]:
+def standardize_many(structures: Sequence[Structure], how: Standardization) -> list[Parent | Refusal]:
     """Standardizes one structure after the other in a guard, so that none can hang or crash the caller."""
-    results = guard_of_this_process().map(
-        partial(standardize_text, max_atoms=max_atoms), structures, seconds=SECONDS_PER_RECORD
-    )
+    results = guard_of_this_process().map(partial(standardize_text, how=how), structures, seconds=SECONDS_PER_RECORD)
     return [Refusal(r.reason, f"RDKit {r.message}") if isinstance(r, Lost) else r for r in results]
 
 
-def standardize_text(structure: Structure, *, max_atoms: int) -> Parent | Refusal:
+def standardize_text(structure: Structure, how: Standardization) -> Parent | Refusal:
     """Standardizes a SMILES or a molfile in this process.
 
     Args:
         structure: to parse; 3D coordinates of a molfile are kept.
-        max_atoms: molecules with more heavy atoms are refused.
+        how: steps to take, and the largest molecule that is not refused.
     """
     if not structure.text.strip():
         return Refusal("empty", f"the {structure.form} is empty")
     parse = Chem.MolFromSmiles if structure.form == "SMILES" else Chem.MolFromMolBlock
     try:
         mol = parse(structure.text)
-        if mol is None:
-            return _diagnose(parse(structure.text, sanitize=False), structure.form)
-        return standardize(mol, max_atoms=max_atoms)
+        return _diagnose(structure, parse) if mol is None else standardize(mol, how)
     except (RuntimeError, ValueError) as error:  # all of RDKit's exceptions derive from these two
         return Refusal("standardization", f"RDKit cannot standardize it: {first_line(error)}")
 
 
-def standardize(mol: Chem.Mol, *, max_atoms: int) -> Parent | Refusal:
-    """Standardizes a sanitized molecule; molecules of more than `max_atoms` heavy atoms are refused."""
+def standardize(mol: Chem.Mol, how: Standardization) -> Parent | Refusal:
+    """Standardizes a sanitized molecule."""
     if mol.GetNumAtoms() == 0:
         return Refusal("empty", "the structure has no atoms")
     heavy = mol.GetNumHeavyAtoms()
-    if heavy > max_atoms:  # before anything whose cost grows with size
-        heavy = max(fragment.GetNumHeavyAtoms() for fragment in Chem.GetMolFrags(mol, asMols=True))
-        if heavy > max_atoms:
-            return Refusal("too_many_atoms", f"has {heavy} heavy atoms, more than prepare.max_atoms={max_atoms}")
-    smiles = Chem.MolToSmiles(mol)
-    if "*" in smiles:
-        return Refusal("undefined_atom", "has an attachment point, R-group or query in place of an atom (*)")
-    if "." in smiles or mol.HasSubstructMatch(_MAY_CHANGE):
-        mol = parent_of(mol)
+    if heavy > how.max_atoms:  # before anything whose cost grows with size
+        if how.salts == "strip":
+            heavy = max(fragment.GetNumHeavyAtoms() for fragment in Chem.GetMolFrags(mol, asMols=True))
+        if heavy > how.max_atoms:
+            return Refusal("too_many_atoms", f"has {heavy} heavy atoms, more than prepare.max_atoms={how.max_atoms}")
+    changes: tuple[Change, ...] = ()
+    if _may_change(mol, how):
+        if mol.HasSubstructMatch(_UNDEFINED):
+            return Refusal("undefined_atom", "has an attachment point, R-group or query in place of an atom (*)")
+        mol, changes = parent_of(mol, how)
         smiles = Chem.MolToSmiles(mol)
-    elif "/" in smiles or "\\" in smiles:
-        # RDKit sees a few ring double bonds otherwise the second time; parent_of looks again, so must we.
-        Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
+    else:
         smiles = Chem.MolToSmiles(mol)
+        if "/" in smiles or "\\" in smiles:
+            # RDKit sees a few ring double bonds otherwise the second time; parent_of looks again, so must we.
+            Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
+            smiles = Chem.MolToSmiles(mol)
     inchikey = Chem.MolToInchiKey(mol)
     if not inchikey:
         return Refusal("inchi", f"InChI has no identifier for {smiles}")
     xyz = given_coordinates(mol)
     if xyz is not None:
-        xyz = xyz[list(mol.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"])]
-    return Parent(smiles, inchikey, xyz)
+        order = mol.GetProp("_smilesAtomOutputOrder")  # "[2,0,1,]"
+        xyz = xyz[[int(atom) for atom in order.strip("[,]").split(",")]]
+    return Parent(smiles, inchikey, xyz, changes)
 
 
-def parent_of(mol: Chem.Mol) -> Chem.Mol:
-    """Returns the cleaned-up, neutralized largest fragment of a sanitized molecule."""
+def _may_change(mol: Chem.Mol, how: Standardization) -> bool:
+    """Whether `parent_of` may give another molecule than `mol`."""
+    return (
+        mol.HasSubstructMatch(_MAY_CHANGE)
+        or len(Chem.GetMolFrags(mol)) > 1
+        or how.tautomers == "canonical"
+        or (how.isotopes == "remove" and mol.HasSubstructMatch(_ISOTOPE))
+    )
+
+
+def parent_of(mol: Chem.Mol, how: Standardization) -> tuple[Chem.Mol, tuple[Change, ...]]:
+    """Returns the parent of a sanitized molecule, and what was done to get it."""
+    changes: list[Change] = []
+
+    def apply(change: Change, step: Callable[[Chem.Mol], None], trait: Callable[[Chem.Mol], object]) -> None:
+        before = trait(parent)
+        step(parent)
+        if trait(parent) != before:
+            changes.append(change)
+
+    if how.isotopes == "remove" and mol.HasSubstructMatch(_ISOTOPE):
+        mol = Chem.Mol(mol)
+        for atom in mol.GetAtoms():
+            atom.SetIsotope(0)
+        changes.append("isotope_removed")
     parent = Chem.RemoveHs(mol)
-    _METALS.DisconnectInPlace(parent)
-    _FUNCTIONAL_GROUPS.normalizeInPlace(parent)
-    _ACIDS.reionizeInPlace(parent)
+    apply("metal_disconnected", _METALS.DisconnectInPlace, Chem.Mol.GetNumBonds)
+    apply("normalized", _FUNCTIONAL_GROUPS.normalizeInPlace, _charges_of)
+    apply("reionized", _ACIDS.reionizeInPlace, _charges_of)
     Chem.AssignStereochemistry(parent, cleanIt=True, force=True)
-    _FRAGMENTS.chooseInPlace(parent)
-    _CHARGES.unchargeInPlace(parent)
-    return parent
+    if how.salts == "strip":
+        apply("fragment_removed", _FRAGMENTS.chooseInPlace, Chem.Mol.GetNumAtoms)
+    if how.charges == "neutralize":
+        neutral = Chem.Mol(parent)
+        _CHARGES.unchargeInPlace(neutral)
+        # It makes [PF6-] a phosphorus of valence 7, which RDKit would not read again: that keeps its charge.
+        if _charges_of(neutral) != _charges_of(parent) and not Chem.DetectChemistryProblems(neutral):
+            parent = neutral
+            changes.append("neutralized")
+    if how.tautomers == "canonical":
+        drawn = Chem.MolToSmiles(parent)
+        parent = _TAUTOMERS.Canonicalize(parent)
+        if Chem.MolToSmiles(parent) != drawn:
+            changes.append("tautomer")
+    return parent, tuple(changes)
 
 
-def _diagnose(unsanitized: Chem.Mol | None, what: str) -> Refusal:
-    """Says why a molecule did not parse, given what it parses to without chemistry."""
+def _charges_of(mol: Chem.Mol) -> object:
+    """Where charges are: all that the catalogues of MolStandardize change, they change with a charge."""
+    return Chem.GetFormalCharge(mol), mol.GetSubstructMatches(_CHARGED, maxMatches=mol.GetNumAtoms())
+
+
+def _diagnose(structure: Structure, parse: Callable[..., Chem.Mol | None]) -> Refusal:
+    """Says why a structure did not parse, given what it parses to without chemistry."""
+    unsanitized = parse(structure.text, sanitize=False)
     if unsanitized is None:
-        return Refusal("syntax", f"cannot be read as a {what}")
+        return Refusal("syntax", f"cannot be read as a {structure.form}{_complaint(structure)}")
     for problem in Chem.DetectChemistryProblems(unsanitized):
         reason: Reason = "aromaticity" if "Kekulize" in problem.GetType() else "valence"
         return Refusal(reason, first_line(problem.Message()))
-    return Refusal("syntax", f"reads as a {what}, but its stereo or hydrogens make no sense")
+    return Refusal("syntax", f"reads as a {structure.form}, but its stereo or hydrogens make no sense")
+
+
+def _complaint(structure: Structure) -> str:
+    """Returns ": " and what RDKit has against the syntax of a structure; nothing where it keeps that to itself."""
+    with rdBase.CaptureErrorLog() as log:
+        if structure.form == "SMILES":
+            Chem.MolFromSmiles(structure.text, sanitize=False)
+        else:  # MolFromMolBlock does not say it as an error
+            supplier = Chem.SDMolSupplier()
+            supplier.SetData(structure.text, sanitize=False)
+            next(supplier)
+    if position := re.search(r"around position (\d+)", log.messages):
+        return f": syntax error around character {position[1]}"
+    said = re.search(r"(?:ERROR|SMILES Parse Error): (.+?)(?: for input: .*)?$", log.messages, re.MULTILINE)
+    return f": {said[1]}" if said else ""
 
 
 def first_line(text: object) -> str:

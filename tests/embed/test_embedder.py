@@ -17,6 +17,7 @@ from mmsa_dist.embed import Embedder, EmbeddingError
 from mmsa_dist.model import MMSAModel
 from mmsa_shards.from_smiles import smiles_to_block
 from tests.fixtures.embedders import DRUGS, mini_config, random_embedder
+from tests.fixtures.standardization import DEFAULT
 
 TOLERANCE = 1e-6  # absolute, of vectors whose elements lie in about (-1, 1)
 VIEWS = ("structure", "unified", "gin", "comenet", "resnet")
@@ -51,7 +52,10 @@ def lone() -> Embedder:
 def block() -> pa.RecordBatch:
     """36 molecules with conformers, so that every view sees them; more than a batch of 33."""
     chains = ["C" * n + end for n in range(1, 6) for end in ("O", "N", "Cl", "C(=O)O", "c1ccccc1")]
-    return smiles_to_block(DRUGS + chains, conformers="etkdg", seed=0, conformer_timeout_s=5, max_atoms=100)[0]
+    made, _, _ = smiles_to_block(
+        DRUGS + chains, conformers="etkdg", seed=0, conformer_timeout_s=5, standardization=DEFAULT
+    )
+    return made
 
 
 @pytest.mark.parametrize(
@@ -109,7 +113,7 @@ def test_3d_takes_part_only_where_it_is_asked_for(embedder):
     flat = clone(embedder).set_params(view="unified")
     with_3d = clone(flat).set_params(conformers="etkdg")
     assert np.abs(flat.transform(DRUGS) - with_3d.transform(DRUGS)).max() > 1e-3
-    block, _, _ = smiles_to_block(DRUGS, conformers="etkdg", seed=0, conformer_timeout_s=5, max_atoms=100)
+    block, _, _ = smiles_to_block(DRUGS, conformers="etkdg", seed=0, conformer_timeout_s=5, standardization=DEFAULT)
     given = clone(flat).set_params(conformers="given")
     np.testing.assert_allclose(given.embed_block(block)[0], with_3d.transform(DRUGS), atol=TOLERANCE, rtol=0)
     np.testing.assert_allclose(flat.embed_block(block)[0], flat.transform(DRUGS), atol=TOLERANCE, rtol=0)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from mmsa_shards.from_smiles import smiles_to_block
+from tests.fixtures.standardization import DEFAULT
 
-OPTIONS = {"seed": 0, "conformer_timeout_s": 2.0, "max_atoms": 60}
+OPTIONS = {"seed": 0, "conformer_timeout_s": 2.0, "standardization": dataclasses.replace(DEFAULT, max_atoms=60)}
 
 
 def test_smiles_to_block_keeps_rows_and_gives_reasons():

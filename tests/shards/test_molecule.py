@@ -91,8 +91,8 @@ def test_minimization_reaches_the_molecule():
     ("smiles", "given_smiles", "fits"),
     [
         ("CC(N)F", "N[C@@H](C)F", True),  # PubChem3D knows the centre that the 2D record leaves open
-        ("C[C@H](N)F", "N[C@@H](C)F", False),  # the mirror image
-        ("C[C@@H](N)F", "N[C@@H](C)F", True),
+        ("C[C@@H](N)F", "N[C@@H](C)F", False),  # the mirror image
+        ("C[C@H](N)F", "N[C@@H](C)F", True),
         ("CC(O)F", "N[C@@H](C)F", False),
     ],
 )

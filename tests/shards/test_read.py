@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import dataclasses
 import gzip
+import random
+import resource
+import tracemalloc
+import zlib
+from itertools import pairwise
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +20,9 @@ from hypothesis import strategies as st
 
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.read import Record, Refused, read_records
+from mmsa_shards.read.lines import smiles_records
+from mmsa_shards.read.sdf import sdf_records
+from mmsa_shards.read.unpack import plain
 
 MOLFILE = """ethanol
      made by hand
@@ -126,11 +135,68 @@ def test_a_flipped_bit_is_told(tmp_path, options):
     assert _read(path, options, allow_truncated=True)[-1].reason == "damaged_file"
 
 
-def test_sdf_cut_off_in_a_record(tmp_path, options):
+@pytest.mark.parametrize(
+    ("rest", "what"), [(MOLFILE[:150], "no 'M  END'"), (MOLFILE + "> <ID>\nmi", r"data, but no '\$\$\$\$'")]
+)
+def test_sdf_cut_off_in_a_record(tmp_path, options, rest, what):
     path = tmp_path / "a.sdf"
-    path.write_text(MOLFILE + "$$$$\n" + MOLFILE[:150])
-    with pytest.raises(PrepareError, match="ends in the middle"):
+    path.write_text((MOLFILE + "$$$$\n") * 2 + rest)
+    with pytest.raises(PrepareError, match=f"ends in the middle after 2 records .its last record has {what}"):
         _read(path, options)
+    first, second, cut = _read(path, options, allow_truncated=True)
+    assert first.structure.text == second.structure.text == MOLFILE
+    assert (cut.id, cut.reason, cut.place.number) == ("a.sdf:3", "truncated_file", 3)
+
+
+def test_a_gzipped_sdf_keeps_every_record_before_the_cut(tmp_path, options):
+    records = [MOLFILE.replace("ethanol", f"e{n}", 1) + "$$$$\n" for n in range(3000)]
+    whole = gzip.compress("".join(records).encode())
+    path = tmp_path / "a.sdf.gz"
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+    there = zlib.decompressobj(wbits=31).decompress(path.read_bytes())
+    *kept, cut = _read(path, options, allow_truncated=True)
+    assert [record.id for record in kept] == [f"e{n}" for n in range(there.count(b"$$$$\n"))]
+    assert len(kept) > 1500
+    assert cut.place.number == len(kept) + 1
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_sdf_of_every_make(tmp_path, options, end):
+    """Byte order mark, words after the dollars, dollars within a line, an empty record, no end of the last line."""
+    text = f"{MOLFILE}> <PRICE>\n9 $$$$\n\n$$$$ end\n$$$$\n{MOLFILE}$$$$"
+    path = tmp_path / "a.sdf"
+    path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", end).encode())
+    first, empty, last = _read(path, options)
+    assert first.structure.text == last.structure.text == MOLFILE
+    assert (empty.id, empty.structure.text.strip()) == ("a.sdf:2", "")
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes=st.lists(st.integers(1, 9), max_size=40), end=st.sampled_from([b"\n", b"\r\n", b"\r"]))
+def test_where_pieces_end_makes_no_difference(options, sizes, end):
+    content = ((MOLFILE + "> <ID>\nmine\n\n$$$$\n") * 3).encode().replace(b"\n", end)
+    lines = b"CCO a" + end + end + b"CC b" + end
+    ends = [sum(sizes[:n]) for n in range(len(sizes) + 1)]
+
+    def cut(text: bytes) -> list[bytes]:
+        return [text[a:b] for a, b in pairwise([*ends, len(text)])]
+
+    assert list(sdf_records(plain(cut(content), "a"), "a", options)) == list(
+        sdf_records(plain([content], "a"), "a", options)
+    )
+    found = list(smiles_records(plain(cut(lines), "a"), "a", options))
+    assert _ids(found) == [("a", 1), ("b", 3)]
+
+
+def test_pubchems_own_sdf(shared_data, options):
+    folder = shared_data / "pubchem"
+    flat = _read(folder / "pubchem2d_Compound_0000001_0000250.sdf.gz", options)
+    assert [record.id for record in flat[:4]] == ["CID1", "CID2", "CID3", "CID4"]
+    assert {record.conformer_source for record in flat} == {"input"}
+    assert len(flat) == len({record.id for record in flat}) == 245
+    solid = _read(folder / "pubchem3d_101.sdf.gz", options)
+    assert (solid[0].id, len(solid)) == ("CID2244", 101)
+    assert {record.conformer_source for record in solid} == {"pubchem3d"}
 
 
 def test_a_line_longer_than_any_molecule_costs_itself(tmp_path, options):
@@ -141,6 +207,80 @@ def test_a_line_longer_than_any_molecule_costs_itself(tmp_path, options):
     path = tmp_path / "a.csv"
     path.write_bytes(b"smiles\nCCO\n" + b"C" * 10_000_000 + b"\nCCC\n")
     assert [type(record) for record in _read(path, options)] == [Record, Refused, Record]
+
+
+def test_a_record_longer_than_any_molecule_costs_itself_and_is_not_held(tmp_path, options):
+    path = tmp_path / "a.sdf"
+    with path.open("wb") as file:
+        file.write(f"{MOLFILE}$$$$\n{MOLFILE}".encode())
+        for _ in range(400):
+            file.write(b"> <BLOB>\n" + b"x" * (1 << 18) + b"\n")
+        file.write(f"$$$$\n{MOLFILE}$$$$\n".encode())
+    tracemalloc.start()
+    first, huge, last = _read(path, options)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (first.id, huge.reason, huge.place.number, last.id) == ("ethanol", "too_long", 2, "ethanol")
+    assert peak < 64 << 20
+
+
+@pytest.mark.parametrize(
+    ("kind", "filling"), [("smi", b"\0"), ("smi", b"\n"), ("csv", b"\0"), ("sdf", b"\0"), ("sdf", b"\n")]
+)
+def test_a_gzip_bomb_is_stopped(tmp_path, options, kind, filling):
+    """Members of 16 MiB, 4 GiB in all, in 4 MB."""
+    path = tmp_path / f"a.{kind}.gz"
+    start = {"smi": b"CCO a\n", "csv": b"smiles\nCCO\n", "sdf": f"{MOLFILE}$$$$\n".encode()}[kind]
+    path.write_bytes(gzip.compress(start) + gzip.compress(filling * (1 << 24)) * 256)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(PrepareError, match=rf"a\.{kind}\.gz unpacks to \d+ times its size, .* \(at most 250 times\)"):
+        _read(path, options)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB
+
+
+def test_a_bomb_behind_good_data_is_stopped(tmp_path, options):
+    """Random SMILES, which take several times the bytes of the bomb when packed."""
+    letters = random.Random(0).choices("CNOFSP", k=1 << 21)
+    path = tmp_path / "a.smi.gz"
+    good = gzip.compress("".join(letters).encode(), 1)
+    path.write_bytes(good + gzip.compress(bytes(1 << 27)))
+    with pytest.raises(PrepareError, match="times its size"):
+        _read(path, options)
+
+
+@pytest.mark.parametrize(("suffix", "mend"), [("bz2", "bunzip2"), ("xz", "unxz"), ("zst", "unzstd"), ("zip", "unzip")])
+def test_other_packings_are_refused_by_name(tmp_path, options, suffix, mend):
+    path = tmp_path / f"a.smi.{suffix}"
+    path.write_bytes(bz2.compress(b"CCO a\n"))
+    with pytest.raises(
+        PrepareError, match=rf"a\.smi\.{suffix} is packed .* unpack it with {mend}, or pack it with gzip"
+    ):
+        _read(path, options)
+
+
+def test_a_file_goes_by_the_name_that_it_is_given(tmp_path, options):
+    (tmp_path / "CID-SMILES").write_bytes(b"1\tCCO\n2\t\n")
+    (tmp_path / "b.smi").write_bytes(b"CCO\n")
+    first, second = read_records(str(tmp_path / "CID-SMILES"), options, name="x/CID")
+    assert (first.id, first.place.file, second.id, second.structure.text) == ("CID1", "x/CID", "CID2", "")
+    (only,) = read_records(str(tmp_path / "b.smi"), options, name="y/b.smi")
+    assert (only.id, *only.place) == ("y/b.smi:1", "y/b.smi", 1)
+
+
+def test_ids_have_no_control_characters(tmp_path, options):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'smiles,name\nC,"a\nb\0\tc "\nCC,\0\nCCC,x\xe2\x80\xafy\nCCCC,same\nCCCC,same\n')
+    records = _read(path, options)
+    assert [record.id for record in records] == ["a b c", "a.csv:4", "x\u202fy", "same", "same"]
+    pq.write_table(pa.table({"id": [record.id for record in records]}), tmp_path / "ids.parquet")
+
+
+def test_a_quote_that_is_never_closed_is_told(tmp_path, options):
+    path = tmp_path / "a.csv"
+    path.write_text('smiles,name\nC,a\nCC,"b\n' + "CCC,c\n" * 500)
+    first, lost = _read(path, options)
+    assert (first.id, lost.reason, lost.place.number) == ("a", "syntax", 3)
+    assert "a quote that opens in line 3 is not closed up to line 503" in lost.message
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 
 import numpy as np
@@ -9,21 +10,27 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdDepictor
 
+from mmsa_shards.options import Standardization
 from mmsa_shards.read import Structure
 from mmsa_shards.standardize import (
-    _MAY_CHANGE,
     Parent,
     Refusal,
+    _may_change,
     parent_of,
     standardize_many,
     standardize_text,
 )
+from tests.fixtures.standardization import DEFAULT
 
 
-def _standardized(smiles: str) -> Parent:
-    parent = standardize_text(Structure("SMILES", smiles), max_atoms=500)
+def _standardized(smiles: str, how: Standardization = DEFAULT) -> Parent:
+    parent = standardize_text(Structure("SMILES", smiles), how)
     assert isinstance(parent, Parent)
     return parent
+
+
+def _with(**changes) -> Standardization:
+    return dataclasses.replace(DEFAULT, **changes)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +58,60 @@ def test_inchikey():
 
 
 @pytest.mark.parametrize(
+    ("given", "parent", "changes"),
+    [
+        ("OCC", "CCO", ""),
+        ("CN(=O)=O", "C[N+](=O)[O-]", ""),  # RDKit's parser charges it, before the standardization
+        ("CC(=O)O[Na]", "CC(=O)O", "metal_disconnected fragment_removed neutralized"),
+        ("CS(C)=O", "C[S+](C)[O-]", "normalized"),
+        ("C[S+2]([O-])([O-])C", "CS(C)(=O)=O", "normalized"),
+        # The proton goes to the phenolate, which is the weaker acid.
+        ("[O-]c1ccc(cc1)C(=O)O.[Na+]", "O=C(O)c1ccc(O)cc1", "reionized fragment_removed neutralized"),
+        ("C1CCCCC1.CCO", "C1CCCCC1", "fragment_removed"),
+        ("[NH3+]CC(=O)[O-]", "NCC(=O)O", "neutralized"),
+        ("C[N+](C)(C)CC(=O)[O-]", "C[N+](C)(C)CC(=O)[O-]", ""),
+        ("F[P-](F)(F)(F)(F)F", "F[P-](F)(F)(F)(F)F", ""),  # with a proton it would be no molecule
+    ],
+)
+def test_what_was_done_is_told(given, parent, changes):
+    standardized = _standardized(given)
+    assert (standardized.smiles, " ".join(standardized.changes)) == (parent, changes)
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "parent", "changes"),
+    [
+        ({"salts": "keep"}, "CCO.O", "CCO.O", ""),
+        ({"salts": "keep"}, "CC(=O)[O-].[Na+]", "CC(=O)[O-].[Na+]", ""),  # sodium cannot lose its charge
+        ({"salts": "keep"}, "C[NH3+].[Cl-]", "CN.Cl", "neutralized"),
+        ({"charges": "keep"}, "CC(=O)[O-].[Na+]", "CC(=O)[O-]", "fragment_removed"),
+        ({"charges": "keep"}, "[NH3+]CC(=O)[O-]", "[NH3+]CC(=O)[O-]", ""),
+        ({"salts": "keep", "charges": "keep"}, "CC(=O)O[Na]", "CC(=O)[O-].[Na+]", "metal_disconnected"),
+        ({"isotopes": "remove"}, "[2H]C([2H])([2H])O", "CO", "isotope_removed"),
+        ({"isotopes": "remove"}, "C[C@H]([2H])O", "CCO", "isotope_removed"),  # chiral by the isotope alone
+        ({"isotopes": "remove"}, "C[C@@]([2H])(F)Cl", "C[C@@H](F)Cl", "isotope_removed"),  # and this one is without
+        ({"isotopes": "remove"}, "[13CH4]", "C", "isotope_removed"),
+        ({"isotopes": "remove"}, "CCO", "CCO", ""),
+        ({"tautomers": "canonical"}, "Oc1ccccn1", "O=c1cccc[nH]1", "tautomer"),
+        ({"tautomers": "canonical"}, "CC(O)=CC(C)=O", "CC(=O)CC(C)=O", "tautomer"),
+        ({"tautomers": "canonical"}, "CC(=O)[C@H](C)F", "CC(=O)[C@H](C)F", ""),  # stereo that tautomers could lose
+        ({"tautomers": "canonical"}, "C/C=C/C(C)=O", "C/C=C/C(C)=O", ""),
+        ({"tautomers": "canonical"}, "Oc1ccccn1.Cl", "O=c1cccc[nH]1", "fragment_removed tautomer"),
+    ],
+)
+def test_options(options, given, parent, changes):
+    standardized = _standardized(given, _with(**options))
+    assert (standardized.smiles, " ".join(standardized.changes)) == (parent, changes)
+    again = _standardized(standardized.smiles, _with(**options))
+    assert (again.smiles, again.inchikey, again.changes) == (standardized.smiles, standardized.inchikey, ())
+
+
+def test_the_options_of_a_preparation(options):
+    how = Standardization.from_options(dataclasses.replace(options, max_atoms=7, isotopes="remove"))
+    assert how == _with(max_atoms=7, isotopes="remove")
+
+
+@pytest.mark.parametrize(
     ("smiles", "reason"),
     [
         ("", "empty"),
@@ -64,15 +125,18 @@ def test_inchikey():
     ],
 )
 def test_refusals_have_a_reason_and_a_sentence(smiles, reason):
-    refusal = standardize_text(Structure("SMILES", smiles), max_atoms=500)
+    refusal = standardize_text(Structure("SMILES", smiles), DEFAULT)
     assert isinstance(refusal, Refusal)
     assert refusal.reason == reason
     assert len(refusal.message) > 10
 
 
 def test_a_large_salt_of_small_parts_is_no_large_molecule():
-    parent = standardize_text(Structure("SMILES", ".".join(["CCO"] * 5)), max_atoms=3)
+    parent = standardize_text(Structure("SMILES", ".".join(["CCO"] * 5)), _with(max_atoms=3))
     assert isinstance(parent, Parent)
+    refusal = standardize_text(Structure("SMILES", "CCO.O"), _with(max_atoms=3, salts="keep"))
+    assert isinstance(refusal, Refusal)
+    assert refusal.message == "has 4 heavy atoms, more than prepare.max_atoms=3"
 
 
 def test_coordinates_follow_the_atoms_of_the_smiles():
@@ -82,16 +146,51 @@ def test_coordinates_follow_the_atoms_of_the_smiles():
     for atom in mol.GetAtoms():
         conformer.SetAtomPosition(atom.GetIdx(), [2.0 * atom.GetAtomicNum(), 0.5 * atom.GetIdx(), 1.0])
     mol.AddConformer(conformer)
-    parent = standardize_text(Structure("molfile", Chem.MolToMolBlock(mol)), max_atoms=500)
+    parent = standardize_text(Structure("molfile", Chem.MolToMolBlock(mol)), DEFAULT)
     assert isinstance(parent, Parent)
     numbers = [atom.GetAtomicNum() for atom in Chem.MolFromSmiles(parent.smiles).GetAtoms()]
     np.testing.assert_allclose(parent.xyz[:, 0], [2.0 * number for number in numbers], atol=1e-3)
 
 
+def test_coordinates_follow_the_atoms_through_every_step():
+    """Sodium acetate with deuterium: metal, salt, charge and isotope go, and the tautomer is looked for."""
+    atoms = "[Na]O", "C(=O)C([2H])([2H])[2H]"
+    mol = Chem.MolFromSmiles("".join(atoms))
+    conformer = Chem.Conformer(mol.GetNumAtoms())
+    conformer.Set3D(True)
+    for atom in mol.GetAtoms():
+        conformer.SetAtomPosition(atom.GetIdx(), [2.0 * atom.GetAtomicNum(), atom.GetIdx(), 1.0])
+    mol.AddConformer(conformer)
+    parent = standardize_text(
+        Structure("molfile", Chem.MolToMolBlock(mol)), _with(isotopes="remove", tautomers="canonical")
+    )
+    assert isinstance(parent, Parent)
+    assert parent.smiles == "CC(=O)O"
+    # Na O C O C and three D as given; C C O O in the parent, where the acid's oxygen is the one that held Na.
+    np.testing.assert_allclose(parent.xyz, [[12, 4, 1], [12, 2, 1], [16, 3, 1], [16, 1, 1]], atol=1e-3)
+
+
+def test_messages_say_what_is_wrong_and_where():
+    def message(text: str, form: str = "SMILES") -> str:
+        refusal = standardize_text(Structure(form, text), DEFAULT)
+        assert isinstance(refusal, Refusal)
+        return refusal.message
+
+    assert message("CC(") == "cannot be read as a SMILES: syntax error around character 3"
+    assert message("CC1") == "cannot be read as a SMILES: unclosed ring"
+    assert message("CC\0O") == "cannot be read as a SMILES: syntax error around character 3"
+    assert message("C(C)(C)(C)(C)C") == "Explicit valence for atom # 0 C, 5, is greater than permitted"
+    assert message("c1cccc1") == "Can't kekulize mol.  Unkekulized atoms: 0 1 2 3 4"
+    counts = "cannot be read as a molfile: Counts line too short: '  x' on line4"
+    assert message("a\nb\n\n  x\n", "molfile") == counts
+    ala = Chem.MolToMolBlock(Chem.MolFromSmiles("CC")).replace(" C  ", " Ala", 1)
+    assert message(ala, "molfile") == "cannot be read as a molfile: Element 'Ala' not found"
+
+
 def test_a_drawing_is_not_3d():
     mol = Chem.MolFromSmiles("CCO")
     rdDepictor.Compute2DCoords(mol)
-    parent = standardize_text(Structure("molfile", Chem.MolToMolBlock(mol)), max_atoms=500)
+    parent = standardize_text(Structure("molfile", Chem.MolToMolBlock(mol)), DEFAULT)
     assert isinstance(parent, Parent)
     assert parent.xyz is None
 
@@ -100,10 +199,11 @@ def _short_way_is_the_long_way(lines: list[str]) -> None:
     taken = 0
     for line in lines:
         mol = Chem.MolFromSmiles(line.split()[0])
-        if mol is None or "." in Chem.MolToSmiles(mol) or mol.HasSubstructMatch(_MAY_CHANGE):
+        if mol is None or _may_change(mol, DEFAULT):
             continue
         taken += 1
-        assert _standardized(line.split()[0]).smiles == Chem.MolToSmiles(parent_of(mol)), line
+        parent, changes = parent_of(mol, DEFAULT)
+        assert (_standardized(line.split()[0]).smiles, changes) == (Chem.MolToSmiles(parent), ()), line
     assert taken > len(lines) / 2
 
 
@@ -119,6 +219,23 @@ def test_the_short_way_is_the_long_way_on_whole_files(name, shared_data):
         _short_way_is_the_long_way(file.readlines())
 
 
+def _again(lines: list[str]) -> list[str]:
+    """Returns the lines whose parent is standardized to another one."""
+    changed = []
+    for line in lines:
+        parent = standardize_text(Structure("SMILES", line.split()[0]), DEFAULT)
+        if isinstance(parent, Parent):
+            again = _standardized(parent.smiles)
+            if (again.smiles, again.inchikey) != (parent.smiles, parent.inchikey):
+                changed.append(line)
+    return changed
+
+
+def test_a_parent_is_its_own_parent(shared_data):
+    with gzip.open(shared_data / "pretrain" / "pubchem_cid_random_25k.smi.gz", "rt") as file:
+        assert _again(file.readlines()[1000:2500]) == []
+
+
 def test_many_in_a_guard_are_one_by_one():
     structures = [Structure("SMILES", text) for text in ["CCO", "xx", "C[NH3+].[Cl-]"]]
-    assert standardize_many(structures, max_atoms=5) == [standardize_text(s, max_atoms=5) for s in structures]
+    assert standardize_many(structures, DEFAULT) == [standardize_text(s, DEFAULT) for s in structures]

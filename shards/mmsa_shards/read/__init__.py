@@ -1,0 +1,120 @@
+"""Files of molecules -> records as text, each with its place in its file. No chemistry happens here.
+
+What a file does not hold properly (a record cut off, a line of ten megabytes) comes out as `Refused` between
+the good records around it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import PurePosixPath
+
+import fsspec
+import pyarrow as pa
+
+from mmsa_shards.errors import PrepareError
+from mmsa_shards.options import PrepareOptions
+from mmsa_shards.read.lines import cid_smiles_records, line_batches, smiles_records
+from mmsa_shards.read.record import Place, Record, Refused, Structure
+from mmsa_shards.read.sdf import sdf_records
+from mmsa_shards.read.tables import csv_records, parquet_records
+from mmsa_shards.read.unpack import plain, read_pieces, unpacked
+
+__all__ = ["Place", "Record", "Refused", "Structure", "check_kind", "is_known_kind", "read_records"]
+
+
+def read_records(
+    path: str, options: PrepareOptions, *, name: str | None = None, progress: Callable[[int], None] | None = None
+) -> Iterator[Record | Refused]:
+    """Reads a file by the kind that its name says, gzipped or not.
+
+    Args:
+        path: local or any URL that fsspec knows; ``.smi .csv .tsv .parquet .sdf .mol``, text also with ``.gz``.
+            PubChem's own ``CID-SMILES`` is known by its name.
+        options: `smiles_column`, `id_column` and `allow_truncated` are used.
+        name: what the file is called in the places of records and in the ids of those that have none; None takes
+            the last part of `path`.
+        progress: told the bytes of the file that have been taken in, but of Parquet, which is not read in order.
+
+    Raises:
+        PrepareError: the file cannot be opened, is of no known kind, holds no record, lacks a column, unpacks to
+            far more than molecules do, or ends in the middle of a record and `allow_truncated` is off.
+    """
+    check_kind(path)
+    kind = _kind(path)
+    file, count, number = name or PurePosixPath(path).name, 0, 0
+    try:
+        with fsspec.open(path, "rb") as stream:
+            if kind == ".parquet":
+                records = parquet_records(stream, file, options)
+            else:
+                pieces = read_pieces(stream, progress)
+                records = _TEXT[kind](plain(unpacked(pieces, path), path), file, options)
+            for record in records:
+                count += 1
+                number = record.place.number
+                yield record
+    except (EOFError, zlib.error) as error:
+        truncated = isinstance(error, EOFError)
+        what = "ends in the middle" if truncated else "is damaged"
+        if not options.allow_truncated:
+            raise PrepareError(
+                f"{path} {what} after {count} records ({error}): fetch it again, or accept what is left of it with "
+                "prepare.allow_truncated=true"
+            ) from error
+        reason = "truncated_file" if truncated else "damaged_file"
+        told = "" if truncated else "; records just before may be wrong"
+        place = Place(file, number + 1)
+        yield Refused(place.as_id, place, reason, f"the file {what} here ({error}): what follows is lost{told}")
+        return
+    except FileNotFoundError:
+        raise PrepareError(f"input {path} does not exist: check the path") from None
+    except (OSError, pa.ArrowException) as error:
+        raise PrepareError(f"cannot read {path}: {error}") from error
+    if count == 0:
+        raise PrepareError(f"{path} holds no records: leave it out or name another file")
+
+
+def check_kind(path: str) -> None:
+    """Raises PrepareError where the name of a file says no kind that `read_records` knows."""
+    kind = _kind(path)
+    if kind in _UNPACKERS:
+        raise PrepareError(
+            f"{path} is packed in a way that is not read: unpack it with {_UNPACKERS[kind]}, or pack it with gzip"
+        )
+    if not is_known_kind(path):
+        raise PrepareError(
+            f"{path} is of no kind that can be read: rename it to one of {' '.join(sorted(_KINDS))} (also with .gz)"
+        )
+
+
+def is_known_kind(path: str) -> bool:
+    """Whether the name of a file says a kind that `read_records` knows."""
+    return _kind(path) in _KINDS
+
+
+def _kind(path: str) -> str:
+    name = PurePosixPath(path).name
+    suffix = PurePosixPath(name.lower().removesuffix(".gz")).suffix
+    return _CID_SMILES if name.startswith(_CID_SMILES) and suffix in ("", ".smi", ".smiles") else suffix
+
+
+def _csv(pieces: Iterable[bytes], file: str, options: PrepareOptions) -> Iterator[Record | Refused]:
+    return csv_records(line_batches(pieces), file, options)
+
+
+_CID_SMILES = "CID-SMILES"
+_Reader = Callable[[Iterable[bytes], str, PrepareOptions], Iterator[Record | Refused]]
+_TEXT: dict[str, _Reader] = {
+    ".smi": smiles_records,
+    ".smiles": smiles_records,
+    _CID_SMILES: cid_smiles_records,
+    ".csv": _csv,
+    ".tsv": _csv,
+    ".sdf": sdf_records,
+    ".mol": sdf_records,
+    ".mdl": sdf_records,
+}
+_KINDS = {*_TEXT, ".parquet"}
+_UNPACKERS = {".bz2": "bunzip2", ".xz": "unxz", ".zst": "unzstd", ".lz4": "unlz4", ".zip": "unzip", ".7z": "7z"}

@@ -1,0 +1,74 @@
+"""Files of lines: SMILES files, and PubChem's ``CID-SMILES``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from mmsa_shards.options import PrepareOptions
+from mmsa_shards.read.record import Place, Record, Refused, smiles_record, text_of, too_long
+from mmsa_shards.read.tables import SMILES_COLUMNS
+
+# Longer than any molecule that can be used; what is longer is refused without being held in memory.
+_LONGEST_LINE = 1 << 20
+
+
+def line_batches(pieces: Iterable[bytes]) -> Iterator[list[str | None]]:
+    r"""Yields the lines that end in \n, many at a time, without it, and None for one too long to be of use."""
+    tail, dropped = b"", False
+    for piece in pieces:
+        tail += piece
+        end = tail.rfind(b"\n")
+        if end >= 0:
+            lines = _split(tail[:end])
+            if dropped:
+                lines[0], dropped = None, False
+            yield lines
+            tail = tail[end + 1 :]
+        if len(tail) > _LONGEST_LINE:
+            tail, dropped = b"", True
+    if tail or dropped:
+        yield [None] if dropped else _split(tail)
+
+
+def _split(block: bytes) -> list[str | None]:
+    if len(block) <= _LONGEST_LINE:
+        try:
+            return [*block.decode().split("\n")]
+        except UnicodeDecodeError:
+            pass  # for single lines to say
+    return [None if len(line) > _LONGEST_LINE else text_of(line) for line in block.split(b"\n")]
+
+
+def smiles_records(pieces: Iterable[bytes], file: str, options: PrepareOptions) -> Iterator[Record | Refused]:
+    """Lines of a SMILES, white space, and the id up to the next tab or the end; ``#`` begins a comment."""
+    number = 0
+    for lines in line_batches(pieces):
+        for line in lines:
+            number += 1
+            if not line:
+                if line is None:
+                    yield too_long(Place(file, number))
+                continue
+            fields = line.split("\t", 1) if "\t" in line else line.split(None, 1)
+            smiles = fields[0].strip() if fields else ""
+            if not smiles or smiles[0] == "#" or (number == 1 and smiles.lower() in SMILES_COLUMNS):
+                continue  # nothing, a comment, a header
+            rest = fields[1] if len(fields) > 1 else ""
+            if "|" in rest and rest.lstrip().startswith("|"):  # ChemAxon's extension, between the SMILES and the id
+                rest = rest.lstrip()[1:].partition("|")[2].lstrip()
+            yield smiles_record(rest.strip().partition("\t")[0], smiles, file, number)
+
+
+def cid_smiles_records(pieces: Iterable[bytes], file: str, options: PrepareOptions) -> Iterator[Record | Refused]:
+    """Lines of a CID, a tab and a SMILES."""
+    number = 0
+    for lines in line_batches(pieces):
+        for line in lines:
+            number += 1
+            if not line:
+                if line is None:
+                    yield too_long(Place(file, number))
+                continue
+            cid, _, smiles = line.partition("\t")
+            if smiles or cid.strip():
+                yield smiles_record(f"CID{cid}" if cid.isdecimal() else cid, smiles.strip(), file, number)

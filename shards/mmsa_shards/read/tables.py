@@ -1,0 +1,117 @@
+"""Tables with named columns: CSV of any make, and Parquet."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from typing import BinaryIO
+
+import pyarrow.parquet as pq
+
+from mmsa_shards.errors import PrepareError
+from mmsa_shards.options import PrepareOptions
+from mmsa_shards.read.record import Place, Record, Refused, smiles_record, too_long
+
+SMILES_COLUMNS = ("smiles", "canonical_smiles", "isomeric_smiles", "can_smiles", "mol", "structure")
+ID_COLUMNS = (
+    "id",
+    "cid",
+    "chembl_id",
+    "molecule_chembl_id",
+    "mol_id",
+    "compound_id",
+    "zinc_id",
+    "name",
+    "title",
+)
+
+# No cell of a table of molecules has so many lines; a quote that is never closed makes one that has.
+_MOST_LINES_OF_A_ROW = 100
+
+
+def csv_records(
+    batches: Iterable[Sequence[str | None]], file: str, options: PrepareOptions
+) -> Iterator[Record | Refused]:
+    """Rows below a row of names, delimited by comma, semicolon or tab, whichever the names are."""
+    dropped: list[Refused] = []
+
+    def lines() -> Iterator[str]:
+        number = 0
+        for batch in batches:
+            for line in batch:
+                number += 1
+                if line is None:
+                    dropped.append(too_long(Place(file, number)))
+                yield f"{line or ''}\n"
+
+    source = lines()
+    header = next(source, "")
+    delimiter = max(",\t;", key=header.count)
+    names = next(csv.reader([header], delimiter=delimiter), [])
+    smiles_at, id_at = _columns(names, file, options)
+    rows = csv.reader(source, delimiter=delimiter)
+    while True:
+        place = Place(file, rows.line_num + 2)
+        row: list[str] | None = None
+        problem = ""
+        try:
+            row = next(rows)
+        except StopIteration:
+            yield from dropped
+            return
+        except csv.Error as error:
+            problem = f"cannot be read as a row of CSV: {error}"
+        last = rows.line_num + 1
+        if last - place.number >= _MOST_LINES_OF_A_ROW:
+            problem = (
+                f"a quote that opens in line {place.number} is not closed up to line {last}, so no row can be read"
+            )
+        if dropped:
+            yield from dropped
+            dropped.clear()
+        if problem:
+            yield Refused(place.as_id, place, "syntax", problem)
+        elif row:
+            width = len(row)
+            smiles = row[smiles_at].strip() if smiles_at < width else ""
+            name = row[id_at] if id_at is not None and id_at < width else ""
+            yield smiles_record(name, smiles, *place)
+
+
+def parquet_records(stream: BinaryIO, file: str, options: PrepareOptions) -> Iterator[Record | Refused]:
+    """Rows of a Parquet file; a null is an empty cell."""
+    table = pq.ParquetFile(stream)
+    names = table.schema_arrow.names
+    smiles_at, id_at = _columns(names, file, options)
+    wanted = [names[smiles_at]] + ([] if id_at is None else [names[id_at]])
+    number = 0
+    for batch in table.iter_batches(batch_size=8192, columns=wanted):
+        values = batch.to_pydict()
+        for smiles, name in zip(values[wanted[0]], values[wanted[-1]], strict=True):
+            number += 1
+            text = "" if smiles is None else str(smiles).strip()
+            yield smiles_record("" if id_at is None or name is None else str(name), text, file, number)
+
+
+def _columns(names: Sequence[str], file: str, options: PrepareOptions) -> tuple[int, int | None]:
+    """Returns the positions of the SMILES and the id column."""
+    smiles_at = _find(names, options.smiles_column, SMILES_COLUMNS)
+    id_at = _find(names, options.id_column, ID_COLUMNS)
+    for at, option, wanted in (
+        (smiles_at, "smiles_column", options.smiles_column or "SMILES"),
+        (id_at, "id_column", options.id_column),
+    ):
+        if at is None and wanted:
+            raise PrepareError(
+                f"{file} has no {wanted} column, its columns are {', '.join(repr(name[:40]) for name in names)}: "
+                f"name one of them with prepare.{option}=..."
+            )
+    assert smiles_at is not None
+    return smiles_at, id_at
+
+
+def _find(names: Sequence[str], asked: str, usual: Iterable[str]) -> int | None:
+    if asked:
+        return names.index(asked) if asked in names else None
+    lower = [name.strip().lower() for name in names]
+    return next((lower.index(name) for name in usual if name in lower), None)
