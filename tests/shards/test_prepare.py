@@ -250,7 +250,7 @@ def test_malformed_files_cost_only_their_bad_records(shared_data, options, tmp_p
     manifest = prepare(paths, str(tmp_path / "out"), dataclasses.replace(options, allow_truncated=True))
     assert manifest.ledger.balances
     assert manifest.ledger.written > 1500
-    assert manifest.reject_reasons["truncated_file"] == 2
+    assert manifest.reject_reasons["truncated_file"] == 3
     rejects = read_rejects(tmp_path / "out").to_pylist()
     bad = [(row["number"], row["reason"]) for row in rejects if row["file"] == "rdkit_good_bad_good_good.sdf"]
     assert bad == [(2, "valence")]
