@@ -97,6 +97,9 @@ def fits(places: NDArray[np.float32], steps_per_unit: int) -> bool:
         places: (A, D).
         steps_per_unit: `STEPS_PER_ANGSTROM` or `STEPS_PER_DRAWING_UNIT` of `mmsa_shards.schema`.
     """
+    # No step is longer than the box around all; what has a larger one, or a NaN, is looked at step by step.
+    if len(places) and np.ptp(places, axis=0).max() * steps_per_unit < np.iinfo(np.int16).max - 1:
+        return True
     try:
         _steps([places], steps_per_unit)
     except OverflowError:

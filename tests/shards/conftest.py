@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from mmsa_shards.options import PrepareOptions
+from tests.fixtures.local_ray import started_ray
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +36,10 @@ def options() -> PrepareOptions:
         allow_truncated=False,
         work_dir="",
     )
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    """One Ray for all tests of a file."""
+    with started_ray():
+        yield

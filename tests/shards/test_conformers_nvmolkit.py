@@ -18,8 +18,15 @@ GPU = Conformers(mode="etkdg", count=1, seed=0, timeout_s=10.0, backend="nvmolki
 
 
 def places(mol: Chem.Mol) -> np.ndarray:
-    """Returns atoms in a row, 1 Å apart."""
-    return np.arange(mol.GetNumAtoms())[:, None] * np.array([[1.0, 0.0, 0.0]])
+    """Returns heavy atoms in a row, 1.5 Å apart, hydrogens around theirs at 1 Å."""
+    xyz = np.zeros((mol.GetNumAtoms(), 3))
+    for atom in mol.GetAtoms():
+        number = atom.GetIdx()
+        if atom.GetAtomicNum() > 1:
+            xyz[number] = (1.5 * number, 0, 0)
+        else:  # these come after the heavy atoms
+            xyz[number] = xyz[atom.GetNeighbors()[0].GetIdx()] + (0, np.cos(number), np.sin(number))
+    return xyz
 
 
 def add(mol: Chem.Mol, xyz: np.ndarray) -> None:
@@ -36,12 +43,12 @@ def good(mols, count, seed, mmff_iterations) -> None:
 
 def test_good_conformers_are_taken_without_their_hydrogens():
     ethanol, methane = embed_many(["CCO", "C"], count=2, seed=0, mmff_iterations=0, embed_batch=good)
-    np.testing.assert_array_equal(ethanol, [[[0, 0, 0], [1, 0, 0], [2, 0, 0]]] * 2)
+    np.testing.assert_array_equal(ethanol, [[[0, 0, 0], [1.5, 0, 0], [3, 0, 0]]] * 2)
     assert ethanol.dtype == np.float32
     assert methane.shape == (2, 1, 3)
 
 
-@pytest.mark.parametrize("fault", ["none", "too few", "nan", "infinite hydrogen", "coinciding", "zeros"])
+@pytest.mark.parametrize("fault", ["none", "too few", "nan", "infinite hydrogen", "coinciding", "pressed", "torn", "zeros"])
 def test_what_is_missing_or_spoilt_is_left(fault):
     def spoil(mols, count, seed, mmff_iterations):
         good(mols[:1], count, seed, mmff_iterations)
@@ -55,6 +62,10 @@ def test_what_is_missing_or_spoilt_is_left(fault):
             xyz[-1, 2] = np.inf
         if fault == "coinciding":
             xyz[1] = xyz[0]
+        if fault == "pressed":
+            xyz[1] += (-0.6, 0, 0)  # C-C of 0.9 Å
+        if fault == "torn":
+            xyz[2] += (0.6, 0, 0)  # C-N of 2.1 Å
         if fault == "zeros":
             xyz[:] = 0
         add(mol, xyz)
@@ -82,7 +93,7 @@ def test_rdkit_embeds_what_is_left(monkeypatch):
     made = make_molecules(orders, GPU)
     assert all(isinstance(m, Molecule) for m in made)
     assert [m.conformer_source for m in made] == ["etkdg", "input", "etkdg"]
-    np.testing.assert_array_equal(made[0].conformers, [[[0, 0, 0], [1, 0, 0], [2, 0, 0]]])
+    np.testing.assert_array_equal(made[0].conformers, [[[0, 0, 0], [1.5, 0, 0], [3, 0, 0]]])
     np.testing.assert_array_equal(made[1].conformers, given)
     (rdkit,) = make_molecules(orders[2:], Conformers(mode="etkdg", count=1, seed=0, timeout_s=10.0))
     np.testing.assert_array_equal(made[2].conformers, rdkit.conformers)

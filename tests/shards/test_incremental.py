@@ -19,17 +19,7 @@ from mmsa_shards.prepare import prepare
 from mmsa_shards.rejects import read_rejects
 from mmsa_shards.shard import verify_shard
 
-ray = pytest.importorskip("ray")
-
-pytestmark = pytest.mark.distributed
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    """One Ray for all tests here; `prepare` joins it and leaves it running."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=128 << 20)
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.distributed, pytest.mark.usefixtures("local_ray")]
 
 
 @pytest.fixture(scope="module")

@@ -24,20 +24,10 @@ from mmsa_shards.rejects import read_rejects
 from mmsa_shards.schema import BLOCK_SCHEMA
 from mmsa_shards.shard import read_block, verify_shard
 
-ray = pytest.importorskip("ray")
-
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.usefixtures("local_ray")]
 
 ALCOHOLS = ["C" * n + "O" for n in range(1, 40)]
 STEREOISOMERS = ["C[C@H](N)C(=O)O", "C[C@@H](N)C(=O)O", "CC(N)C(=O)O"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    """One Ray for all tests here; `prepare` joins it and leaves it running."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=128 << 20)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")

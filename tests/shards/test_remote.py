@@ -15,8 +15,8 @@ from mmsa_shards.manifest import Manifest
 from mmsa_shards.prepare import prepare
 from mmsa_shards.rejects import read_rejects
 from mmsa_shards.shard import read_block, verify_shard
+from tests.fixtures.local_ray import started_ray
 
-ray = pytest.importorskip("ray")
 server = pytest.importorskip("moto.server")
 pytest.importorskip("s3fs")
 
@@ -40,9 +40,8 @@ def bucket():
         }.items():
             patch.setenv(name, value)
         fsspec.filesystem("s3").mkdir("bucket")
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=128 << 20)
-        yield "s3://bucket"
-        ray.shutdown()
+        with started_ray():
+            yield "s3://bucket"
         s3.stop()
 
 
