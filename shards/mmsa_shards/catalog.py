@@ -25,6 +25,7 @@ import pyarrow as pa
 
 from mmsa_shards.atomic import write_atomically
 from mmsa_shards.block import conformer_to_bytes, fits
+from mmsa_shards.errors import PrepareError
 from mmsa_shards.job import Input
 from mmsa_shards.options import PrepareOptions, Standardization
 from mmsa_shards.read import Record, Refused, read_records
@@ -122,11 +123,11 @@ class Chapter:
 
 def catalog_input(
     chapter: Chapter, part: int, parts: int, excluded: frozenset[str], options: PrepareOptions
-) -> tuple[str, int]:
+) -> tuple[str, int | PrepareError]:
     """Reads an input and standardizes the chunks ``part, part + parts, ...`` of it that are not there yet.
 
     Returns:
-        The key of the input, and of how many chunks it is in all.
+        The key of the input, and of how many chunks it is in all, or why it cannot be used.
     """
     number, taken, before = -1, 0, 0
 
@@ -135,11 +136,14 @@ def catalog_input(
         taken = num_bytes
 
     records = read_records(chapter.source.url, options, name=chapter.source.name, progress=progress)
-    for number, chunk in enumerate(_chunks_of(records)):
-        path = chapter.chunk(number)
-        if number % parts == part and not path.exists():
-            _catalog_chunk(path, chunk, taken - before, excluded, options)
-        before = taken
+    try:
+        for number, chunk in enumerate(_chunks_of(records)):
+            path = chapter.chunk(number)
+            if number % parts == part and not path.exists():
+                _catalog_chunk(path, chunk, taken - before, excluded, options)
+            before = taken
+    except PrepareError as error:
+        return chapter.source.key, error
     return chapter.source.key, number + 1
 
 

@@ -58,6 +58,7 @@ class Pool:
         function: Callable[..., R],
         calls: Iterable[tuple[Any, ...]],
         *,
+        gpus: int = 0,
         heartbeat: Callable[[], None] | None = None,
     ) -> Iterator[R]:
         """Runs ``function(*call)`` for every call and yields results as they come, in any order.
@@ -67,9 +68,12 @@ class Pool:
         Args:
             function: of module level.
             calls: arguments.
+            gpus: that each call needs.
             heartbeat: called every second or so while there is nothing to yield.
         """
-        task = ray.remote(function).options(num_cpus=1, max_retries=_RETRIES)
+        if gpus and not ray.cluster_resources().get("GPU"):
+            raise PrepareError("no node of this Ray cluster has a GPU: add one, or set prepare.conformer_backend=rdkit")
+        task = ray.remote(function).options(num_cpus=1, num_gpus=gpus, max_retries=_RETRIES)
         running: list[ray.ObjectRef] = []
 
         def finished() -> ray.ObjectRef:

@@ -7,12 +7,9 @@ folder of the shards and the manifest is replaced last. A job that was stopped f
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -20,7 +17,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from mmsa_shards.atomic import write_atomically
 from mmsa_shards.build import (
     ShardDone,
     ShardPlan,
@@ -34,22 +30,20 @@ from mmsa_shards.build import (
 )
 from mmsa_shards.catalog import Chapter, ChunkCounts, catalog_input, skeletons
 from mmsa_shards.cluster import Pool, ray_pool
+from mmsa_shards.conformers_nvmolkit import require_nvmolkit
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.folder import Folder
-from mmsa_shards.job import JOB_NAME, Job, describe
-from mmsa_shards.manifest import MANIFEST_NAME, Ledger, Manifest, ShardEntry, Split
+from mmsa_shards.job import Job, describe
+from mmsa_shards.manifest import Ledger, Manifest, ShardEntry, Split
 from mmsa_shards.options import PrepareOptions
 from mmsa_shards.publish import finish_publishing, publish_shard
 from mmsa_shards.rejects import REJECTS_NAME, read_refused, read_rejects, write_rejects
 from mmsa_shards.shard import is_intact
+from mmsa_shards.workplace import Prepared, alone_in, claim, prepared, work_folder
 
 #: Called with the stage (``read``, ``sort``, ``build`` or ``write``), records, shards or molecules done, how many
 #: there are in all (None while it is not known, estimated while reading), and records refused so far.
 Progress = Callable[[str, int, int | None, int], None]
-
-WORK_NAME = ".work"
-_LOCK_NAME = "lock"
-_TARGET_NAME = "target"
 
 # One input is read by several tasks where workers would have nothing to do; each reads all of it.
 _SMALLEST_PART = 1 << 16  # bytes
@@ -77,42 +71,27 @@ def prepare(inputs: Sequence[str], out: str, options: PrepareOptions, *, progres
     """
     try:
         folder = Folder(out)
-        work = _work_folder(folder, options)
-        before = _prepared(folder, work)
-        job = describe(
-            inputs, options, before.job if before else None
-        )  # a wrong input is told before anything is written
-        with _alone_in(work):
+        work = work_folder(folder, options)
+        before = prepared(folder, work)
+        # Before anything is written, so that a wrong input leaves nothing.
+        job = describe(inputs, options, before.job if before else None)
+        with alone_in(work):
             if finish_publishing(work, folder):
-                before = _prepared(folder, work)
+                before = prepared(folder, work)
                 job = describe(inputs, options, before.job if before else None)
             if before is not None and before.job == job:
                 shutil.rmtree(work, ignore_errors=True)
                 return before.manifest
-            _claim(work, folder, job, before)
+            claim(work, folder, job, before)
             with ray_pool(options.workers) as pool:
-                pool.check_that_all_see(work)
-                _Preparation(folder, work, job, before, options, pool, progress or _silent).run()
+                Preparation(folder, work, job, before, options, pool, progress).run()
             finish_publishing(work, folder)
         return Manifest.load(folder.url)
     except OSError as error:
         raise PrepareError(f"cannot write to {out}: {error}") from error
 
 
-def held_manifest(out: str) -> Manifest | None:
-    """Returns the manifest of a folder that may be added to; None where there is none yet."""
-    return Manifest.load(out) if Folder(out).read(MANIFEST_NAME) is not None else None
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What a folder of shards holds, and what it was prepared from."""
-
-    job: Job
-    manifest: Manifest
-
-
-class _Preparation:
+class Preparation:
     """One run of the steps; each finds what an earlier run has left and goes on from there."""
 
     def __init__(
@@ -123,10 +102,14 @@ class _Preparation:
         before: Prepared | None,
         options: PrepareOptions,
         pool: Pool,
-        progress: Progress,
+        progress: Progress | None,
     ) -> None:
+        pool.check_that_all_see(work)
         self.folder, self.work, self.job, self.before = folder, work, job, before
-        self.options, self.pool, self.progress = options, pool, progress
+        self.options, self.pool, self.progress = options, pool, progress or _silent
+        self.gpus = 1 if options.conformers == "etkdg" and options.conformer_backend == "nvmolkit" else 0
+        if self.gpus:
+            list(pool.map(require_nvmolkit, [()], gpus=self.gpus))
         for name in ("catalog", "deals", "pieces", "shards"):
             (work / name).mkdir(exist_ok=True)
         for abandoned in work.rglob(".*.tmp"):  # of processes that were killed
@@ -139,9 +122,7 @@ class _Preparation:
 
     def run(self) -> None:
         """Takes every step up to the manifest, which waits in the work folder to be published."""
-        self.read()
-        counts = sum((chapter.counts() for chapter in self.chapters), ChunkCounts())
-        chunks = [path for chapter in self.chapters for path in chapter.chunks]
+        chunks, counts = self.read()
         if counts.kept == 0 and self.before is None:
             reasons = Counter(read_refused(chunks)["reason"].to_pylist())
             raise PrepareError(
@@ -165,8 +146,12 @@ class _Preparation:
             for _ in self.pool.map(publish_shard, moves):
                 pass
 
-    def read(self) -> None:
-        """Reads and standardizes every new input."""
+    def read(self) -> tuple[list[Path], ChunkCounts]:
+        """Reads and standardizes every new input; returns the chunks, and their counts added up.
+
+        Raises:
+            PrepareError: names all inputs that cannot be used, once the others are done.
+        """
         excluded = self.pool.map(skeletons, ((source, self.options) for source in self.job.exclude))
         shared = self.pool.share(reduce(or_, excluded, frozenset()))
         todo = sorted((c for c in self.chapters if not c.is_done), key=lambda c: -c.source.bytes)
@@ -175,11 +160,18 @@ class _Preparation:
         calls = [
             (chapters[key], part, parts, shared, self.options) for key, parts in left.items() for part in range(parts)
         ]
+        unusable: dict[str, PrepareError] = {}
         for key, num_chunks in self.pool.map(catalog_input, calls, heartbeat=self.tell_how_much_is_read):
             left[key] -= 1
-            if left[key] == 0:
+            if isinstance(num_chunks, PrepareError):
+                unusable[key] = num_chunks
+            elif left[key] == 0:
                 chapters[key].close(num_chunks)
+        if unusable:
+            raise PrepareError("\n".join(map(str, unusable.values())))
         self.tell_how_much_is_read()
+        chunks = [path for chapter in self.chapters for path in chapter.chunks]
+        return chunks, sum((chapter.counts() for chapter in self.chapters), ChunkCounts())
 
     def parts_of(self, chapter: Chapter, inputs: int) -> int:
         """Returns by how many tasks an input is read, where so many are to be read."""
@@ -224,7 +216,7 @@ class _Preparation:
                 else:
                     calls.append((piece, path, number, self.options))
         self.progress("build", done, total, rejected)
-        for made, refused in self.pool.map(build_piece, calls):
+        for made, refused in self.pool.map(build_piece, calls, gpus=self.gpus):
             done, rejected = done + made + refused, rejected + refused
             self.progress("build", done, total, rejected)
         return pieces
@@ -302,72 +294,3 @@ class _Preparation:
 
 def _silent(stage: str, done: int, total: int | None, rejected: int) -> None:
     """Reports to nobody."""
-
-
-def _work_folder(folder: Folder, options: PrepareOptions) -> Path:
-    if options.work_dir:
-        return Path(options.work_dir)
-    if folder.path is None:
-        raise PrepareError(
-            f"{folder.url} is no folder of this machine: name one for what is under way, which all nodes see, with "
-            "prepare.work_dir=..."
-        )
-    return folder.path / WORK_NAME
-
-
-def _prepared(folder: Folder, work: Path) -> Prepared | None:
-    """Returns what a folder holds; None where it is empty, or an earlier job has not come to its end.
-
-    Raises:
-        PrepareError: it holds something else.
-    """
-    job = folder.read(JOB_NAME)
-    if job is not None:
-        return Prepared(Job.from_json(job), Manifest.load(folder.url))
-    if not (work / JOB_NAME).exists() and set(folder.names()) - {WORK_NAME}:
-        raise PrepareError(f"{folder.url} is not empty and holds no preparation: name another folder")
-    return None
-
-
-@contextmanager
-def _alone_in(work: Path) -> Iterator[None]:
-    """Keeps other preparations out of a work folder, which is made where it is missing."""
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / _LOCK_NAME).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PrepareError(f"another preparation is at work in {work}: wait for its end, or stop it") from None
-        yield
-
-
-def _claim(work: Path, folder: Folder, job: Job, before: Prepared | None) -> None:
-    """Makes a work folder that of a job, or finds that it is; what of another job can serve is kept.
-
-    Raises:
-        PrepareError: the work folder is in use for something else, or the folder was prepared otherwise.
-    """
-    mend = "name another folder, or delete this one to prepare it again"
-    if before is not None and (difference := job.difference(before.job)):
-        raise PrepareError(f"{folder.url} holds shards prepared otherwise ({difference}): {mend}")
-    path, target = work / JOB_NAME, work / _TARGET_NAME
-    if not path.exists():
-        if {entry.name for entry in work.iterdir()} - {_LOCK_NAME, _TARGET_NAME}:
-            raise PrepareError(f"prepare.work_dir={work} is not empty: name a folder for this preparation alone")
-    elif target.read_text() != folder.url:
-        raise PrepareError(f"prepare.work_dir={work} belongs to the preparation of {target.read_text()}: name another")
-    else:
-        theirs = Job.from_json(path.read_bytes())
-        if theirs == job:
-            return
-        difference = job.difference(theirs)
-        if any((work / "pieces").glob("*")):
-            what = difference or "its inputs were others"
-            raise PrepareError(f"{folder.url} holds a preparation begun otherwise ({what}): finish it first, or {mend}")
-        # The other job came to nothing, perhaps for an input that has been mended since.
-        for name in ("deals", "shards", *(["catalog"] if difference else [])):
-            shutil.rmtree(work / name, ignore_errors=True)
-    with write_atomically(target) as file:
-        file.write(folder.url.encode())
-    with write_atomically(path) as file:
-        file.write(job.to_json())

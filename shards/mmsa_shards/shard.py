@@ -15,7 +15,7 @@ from mmsa_shards.atomic import write_atomically
 from mmsa_shards.block import Compression, decode_block, encode_block
 from mmsa_shards.manifest import BlockEntry, ShardEntry, Split
 
-_MEND = "prepare this shard again"
+_MEND = "make this shard again with mmsa prepare --repair"
 
 
 class ShardError(ValueError):

@@ -37,7 +37,7 @@ SHARDS_FOR_MMSA_DIST = {
     *("atomic", "schema", "options", "errors", "manifest", "changes", "shard", "verify", "read", "block"),
     "from_smiles",
 }
-RAY_STAGES = {"prepare"}
+RAY_STAGES = {"prepare", "repair", "workplace"}
 NETWORK_STAGES = {"pubchem"}
 #: Heavy packages and the files that own them.
 OWNERS = {

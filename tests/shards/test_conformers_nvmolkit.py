@@ -48,7 +48,9 @@ def test_good_conformers_are_taken_without_their_hydrogens():
     assert methane.shape == (2, 1, 3)
 
 
-@pytest.mark.parametrize("fault", ["none", "too few", "nan", "infinite hydrogen", "coinciding", "pressed", "torn", "zeros"])
+@pytest.mark.parametrize(
+    "fault", ["none", "too few", "nan", "infinite hydrogen", "coinciding", "pressed", "torn", "zeros"]
+)
 def test_what_is_missing_or_spoilt_is_left(fault):
     def spoil(mols, count, seed, mmff_iterations):
         good(mols[:1], count, seed, mmff_iterations)

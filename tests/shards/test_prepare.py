@@ -196,6 +196,57 @@ def test_conformers_of_duplicates_are_pooled(inputs, options, tmp_path):
     assert np.linalg.norm(xyz[:, 1] - xyz[:, 2], axis=-1) == pytest.approx([1.4, 1.4], abs=0.1)  # C-O
 
 
+def test_every_input_that_cannot_be_used_is_named_and_the_others_are_kept(inputs, options, tmp_path):
+    (tmp_path / "cut.sdf").write_text(Path(inputs[2]).read_text()[:700])
+    (tmp_path / "table.csv").write_text("name,mass\naspirin,180\n")
+    broken = [str(tmp_path / "cut.sdf"), str(tmp_path / "table.csv")]
+    with pytest.raises(
+        PrepareError, match=r"cut\.sdf ends in the middle(.|\n)*table\.csv has no SMILES column"
+    ) as told:
+        prepare([*inputs, *broken], str(tmp_path / "out"), options)
+    assert len(str(told.value).splitlines()) == 2
+    (tmp_path / "table.csv").write_text("name,smiles\nwater,O\n")
+    read = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / ".work" / "catalog").rglob("*.arrow")}
+    assert read
+    stages = []
+
+    def watch(stage: str, *numbers: object) -> None:
+        if stage == "build" and not stages:
+            assert {path: path.stat().st_mtime_ns for path in read} == read
+            stages.append(stage)
+
+    manifest = prepare([*inputs, broken[1]], str(tmp_path / "out"), options, progress=watch)
+    assert stages
+    assert manifest.inputs == {"a.smi": 42, "b.csv": 5, "c.sdf": 2, "table.csv": 1}
+
+
+def test_pubchem3d_is_joined_to_its_compound(options, tmp_path):
+    flat = Chem.MolFromSmiles("CC(N)C(=O)O")
+    solid = Chem.AddHs(Chem.MolFromSmiles("C[C@H](N)C(=O)O"))
+    rdDistGeom.EmbedMolecule(solid, randomSeed=1)
+    for mol, name, tags in ((flat, "2d.sdf", {}), (solid, "3d.sdf", {"PUBCHEM_CONFORMER_RMSD": "0.4"})):
+        for tag, value in {"PUBCHEM_COMPOUND_CID": "602", **tags}.items():
+            mol.SetProp(tag, value)
+        with Chem.SDWriter(str(tmp_path / name)) as writer:
+            writer.write(mol)
+    given = dataclasses.replace(options, conformers="given")
+    manifest = prepare([str(tmp_path / "2d.sdf"), str(tmp_path / "3d.sdf")], str(tmp_path / "out"), given)
+    assert (manifest.ledger.read, manifest.ledger.written, manifest.ledger.joined) == (2, 1, 1)
+    (row,) = molecules(tmp_path / "out", "train") + molecules(tmp_path / "out", "val")
+    assert (row["id"], row["smiles"], row["conformer_source"]) == ("CID602", "CC(N)C(=O)O", "pubchem3d")
+    xyz = np.cumsum(row["conformers"][0], axis=0) / 1000
+    heavy = solid.GetConformer().GetPositions()[: solid.GetNumHeavyAtoms()]  # in the order of its SMILES, as here
+    distances = [np.linalg.norm(places[:, None] - places, axis=-1) for places in (xyz, heavy)]
+    np.testing.assert_allclose(*distances, atol=0.002)
+
+
+def test_what_standardization_did_is_counted(options, tmp_path):
+    (tmp_path / "a.smi").write_text("C[NH3+].[Cl-] salt\nCC(=O)[O-].[Na+] another\nCCO none\nCC(=O)O twin")
+    manifest = prepare([str(tmp_path / "a.smi")], str(tmp_path / "out"), options)
+    assert manifest.ledger.duplicates == 1
+    assert manifest.standardization == {"fragment_removed": 2, "neutralized": 2}
+
+
 def test_inputs_that_cannot_be_used_are_one_sentence_and_leave_nothing(inputs, options, tmp_path):
     (tmp_path / "empty.smi").touch()
     (tmp_path / "blank.smi").write_text("\n\n")
@@ -259,7 +310,7 @@ class _HerePool:
     def share(self, value):
         return value
 
-    def map(self, function, calls, *, heartbeat=None):
+    def map(self, function, calls, *, gpus=0, heartbeat=None):
         for call in calls:
             yield function(*call)
 

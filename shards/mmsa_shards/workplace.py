@@ -1,0 +1,111 @@
+"""Where a preparation is made, and the right to be at work there.
+
+A work folder belongs to one job, which a run that was stopped finds again, and to one process at a time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmsa_shards.atomic import write_atomically
+from mmsa_shards.errors import PrepareError
+from mmsa_shards.folder import Folder
+from mmsa_shards.job import JOB_NAME, Job
+from mmsa_shards.manifest import MANIFEST_NAME, Manifest
+from mmsa_shards.options import PrepareOptions
+
+_WORK_NAME = ".work"
+_LOCK_NAME = "lock"
+_TARGET_NAME = "target"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a folder of shards holds, and what it was prepared from."""
+
+    job: Job
+    manifest: Manifest
+
+
+def held_manifest(out: str) -> Manifest | None:
+    """Returns the manifest of a folder that may be added to; None where there is none yet."""
+    return Manifest.load(out) if Folder(out).read(MANIFEST_NAME) is not None else None
+
+
+def work_folder(folder: Folder, options: PrepareOptions) -> Path:
+    """Returns the folder of what is under way.
+
+    Raises:
+        PrepareError: the folder of the shards is elsewhere, and no other was named.
+    """
+    if options.work_dir:
+        return Path(options.work_dir)
+    if folder.path is None:
+        raise PrepareError(
+            f"{folder.url} is no folder of this machine: name one for what is under way, which all nodes see, with "
+            "prepare.work_dir=..."
+        )
+    return folder.path / _WORK_NAME
+
+
+def prepared(folder: Folder, work: Path) -> Prepared | None:
+    """Returns what a folder holds; None where it is empty, or an earlier job has not come to its end.
+
+    Raises:
+        PrepareError: it holds something else.
+    """
+    job = folder.read(JOB_NAME)
+    if job is not None:
+        return Prepared(Job.from_json(job), Manifest.load(folder.url))
+    if not (work / JOB_NAME).exists() and set(folder.names()) - {_WORK_NAME}:
+        raise PrepareError(f"{folder.url} is not empty and holds no preparation: name another folder")
+    return None
+
+
+@contextmanager
+def alone_in(work: Path) -> Iterator[None]:
+    """Keeps other preparations out of a work folder, which is made where it is missing."""
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / _LOCK_NAME).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PrepareError(f"another preparation is at work in {work}: wait for its end, or stop it") from None
+        yield
+
+
+def claim(work: Path, folder: Folder, job: Job, before: Prepared | None) -> None:
+    """Makes a work folder that of a job, or finds that it is; what of another job can serve is kept.
+
+    Raises:
+        PrepareError: the work folder is in use for something else, or the folder was prepared otherwise.
+    """
+    mend = "name another folder, or delete this one to prepare it again"
+    if before is not None and (difference := job.difference(before.job)):
+        raise PrepareError(f"{folder.url} holds shards prepared otherwise ({difference}): {mend}")
+    path, target = work / JOB_NAME, work / _TARGET_NAME
+    if not path.exists():
+        if {entry.name for entry in work.iterdir()} - {_LOCK_NAME, _TARGET_NAME}:
+            raise PrepareError(f"prepare.work_dir={work} is not empty: name a folder for this preparation alone")
+    elif target.read_text() != folder.url:
+        raise PrepareError(f"prepare.work_dir={work} belongs to the preparation of {target.read_text()}: name another")
+    else:
+        theirs = Job.from_json(path.read_bytes())
+        if theirs == job:
+            return
+        difference = job.difference(theirs)
+        if any((work / "pieces").glob("*")):
+            what = difference or "its inputs were others"
+            raise PrepareError(f"{folder.url} holds a preparation begun otherwise ({what}): finish it first, or {mend}")
+        # The other job came to nothing, perhaps for an input that has been mended since.
+        for name in ("deals", "shards", *(["catalog"] if difference else [])):
+            shutil.rmtree(work / name, ignore_errors=True)
+    with write_atomically(target) as file:
+        file.write(folder.url.encode())
+    with write_atomically(path) as file:
+        file.write(job.to_json())

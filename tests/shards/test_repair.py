@@ -1,0 +1,78 @@
+"""Shards that are lost or damaged are made again, byte for byte, or left alone with a reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mmsa_shards.errors import PrepareError
+from mmsa_shards.options import PrepareOptions
+from mmsa_shards.prepare import prepare
+from mmsa_shards.repair import repair
+from mmsa_shards.verify import verify_folder
+
+pytestmark = [pytest.mark.distributed, pytest.mark.usefixtures("local_ray")]
+
+
+@pytest.fixture(scope="module")
+def chosen(options) -> PrepareOptions:
+    return dataclasses.replace(options, conformers="etkdg", shards=3, molecules_per_block=4, workers=2)
+
+
+@pytest.fixture(scope="module")
+def finished(chosen, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "a.smi").write_text("\n".join(f"{'C' * n}O a{n}" for n in range(1, 25)))
+    (folder / "b.smi").write_text("CCN b1\nCCO b2\nc1cccc1 bad")
+    prepare([str(folder / "a.smi")], str(folder / "shards"), chosen)
+    prepare([str(folder / "b.smi")], str(folder / "shards"), chosen)
+    return folder
+
+
+@pytest.fixture
+def folder(finished, tmp_path) -> Path:
+    return Path(shutil.copytree(finished / "shards", tmp_path / "shards"))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_broken_shards_are_made_again(finished, folder, options):
+    (folder / "train-00001.tar").unlink()
+    content = bytearray((folder / "train-00002.tar").read_bytes())
+    content[700] ^= 1
+    (folder / "train-00002.tar").write_bytes(content)
+    assert len(verify_folder(folder).faults) >= 2
+    assert repair(str(folder), options) == ("train-00001.tar", "train-00002.tar")
+    assert files(folder) == files(finished / "shards")
+    assert verify_folder(folder).faults == ()
+
+
+def test_nothing_is_done_where_nothing_is_broken(folder, options):
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert repair(str(folder), options) == ()
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_what_cannot_be_repaired_is_told(finished, folder, options, tmp_path):
+    with pytest.raises(PrepareError, match="holds no finished preparation"):
+        repair(str(tmp_path / "nowhere"), options)
+    (folder / "train-00001.tar").unlink()
+    before = files(folder)
+    kept = (finished / "a.smi").read_text(), (finished / "a.smi").stat()
+    try:
+        (finished / "a.smi").write_text("CCCCCCO a1")
+        with pytest.raises(PrepareError, match=r"a\.smi has changed since this folder was prepared"):
+            repair(str(folder), options)
+        (finished / "a.smi").unlink()
+        with pytest.raises(PrepareError, match=r"a\.smi does not exist"):
+            repair(str(folder), options)
+    finally:
+        (finished / "a.smi").write_text(kept[0])
+        os.utime(finished / "a.smi", ns=(kept[1].st_atime_ns, kept[1].st_mtime_ns))
+    assert files(folder) == before
