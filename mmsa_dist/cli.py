@@ -212,14 +212,21 @@ def inspect(
     verify: Annotated[
         bool, typer.Option("--verify", help="Read everything instead and name all that is broken (exit 1).")
     ] = False,
+    since: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--since", help="Print what changed since a manifest instead: a file, or a name in manifests/."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; no sheet unless --sheet names one.")] = False,
 ) -> None:
-    """Print what shards hold, and draw a sheet of molecules as the model sees them; or verify them.
+    """Print what shards hold, and draw a sheet of molecules as the model sees them; or verify or compare them.
 
     Example: mmsa inspect shards --verify
     """
     if verify:
         _verify(folder, as_json)
+        return
+    if since is not None:
+        _compare(folder, since, as_json)
         return
     from mmsa_dist.report.inspect import contact_sheet, inspect_shards, render_inspection
 
@@ -234,6 +241,19 @@ def inspect(
     contact_sheet(folder, path, molecules)
     if not as_json:
         _say(f"drew {path}")
+
+
+def _compare(folder: str, since: str, as_json: bool) -> None:
+    from mmsa_dist.console import changes_summary
+    from mmsa_shards.changes import changes_between
+    from mmsa_shards.manifest import Manifest
+
+    earlier = since if since.endswith(".json") else f"{folder.rstrip('/')}/manifests/{since}.json"
+    changes = changes_between(Manifest.load_file(earlier), Manifest.load(folder))
+    if as_json:
+        sys.stdout.write(json.dumps(dataclasses.asdict(changes), indent=2, ensure_ascii=False) + "\n")
+    else:
+        _say(changes_summary(changes))
 
 
 def _verify(folder: str, as_json: bool) -> None:

@@ -67,6 +67,7 @@ class ShardStatistics:
     ledger: Ledger
     reject_reasons: dict[str, int]
     conformer_sources: dict[str, int]
+    standardization: dict[str, int]
     molecules_read: int
     """Molecules on which the figures below rest."""
     atoms_per_molecule: NDArray[np.int64]
@@ -116,6 +117,7 @@ class ShardStatistics:
             "ledger": asdict(self.ledger),
             "reject_reasons": self.reject_reasons,
             "conformer_sources": self.conformer_sources,
+            "standardization": self.standardization,
             "molecules_read": self.molecules_read,
             "heavy_atoms": {
                 "mean": float(n.mean()) if len(n) else None,
@@ -165,6 +167,7 @@ def inspect_shards(folder: str | os.PathLike[str], *, blocks: int = 4096) -> Sha
         ledger=manifest.ledger,
         reject_reasons=manifest.reject_reasons,
         conformer_sources=manifest.conformer_sources,
+        standardization=manifest.standardization,
         molecules_read=sum(map(len, sizes)),
         atoms_per_molecule=np.sort(np.concatenate(sizes)) if sizes else np.zeros(0, dtype=np.int64),
         bonds=bonds,
@@ -211,6 +214,11 @@ def render_inspection(statistics: ShardStatistics) -> Group:
     for source, count in _falling(s.conformer_sources):
         sources.add_row(source, f"{count:,}", _percent(count, s.molecules))
     parts.append(sources)
+    if s.standardization:
+        changed = table("What standardization changed", "by", "records", "share of those not rejected")
+        for step, count in _falling(s.standardization):
+            changed.add_row(step.replace("_", " "), f"{count:,}", _percent(count, s.ledger.read - s.ledger.rejected))
+        parts.append(changed)
     if s.molecules_read:
         n = s.atoms_per_molecule
         quantiles = np.quantile(n, (0, 0.05, 0.5, 0.95, 1)).astype(int)

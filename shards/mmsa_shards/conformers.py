@@ -91,27 +91,26 @@ def sound_conformers(mol: Chem.Mol, embedded: Chem.Mol) -> NDArray[np.float32]:
         (n, A, 3) float32, Å: the conformers that have a finite place for every atom and bonds of sensible lengths.
     """
     num_atoms = mol.GetNumAtoms()
-    sound = [
-        xyz[:num_atoms]
-        for conformer in embedded.GetConformers()
-        if is_structure(embedded, xyz := conformer.GetPositions()) and _bonds_are_sound(embedded, xyz)
-    ]
+    ends = _bond_ends(embedded)
+    radii = _COVALENT_RADII[[atom.GetAtomicNum() for atom in embedded.GetAtoms()]]
+    usual = radii[ends[:, 0]] + radii[ends[:, 1]]
+    sound = []
+    for conformer in embedded.GetConformers():
+        xyz = conformer.GetPositions()
+        if len(xyz) == embedded.GetNumAtoms() and np.isfinite(xyz).all():
+            ratio = _bond_lengths(xyz, ends) / usual
+            if ratio.min(initial=1) > _SHORTEST_RATIO and ratio.max(initial=1) < _LONGEST_RATIO:
+                sound.append(xyz[:num_atoms])
     return np.asarray(sound, dtype=np.float32).reshape(-1, num_atoms, 3)
 
 
-def is_structure(mol: Chem.Mol, xyz: NDArray[np.float64]) -> bool:
-    """Whether `xyz`, in Å, places all atoms of a molecule, and bonded ones apart."""
-    if xyz.shape != (mol.GetNumAtoms(), 3) or not np.isfinite(xyz).all():
-        return False
-    first, second = np.nonzero(Chem.GetAdjacencyMatrix(mol))
-    return bool(np.linalg.norm(xyz[first] - xyz[second], axis=1).min(initial=np.inf) >= _SHORTEST_BOND)
+def _bond_ends(mol: Chem.Mol) -> NDArray[np.int64]:
+    return np.argwhere(Chem.GetAdjacencyMatrix(mol))
 
 
-def _bonds_are_sound(mol: Chem.Mol, xyz: NDArray[np.float64]) -> bool:
-    first, second = np.nonzero(Chem.GetAdjacencyMatrix(mol))
-    radii = _COVALENT_RADII[[atom.GetAtomicNum() for atom in mol.GetAtoms()]]
-    ratio = np.linalg.norm(xyz[first] - xyz[second], axis=1) / (radii[first] + radii[second])
-    return bool(ratio.min(initial=1) > _SHORTEST_RATIO and ratio.max(initial=1) < _LONGEST_RATIO)
+def _bond_lengths(xyz: NDArray[np.float64], ends: NDArray[np.int64]) -> NDArray[np.float64]:
+    step = xyz[ends[:, 0]] - xyz[ends[:, 1]]
+    return np.sqrt(np.einsum("ij,ij->i", step, step))
 
 
 def given_coordinates(mol: Chem.Mol) -> NDArray[np.float32] | None:
@@ -122,7 +121,9 @@ def given_coordinates(mol: Chem.Mol) -> NDArray[np.float32] | None:
     if mol.GetNumConformers() == 0 or not mol.GetConformer().Is3D():
         return None
     xyz = mol.GetConformer().GetPositions()
-    return xyz.astype(np.float32) if is_structure(mol, xyz) else None
+    if not np.isfinite(xyz).all() or _bond_lengths(xyz, _bond_ends(mol)).min(initial=np.inf) < _SHORTEST_BOND:
+        return None
+    return xyz.astype(np.float32)
 
 
 def _seed_of(inchikey: str, seed: int) -> int:

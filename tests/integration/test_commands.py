@@ -6,8 +6,10 @@ import gzip
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -23,11 +25,17 @@ SMALL = [
 ]
 
 
-def mmsa(*words: object) -> subprocess.CompletedProcess[str]:
+def environment() -> dict[str, str]:
     rooms = os.pathsep.join(str(ROOT / room) for room in (".", "kernels", "shards"))
-    environment = {**os.environ, "PYTHONPATH": rooms, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-    command = [sys.executable, "-c", "from mmsa_dist.cli import main; main()", *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    return {**os.environ, "PYTHONPATH": rooms, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, "-c", "from mmsa_dist.cli import main; main()", *map(str, words)]
+
+
+def mmsa(*words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*words), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=240)
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +143,47 @@ def test_what_is_wrong_is_said_in_a_sentence(tmp_path: Path, command: list[str],
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_adding_comparing_and_repairing(molecules: Path, tmp_path: Path) -> None:
+    out, settings = tmp_path / "shards", [*SMALL, "prepare.conformers=none"]
+    assert mmsa("prepare", molecules, "--out", out, *settings).returncode == 0
+    (tmp_path / "more.smi").write_text("CCCOCC ether\nCCO twice-again\n")
+    added = mmsa("prepare", tmp_path / "more.smi", "--out", out, *settings)
+    assert added.returncode == 0, added.stderr
+    assert "+1  molecules" in added.stdout
+    assert "+2  records from more.smi" in added.stdout
+    assert "rewritten: " in added.stdout
+    (earlier,) = (out / "manifests").iterdir()
+    compared = mmsa("inspect", out, "--since", earlier.stem)
+    assert compared.returncode == 0, compared.stderr
+    assert compared.stdout.splitlines() == added.stdout.splitlines()[-len(compared.stdout.splitlines()) :]
+    assert json.loads(mmsa("inspect", out, "--since", earlier, "--json").stdout)["molecules"] == 1
+    missing = mmsa("inspect", out, "--since", "0123")
+    assert (missing.returncode, "no 0123.json in" in missing.stderr) == (2, True)
+
+    (out / "train-00000.tar").unlink()
+    verified = mmsa("inspect", out, "--verify")
+    assert verified.returncode == 1
+    assert "mmsa prepare --repair" in verified.stdout
+    repaired = mmsa("prepare", "--repair", "--out", out)
+    assert repaired.returncode == 0, repaired.stderr
+    assert "made again: train-00000.tar" in repaired.stdout
+    assert mmsa("inspect", out, "--verify").returncode == 0
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(molecules: Path, tmp_path: Path) -> None:
+    words = ["prepare", str(molecules), "--out", str(tmp_path / "shards"), *SMALL]
+    process = subprocess.Popen(command(*words), env=environment(), stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    while not (tmp_path / "shards" / ".work" / "pieces").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; what is finished is kept, and the same command goes on from it" in errors
+    assert "Traceback" not in errors
+    assert mmsa(*words).returncode == 0
 
 
 def test_help_teaches() -> None:

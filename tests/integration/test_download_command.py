@@ -104,7 +104,7 @@ def test_ctrl_c_keeps_the_parts_and_says_how_to_go_on(server, tmp_path):
     process.send_signal(signal.SIGINT)
     code, _, err = end(process)
     assert code == 130
-    assert "interrupted; what has come is kept, and the same command goes on from it" in err
+    assert "interrupted; what is finished is kept, and the same command goes on from it" in err
     assert (tmp_path / f"{SECOND}.part").stat().st_size >= 196_608
 
 
