@@ -33,7 +33,7 @@ from mmsa_shards.shard import read_block, write_shard
 
 # A task makes a thousandth of the job, within these bounds.
 _PIECES = 1024
-_SMALLEST_PIECE, _LARGEST_PIECE = 64, 4096
+_SMALLEST_PIECE, _LARGEST_PIECE = 32, 4096
 
 
 @dataclass(frozen=True)
