@@ -87,7 +87,7 @@ def drugs(folder: Path, count: int) -> str:
     return str(path)
 
 
-@pytest.fixture(scope="module", params=[160, pytest.param(2600, marks=pytest.mark.slow)], ids=["reduced", "full"])
+@pytest.fixture(scope="module", params=[160, pytest.param(1300, marks=pytest.mark.slow)], ids=["reduced", "full"])
 def size(request) -> int:
     return request.param
 
