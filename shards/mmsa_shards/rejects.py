@@ -76,4 +76,6 @@ def write_rejects(path: Path, chapters: Mapping[str, Iterable[Path]], others: pa
 def read_rejects(folder: str | Path) -> pa.Table:
     """Reads the ledger of a prepared folder, which may be any URL that fsspec knows, as `REJECT_SCHEMA`."""
     with fsspec.open(f"{str(folder).rstrip('/')}/{REJECTS_NAME}", "rb") as file:
-        return pq.read_table(file, schema=REJECT_SCHEMA)
+        content = pa.BufferReader(file.read())
+    # One thread: those of Arrow that still wait on a file when the program ends take it down with an abort.
+    return pq.read_table(content, schema=REJECT_SCHEMA, use_threads=False, pre_buffer=False)

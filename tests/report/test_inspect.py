@@ -44,7 +44,9 @@ def test_text(tiny_shards):
     assert str(tiny_shards) in text.replace("\n", "")
     assert [word in text for word in ("Ledger", "Elements", "Conformers", "bytes/molecule")] == [True] * 4
     ledger = text[text.index("Ledger") : text.index("Conformers")].split()
-    assert ledger[2:] == ["read", "55", "written", "55", "duplicates", "0", "rejected", "0", "excluded", "0"]
+    assert ledger[2:] == [
+        *("read", "55", "written", "55", "duplicates", "0", "joined", "0", "rejected", "0", "excluded", "0"),
+    ]
     bars = {line.split()[0]: line.count("█") for line in text[text.index("Elements") :].splitlines()[2:] if "█" in line}
     assert bars == {"C": 40, "O": 16, "N": 8, "Cl": 8}, "of 55 molecules 55, 22, 11 and 11"
 
@@ -72,7 +74,7 @@ def test_json(tiny_shards):
     found = json.loads(json.dumps(inspect_shards(tiny_shards).to_json(), allow_nan=False))
     assert list(found) == [
         "folder", "digest", "molecules", "bytes", "bytes_per_molecule", "splits", "ledger", "reject_reasons",
-        "conformer_sources", "molecules_read", "heavy_atoms", "bonds", "elements",
+        "conformer_sources", "standardization", "molecules_read", "heavy_atoms", "bonds", "elements",
     ]  # fmt: skip
     assert found["molecules"] == found["ledger"]["read"] == 55
     assert found["splits"]["val"] | {"bytes": 0} == {"shards": 1, "blocks": 3, "molecules": 11, "bytes": 0}
@@ -82,7 +84,7 @@ def test_json(tiny_shards):
 
 
 def test_an_empty_folder_has_statistics(tmp_path):
-    Manifest(shards=(), ledger=Ledger(0, 0, 0, 0, 0)).save(tmp_path)
+    Manifest(shards=(), ledger=Ledger(0, 0, 0, 0, 0, 0)).save(tmp_path)
     found = json.loads(json.dumps(inspect_shards(tmp_path).to_json(), allow_nan=False))
     assert (found["molecules"], found["bytes_per_molecule"], found["heavy_atoms"]["mean"]) == (0, None, None)
     Console(file=io.StringIO()).print(render_inspection(inspect_shards(tmp_path)))

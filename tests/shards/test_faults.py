@@ -166,7 +166,10 @@ def test_the_driver_may_be_killed(inputs, chosen, undisturbed, tmp_path, share):
 def test_a_node_may_go(inputs, chosen, undisturbed, tmp_path):
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80 << 20})
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False},
+    )
     going = cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
     ray.init(address=cluster.address, log_to_driver=False)
     gone = threading.Event()

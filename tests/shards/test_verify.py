@@ -12,7 +12,7 @@ import pytest
 
 from mmsa_shards.manifest import Manifest
 from mmsa_shards.read import Place, Refused
-from mmsa_shards.rejects import rejects_table, write_rejects
+from mmsa_shards.rejects import REJECTS_NAME, rejects_table, write_rejects
 from mmsa_shards.shard import read_block, write_shard
 from mmsa_shards.verify import verify_folder
 
@@ -32,7 +32,7 @@ def _save(folder, **changes) -> Manifest:
 def whole(make_tiny_shards, tmp_path_factory):
     """Three shards of 55 molecules, and two refused records."""
     folder = make_tiny_shards(tmp_path_factory.mktemp("verify"))
-    write_rejects(folder, [rejects_table(REFUSED)])
+    write_rejects(folder / REJECTS_NAME, {}, rejects_table(REFUSED))
     ledger = dataclasses.replace(Manifest.load(folder).ledger, read=57, rejected=2)
     sources = {"etkdg": 43, "none": 12}
     _save(folder, ledger=ledger, reject_reasons={"syntax": 1, "valence": 1}, conformer_sources=sources)
@@ -78,11 +78,11 @@ def test_everything_that_is_broken_is_named(folder):
     (folder / ".val-00000.tar.17.tmp").write_bytes(b"")
     faults = verify_folder(folder).faults
     expected = [
-        f"block 1 of {folder}/train-00000.tar is damaged: its CRC-32 is not that of the manifest; prepare this",
+        f"block 1 of {folder}/train-00000.tar is damaged: its CRC-32 is not that of the manifest; make this sh",
         f"block 3 of {folder}/train-00000.tar is damaged",
         f"cannot read {folder}/train-00001.tar: ",
         f"{folder}/val-00000.tar does not match its size and SHA-256 in the manifest",
-        f"{folder}/rejects lists 0 refused records ({{}}), the ledger has 2 ({{'syntax': 1, 'valence': 1}})",
+        f"{folder}/rejects/part-00000.parquet lists 0 refused records ({{}}), the ledger has 2 ({{'syntax': 1, 'valence': 1}})",
         f"{folder}/.val-00000.tar.17.tmp is not in the manifest; delete it",
         f"{folder}/train-00007.tar is not in the manifest; delete it",
     ]
