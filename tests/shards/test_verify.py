@@ -82,7 +82,8 @@ def test_everything_that_is_broken_is_named(folder):
         f"block 3 of {folder}/train-00000.tar is damaged",
         f"cannot read {folder}/train-00001.tar: ",
         f"{folder}/val-00000.tar does not match its size and SHA-256 in the manifest",
-        f"{folder}/rejects/part-00000.parquet lists 0 refused records ({{}}), the ledger has 2 ({{'syntax': 1, 'valence': 1}})",
+        f"{folder}/rejects/part-00000.parquet lists 0 refused records ({{}}), the ledger has 2 "
+        "({'syntax': 1, 'valence': 1})",
         f"{folder}/.val-00000.tar.17.tmp is not in the manifest; delete it",
         f"{folder}/train-00007.tar is not in the manifest; delete it",
     ]
