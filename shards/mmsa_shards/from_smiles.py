@@ -24,7 +24,6 @@ def smiles_to_block(
     seed: int,
     conformer_timeout_s: float,
     standardization: Standardization,
-    mmff_iterations: int = 0,
 ) -> tuple[pa.RecordBatch, NDArray[np.int64], dict[int, tuple[str, str]]]:
     """Turns SMILES into a block exactly as preparation does, without Ray.
 
@@ -35,7 +34,6 @@ def smiles_to_block(
         seed: of the embedding.
         conformer_timeout_s: seconds that the embedding of one molecule may take before it goes without 3D.
         standardization: as in the preparation.
-        mmff_iterations: steps of MMFF94 minimization after embedding.
 
     Returns:
         The block of the N molecules that were read; their (N,) int64 rows in `smiles`, ascending; and for
@@ -52,9 +50,7 @@ def smiles_to_block(
             name = str(row) if ids is None else ids[row]
             orders.append(Order(id=name, inchikey=parent.inchikey, smiles=parent.smiles))
             rows.append(row)
-    wanted = Conformers(
-        mode=conformers, count=1, seed=seed, timeout_s=conformer_timeout_s, mmff_iterations=mmff_iterations
-    )
+    wanted = Conformers(mode=conformers, count=1, seed=seed, timeout_s=conformer_timeout_s)
     molecules: list[Molecule] = []
     kept: list[int] = []
     for row, made in zip(rows, make_molecules(orders, wanted), strict=True):

@@ -94,7 +94,7 @@ def size(request) -> int:
 
 @pytest.fixture(scope="module")
 def chosen(options, size) -> PrepareOptions:
-    # 100 atoms keep every molecule far from the time limit, so that no outcome hangs on how busy the machine is.
+    # At most 60 atoms keep every molecule far from the time limit, so that no outcome hangs on how busy the machine is.
     return dataclasses.replace(
         options, conformers="etkdg", conformer_timeout_s=30.0, max_atoms=60, shards=4, molecules_per_block=32, workers=2
     )
