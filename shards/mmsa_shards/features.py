@@ -17,35 +17,43 @@ from rdkit.Chem import rdqueries
 
 from mmsa_shards.schema import ATOM_CATEGORIES, BOND_CATEGORIES
 
+# Columns are made as bytes, not as arrays: molecules are so small that numpy's start-up is most of what it costs.
 
-def _table(values: Mapping[int, Any], words: Sequence[str], other: int) -> NDArray[np.uint8]:
+
+def _table(category_of: Callable[[int], int]) -> bytes:
+    """Returns a function of a byte as the table that `bytes.translate` takes."""
+    return bytes(map(category_of, range(256)))
+
+
+def _words(values: Mapping[int, Any], words: Sequence[str], other: int) -> bytes:
     """Returns the table from RDKit's number of an enumeration to the category, `other` where there is none."""
-    table = np.full(max(values) + 1, other, dtype=np.uint8)
-    for number, value in values.items():
-        if value.name in words:
-            table[number] = words.index(value.name)
-    return table
+    names = {number: value.name for number, value in values.items()}
+    return _table(lambda number: words.index(names[number]) if names.get(number) in words else other)
 
 
-_HYBRIDIZATION = _table(
+def _signed(byte: int) -> int:
+    return byte - 256 if byte > 127 else byte
+
+
+_ATOMIC_NUMBER = _table(lambda number: number - 1 if 0 < number < 119 else 118)
+_DEGREE = _table(lambda degree: min(degree, 11))
+_CHARGE = _table(lambda byte: _signed(byte) + 5 if abs(_signed(byte)) <= 5 else 11)
+_HYDROGENS = _table(lambda count: min(count, 9))
+_RADICAL_ELECTRONS = _table(lambda count: min(count, 5))
+_HYBRIDIZATION = _words(
     Chem.HybridizationType.values, ("SP", "SP2", "SP3", "SP3D", "SP3D2"), other=ATOM_CATEGORIES[6].size - 1
 )
-_BOND_TYPE = _table(Chem.BondType.values, ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC"), other=BOND_CATEGORIES[0].size - 1)
+_BOND_TYPE = _words(Chem.BondType.values, ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC"), other=BOND_CATEGORIES[0].size - 1)
 # Neither vocabulary has a word for axial chirality or for the wedges of a drawing: they count as none.
-_BOND_STEREO = _table(
+_BOND_STEREO = _words(
     Chem.BondStereo.values,
     ("STEREONONE", "STEREOZ", "STEREOE", "STEREOCIS", "STEREOTRANS", "STEREOANY"),
     other=0,
 )
-_BOND_DIRECTION = _table(Chem.BondDir.values, ("NONE", "ENDUPRIGHT", "ENDDOWNRIGHT"), other=0)
+_BOND_DIRECTION = _words(Chem.BondDir.values, ("NONE", "ENDUPRIGHT", "ENDDOWNRIGHT"), other=0)
 
 _HAS_CHIRAL_TAG = rdqueries.HasChiralTagQueryAtom()
 _DOUBLE = 1
-
-
-def _column(getter: Callable[[Any], Any], objects: Sequence[Any]) -> NDArray[np.int64]:
-    # `map` over RDKit's unbound method keeps the loop out of the interpreter.
-    return np.fromiter(map(getter, objects), dtype=np.int64, count=len(objects))
 
 
 def atom_features(mol: Chem.Mol) -> NDArray[np.uint8]:
@@ -56,21 +64,23 @@ def atom_features(mol: Chem.Mol) -> NDArray[np.uint8]:
     num_atoms = mol.GetNumAtoms()
     atoms = list(map(mol.GetAtomWithIdx, range(num_atoms)))
     atom = Chem.Atom
-    atomic_number = _column(atom.GetAtomicNum, atoms)
-    charge = _column(atom.GetFormalCharge, atoms)
-    out = np.zeros((num_atoms, len(ATOM_CATEGORIES)), dtype=np.uint8)
-    out[:, 0] = np.where(atomic_number > 0, atomic_number - 1, 118)
     # Few atoms are chiral, and reading an enumeration is what costs most here.
+    chirality = bytearray(num_atoms)
     for centre in mol.GetAtomsMatchingQuery(_HAS_CHIRAL_TAG):
-        out[centre.GetIdx(), 1] = min(int(centre.GetChiralTag()), 4)
-    out[:, 2] = np.minimum(_column(atom.GetTotalDegree, atoms), 11)
-    out[:, 3] = np.where(np.abs(charge) <= 5, charge + 5, 11)
-    out[:, 4] = np.minimum(_column(atom.GetTotalNumHs, atoms), 9)
-    out[:, 5] = np.minimum(_column(atom.GetNumRadicalElectrons, atoms), 5)
-    out[:, 6] = _HYBRIDIZATION[_column(atom.GetHybridization, atoms)]
-    out[:, 7] = _column(atom.GetIsAromatic, atoms)
-    out[:, 8] = _column(atom.IsInRing, atoms)
-    return out
+        chirality[centre.GetIdx()] = min(int(centre.GetChiralTag()), 4)
+    # `map` over RDKit's unbound methods keeps the loops out of the interpreter.
+    columns = (
+        bytes(map(atom.GetAtomicNum, atoms)).translate(_ATOMIC_NUMBER),
+        chirality,
+        bytes(map(atom.GetTotalDegree, atoms)).translate(_DEGREE),
+        bytes(charge & 0xFF for charge in map(atom.GetFormalCharge, atoms)).translate(_CHARGE),
+        bytes(map(atom.GetTotalNumHs, atoms)).translate(_HYDROGENS),
+        bytes(map(atom.GetNumRadicalElectrons, atoms)).translate(_RADICAL_ELECTRONS),
+        bytes(map(atom.GetHybridization, atoms)).translate(_HYBRIDIZATION),
+        bytes(map(atom.GetIsAromatic, atoms)),
+        bytes(map(atom.IsInRing, atoms)),
+    )
+    return _side_by_side(columns)
 
 
 def bond_features(mol: Chem.Mol) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
@@ -82,13 +92,23 @@ def bond_features(mol: Chem.Mol) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]
     num_bonds = mol.GetNumBonds()
     bonds = list(map(mol.GetBondWithIdx, range(num_bonds)))
     bond = Chem.Bond
-    out = np.zeros((num_bonds, len(BOND_CATEGORIES)), dtype=np.uint8)
-    out[:, 0] = _BOND_TYPE[_column(bond.GetBondType, bonds)]
-    for number in np.flatnonzero(out[:, 0] == _DOUBLE):  # no other bond has E/Z stereo
-        out[number, 1] = _BOND_STEREO[int(bonds[number].GetStereo())]
-    out[:, 2] = _column(bond.GetIsConjugated, bonds)
-    out[:, 3] = _BOND_DIRECTION[_column(bond.GetBondDir, bonds)]
+    kind = bytes(map(bond.GetBondType, bonds)).translate(_BOND_TYPE)
+    stereo = bytearray(num_bonds)
+    for number, category in enumerate(kind):
+        if category == _DOUBLE:  # no other bond has E/Z stereo
+            stereo[number] = _BOND_STEREO[int(bonds[number].GetStereo())]
+    columns = (
+        kind,
+        stereo,
+        bytes(map(bond.GetIsConjugated, bonds)),
+        bytes(map(bond.GetBondDir, bonds)).translate(_BOND_DIRECTION),
+    )
     ends = np.empty((num_bonds, 2), dtype=np.uint16)
-    ends[:, 0] = _column(bond.GetBeginAtomIdx, bonds)
-    ends[:, 1] = _column(bond.GetEndAtomIdx, bonds)
-    return out, ends
+    ends[:, 0] = list(map(bond.GetBeginAtomIdx, bonds))
+    ends[:, 1] = list(map(bond.GetEndAtomIdx, bonds))
+    return _side_by_side(columns), ends
+
+
+def _side_by_side(columns: Sequence[bytes | bytearray]) -> NDArray[np.uint8]:
+    """Returns k columns of n bytes as an (n, k) array."""
+    return np.frombuffer(b"".join(columns), dtype=np.uint8).reshape(len(columns), -1).T.copy()
