@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := runs/quickstart
 RANKS ?= 2
-PARTS := shards/mmsa_shards kernels/mmsa_kernels mmsa_dist launch tests benchmarks
+PARTS := shards/mmsa_shards kernels/mmsa_kernels kernels/benchmarks mmsa_dist launch tests benchmarks
 
 # One thread a process: two ranks on two cores get in each other's way with more.
 export OMP_NUM_THREADS ?= 1

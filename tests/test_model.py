@@ -96,6 +96,34 @@ def test_a_few_steps_on_one_batch_lower_the_loss(batch: MoleculeBatch, words: tu
     assert set(output.losses) == expected
 
 
+def test_twenty_steps_with_the_kernels_are_those_with_the_reference(
+    tiny_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton", reason="triton is not installed")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    # A random ResNet on pictures this small turns a change of 1e-7 into one of 1e-2 within ten steps, whatever runs the
+    # structure layer; and Adam's first steps are as long for a gradient that is nothing but rounding.
+    config = configuration("model.encoders=[gin,comenet]")
+    batches = list(validation_batches(BlockReader(str(tiny_shards), "train"), batch_size=16, picture_size=32))
+    losses: dict[str, list[dict[str, torch.Tensor]]] = {}
+    for backend in ("reference", "triton"):
+        monkeypatch.setenv("MMSA_KERNELS", backend)
+        torch.manual_seed(0)
+        objective = Objective(MMSAModel(config.model), config.loss).to(device)
+        optimizer = torch.optim.SGD(objective.parameters(), lr=1e-3)
+        losses[backend] = []
+        for step in range(20):
+            batch = batches[step % len(batches)].to(torch.device(device))
+            output = objective(batch, BatchNeighbours(4), torch.Generator().manual_seed(step))
+            optimizer.zero_grad()
+            output.total.backward()
+            optimizer.step()
+            losses[backend].append(output.losses)
+    assert losses["triton"][0] != losses["reference"][0]  # else one of them was not used
+    # The tolerances of kernels/README.md for float32.
+    torch.testing.assert_close(losses["triton"], losses["reference"], rtol=1e-5, atol=1e-5)
+
+
 def test_every_parameter_learns(batch: MoleculeBatch) -> None:
     config = configuration("loss.atom=1.0")
     objective = Objective(MMSAModel(config.model), config.loss)

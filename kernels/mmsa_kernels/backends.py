@@ -1,14 +1,22 @@
 """Which implementation of the operators runs, and why the others do not.
 
-The environment variable ``MMSA_KERNELS`` chooses one by name; unset or empty, the fastest available one runs.
+The environment variable ``MMSA_KERNELS`` chooses one by name. Unset or empty, the fused kernels run on GPUs that
+have what they need, and plain PyTorch everywhere else.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from dataclasses import dataclass
+from functools import cache
+
+import torch
 
 VARIABLE = "MMSA_KERNELS"
+INTERPRETER_VARIABLE = "TRITON_INTERPRET"
+
+_OLDEST_CAPABILITY = (8, 0)  # Ampere: bf16, and copies to shared memory that do not wait
 
 
 @dataclass(frozen=True)
@@ -16,33 +24,80 @@ class Backend:
     """An implementation of the operators."""
 
     name: str
-    available: bool
+    devices: tuple[str, ...]
+    """Types of device that it runs on here; none where it cannot be used."""
     reason: str
     """Why it can be used, or why not."""
 
+    @property
+    def available(self) -> bool:
+        """Whether it can be used at all."""
+        return bool(self.devices)
+
 
 def available_backends() -> tuple[Backend, ...]:
-    """Returns all backends that have a name, fastest first, each with whether it can be used and why."""
+    """Returns all backends that have a name, fastest first, each with where it can be used and why."""
     return (
-        Backend("triton", False, "the fused Triton kernels are not part of this version of mmsa_kernels"),
-        Backend("reference", True, "plain PyTorch, on every device that torch has"),
+        _triton_backend(_is_interpreting()),
+        Backend("reference", ("cpu", "cuda", "mps", "xpu", "meta"), "plain PyTorch, on every device that torch has"),
     )
 
 
-def chosen_backend() -> str:
-    """Returns the name of the backend that runs: that of ``MMSA_KERNELS``, or the fastest available one.
+def choose_backend(device_type: str, beyond_triton: str) -> str:
+    """Returns the name of the backend for a problem: that of ``MMSA_KERNELS``, or the fastest that can take it.
+
+    Args:
+        device_type: of the tensors, such as ``cuda``.
+        beyond_triton: why the fused kernels cannot take the problem; empty where they can.
 
     Raises:
         ValueError: ``MMSA_KERNELS`` names no backend.
-        RuntimeError: ``MMSA_KERNELS`` names a backend that cannot be used here.
+        RuntimeError: ``MMSA_KERNELS`` names a backend that cannot be used here, or not for this problem.
     """
-    backends = {backend.name: backend for backend in available_backends()}
+    triton, reference = available_backends()
     name = os.environ.get(VARIABLE, "")
-    if not name:
-        return next(backend.name for backend in backends.values() if backend.available)
-    if name not in backends:
-        raise ValueError(f"{VARIABLE}={name}: no such backend; expected one of {', '.join(backends)}, or unset")
-    if not backends[name].available:
-        usable = ", ".join(backend.name for backend in backends.values() if backend.available)
-        raise RuntimeError(f"{VARIABLE}={name}: {backends[name].reason}; unset it or choose {usable}")
+    if not name:  # the interpreter is for tests: it is never taken unless it is asked for
+        fused = device_type == "cuda" and device_type in triton.devices and not beyond_triton and not _is_interpreting()
+        return triton.name if fused else reference.name
+    if name not in (triton.name, reference.name):
+        raise ValueError(
+            f"{VARIABLE}={name}: no such backend; expected one of {triton.name}, {reference.name}, or unset"
+        )
+    if name == triton.name:
+        if not triton.available:
+            raise RuntimeError(f"{VARIABLE}={name}: {triton.reason}; unset it or choose {reference.name}")
+        if device_type not in triton.devices:
+            raise RuntimeError(
+                f"{VARIABLE}={name}: got tensors on {device_type}, expected {' or '.join(triton.devices)}; move them, "
+                f"unset it or choose {reference.name}"
+            )
+        if beyond_triton:
+            raise RuntimeError(f"{VARIABLE}={name}: {beyond_triton}; unset it or choose {reference.name}")
     return name
+
+
+# What torch.compiler.assume_constant_result does, which would import the whole compiler for it: graphs that are
+# compiled keep the backend that was chosen while they were traced.
+choose_backend._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _is_interpreting() -> bool:
+    return os.environ.get(INTERPRETER_VARIABLE, "") == "1"
+
+
+@cache
+def _triton_backend(is_interpreting: bool) -> Backend:
+    if importlib.util.find_spec("triton") is None:
+        return Backend("triton", (), "the package triton is not installed: pip install 'mmsa-dist[gpu]'")
+    if is_interpreting:
+        return Backend("triton", ("cpu",), f"fused kernels, slowly interpreted on CPU because {INTERPRETER_VARIABLE}=1")
+    if not torch.cuda.is_available():
+        return Backend(
+            "triton", (), f"torch sees no CUDA GPU; {INTERPRETER_VARIABLE}=1 interprets the kernels on CPU, for tests"
+        )
+    capability = torch.cuda.get_device_capability()
+    name = torch.cuda.get_device_name()
+    if capability < _OLDEST_CAPABILITY:
+        needed = ".".join(map(str, _OLDEST_CAPABILITY))
+        return Backend("triton", (), f"{name} has compute capability {capability[0]}.{capability[1]}, below {needed}")
+    return Backend("triton", ("cuda",), f"fused kernels, compiled for {name}")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmsa_kernels import anchor_scores, available_backends, hyperedge_memory_attention, transpose_csr
+from mmsa_kernels import anchor_scores, hyperedge_memory_attention, transpose_csr
 
 SIMILARITIES = ["dot", "cosine"]
 # One table of tolerances: relative and absolute, by dtype, against the float64 result of the same inputs.
@@ -186,6 +186,21 @@ def test_non_contiguous_inputs():
         torch.testing.assert_close(got, want)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+@pytest.mark.parametrize(("fresh", "stale"), [(4, 5), (0, 9), (9, 0)])
+def test_a_stale_table_is_the_end_of_x_without_gradient(dtype, fresh, stale):
+    inputs = problem(dtype=dtype)
+    expected = hyperedge_memory_attention(**inputs, scale=0.7)
+    split = inputs | {"x_ND": inputs["x_ND"][:fresh].requires_grad_(), "stale_VD": inputs["x_ND"][fresh:].clone()}
+    got = hyperedge_memory_attention(**split, scale=0.7)
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b)
+    whole = inputs["x_ND"].clone().requires_grad_()
+    (want,) = torch.autograd.grad(hyperedge_memory_attention(**inputs | {"x_ND": whole}, scale=0.7)[1].sum(), whole)
+    (gradient,) = torch.autograd.grad(got[1].sum(), split["x_ND"])
+    torch.testing.assert_close(gradient, want[:fresh])
+
+
 def test_autocast_does_not_lower_the_precision():
     inputs = problem(dtype=torch.float32)
     expected = hyperedge_memory_attention(**inputs, scale=1.0)
@@ -237,6 +252,16 @@ def test_ten_runs_give_the_same_bits():
             ValueError,
             "weight: got device meta, expected cpu like x_ND",
         ),
+        (
+            {"stale_VD": torch.zeros(3, 6, dtype=torch.float64)},
+            ValueError,
+            r"stale_VD: got shape \(3, 6\), expected \(V, 7\)",
+        ),
+        (
+            {"stale_VD": torch.zeros(3, 7)},
+            TypeError,
+            "stale_VD: got torch.float32, expected torch.float64 like x_ND",
+        ),
         ({"scale": 0.0}, ValueError, "scale: got 0.0, expected a finite number above 0"),
         ({"scale": math.nan}, ValueError, "scale: got nan"),
         ({"similarity": "l2"}, ValueError, "similarity: got 'l2', expected 'dot' or 'cosine'"),
@@ -245,24 +270,6 @@ def test_ten_runs_give_the_same_bits():
 def test_errors_name_argument_got_and_expected(change, error, message):
     with pytest.raises(error, match=message):
         hyperedge_memory_attention(**({"scale": 1.0} | problem() | change))
-
-
-def test_backends_say_what_is_there_and_why(monkeypatch):
-    by_name = {backend.name: backend for backend in available_backends()}
-    assert by_name["reference"].available
-    assert all(backend.reason for backend in by_name.values())
-
-    monkeypatch.setenv("MMSA_KERNELS", "reference")
-    hyperedge_memory_attention(**problem(), scale=1.0)
-    monkeypatch.setenv("MMSA_KERNELS", "cuda")
-    with pytest.raises(ValueError, match="MMSA_KERNELS=cuda: no such backend; expected one of triton, reference"):
-        hyperedge_memory_attention(**problem(), scale=1.0)
-
-
-def test_asking_for_a_backend_that_is_not_there_is_an_error(monkeypatch):
-    monkeypatch.setenv("MMSA_KERNELS", "triton")
-    with pytest.raises(RuntimeError, match=r"not part of this version .* unset it or choose reference"):
-        hyperedge_memory_attention(**problem(), scale=1.0)
 
 
 def test_import_needs_torch_alone():

@@ -1,6 +1,6 @@
 """The public operator: checks its arguments and hands them to the backend that runs here.
 
-N vertices, B rows of the operator G, E entries of G, S anchors, D width.
+N vertices, V stale ones, B rows of the operator G, E entries of G, S anchors, D width.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmsa_kernels.backends import chosen_backend
+from mmsa_kernels.backends import choose_backend
 from mmsa_kernels.hyperedge_memory.reference import hyperedge_memory_attention_reference
+from mmsa_kernels.hyperedge_memory.tiles import LARGEST_WIDTHS
 
 Similarity = Literal["dot", "cosine"]
-
-_IMPLEMENTATIONS = {"reference": hyperedge_memory_attention_reference}
 
 
 def hyperedge_memory_attention(
@@ -28,6 +27,7 @@ def hyperedge_memory_attention(
     scale: float,
     *,
     similarity: Similarity = "dot",
+    stale_VD: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Aggregates rows over hyperedges and reads the result out of the memory.
 
@@ -50,6 +50,8 @@ def hyperedge_memory_attention(
         scale: positive factor on the similarity, the inverse of the temperature.
         similarity: ``dot`` or ``cosine``; the cosine of a vector no longer than 1e-8 is 0, without a
             gradient.
+        stale_VD: (V, D) features of further vertices N..N+V-1 in the dtype of `x_ND`, which get no gradient: with
+            the rows of a bank here, neither they nor a gradient of their size are ever copied or kept.
 
     Returns:
         g (B, D) and readout (B, D) in the dtype of `x_ND`, and lse (B,) in the dtype of the sums; all
@@ -61,18 +63,35 @@ def hyperedge_memory_attention(
             only, because on a GPU the check would make the host wait for the device.
         RuntimeError: ``MMSA_KERNELS`` asks for a backend that cannot be used here.
     """
-    _check_shapes(x_ND, rowptr, col, weight, anchors_SD)
-    _check_dtypes_and_devices(x_ND, rowptr, col, weight, anchors_SD)
+    _check_shapes(x_ND, rowptr, col, weight, anchors_SD, stale_VD)
+    _check_dtypes_and_devices(x_ND, rowptr, col, weight, anchors_SD, stale_VD)
     if not (math.isfinite(scale) and scale > 0):
         raise ValueError(f"scale: got {scale}, expected a finite number above 0")
     if similarity not in ("dot", "cosine"):
         raise ValueError(f"similarity: got {similarity!r}, expected 'dot' or 'cosine'")
-    if x_ND.device.type == "cpu":
-        _check_indices(rowptr, col, num_vertices=x_ND.shape[0])
-    return _IMPLEMENTATIONS[chosen_backend()](x_ND, rowptr, col, weight, anchors_SD, scale, similarity)
+    # A look at values would break a compiled graph in two.
+    if x_ND.device.type == "cpu" and not torch.compiler.is_compiling():
+        _check_indices(rowptr, col, x_ND.shape[0] + (0 if stale_VD is None else stale_VD.shape[0]))
+    if choose_backend(x_ND.device.type, _beyond_triton(x_ND)) == "triton":
+        from mmsa_kernels.hyperedge_memory.launch import hyperedge_memory_attention_triton as run
+    else:
+        run = hyperedge_memory_attention_reference
+    return run(x_ND, rowptr, col, weight, anchors_SD, scale, similarity, stale_VD)
 
 
-def _check_shapes(x_ND: Tensor, rowptr: Tensor, col: Tensor, weight: Tensor, anchors_SD: Tensor) -> None:
+def _beyond_triton(x_ND: Tensor) -> str:
+    """Says why the kernels cannot take this problem; empty where they can."""
+    widest = LARGEST_WIDTHS.get(x_ND.dtype)
+    if widest is None:
+        return f"its kernels take no {x_ND.dtype}"
+    if x_ND.shape[1] > widest:
+        return f"its kernels are written for D <= {widest} in {x_ND.dtype}, and here it is {x_ND.shape[1]}"
+    return ""
+
+
+def _check_shapes(
+    x_ND: Tensor, rowptr: Tensor, col: Tensor, weight: Tensor, anchors_SD: Tensor, stale_VD: Tensor | None
+) -> None:
     if x_ND.dim() != 2:
         raise ValueError(f"x_ND: got shape {tuple(x_ND.shape)}, expected (N, D)")
     if rowptr.dim() != 1 or rowptr.numel() == 0:
@@ -86,18 +105,27 @@ def _check_shapes(x_ND: Tensor, rowptr: Tensor, col: Tensor, weight: Tensor, anc
             f"anchors_SD: got shape {tuple(anchors_SD.shape)}, expected (S, {x_ND.shape[1]}) with S >= 1 and the "
             "width of x_ND"
         )
+    if stale_VD is not None and (stale_VD.dim() != 2 or stale_VD.shape[1] != x_ND.shape[1]):
+        raise ValueError(
+            f"stale_VD: got shape {tuple(stale_VD.shape)}, expected (V, {x_ND.shape[1]}) with the width of x_ND"
+        )
 
 
-def _check_dtypes_and_devices(x_ND: Tensor, rowptr: Tensor, col: Tensor, weight: Tensor, anchors_SD: Tensor) -> None:
+def _check_dtypes_and_devices(
+    x_ND: Tensor, rowptr: Tensor, col: Tensor, weight: Tensor, anchors_SD: Tensor, stale_VD: Tensor | None
+) -> None:
     for name, tensor in (("x_ND", x_ND), ("weight", weight), ("anchors_SD", anchors_SD)):
         if not tensor.is_floating_point():
             raise TypeError(f"{name}: got {tensor.dtype}, expected a floating point dtype")
     for name, tensor in (("rowptr", rowptr), ("col", col)):
         if tensor.dtype not in (torch.int32, torch.int64):
             raise TypeError(f"{name}: got {tensor.dtype}, expected torch.int32 or torch.int64")
-    for name, tensor in (("rowptr", rowptr), ("col", col), ("weight", weight), ("anchors_SD", anchors_SD)):
-        if tensor.device != x_ND.device:
-            raise ValueError(f"{name}: got device {tensor.device}, expected {x_ND.device} like x_ND")
+    if stale_VD is not None and stale_VD.dtype != x_ND.dtype:
+        raise TypeError(f"stale_VD: got {stale_VD.dtype}, expected {x_ND.dtype} like x_ND")
+    others = {"rowptr": rowptr, "col": col, "weight": weight, "anchors_SD": anchors_SD, "stale_VD": stale_VD}
+    for name, other in others.items():
+        if other is not None and other.device != x_ND.device:
+            raise ValueError(f"{name}: got device {other.device}, expected {x_ND.device} like x_ND")
 
 
 def _check_indices(rowptr: Tensor, col: Tensor, num_vertices: int) -> None:
@@ -110,5 +138,5 @@ def _check_indices(rowptr: Tensor, col: Tensor, num_vertices: int) -> None:
     if col.numel() and not (int(col.min()) >= 0 and int(col.max()) < num_vertices):
         raise ValueError(
             f"col: got values from {int(col.min())} to {int(col.max())}, expected 0 to {num_vertices - 1}, the rows "
-            "of x_ND"
+            "of x_ND and stale_VD"
         )

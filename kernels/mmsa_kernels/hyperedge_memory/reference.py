@@ -1,6 +1,6 @@
 """The operator in plain PyTorch: the truth that faster backends are tested against, and the path on CPU.
 
-N vertices, B rows of the operator G, E entries of G, S anchors, D width.
+N vertices, V stale ones, B rows of the operator G, E entries of G, S anchors, D width.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ def hyperedge_memory_attention_reference(
     anchors_SD: Tensor,
     scale: float,
     similarity: str,
+    stale_VD: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The operator of `mmsa_kernels.hyperedge_memory_attention` without its argument checks.
 
@@ -31,26 +32,36 @@ def hyperedge_memory_attention_reference(
     dtype, precision = x_ND.dtype, torch.float32
     for tensor in (x_ND, weight, anchors_SD):
         precision = torch.promote_types(precision, tensor.dtype)
+    weight = weight.to(precision)
     # Autocast would take the products back to half precision.
     with torch.autocast(x_ND.device.type, enabled=False):
-        if x_ND.dtype != precision:  # only the rows that are used are widened, not all N
-            x_ND = x_ND.index_select(0, col).to(precision)
-            col = torch.arange(col.numel(), dtype=col.dtype, device=col.device)
-        # Gathers, weighs and adds in one pass, without the E·D messages that index_add would need.
-        g_BD = functional.embedding_bag(
-            col,
-            x_ND,
-            rowptr.to(col.dtype),
-            mode="sum",
-            per_sample_weights=weight.to(precision),
-            include_last_offset=True,
-        )
+        if stale_VD is None:
+            g_BD = _weighted_sums(x_ND, rowptr, col, weight)
+        else:  # each table adds what is its own, and nothing for the entries of the other
+            fresh_E, num_fresh = col < x_ND.shape[0], x_ND.shape[0]
+            g_BD = _weighted_sums(x_ND, rowptr, torch.where(fresh_E, col, 0), weight * fresh_E)
+            g_BD = g_BD + _weighted_sums(
+                stale_VD.detach(), rowptr, torch.where(fresh_E, 0, col - num_fresh), weight * ~fresh_E
+            )
         anchors_SD = anchors_SD.to(precision)
         scores_BS = anchor_scores(g_BD, anchors_SD, scale, similarity)
         # A sum over anchors: the published mean would shrink the read-out S-fold.
         readout_BD = scores_BS.softmax(dim=1) @ anchors_SD
         lse_B = scores_BS.logsumexp(dim=1)
     return g_BD.to(dtype), readout_BD.to(dtype), lse_B
+
+
+def _weighted_sums(x_ND: Tensor, rowptr: Tensor, col: Tensor, weight: Tensor) -> Tensor:
+    """Returns the weighted sums of rows, (B, D), in the dtype of `weight`."""
+    if x_ND.shape[0] == 0:  # no entry is of this table: zeros, of which x still is a part
+        return x_ND.to(weight.dtype).sum(dim=0).expand(rowptr.numel() - 1, -1)
+    if x_ND.dtype != weight.dtype:  # only the rows that are used are widened, not all N
+        x_ND = x_ND.index_select(0, col).to(weight.dtype)
+        col = torch.arange(col.numel(), dtype=col.dtype, device=col.device)
+    # Gathers, weighs and adds in one pass, without the E·D messages that index_add would need.
+    return functional.embedding_bag(
+        col, x_ND, rowptr.to(col.dtype), mode="sum", per_sample_weights=weight, include_last_offset=True
+    )
 
 
 def anchor_scores(g_BD: Tensor, anchors_SD: Tensor, scale: float, similarity: str) -> Tensor:

@@ -1,0 +1,216 @@
+"""Compiles every shipped configuration of the kernels ahead of time, without a GPU, and says what came out.
+
+    python kernels/benchmarks/compile_report.py                        # sm_80, sm_90 and sm_100, bf16 and float32
+    python kernels/benchmarks/compile_report.py --arch 90 --dtype bf16 --width 256 --json report.json
+
+Registers and spills are those that ptxas reports; a spill is a register that went to slow memory for want of room.
+Ends with exit code 1 where a configuration that the architecture has room for spills, or takes more shared memory
+than its bound says. The tables are made for sm_90; elsewhere what spills is slower, not wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from mmsa_kernels.hyperedge_memory import kernels
+from mmsa_kernels.hyperedge_memory.launch import pieces_of
+from mmsa_kernels.hyperedge_memory.tiles import Tile, gather_tile, most_shared_bytes, padded_width, shipped_tiles
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+SHARED_LIMIT = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
+"""Bytes of shared memory that a program may have, by architecture (CUDA programming guide)."""
+
+_COUNTS = {"num_fresh", "num_rows", "num_anchors", "rows_per_split"}
+_INDICES = {"rowptr_ptr", "col_ptr"}
+_FLOATS = {
+    "anchor_length_ptr",
+    "anchor_turns_ptr",
+    "overlap_ptr",
+    "lse_ptr",
+    "row_scale_ptr",
+    "grad_lse_ptr",
+    "delta_ptr",
+    "partial_ptr",
+    "attention_grad_g_ptr",
+}
+_PIECES = {"anchors_ptr", "g_pieces_ptr", "grad_readout_ptr"}
+_WEIGHTS = {"weight_ptr", "grad_weight_ptr"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A configuration to compile."""
+
+    arch: int
+    dtype: str
+    kernel: Any
+    width: int
+    cosine: bool
+    tile: Tile | None
+    """None for the gather, which has no anchors."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What it compiled to."""
+
+    case: Case
+    shared_bound: int
+    """What `most_shared_bytes` says that it takes at most."""
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+    wgmma: bool
+    """Whether Hopper's own matrix instructions are in it."""
+    wgmma_serialized: bool
+    """Whether ptxas makes them wait for each other."""
+    widest_load: int
+    """Bytes of the widest load from memory into registers."""
+
+
+def cases(archs: list[int], dtypes: list[str], widths: list[int] | None) -> list[Case]:
+    """Returns the configurations that the tables can give, for both similarities."""
+    found = []
+    for arch, dtype in itertools.product(archs, dtypes):
+        tiles = list(shipped_tiles(DTYPES[dtype]))
+        for (kernel, width, tile), cosine in itertools.product(tiles, (False, True)):
+            found.append(Case(arch, dtype, kernel, width, cosine, tile))
+        found += [Case(arch, dtype, "gather", width, False, None) for width in dict.fromkeys(w for _, w, _ in tiles)]
+    return [
+        case
+        for case in found
+        if (widths is None or case.width in widths)
+        and (
+            case.tile is None
+            or most_shared_bytes(case.kernel, case.width, case.tile, DTYPES[case.dtype]) <= SHARED_LIMIT[case.arch]
+        )
+    ]
+
+
+def compile_case(case: Case) -> Report:
+    """Compiles one configuration with every gradient asked for and a stale table, which takes most registers."""
+    kernel: Any = getattr(kernels, f"{case.kernel}_kernel")
+    constants = _constants(case)
+    element = case.dtype
+    signature = {}
+    for name in kernel.arg_names:
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name in _COUNTS:
+            signature[name] = "i32"
+        elif name == "scale":
+            signature[name] = "fp32"
+        else:
+            kind = "i64" if name in _INDICES else "fp32" if name in _FLOATS | _WEIGHTS else element
+            kind = "bf16" if name in _PIECES and element == "fp32" else kind
+            signature[name] = f"*{kind}"
+    # As torch hands them out: pointers are multiples of 16.
+    aligned = {
+        (number,): [["tt.divisibility", 16]]
+        for number, name in enumerate(kernel.arg_names)
+        if signature[name].startswith("*")
+    }
+    warps, stages = (
+        (case.tile.warps, case.tile.stages) if case.tile else (gather_tile(case.width, DTYPES[element]).warps, 1)
+    )
+    compiled = triton.compile(
+        ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned),
+        target=GPUTarget("cuda", case.arch, 32),
+        options={"num_warps": warps, "num_stages": stages},
+    )
+    ptx = compiled.asm["ptx"]
+    said = _ptxas(ptx, case.arch)
+    registers = re.search(r"Used (\d+) registers", said)
+    assert registers is not None, said
+    loads = re.findall(r"ld\.global\S*?(?:\.v(\d))?\.b(\d+)", ptx)
+    return Report(
+        case=case,
+        shared_bound=most_shared_bytes(case.kernel, case.width, case.tile, DTYPES[element]) if case.tile else 0,
+        registers=int(registers[1]),
+        spill_bytes=sum(int(spill) for spill in re.findall(r"(\d+) bytes spill (?:stores|loads)", said)),
+        shared_bytes=compiled.metadata.shared,
+        wgmma="wgmma.mma_async" in ptx,
+        wgmma_serialized="wgmma.mma_async instructions are serialized" in said,
+        widest_load=max((int(count or 1) * int(bits) // 8 for count, bits in loads), default=0),
+    )
+
+
+def _constants(case: Case) -> dict[str, Any]:
+    dtype, padded = DTYPES[case.dtype], padded_width(case.width)
+    gather = gather_tile(case.width, dtype, case.tile.warps if case.tile else 4)
+    constants: dict[str, Any] = {"D": case.width, "BD": padded, "GM": gather.rows, "UNROLL": gather.unroll}
+    if case.tile is None:
+        return constants
+    constants |= {"BM": case.tile.rows, "BN": case.tile.anchors, "STAGES": case.tile.stages, "COSINE": case.cosine}
+    constants |= {"GM": min(gather.rows, case.tile.rows), "PIECES": pieces_of(dtype), "INTERPRETED": False}
+    constants |= {"X_STRIDE": case.width, "STALE_STRIDE": case.width, "HAS_STALE": True}
+    constants |= {"HAS_GRAD_G": True, "HAS_GRAD_LSE": True, "WANTS_GRAD_WEIGHT": True}
+    names = getattr(kernels, f"{case.kernel}_kernel").arg_names
+    return {name: value for name, value in constants.items() if name in names}
+
+
+def _ptxas(ptx: str, arch: int) -> str:
+    """Returns what ptxas says about a kernel."""
+    folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    program = folder / ("ptxas-blackwell" if arch >= 100 else "ptxas")
+    target = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)
+    assert target is not None
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(ptx)
+        file.flush()
+        command = [str(program), "-v", f"--gpu-name={target[1]}", file.name, "-o", os.devnull]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", type=int, choices=list(SHARED_LIMIT), action="append", help="may be repeated")
+    parser.add_argument("--dtype", choices=list(DTYPES), action="append", help="may be repeated (bf16 and fp32)")
+    parser.add_argument("--width", type=int, action="append", help="D, a power of two; may be repeated (all)")
+    parser.add_argument("--json", type=Path, help="write the report here too")
+    arguments = parser.parse_args()
+    todo = cases(arguments.arch or list(SHARED_LIMIT), arguments.dtype or ["bf16", "fp32"], arguments.width)
+    reports = []
+    print(f"{'sm':>4} {'dtype':5} {'kernel':17} {'D':>4} {'similarity':10} {'tile':16} "
+          f"{'registers':>9} {'spills':>6} {'shared':>7} {'wgmma':10} {'load':>4}")  # fmt: skip
+    with ProcessPoolExecutor() as pool:
+        for report in pool.map(compile_case, todo):
+            reports.append(report)
+            print(_line(report), flush=True)
+    bad = [r for r in reports if r.spill_bytes or r.shared_bytes > max(r.shared_bound, 0 if r.case.tile else 1 << 16)]
+    print(f"{len(reports)} configurations, {len(bad)} spill or take more than their bound; triton {triton.__version__}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(report) for report in reports], indent=1))
+    return 1 if bad else 0
+
+
+def _line(report: Report) -> str:
+    case, tile = report.case, report.case.tile
+    cut = f"{tile.rows}x{tile.anchors} w{tile.warps} s{tile.stages}" if tile else "-"
+    similarity = "cosine" if case.cosine else "dot"
+    wgmma = ("serialized" if report.wgmma_serialized else "yes") if report.wgmma else "no"
+    return (
+        f"{case.arch:>4} {case.dtype:5} {case.kernel:17} {case.width:>4} {similarity:10} {cut:16} "
+        f"{report.registers:>9} {report.spill_bytes:>6} {report.shared_bytes >> 10:>6}K {wgmma:10} "
+        f"{report.widest_load:>4}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""Bytes and FLOPs of the operator: what any implementation must move and compute, and what ours is predicted to take.
+
+B rows of K entries, N vertices, S anchors, D width; `size` bytes a number. A gathered row counts as read from memory
+each time, anchors once. The derivation stands in ``kernels/README.md``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A problem; a bank of `vertices` rows besides the B fresh ones, which are neighbours as often as others."""
+
+    name: str
+    rows: int
+    entries_per_row: int
+    vertices: int
+    width: int
+    anchors: int
+
+    @property
+    def entries(self) -> int:
+        """E."""
+        return self.rows * self.entries_per_row
+
+
+SHAPES = {
+    shape.name: shape
+    for shape in (
+        Shape("P", 1_024, 10, 1_000_000, 256, 128),
+        Shape("L", 65_536, 16, 4_000_000, 256, 1_024),
+        Shape("A", 65_536, 16, 4_000_000, 256, 8_192),
+        Shape("G", 262_144, 32, 8_000_000, 128, 128),
+    )
+}
+"""P paper size, L large, A heavy in anchors, G heavy in gathering."""
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What a device reaches at best, measured."""
+
+    bytes_per_s: float
+    """Of a large copy, bytes read and written."""
+    flops_per_s: float
+    """Of a large product of bf16 matrices."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one pass."""
+
+    bytes: int
+    flops: int
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.bytes + other.bytes, self.flops + other.flops)
+
+    def floor_s(self, ceilings: Ceilings) -> float:
+        """Seconds that no implementation can beat: moving and computing fully overlapped."""
+        return max(self.bytes / ceilings.bytes_per_s, self.flops / ceilings.flops_per_s)
+
+
+INDEX, WEIGHT = 8, 4  # bytes
+
+
+def forward(shape: Shape, size: int) -> Cost:
+    """What the forward pass must do: gather, two products with the anchors, g, read-out and log-sum-exp written."""
+    B, E, S, D = shape.rows, shape.entries, shape.anchors, shape.width
+    moved = size * (E * D + S * D + 2 * B * D) + (INDEX + WEIGHT) * E + INDEX * (B + 1) + 4 * B
+    return Cost(moved, 2 * E * D + 4 * B * S * D)
+
+
+def backward(shape: Shape, size: int) -> Cost:
+    """What the backward pass must do for the gradients of the B fresh rows, the weights and the anchors.
+
+    Five products with the anchors; rows of x gathered for the weights; gradients of g gathered by the few entries
+    that are fresh.
+    """
+    B, E, S, D = shape.rows, shape.entries, shape.anchors, shape.width
+    fresh = E * B // (B + shape.vertices)
+    moved = size * (E * D + fresh * D + 2 * S * D + 5 * B * D) + (INDEX + 2 * WEIGHT) * E + 2 * INDEX * (B + 1) + 8 * B
+    return Cost(moved, 2 * E * D + 2 * fresh * D + 10 * B * S * D)
+
+
+# What the prediction supposes: rows that are gathered at random come at this share of the bandwidth of a copy, the
+# products at this share of the rate of a large one, and the two do not overlap within a kernel. Seven products instead
+# of five in the backward pass, for the scores and their gradients are computed for rows and for anchors.
+GATHER_SHARE, PRODUCT_SHARE, PRODUCTS_OF_BACKWARD = 0.75, 0.55, 14
+LAUNCH_S = 5e-6
+
+
+def predicted_s(shape: Shape, size: int, ceilings: Ceilings) -> tuple[float, float]:
+    """Returns the seconds predicted for our forward and our backward pass."""
+    product = 2 * shape.rows * shape.anchors * shape.width / (ceilings.flops_per_s * PRODUCT_SHARE)
+    bandwidth = ceilings.bytes_per_s * GATHER_SHARE
+    ahead = forward(shape, size).bytes / bandwidth + 2 * product + LAUNCH_S
+    back = backward(shape, size).bytes / bandwidth + PRODUCTS_OF_BACKWARD / 2 * product + 10 * LAUNCH_S
+    return ahead, back

@@ -1,0 +1,200 @@
+"""How the kernels cut their work, by the size of the problem and the device. Needs torch alone.
+
+What was measured on a device (``kernels/benchmarks/tune_hyperedge_memory.py``) is kept in ``tuned/<device>.json``;
+elsewhere the tables below are used, which were chosen by what compiles without spilling registers for Hopper
+(``kernels/benchmarks/compile_report.py``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import resources
+from typing import Literal
+
+import torch
+
+AttentionKernel = Literal["forward", "backward_rows", "backward_anchors"]
+
+SMALLEST_WIDTH = 16
+"""Narrower rows are padded to this many numbers."""
+
+LARGEST_WIDTHS: dict[torch.dtype, int] = {torch.bfloat16: 512, torch.float16: 512, torch.float32: 256}
+"""Of the dtypes that the kernels take, how wide rows may be: registers hold no more. The reference has no limit."""
+
+# With fewer programs than this, multiprocessors of a large GPU (132 of an H200) stand idle.
+_PROGRAMS_WANTED = 128
+# Of the rows that it gathers, a thread asks for so many bytes at a time, and for so many rows ahead.
+_BYTES_A_THREAD, _ROWS_AHEAD = 64, 4
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What a program of an attention kernel holds, and how it is run."""
+
+    rows: int
+    """Rows of G in a block: a power of two from 16."""
+    anchors: int
+    """Anchors in a block: likewise."""
+    warps: int
+    stages: int
+    """Blocks of anchors (of rows in `backward_anchors`) in flight at once."""
+
+
+@dataclass(frozen=True)
+class GatherTile:
+    """How rows are gathered."""
+
+    rows: int
+    """Rows that a program sums up at once."""
+    unroll: int
+    """Entries of each row whose loads are in flight together."""
+    warps: int
+
+
+# By padded width, for half precision and for float32, the largest first: the first one is used that gives a GPU enough
+# programs and that its shared memory has room for. Blocks of 64 rows or more (anchors in `backward_anchors`) for every
+# four warps are what Hopper's own matrix instructions take.
+_TABLES: dict[AttentionKernel, dict[int, dict[int, tuple[Tile, ...]]]] = {
+    "forward": {
+        2: {
+            64: (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3), Tile(32, 64, 4, 3), Tile(16, 64, 4, 3)),
+            128: (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3), Tile(32, 64, 8, 2), Tile(16, 64, 4, 2)),
+            256: (Tile(128, 64, 8, 2), Tile(64, 32, 4, 2), Tile(32, 64, 4, 2), Tile(16, 64, 4, 2)),
+            512: (Tile(32, 64, 8, 2), Tile(16, 64, 8, 2), Tile(16, 16, 8, 2)),
+        },
+        4: {
+            64: (Tile(64, 32, 4, 2), Tile(32, 32, 4, 2), Tile(16, 64, 4, 2)),
+            128: (Tile(64, 16, 4, 2), Tile(16, 64, 4, 2)),
+            256: (Tile(32, 32, 8, 2), Tile(16, 32, 8, 2)),
+        },
+    },
+    "backward_rows": {
+        2: {
+            64: (Tile(128, 64, 8, 2), Tile(64, 64, 4, 2), Tile(32, 64, 4, 2), Tile(16, 64, 4, 2)),
+            128: (Tile(128, 64, 8, 2), Tile(64, 64, 4, 2), Tile(32, 64, 4, 2), Tile(16, 64, 4, 2)),
+            256: (Tile(128, 64, 8, 2), Tile(32, 32, 4, 2), Tile(16, 64, 8, 2)),
+            512: (Tile(32, 32, 8, 2), Tile(16, 32, 4, 2)),
+        },
+        4: {
+            64: (Tile(64, 32, 4, 2), Tile(32, 32, 4, 2), Tile(16, 64, 4, 2)),
+            128: (Tile(32, 32, 8, 2), Tile(16, 32, 4, 2)),
+            256: (Tile(32, 32, 8, 2), Tile(16, 32, 8, 2), Tile(16, 16, 8, 2)),
+        },
+    },
+    "backward_anchors": {
+        2: {
+            64: (Tile(64, 128, 8, 2), Tile(64, 64, 4, 2)),
+            128: (Tile(32, 128, 8, 2), Tile(32, 64, 4, 2)),
+            256: (Tile(16, 128, 8, 2), Tile(16, 64, 4, 2)),
+            512: (Tile(16, 32, 8, 2),),
+        },
+        4: {
+            64: (Tile(16, 64, 4, 2),),
+            128: (Tile(16, 64, 4, 2),),
+            256: (Tile(16, 16, 8, 1),),
+        },
+    },
+}
+
+
+def padded_width(width: int) -> int:
+    """Returns the power of two that D is padded to within the kernels."""
+    return max(SMALLEST_WIDTH, 1 << (width - 1).bit_length())
+
+
+def attention_tile(
+    kernel: AttentionKernel,
+    *,
+    width: int,
+    rows: int,
+    anchors: int,
+    dtype: torch.dtype,
+    device: str | None,
+    shared_bytes: int | None,
+) -> Tile:
+    """Returns the tile for a problem: the measured one, or that of the table.
+
+    Args:
+        kernel: which.
+        width: D.
+        rows: B.
+        anchors: S.
+        dtype: of x.
+        device: the name that CUDA gives it; None for the table.
+        shared_bytes: of shared memory that a program may have; None for no limit.
+    """
+    tuned = _tuned(device) if device else {}
+    key = tuned_key(kernel, width=width, rows=rows, anchors=anchors, dtype=dtype)
+    if key in tuned:
+        return tuned[key]
+    tiles = table_tiles(kernel, width, dtype)
+    for tile in tiles:
+        owned, of = (tile.anchors, anchors) if kernel == "backward_anchors" else (tile.rows, rows)
+        # The rows of `backward_anchors` are split as often as it takes: there, a block need only not be half empty.
+        enough = of > owned // 2 if kernel == "backward_anchors" else of > owned * (_PROGRAMS_WANTED - 1)
+        if enough and (shared_bytes is None or most_shared_bytes(kernel, width, tile, dtype) <= shared_bytes):
+            return tile
+    return tiles[-1]
+
+
+def table_tiles(kernel: AttentionKernel, width: int, dtype: torch.dtype) -> tuple[Tile, ...]:
+    """Returns the tiles that `attention_tile` chooses from where nothing is measured, the largest first."""
+    table = _TABLES[kernel][dtype.itemsize]
+    return table[max(padded_width(width), min(table))]
+
+
+def most_shared_bytes(kernel: AttentionKernel, width: int, tile: Tile, dtype: torch.dtype) -> int:
+    """Returns a bound of the shared memory that a program takes: its own blocks, and those in flight."""
+    owned, passing = {
+        "forward": (tile.rows, tile.anchors),
+        "backward_rows": (2 * tile.rows, tile.anchors),
+        "backward_anchors": (tile.anchors, 2 * tile.rows),
+    }[kernel]
+    pieces = 3 if dtype == torch.float32 else 1
+    blocks = (owned + tile.stages * passing) * padded_width(width) * 2 * pieces
+    if kernel == "backward_anchors":  # whose sums pass from layout to layout here
+        blocks += blocks // 3
+    scores = tile.rows * tile.anchors * 2 * pieces
+    return blocks + 2 * scores + 2048
+
+
+def gather_tile(width: int, dtype: torch.dtype, warps: int = 4) -> GatherTile:
+    """Returns how rows of width D are gathered by so many warps: a few loads of 16 bytes for each thread."""
+    row_bytes = padded_width(width) * dtype.itemsize
+    rows = max(1, 32 * warps * _BYTES_A_THREAD // row_bytes)
+    return GatherTile(rows=rows, unroll=_ROWS_AHEAD, warps=warps)
+
+
+def shipped_tiles(dtype: torch.dtype) -> Iterator[tuple[AttentionKernel, int, Tile]]:
+    """Yields every kernel, padded width and tile of the tables."""
+    for kernel in _TABLES:
+        width = SMALLEST_WIDTH
+        while width <= LARGEST_WIDTHS[dtype]:
+            for tile in table_tiles(kernel, width, dtype):
+                yield kernel, width, tile
+            width *= 2
+
+
+def tuned_key(kernel: AttentionKernel, *, width: int, rows: int, anchors: int, dtype: torch.dtype) -> str:
+    """Returns the name under which a measured tile is kept; rows and anchors are rounded up to powers of four."""
+    rounded = [4 ** -(-max(size - 1, 0).bit_length() // 2) for size in (rows, anchors)]
+    return f"{kernel} D={padded_width(width)} B={rounded[0]} S={rounded[1]} {str(dtype).removeprefix('torch.')}"
+
+
+def tuned_file(device: str) -> str:
+    """Returns the name of the file of a device in ``tuned``."""
+    return f"{device.replace(' ', '_').replace('/', '_')}.json"
+
+
+def tuned_to_json(tiles: dict[str, Tile]) -> str:
+    """Returns the content of a file in ``tuned``."""
+    return json.dumps({key: asdict(tile) for key, tile in sorted(tiles.items())}, indent=1) + "\n"
+
+
+@cache
+def _tuned(device: str) -> dict[str, Tile]:
+    file = resources.files(__package__) / "tuned" / tuned_file(device)
+    return {key: Tile(**tile) for key, tile in json.loads(file.read_text()).items()} if file.is_file() else {}

@@ -1,0 +1,156 @@
+"""How the kernels cut their work, and that what is shipped compiles for Hopper without a register in slow memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmsa_kernels.hyperedge_memory import tiles
+from mmsa_kernels.hyperedge_memory.tiles import (
+    LARGEST_WIDTHS,
+    Tile,
+    attention_tile,
+    gather_tile,
+    padded_width,
+    table_tiles,
+    tuned_file,
+    tuned_key,
+    tuned_to_json,
+)
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "kernels" / "benchmarks"
+KERNELS = ("forward", "backward_rows", "backward_anchors")
+HOPPER, AMPERE = 227 << 10, 163 << 10  # bytes of shared memory for a program
+DTYPES = st.sampled_from(list(LARGEST_WIDTHS))
+
+
+def choose(kernel, rows, anchors=1024, width=256, dtype=torch.bfloat16, device=None, shared_bytes=HOPPER) -> Tile:
+    return attention_tile(
+        kernel, width=width, rows=rows, anchors=anchors, dtype=dtype, device=device, shared_bytes=shared_bytes
+    )
+
+
+@given(
+    kernel=st.sampled_from(KERNELS),
+    rows=st.integers(0, 1 << 20),
+    anchors=st.integers(1, 1 << 14),
+    dtype=DTYPES,
+    shared_bytes=st.sampled_from([AMPERE, HOPPER, None]),
+    data=st.data(),
+)
+def test_there_is_a_tile_for_every_problem(kernel, rows, anchors, dtype, shared_bytes, data):
+    width = data.draw(st.integers(1, LARGEST_WIDTHS[dtype]))
+    tile = choose(kernel, rows, anchors, width, dtype, shared_bytes=shared_bytes)
+    assert tile in table_tiles(kernel, width, dtype)
+    for size in (tile.rows, tile.anchors):
+        assert size >= 16
+        assert size & (size - 1) == 0
+    assert tiles.most_shared_bytes(kernel, width, tile, dtype) <= (shared_bytes or HOPPER)
+
+
+def test_few_rows_are_cut_smaller():
+    assert choose("forward", 65_536).rows == 128
+    assert choose("forward", 1_024).rows == 16
+    assert choose("backward_anchors", 1_024, anchors=64).anchors == 64
+
+
+def test_less_shared_memory_takes_smaller_tiles():
+    assert choose("backward_rows", 65_536).rows == 128
+    assert choose("backward_rows", 65_536, shared_bytes=AMPERE).rows < 128
+
+
+@given(width=st.integers(1, 512), dtype=DTYPES, warps=st.sampled_from([4, 8]))
+def test_gathered_rows_are_a_power_of_two_and_fill_the_threads(width, dtype, warps):
+    tile = gather_tile(width, dtype, warps)
+    assert tile.rows & (tile.rows - 1) == 0
+    assert tile.rows * padded_width(width) * dtype.itemsize >= 32 * warps * 16
+
+
+@pytest.mark.parametrize(("width", "padded"), [(1, 16), (16, 16), (17, 32), (256, 256), (300, 512)])
+def test_widths_are_padded_to_powers_of_two(width, padded):
+    assert padded_width(width) == padded
+
+
+def test_what_was_measured_on_a_device_goes_first(tmp_path, monkeypatch):
+    sizes = {"width": 250, "rows": 60_000, "anchors": 1_000, "dtype": torch.bfloat16}
+    key = tuned_key("forward", **sizes)
+    assert key == "forward D=256 B=65536 S=1024 bfloat16"
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / tuned_file("NVIDIA H200")).write_text(tuned_to_json({key: Tile(32, 32, 8, 1)}))
+    monkeypatch.setattr(tiles.resources, "files", lambda package: tmp_path)
+    tiles._tuned.cache_clear()
+    assert attention_tile("forward", device="NVIDIA H200", shared_bytes=HOPPER, **sizes) == Tile(32, 32, 8, 1)
+    assert attention_tile("forward", device="NVIDIA A100", shared_bytes=HOPPER, **sizes).rows == 128
+    assert choose("backward_rows", 60_000, device="NVIDIA H200").rows == 128
+    tiles._tuned.cache_clear()
+
+
+def compile_report(*words: str, to: Path) -> list[dict]:
+    pytest.importorskip("triton", reason="triton is not installed")
+    root = BENCHMARKS.parents[1]
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "compile_report.py"), *words, "--json", str(to)],
+        env=environment | {"PYTHONPATH": str(root / "kernels")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(to.read_text())
+
+
+def assert_good_for_hopper(reports: list[dict]) -> None:
+    assert reports
+    for report in reports:
+        assert report["spill_bytes"] == 0, report
+        assert not report["wgmma_serialized"], report
+        assert report["widest_load"] == 16, report
+        tile = report["case"]["tile"]
+        owned = tile and tile["anchors" if report["case"]["kernel"] == "backward_anchors" else "rows"]
+        if tile and owned >= 16 * tile["warps"]:
+            assert report["wgmma"], report
+
+
+def test_the_kernels_of_the_papers_size_spill_nothing(tmp_path):
+    assert_good_for_hopper(compile_report("--arch", "90", "--dtype", "bf16", "--width", "256", to=tmp_path / "r.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
+def test_no_kernel_spills(tmp_path, dtype):
+    assert_good_for_hopper(compile_report("--arch", "90", "--dtype", dtype, to=tmp_path / "r.json"))
+
+
+@pytest.mark.parametrize("script", ["bench_hyperedge_memory.py", "tune_hyperedge_memory.py"])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_benchmarks_say_that_they_need_a_gpu(script):
+    done = subprocess.run([sys.executable, str(BENCHMARKS / script)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "needs a CUDA GPU" in done.stderr
+
+
+def test_bytes_and_flops_by_hand():
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        from cost import Ceilings, Shape, backward, forward, predicted_s
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    shape = Shape("tiny", rows=2, entries_per_row=3, vertices=4, width=8, anchors=5)
+    ahead = forward(shape, size=2)
+    # 6 rows gathered, 5 anchors, g and the read-out of 2 rows, of 16 bytes each; 6 indices of 8 bytes and weights of
+    # 4; 3 row pointers of 8 bytes; 2 log-sum-exps of 4.
+    assert ahead.bytes == 16 * (6 + 5 + 2 * 2) + 12 * 6 + 8 * 3 + 4 * 2
+    assert ahead.flops == 2 * 6 * 8 + 2 * (2 * 2 * 5 * 8)
+    assert backward(shape, size=2).flops == 2 * 6 * 8 + 2 * 2 * 8 + 5 * (2 * 2 * 5 * 8)
+    ceilings = Ceilings(bytes_per_s=1e3, flops_per_s=1e6)
+    assert ahead.floor_s(ceilings) == pytest.approx(ahead.bytes / 1e3)
+    assert sum(predicted_s(shape, 2, ceilings)) > (ahead + backward(shape, 2)).floor_s(ceilings)
