@@ -22,8 +22,8 @@ from rdkit.Chem.EnumerateStereoisomers import EnumerateStereoisomers, GetStereoi
 # conformer; of 2,000 others, 13 after the last. Of these 23, 17 embed at once without their stereo: they are
 # drawn with one that their rings hardly allow, and no conformer is the right answer. 20 attempts from random
 # coordinates found no more than 10, and 100 three, for a quarter more time over all molecules; a looser force
-# tolerance, ETKDGv2 and ignoreSmoothingFailures found none. Without enforceChirality, 10 of 28 others came out with
-# the stereo they are drawn with, but pressed flat: a few steps of MMFF94 turned each into another isomer.
+# tolerance, ETKDGv2 and ignoreSmoothingFailures found none. Without enforceChirality 10 of 28 others came out with the
+# stereo they are drawn with, most of them pressed flat: MMFF94 turned them into another isomer.
 # RDKit's own `timeout` stays off: it watches the clock on the wall, so the outcome would depend on how busy the
 # machine is. What must end is ended by `mmsa_shards.guard`.
 _FROM_DISTANCES = {"useRandomCoords": False, "maxIterations": 20}

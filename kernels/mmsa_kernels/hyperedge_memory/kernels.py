@@ -47,22 +47,24 @@ def _dot(a, b, total, PIECES: tl.constexpr, TRANSPOSE: tl.constexpr, INTERPRETED
 def _load_pieces(ptr, place, mask, plane, PIECES: tl.constexpr):
     """A block of numbers in pieces, which lie `plane` apart."""
     first = tl.load(ptr + place, mask=mask, other=0.0)
-    if PIECES == 1:
-        return (first,)
-    second = tl.load(ptr + plane + place, mask=mask, other=0.0)
-    third = tl.load(ptr + 2 * plane + place, mask=mask, other=0.0)
-    return first, second, third
+    pieces = (first,)
+    if PIECES == 3:
+        second = tl.load(ptr + plane + place, mask=mask, other=0.0)
+        third = tl.load(ptr + 2 * plane + place, mask=mask, other=0.0)
+        pieces = (first, second, third)
+    return pieces
 
 
 @triton.jit
 def _split(x, dtype: tl.constexpr, PIECES: tl.constexpr):
     """Float32 numbers in pieces."""
     first = x.to(dtype)
-    if PIECES == 1:
-        return (first,)
-    rest = x - first.to(tl.float32)
-    second = rest.to(dtype)
-    return first, second, (rest - second.to(tl.float32)).to(dtype)
+    pieces = (first,)
+    if PIECES == 3:
+        rest = x - first.to(tl.float32)
+        second = rest.to(dtype)
+        pieces = (first, second, (rest - second.to(tl.float32)).to(dtype))
+    return pieces
 
 
 @triton.jit
