@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shape:
-    """A problem; a bank of `vertices` rows besides the B fresh ones, which are neighbours as often as others."""
+    """A problem: of its K entries a row has itself, and others drawn from the B fresh rows and a bank of `vertices`."""
 
     name: str
     rows: int
@@ -80,7 +80,7 @@ def backward(shape: Shape, size: int) -> Cost:
     that are fresh.
     """
     B, E, S, D = shape.rows, shape.entries, shape.anchors, shape.width
-    fresh = E * B // (B + shape.vertices)
+    fresh = B + (E - B) * B // (B + shape.vertices)
     moved = size * (E * D + fresh * D + 2 * S * D + 5 * B * D) + (INDEX + 2 * WEIGHT) * E + 2 * INDEX * (B + 1) + 8 * B
     return Cost(moved, 2 * E * D + 2 * fresh * D + 10 * B * S * D)
 

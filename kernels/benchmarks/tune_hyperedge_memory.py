@@ -30,6 +30,7 @@ from mmsa_kernels.hyperedge_memory.tiles import (
     AttentionKernel,
     Tile,
     attention_tile,
+    most_shared_bytes,
     tuned_file,
     tuned_key,
     tuned_to_json,
@@ -52,14 +53,17 @@ def tune(shape: Shape, dtype: torch.dtype) -> dict[str, Tile]:
     """Returns the fastest tile of every kernel for a shape, each found with the other kernels as they are."""
     problem, best = Problem.draw(shape, dtype), dict[str, Tile]()
     device = torch.cuda.get_device_name()
+    limit = triton.runtime.driver.active.utils.get_device_properties(0)["max_shared_mem"]
     sizes = {"width": shape.width, "rows": shape.rows, "anchors": shape.anchors, "dtype": dtype}
-    now = partial(attention_tile, device=device, shared_bytes=None, **sizes)
+    now = partial(attention_tile, device=device, shared_bytes=limit, **sizes)
     for kernel in KERNELS:
         call: Callable[[], object] = (
             (lambda: ours(problem)) if kernel == "forward" else lambda: both_ways(ours, problem)
         )
         times = {}
         for tile in {now(kernel), *candidates(kernel, shape)}:
+            if most_shared_bytes(kernel, shape.width, tile, dtype) > limit:
+                continue
             chosen = {**{k: best.get(tuned_key(k, **sizes)) for k in KERNELS}, kernel: tile}
             with mock.patch.object(
                 launch, "attention_tile", lambda k, chosen=chosen, **facts: chosen[k] or attention_tile(k, **facts)

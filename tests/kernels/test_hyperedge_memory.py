@@ -201,6 +201,14 @@ def test_a_stale_table_is_the_end_of_x_without_gradient(dtype, fresh, stale):
     torch.testing.assert_close(gradient, want[:fresh])
 
 
+def test_what_no_entry_names_does_not_matter():
+    inputs = problem(num_vertices=4) | {"stale_VD": torch.ones(9, 7, dtype=torch.float64)}
+    inputs["col"] = torch.randint(1, 12, (9,), generator=torch.Generator().manual_seed(0))
+    inputs["x_ND"][0] = math.inf
+    inputs["stale_VD"][8] = math.nan
+    assert all(output.isfinite().all() for output in hyperedge_memory_attention(**inputs, scale=1.0))
+
+
 def test_autocast_does_not_lower_the_precision():
     inputs = problem(dtype=torch.float32)
     expected = hyperedge_memory_attention(**inputs, scale=1.0)

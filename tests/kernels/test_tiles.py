@@ -112,7 +112,7 @@ def assert_good_for_hopper(reports: list[dict]) -> None:
     for report in reports:
         assert report["spill_bytes"] == 0, report
         assert not report["wgmma_serialized"], report
-        assert report["widest_load"] == 16, report
+        assert report["widest_load"] == 16 or report["case"]["width"] < 64, report  # whose rows are short
         tile = report["case"]["tile"]
         owned = tile and tile["anchors" if report["case"]["kernel"] == "backward_anchors" else "rows"]
         if tile and owned >= 16 * tile["warps"]:
@@ -150,7 +150,8 @@ def test_bytes_and_flops_by_hand():
     # 4; 3 row pointers of 8 bytes; 2 log-sum-exps of 4.
     assert ahead.bytes == 16 * (6 + 5 + 2 * 2) + 12 * 6 + 8 * 3 + 4 * 2
     assert ahead.flops == 2 * 6 * 8 + 2 * (2 * 2 * 5 * 8)
-    assert backward(shape, size=2).flops == 2 * 6 * 8 + 2 * 2 * 8 + 5 * (2 * 2 * 5 * 8)
+    # Fresh are the 2 rows themselves, and a third of the other 4 entries.
+    assert backward(shape, size=2).flops == 2 * 6 * 8 + 2 * 3 * 8 + 5 * (2 * 2 * 5 * 8)
     ceilings = Ceilings(bytes_per_s=1e3, flops_per_s=1e6)
     assert ahead.floor_s(ceilings) == pytest.approx(ahead.bytes / 1e3)
     assert sum(predicted_s(shape, 2, ceilings)) > (ahead + backward(shape, 2)).floor_s(ceilings)

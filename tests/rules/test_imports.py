@@ -44,7 +44,10 @@ OWNERS = {
     "ray": {"shards/mmsa_shards/cluster.py"},
     "deepspeed": {"mmsa_dist/train/engine.py", "mmsa_dist/train/checkpoint.py"},
     "faiss": {"mmsa_dist/structure/neighbours.py", "mmsa_dist/embed/search.py"},
-    "triton": set(),
+    "triton": {
+        "kernels/mmsa_kernels/hyperedge_memory/kernels.py",
+        "kernels/mmsa_kernels/hyperedge_memory/launch.py",
+    },
     "requests": {"shards/mmsa_shards/download_sources.py"},
     "tenacity": {"shards/mmsa_shards/download_patience.py"},
     "cv2": {"mmsa_dist/data/pictures.py"},

@@ -51,7 +51,7 @@ def _load_pieces(ptr, place, mask, plane, PIECES: tl.constexpr):
     if PIECES == 3:
         second = tl.load(ptr + plane + place, mask=mask, other=0.0)
         third = tl.load(ptr + 2 * plane + place, mask=mask, other=0.0)
-        pieces = (first, second, third)
+        pieces = (first, second, third)  # type: ignore[assignment]
     return pieces
 
 
@@ -63,7 +63,7 @@ def _split(x, dtype: tl.constexpr, PIECES: tl.constexpr):
     if PIECES == 3:
         rest = x - first.to(tl.float32)
         second = rest.to(dtype)
-        pieces = (first, second, (rest - second.to(tl.float32)).to(dtype))
+        pieces = (first, second, (rest - second.to(tl.float32)).to(dtype))  # type: ignore[assignment]
     return pieces
 
 
@@ -175,15 +175,16 @@ def forward_kernel(
         few = (first + tl.arange(0, GM))[:, None] * D + column[None, :]  # [GM, BD], from the first row on
         in_few = in_rows[:, None] & in_columns[None, :]
         tl.store(g_ptr + first_row * D + few, total_g.to(g_ptr.dtype.element_ty), mask=in_few)
-        if PIECES > 1:
-            pieces = _split(total_g, g_pieces_ptr.dtype.element_ty, PIECES)
-            for i in tl.static_range(PIECES):
-                tl.store(g_pieces_ptr + i * row_plane + first_row * D + few, pieces[i], mask=in_few)
         if COSINE:
             square = tl.sum(total_g * total_g, axis=1)  # [GM]
             has_direction = square > _EPS * _EPS
             inverse_length = tl.where(has_direction, 1.0 / tl.sqrt(tl.where(has_direction, square, 1.0)), 0.0)
             tl.store(row_scale_ptr + row, scale * inverse_length, mask=in_rows)
+            total_g *= inverse_length[:, None]
+        if COSINE or PIECES > 1:
+            pieces = _split(total_g, g_pieces_ptr.dtype.element_ty, PIECES)
+            for i in tl.static_range(PIECES):
+                tl.store(g_pieces_ptr + i * row_plane + first_row * D + few, pieces[i], mask=in_few)
     tl.debug_barrier()  # the rows were written by other threads of this program than those that read them now
 
     row = first_row + tl.arange(0, BM)  # [BM]
@@ -191,11 +192,6 @@ def forward_kernel(
     in_block = in_rows[:, None] & in_columns[None, :]
     element = tl.arange(0, BM)[:, None] * D + column[None, :]  # [BM, BD], from the first row on
     g = _load_pieces(g_pieces_ptr + first_row * D, element, in_block, row_plane, PIECES)
-    row_scale = tl.full([BM], scale, tl.float32)
-    if COSINE:
-        row_scale = tl.load(row_scale_ptr + row, mask=in_rows, other=0.0)
-    row_scale = row_scale * _LOG2_E
-
     highest = tl.full([BM], float("-inf"), tl.float32)
     total = tl.zeros([BM], tl.float32)
     readout = tl.zeros([BM, BD], tl.float32)
@@ -206,7 +202,7 @@ def forward_kernel(
         m = _load_pieces(
             anchors_ptr + first * D, anchor_element, in_anchors[:, None] & in_columns[None, :], num_anchors * D, PIECES
         )  # [BN, BD]
-        score = _dot(g, m, tl.zeros([BM, BN], tl.float32), PIECES, True, INTERPRETED) * row_scale[:, None]  # [BM, BN]
+        score = _dot(g, m, tl.zeros([BM, BN], tl.float32), PIECES, True, INTERPRETED) * (scale * _LOG2_E)  # [BM, BN]
         score = tl.where(in_anchors[None, :], score, float("-inf"))
         new_highest = tl.maximum(highest, tl.max(score, axis=1))
         shrink = tl.exp2(highest - new_highest)
@@ -230,7 +226,6 @@ def backward_rows_kernel(
     col_ptr,
     anchors_ptr,
     anchor_length_ptr,
-    g_ptr,
     g_pieces_ptr,
     readout_ptr,
     lse_ptr,
@@ -285,7 +280,6 @@ def backward_rows_kernel(
     row_scale = tl.full([BM], scale, tl.float32)
     if COSINE:
         row_scale = tl.load(row_scale_ptr + row, mask=in_rows, other=0.0)
-    row_scale = row_scale * _LOG2_E
     grad_g = tl.zeros([BM, BD], tl.float32)
     anchor_element = tl.arange(0, BN)[:, None] * D + column[None, :]  # [BN, BD], from the first anchor on
     for first in tl.range(0, num_anchors, BN, num_stages=STAGES):
@@ -294,7 +288,7 @@ def backward_rows_kernel(
         m = _load_pieces(
             anchors_ptr + first * D, anchor_element, in_anchors[:, None] & in_columns[None, :], num_anchors * D, PIECES
         )  # [BN, BD]
-        score = _dot(g, m, tl.zeros([BM, BN], tl.float32), PIECES, True, INTERPRETED) * row_scale[:, None]  # [BM, BN]
+        score = _dot(g, m, tl.zeros([BM, BN], tl.float32), PIECES, True, INTERPRETED) * (scale * _LOG2_E)  # [BM, BN]
         p = tl.exp2(tl.minimum(score - lse[:, None], 0.0))  # never above one, whatever rounding says
         p = tl.where(in_anchors[None, :], p, 0.0)
         grad_p = _dot(grad_readout, m, tl.zeros([BM, BN], tl.float32), PIECES, True, INTERPRETED)  # [BM, BN]
@@ -302,7 +296,7 @@ def backward_rows_kernel(
             grad_p *= tl.load(anchor_length_ptr + anchor, mask=in_anchors, other=0.0)[None, :]
         grad_score = _split(p * (grad_p - delta[:, None]), anchors_ptr.dtype.element_ty, PIECES)
         grad_g = _dot(grad_score, m, grad_g, PIECES, False, INTERPRETED)  # [BM, BD]
-    grad_g *= (row_scale * _LN_2)[:, None]
+    grad_g *= row_scale[:, None]
     tl.store(attention_grad_g_ptr + first_row * D + element, grad_g, mask=in_block)
     tl.debug_barrier()  # as in the forward: other threads go on with it
 
@@ -313,8 +307,7 @@ def backward_rows_kernel(
         few = (first + tl.arange(0, GM))[:, None] * D + column[None, :]  # [GM, BD], from the first row on
         total = tl.load(attention_grad_g_ptr + first_row * D + few, mask=in_few, other=0.0)
         if COSINE:  # what lengthens g changes no cosine
-            unit_g = tl.load(g_ptr + first_row * D + few, mask=in_few, other=0.0).to(tl.float32)
-            unit_g *= (tl.load(row_scale_ptr + few_rows, mask=are_rows, other=0.0) / scale)[:, None]
+            unit_g = _whole(_load_pieces(g_pieces_ptr + first_row * D, few, in_few, row_plane, PIECES), PIECES)
             total -= tl.sum(total * unit_g, axis=1)[:, None] * unit_g
         if HAS_GRAD_G:
             total += tl.load(grad_g_ptr + first_row * D + few, mask=in_few, other=0.0).to(tl.float32)
@@ -340,7 +333,6 @@ def backward_anchors_kernel(
     anchor_turns_ptr,
     g_pieces_ptr,
     lse_ptr,
-    row_scale_ptr,
     grad_readout_ptr,
     delta_ptr,
     partial_ptr,
@@ -376,8 +368,8 @@ def backward_anchors_kernel(
     m = _load_pieces(anchors_ptr + first_anchor * D, element, in_block, num_anchors * D, PIECES)
     if COSINE:
         anchor_length = tl.load(anchor_length_ptr + anchor, mask=in_anchors, other=1.0)
-        turns = tl.load(anchor_turns_ptr + anchor, mask=in_anchors, other=0.0)
-    overlap = tl.zeros([BN], tl.float32)
+        turning_scale = scale * tl.load(anchor_turns_ptr + anchor, mask=in_anchors, other=0.0)
+    overlap = tl.zeros([BN, BM], tl.float32)
     grad_m = tl.zeros([BN, BD], tl.float32)
     row_element = tl.arange(0, BM)[:, None] * D + column[None, :]  # [BM, BD], from the first row on
     for first in tl.range(0, rows_per_split, BM, num_stages=STAGES):
@@ -388,27 +380,23 @@ def backward_anchors_kernel(
         g = _load_pieces(g_pieces_ptr + first_row * D, row_element, mask, row_plane, PIECES)
         lse = tl.load(lse_ptr + row, mask=in_rows, other=float("inf")) * _LOG2_E  # no attention beyond the last row
         delta = tl.load(delta_ptr + row, mask=in_rows, other=0.0)
-        row_scale = scale
-        if COSINE:
-            row_scale = tl.load(row_scale_ptr + row, mask=in_rows, other=0.0)[None, :]
         score = _dot(m, g, tl.zeros([BN, BM], tl.float32), PIECES, True, INTERPRETED)  # [BN, BM]
-        score *= row_scale * _LOG2_E
+        score *= scale * _LOG2_E
         p = tl.exp2(tl.minimum(score - lse[None, :], 0.0))
         grad_readout = _load_pieces(grad_readout_ptr + first_row * D, row_element, mask, row_plane, PIECES)
         grad_p = _dot(m, grad_readout, tl.zeros([BN, BM], tl.float32), PIECES, True, INTERPRETED)  # [BN, BM]
         if COSINE:
-            grad_p *= anchor_length[:, None]
-            overlap += tl.sum(p * grad_p, axis=1)
-        grad_score = p * (grad_p - delta[None, :]) * row_scale
-        if COSINE:
+            overlap += p * grad_p
+            grad_score = p * (grad_p * anchor_length[:, None] - delta[None, :]) * turning_scale[:, None]
             p *= anchor_length[:, None]
-            grad_score *= turns[:, None]
+        else:
+            grad_score = p * (grad_p - delta[None, :]) * scale
         p = _split(p, anchors_ptr.dtype.element_ty, PIECES)
         grad_m = _dot(p, grad_readout, grad_m, PIECES, False, INTERPRETED)  # [BN, BD]
         grad_score = _split(grad_score, anchors_ptr.dtype.element_ty, PIECES)
         grad_m = _dot(grad_score, g, grad_m, PIECES, False, INTERPRETED)
     if COSINE:
-        tl.store(overlap_ptr + split * num_anchors + anchor, overlap, mask=in_anchors)
+        tl.store(overlap_ptr + split * num_anchors + anchor, tl.sum(overlap, axis=1) * anchor_length, mask=in_anchors)
     tl.store(partial_ptr + (split * num_anchors + first_anchor) * D + element, grad_m, mask=in_block)
 
 

@@ -30,7 +30,7 @@ from mmsa_kernels.hyperedge_memory.tiles import (
 )
 
 # Programs of the backward over anchors, blocks of anchors times splits of the rows. A constant, so that the order of
-# additions, and with it the bits of the result, are the same on every device.
+# additions, and with it the bits of the result, hang on sizes and tiles alone.
 _ANCHOR_PROGRAMS = 256
 
 
@@ -46,7 +46,8 @@ def hyperedge_memory_attention_triton(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The operator of `mmsa_kernels.hyperedge_memory_attention` without its argument checks.
 
-    Besides the results it holds B numbers; its backward 2 B·D, and at most `_ANCHOR_PROGRAMS` blocks of anchors.
+    Besides the results it holds B numbers, and g once more for cosine and for float32; its backward 2 B·D, and at
+    most `_ANCHOR_PROGRAMS` blocks of anchors.
     """
     g_BD, readout_BD, lse_B, _, _ = _forward(x_ND, rowptr, col, weight, anchors_SD, scale, similarity, stale_VD)
     return g_BD, readout_BD, lse_B
@@ -65,13 +66,14 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Returns g, readout, lse, and what the backward needs again.
 
-    That is ``scale / |g|`` of each row for cosine, and for float32 the three pieces of g; else they are empty.
+    That is, for cosine ``scale / |g|`` of each row; and g, for cosine its direction, in the P pieces that enter
+    products. They are empty where there is none, or where g is its own one piece.
     """
     x_ND, rowptr, col, weight = _rows_in_line(x_ND), rowptr.contiguous(), col.contiguous(), weight.contiguous()
     stale_VD = None if stale_VD is None else _rows_in_line(stale_VD)
     anchors = _Anchors(anchors_SD, x_ND.dtype, similarity)
     rows, width = rowptr.numel() - 1, x_ND.shape[1]
-    g_BD, readout_BD, lse_B, row_scale_B, g_3BD = _forward_results(x_ND, rowptr, similarity)
+    g_BD, readout_BD, lse_B, row_scale_B, g_PBD = _forward_results(x_ND, rowptr, similarity)
     if rows:
         tile = _tile("forward", x_ND, rows, anchors)
         with _on_device_of(x_ND):
@@ -84,7 +86,7 @@ def _forward(
                 anchors.pieces,
                 anchors.length_S,
                 g_BD,
-                g_3BD if len(g_3BD) else g_BD,
+                g_PBD if len(g_PBD) else g_BD,
                 readout_BD,
                 lse_B,
                 row_scale_B,
@@ -97,7 +99,7 @@ def _forward(
                 **_gather_blocks(tile, width, x_ND),
                 COSINE=similarity == "cosine",
             )
-    return g_BD, readout_BD, lse_B, row_scale_B, g_3BD
+    return g_BD, readout_BD, lse_B, row_scale_B, g_PBD
 
 
 @_forward.register_fake
@@ -116,12 +118,13 @@ def _(
 
 def _forward_results(x_ND: Tensor, rowptr: Tensor, similarity: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     rows, width = rowptr.shape[0] - 1, x_ND.shape[1]
+    pieces, cosine = pieces_of(x_ND.dtype), similarity == "cosine"
     return (
         x_ND.new_empty(rows, width),
         x_ND.new_empty(rows, width),
         x_ND.new_empty(rows, dtype=torch.float32),
-        x_ND.new_empty(rows if similarity == "cosine" else 0, dtype=torch.float32),
-        x_ND.new_empty(3 if x_ND.dtype == torch.float32 else 0, rows, width, dtype=torch.bfloat16),
+        x_ND.new_empty(rows if cosine else 0, dtype=torch.float32),
+        x_ND.new_empty(pieces if pieces > 1 or cosine else 0, rows, width, dtype=_dtype_of_pieces(x_ND.dtype)),
     )
 
 
@@ -142,7 +145,7 @@ def _backward(
     readout_BD: Tensor,
     lse_B: Tensor,
     row_scale_B: Tensor,
-    g_3BD: Tensor,
+    g_PBD: Tensor,
     wants_x: bool,
     wants_weight: bool,
     wants_anchors: bool,
@@ -150,7 +153,7 @@ def _backward(
     """Returns the gradients of x, weight and anchors, each empty where it is not wanted."""
     x_ND, rowptr, col, weight = _rows_in_line(x_ND), rowptr.contiguous(), col.contiguous(), weight.contiguous()
     stale_VD = None if stale_VD is None else _rows_in_line(stale_VD)
-    g_pieces, grad_readout_pieces = g_3BD if len(g_3BD) else g_BD, _pieces(grad_readout_BD)
+    g_pieces, grad_readout_pieces = g_PBD if len(g_PBD) else g_BD, _pieces(grad_readout_BD)
     anchors = _Anchors(anchors_SD, x_ND.dtype, similarity)
     rows, width = rowptr.numel() - 1, x_ND.shape[1]
     grad_x_ND, grad_weight, _ = _gradients(x_ND, weight, anchors_SD, wants_x, wants_weight, False)
@@ -167,7 +170,6 @@ def _backward(
                 col,
                 anchors.pieces,
                 anchors.length_S,
-                g_BD,
                 g_pieces,
                 readout_BD,
                 lse_B,
@@ -194,7 +196,7 @@ def _backward(
             )
         if wants_anchors:
             grad_anchors_SD = _grad_anchors(
-                anchors, g_BD, g_pieces, lse_B, row_scale_B, grad_readout_pieces, delta_B, scale, cosine
+                anchors, g_BD, g_pieces, lse_B, grad_readout_pieces, delta_B, scale, cosine
             ).to(anchors_SD.dtype)
         else:
             grad_anchors_SD = anchors_SD.new_empty(0)
@@ -220,7 +222,7 @@ def _(
     readout_BD: Tensor,
     lse_B: Tensor,
     row_scale_B: Tensor,
-    g_3BD: Tensor,
+    g_PBD: Tensor,
     wants_x: bool,
     wants_weight: bool,
     wants_anchors: bool,
@@ -243,7 +245,6 @@ def _grad_anchors(
     g_BD: Tensor,
     g_pieces: Tensor,
     lse_B: Tensor,
-    row_scale_B: Tensor,
     grad_readout_pieces: Tensor,
     delta_B: Tensor,
     scale: float,
@@ -264,7 +265,6 @@ def _grad_anchors(
             anchors.turns_S,
             g_pieces,
             lse_B,
-            row_scale_B,
             grad_readout_pieces,
             delta_B,
             partial,
@@ -286,6 +286,8 @@ def _grad_anchors(
 def _grad_x(grad_x_ND: Tensor, total_grad_g_BD: Tensor, rowptr: Tensor, col: Tensor, weight: Tensor) -> None:
     """Fills the gradient of x by the transpose of the operator, whose entries in the stale table are left out."""
     vertices, width = grad_x_ND.shape
+    if vertices < 1 << 31:  # which are sorted in half the time
+        col = col.int()
     sorted_col, order = col.clamp(max=vertices).sort(stable=True)
     vertexptr = torch.searchsorted(sorted_col, torch.arange(vertices + 1, device=col.device, dtype=col.dtype))
     # Searched, not counted out, for how many entries there are would make the host wait.
@@ -310,12 +312,14 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
     x_ND, rowptr, col, weight, anchors_SD, scale, similarity, stale_VD = inputs
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*output[3:])
+    # Only the gradient of the weights looks at the bank again, which may have moved on by then.
+    stale_VD = stale_VD if ctx.needs_input_grad[3] else None
     ctx.save_for_backward(x_ND, rowptr, col, weight, anchors_SD, stale_VD, *output)
     ctx.scale, ctx.similarity = scale, similarity
 
 
 def _call_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-    x_ND, rowptr, col, weight, anchors_SD, stale_VD, g_BD, readout_BD, lse_B, row_scale_B, g_3BD = ctx.saved_tensors
+    x_ND, rowptr, col, weight, anchors_SD, stale_VD, g_BD, readout_BD, lse_B, row_scale_B, g_PBD = ctx.saved_tensors
     grad_g_BD, grad_readout_BD, grad_lse_B, _, _ = grads
     wants = [ctx.needs_input_grad[number] for number in (0, 3, 4)]
     results = _backward(
@@ -334,7 +338,7 @@ def _call_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]
         readout_BD,
         lse_B,
         row_scale_B,
-        g_3BD,
+        g_PBD,
         *wants,
     )
     grad_x, grad_weight, grad_anchors = (
@@ -428,6 +432,10 @@ def _gather_blocks(tile: Tile, width: int, x: Tensor) -> dict[str, int]:
 def pieces_of(dtype: torch.dtype) -> int:
     """Returns of how many planes of half precision a number is the sum."""
     return 3 if dtype == torch.float32 else 1
+
+
+def _dtype_of_pieces(dtype: torch.dtype) -> torch.dtype:
+    return torch.bfloat16 if dtype == torch.float32 else dtype
 
 
 def _pieces(x: Tensor) -> Tensor:

@@ -51,7 +51,8 @@ def hyperedge_memory_attention(
         similarity: ``dot`` or ``cosine``; the cosine of a vector no longer than 1e-8 is 0, without a
             gradient.
         stale_VD: (V, D) features of further vertices N..N+V-1 in the dtype of `x_ND`, which get no gradient: with
-            the rows of a bank here, neither they nor a gradient of their size are ever copied or kept.
+            the rows of a bank here, neither they nor a gradient of their size are ever copied or kept. Where
+            `weight` wants a gradient, they must not change before it is taken.
 
     Returns:
         g (B, D) and readout (B, D) in the dtype of `x_ND`, and lse (B,) in the dtype of the sums; all
@@ -65,25 +66,26 @@ def hyperedge_memory_attention(
     """
     _check_shapes(x_ND, rowptr, col, weight, anchors_SD, stale_VD)
     _check_dtypes_and_devices(x_ND, rowptr, col, weight, anchors_SD, stale_VD)
-    if not (math.isfinite(scale) and scale > 0):
+    if not 0 < scale < math.inf:
         raise ValueError(f"scale: got {scale}, expected a finite number above 0")
     if similarity not in ("dot", "cosine"):
         raise ValueError(f"similarity: got {similarity!r}, expected 'dot' or 'cosine'")
     # A look at values would break a compiled graph in two.
     if x_ND.device.type == "cpu" and not torch.compiler.is_compiling():
         _check_indices(rowptr, col, x_ND.shape[0] + (0 if stale_VD is None else stale_VD.shape[0]))
-    if choose_backend(x_ND.device.type, _beyond_triton(x_ND)) == "triton":
+    if choose_backend(x_ND.device.type, _beyond_triton(x_ND, weight, anchors_SD)) == "triton":
         from mmsa_kernels.hyperedge_memory.launch import hyperedge_memory_attention_triton as run
     else:
         run = hyperedge_memory_attention_reference
     return run(x_ND, rowptr, col, weight, anchors_SD, scale, similarity, stale_VD)
 
 
-def _beyond_triton(x_ND: Tensor) -> str:
+def _beyond_triton(x_ND: Tensor, weight: Tensor, anchors_SD: Tensor) -> str:
     """Says why the kernels cannot take this problem; empty where they can."""
-    widest = LARGEST_WIDTHS.get(x_ND.dtype)
-    if widest is None:
-        return f"its kernels take no {x_ND.dtype}"
+    for tensor in (x_ND, weight, anchors_SD):
+        if tensor.dtype not in LARGEST_WIDTHS:
+            return f"its kernels take no {tensor.dtype}"
+    widest = LARGEST_WIDTHS[x_ND.dtype]
     if x_ND.shape[1] > widest:
         return f"its kernels are written for D <= {widest} in {x_ND.dtype}, and here it is {x_ND.shape[1]}"
     return ""

@@ -37,18 +37,23 @@ def hyperedge_memory_attention_reference(
     with torch.autocast(x_ND.device.type, enabled=False):
         if stale_VD is None:
             g_BD = _weighted_sums(x_ND, rowptr, col, weight)
-        else:  # each table adds what is its own, and nothing for the entries of the other
-            fresh_E, num_fresh = col < x_ND.shape[0], x_ND.shape[0]
-            g_BD = _weighted_sums(x_ND, rowptr, torch.where(fresh_E, col, 0), weight * fresh_E)
-            g_BD = g_BD + _weighted_sums(
-                stale_VD.detach(), rowptr, torch.where(fresh_E, 0, col - num_fresh), weight * ~fresh_E
-            )
+        else:
+            fresh_E = col < x_ND.shape[0]
+            stale = _entries(rowptr, col - x_ND.shape[0], weight, ~fresh_E)
+            g_BD = _weighted_sums(x_ND, *_entries(rowptr, col, weight, fresh_E))
+            g_BD = g_BD + _weighted_sums(stale_VD.detach(), *stale)
         anchors_SD = anchors_SD.to(precision)
         scores_BS = anchor_scores(g_BD, anchors_SD, scale, similarity)
         # A sum over anchors: the published mean would shrink the read-out S-fold.
         readout_BD = scores_BS.softmax(dim=1) @ anchors_SD
         lse_B = scores_BS.logsumexp(dim=1)
     return g_BD.to(dtype), readout_BD.to(dtype), lse_B
+
+
+def _entries(rowptr: Tensor, col: Tensor, weight: Tensor, chosen_E: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the CSR matrix of some of the entries."""
+    before = functional.pad(chosen_E.cumsum(0), (1, 0))  # of every entry, how many are chosen before it
+    return before[rowptr], col[chosen_E], weight[chosen_E]
 
 
 def _weighted_sums(x_ND: Tensor, rowptr: Tensor, col: Tensor, weight: Tensor) -> Tensor:
