@@ -77,5 +77,6 @@ def read_rejects(folder: str | Path) -> pa.Table:
     """Reads the ledger of a prepared folder, which may be any URL that fsspec knows, as `REJECT_SCHEMA`."""
     with fsspec.open(f"{str(folder).rstrip('/')}/{REJECTS_NAME}", "rb") as file:
         content = pa.BufferReader(file.read())
-    # One thread: those of Arrow that still wait on a file when the program ends take it down with an abort.
-    return pq.read_table(content, schema=REJECT_SCHEMA, use_threads=False, pre_buffer=False)
+    # Not `pq.read_table`, which starts threads whatever it is told: one that still waits when the program ends takes it
+    # down with an abort.
+    return pq.ParquetFile(content, pre_buffer=False).read(use_threads=False).cast(REJECT_SCHEMA)
