@@ -60,7 +60,7 @@ class GatherTile:
 _TABLES: dict[AttentionKernel, dict[int, dict[int, tuple[Tile, ...]]]] = {
     "forward": {
         2: {
-            64: (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3), Tile(32, 64, 4, 3), Tile(16, 64, 4, 2)),
+            64: (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3), Tile(32, 64, 4, 3), Tile(16, 32, 4, 2)),
             128: (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3), Tile(32, 64, 8, 2), Tile(16, 64, 4, 2)),
             256: (Tile(128, 64, 8, 2), Tile(64, 32, 4, 2), Tile(32, 64, 4, 2), Tile(16, 64, 4, 2)),
             512: (Tile(32, 64, 8, 2), Tile(16, 64, 8, 2), Tile(16, 16, 8, 2)),
@@ -93,7 +93,7 @@ _TABLES: dict[AttentionKernel, dict[int, dict[int, tuple[Tile, ...]]]] = {
         },
         4: {
             64: (Tile(16, 64, 4, 2),),
-            128: (Tile(16, 64, 4, 2),),
+            128: (Tile(16, 16, 8, 2),),
             256: (Tile(16, 16, 8, 1),),
         },
     },
