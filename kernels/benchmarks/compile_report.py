@@ -29,7 +29,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from mmsa_kernels.hyperedge_memory import kernels
-from mmsa_kernels.hyperedge_memory.launch import pieces_of
+from mmsa_kernels.hyperedge_memory.launch import attention_blocks, gather_blocks
 from mmsa_kernels.hyperedge_memory.tiles import Tile, gather_tile, most_shared_bytes, padded_width, shipped_tiles
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -152,15 +152,14 @@ def compile_case(case: Case) -> Report:
 
 
 def _constants(case: Case) -> dict[str, Any]:
-    dtype, padded = DTYPES[case.dtype], padded_width(case.width)
-    gather = gather_tile(case.width, dtype, case.tile.warps if case.tile else 4)
-    constants: dict[str, Any] = {"D": case.width, "BD": padded, "GM": gather.rows, "UNROLL": gather.unroll}
+    """Returns what a launch says, of a kernel that must be ready for everything."""
+    dtype = DTYPES[case.dtype]
     if case.tile is None:
-        return constants
-    constants |= {"BM": case.tile.rows, "BN": case.tile.anchors, "STAGES": case.tile.stages, "COSINE": case.cosine}
-    constants |= {"GM": min(gather.rows, case.tile.rows), "PIECES": pieces_of(dtype), "INTERPRETED": False}
-    constants |= {"X_STRIDE": case.width, "STALE_STRIDE": case.width, "HAS_STALE": True}
-    constants |= {"HAS_GRAD_G": True, "HAS_GRAD_LSE": True, "WANTS_GRAD_WEIGHT": True}
+        gather = gather_tile(case.width, dtype)
+        return {"D": case.width, "GM": gather.rows, "BD": padded_width(case.width), "UNROLL": gather.unroll}
+    constants = attention_blocks(case.tile, case.width, dtype) | gather_blocks(case.tile, case.width, dtype)
+    constants |= {"X_STRIDE": case.width, "STALE_STRIDE": case.width, "HAS_STALE": True, "COSINE": case.cosine}
+    constants |= {"HAS_GRAD_G": True, "HAS_GRAD_LSE": True, "WANTS_GRAD_WEIGHT": True, "INTERPRETED": False}
     names = getattr(kernels, f"{case.kernel}_kernel").arg_names
     return {name: value for name, value in constants.items() if name in names}
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -33,6 +32,7 @@ from mmsa_kernels.hyperedge_memory.tiles import (
     most_shared_bytes,
     tuned_file,
     tuned_key,
+    tuned_tiles,
     tuned_to_json,
 )
 
@@ -52,8 +52,7 @@ def candidates(kernel: AttentionKernel, shape: Shape) -> Iterator[Tile]:
 def tune(shape: Shape, dtype: torch.dtype) -> dict[str, Tile]:
     """Returns the fastest tile of every kernel for a shape, each found with the other kernels as they are."""
     problem, best = Problem.draw(shape, dtype), dict[str, Tile]()
-    device = torch.cuda.get_device_name()
-    limit = triton.runtime.driver.active.utils.get_device_properties(0)["max_shared_mem"]
+    device, limit = launch.device_facts(problem.x_BD.device)
     sizes = {"width": shape.width, "rows": shape.rows, "anchors": shape.anchors, "dtype": dtype}
     now = partial(attention_tile, device=device, shared_bytes=limit, **sizes)
     for kernel in KERNELS:
@@ -85,8 +84,9 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("needs a CUDA GPU", file=sys.stderr)
         return 2
-    file = Path(package.__file__).parent / "tuned" / tuned_file(torch.cuda.get_device_name())
-    kept = {key: Tile(**tile) for key, tile in json.loads(file.read_text()).items()} if file.exists() else {}
+    device = torch.cuda.get_device_name()
+    file = Path(package.__file__).parent / "tuned" / tuned_file(device)
+    kept = dict(tuned_tiles(device))
     for name in arguments.shape or SHAPES:
         kept |= tune(SHAPES[name], torch.bfloat16)
         file.parent.mkdir(exist_ok=True)

@@ -57,7 +57,7 @@ def choose_backend(device_type: str, beyond_triton: str) -> str:
     triton, reference = available_backends()
     name = os.environ.get(VARIABLE, "")
     if not name:  # the interpreter is for tests: it is never taken unless it is asked for
-        fused = device_type == "cuda" and device_type in triton.devices and not beyond_triton and not _is_interpreting()
+        fused = device_type == "cuda" and device_type in triton.devices and not beyond_triton
         return triton.name if fused else reference.name
     if name not in (triton.name, reference.name):
         raise ValueError(

@@ -114,16 +114,23 @@ def transpose_csr(rowptr: Tensor, col: Tensor, num_columns: int) -> tuple[Tensor
 
     Args:
         rowptr: (R + 1,) integers.
-        col: (E,) integers in 0..num_columns-1.
-        num_columns: columns of the matrix, rows of its transpose.
+        col: (E,) integers from 0 on.
+        num_columns: columns to transpose, rows of the transpose; entries of further ones come last, beyond its
+            pointers.
 
     Returns:
         rowptr (num_columns + 1,) and col (E,) of the transpose, and `order` (E,): entry e of the transpose is
         entry order[e] of the matrix, so that its values are ``weight[order]``. Entries of a row keep the
         order they had, so their columns ascend.
     """
-    order = col.argsort(stable=True)
-    return _pointers(torch.bincount(col, minlength=num_columns)), _rows(rowptr)[order], order
+    col = col.clamp(max=num_columns)
+    if num_columns < 1 << 31:  # half the bytes to sort
+        col = col.int()
+    ordered, order = col.sort(stable=True)
+    # Searched, not counted: on a GPU, counts that become sizes make the host wait.
+    columns = torch.arange(num_columns + 1, device=col.device, dtype=ordered.dtype)
+    row = torch.searchsorted(rowptr.contiguous(), order.to(rowptr.dtype), right=True) - 1
+    return torch.searchsorted(ordered, columns), row, order
 
 
 def _distinct(rowptr: Tensor, col: Tensor, num_columns: int) -> tuple[Tensor, Tensor]:

@@ -144,6 +144,23 @@ def test_transpose(hypergraph):
     torch.testing.assert_close(dense(ptr, column, weight[order], len(members)), matrix.T)
 
 
+@settings(deadline=None)
+@given(hypergraph=hypergraphs(), index_dtype=st.sampled_from([torch.int32, torch.int64]), data=st.data())
+def test_transpose_of_the_first_columns(hypergraph, index_dtype, data):
+    """Entries of further columns come last, beyond the pointers."""
+    members, num_columns, _ = hypergraph
+    rowptr, col = (t.to(index_dtype) for t in csr(members))
+    first = data.draw(st.integers(0, num_columns))
+    ptr, row, order = transpose_csr(rowptr, col, first)
+    assert (ptr.dtype, row.dtype, order.dtype) == (torch.int64,) * 3
+    assert int(ptr[-1]) == int((col < first).sum())
+    assert (col[order[int(ptr[-1]) :]] >= first).all()
+    weight = torch.arange(1.0, col.numel() + 1)
+    kept = int(ptr[-1])
+    expected = dense(rowptr, col, weight, num_columns).T[:first]
+    torch.testing.assert_close(dense(ptr, row[:kept], weight[order][:kept], len(members)), expected)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -77,30 +77,46 @@ def _whole(pieces, PIECES: tl.constexpr):
 
 
 @triton.jit
-def _row_pointers(
+def _entries_of(rowptr_ptr, row, in_rows):
+    """Where the entries of rows begin, and how many each has."""
+    start = tl.load(rowptr_ptr + row, mask=in_rows, other=0).to(tl.int64)
+    end = tl.load(rowptr_ptr + row + 1, mask=in_rows, other=0).to(tl.int64)
+    return start, (end - start).to(tl.int32)
+
+
+@triton.jit
+def _load_vertices(
     x_ptr,
     stale_ptr,
-    vertex,
+    col_ptr,
+    entry,
+    here,
     num_fresh,
     X_STRIDE: tl.constexpr,
     STALE_STRIDE: tl.constexpr,
+    D: tl.constexpr,
+    BD: tl.constexpr,
     HAS_STALE: tl.constexpr,
 ):
-    """Where the rows of vertices begin: in x, or for those beyond its end in the stale table."""
+    """The rows of the vertices of entries: of x, or for those beyond its end of the stale table."""
+    column = tl.arange(0, BD)  # [BD]
+    vertex = tl.load(col_ptr + entry, mask=here, other=0).to(tl.int64)
     place = x_ptr + vertex * X_STRIDE
     if HAS_STALE:
         place = tl.where(vertex < num_fresh, place, stale_ptr + (vertex - num_fresh) * STALE_STRIDE)
-    return place
+    x = tl.load(place[:, None] + column[None, :], mask=here[:, None] & (column < D)[None, :], other=0.0)
+    return x.to(tl.float32)
 
 
 @triton.jit
 def _gather(
     x_ptr,
     stale_ptr,
+    rowptr_ptr,
     col_ptr,
     weight_ptr,
-    start,
-    length,
+    row,
+    in_rows,
     num_fresh,
     X_STRIDE: tl.constexpr,
     STALE_STRIDE: tl.constexpr,
@@ -111,17 +127,17 @@ def _gather(
     HAS_STALE: tl.constexpr,
 ):
     """The weighted sums of the entries of GM rows."""
-    column = tl.arange(0, BD)  # [BD]
+    start, length = _entries_of(rowptr_ptr, row, in_rows)
     total = tl.zeros([GM, BD], tl.float32)
     for first in range(0, tl.max(length), UNROLL):
         for step in tl.static_range(UNROLL):  # side by side, so that their loads are in flight together
             here = first + step < length  # [GM]
             entry = start + (first + step)
-            vertex = tl.load(col_ptr + entry, mask=here, other=0).to(tl.int64)
             weight = tl.load(weight_ptr + entry, mask=here, other=0.0).to(tl.float32)
-            place = _row_pointers(x_ptr, stale_ptr, vertex, num_fresh, X_STRIDE, STALE_STRIDE, HAS_STALE)
-            x = tl.load(place[:, None] + column[None, :], mask=here[:, None] & (column < D)[None, :], other=0.0)
-            total += weight[:, None] * x.to(tl.float32)  # [GM, BD]
+            x = _load_vertices(
+                x_ptr, stale_ptr, col_ptr, entry, here, num_fresh, X_STRIDE, STALE_STRIDE, D, BD, HAS_STALE
+            )
+            total += weight[:, None] * x  # [GM, BD]
     return total
 
 
@@ -166,10 +182,8 @@ def forward_kernel(
     for first in range(0, BM, GM):
         row = first_row + first + tl.arange(0, GM)  # [GM]
         in_rows = row < num_rows
-        start = tl.load(rowptr_ptr + row, mask=in_rows, other=0).to(tl.int64)
-        length = (tl.load(rowptr_ptr + row + 1, mask=in_rows, other=0).to(tl.int64) - start).to(tl.int32)
         total_g = _gather(
-            x_ptr, stale_ptr, col_ptr, weight_ptr, start, length, num_fresh,
+            x_ptr, stale_ptr, rowptr_ptr, col_ptr, weight_ptr, row, in_rows, num_fresh,
             X_STRIDE, STALE_STRIDE, D, GM, BD, UNROLL, HAS_STALE,
         )  # fmt: skip
         few = (first + tl.arange(0, GM))[:, None] * D + column[None, :]  # [GM, BD], from the first row on
@@ -313,16 +327,15 @@ def backward_rows_kernel(
             total += tl.load(grad_g_ptr + first_row * D + few, mask=in_few, other=0.0).to(tl.float32)
         tl.store(total_grad_g_ptr + first_row * D + few, total.to(total_grad_g_ptr.dtype.element_ty), mask=in_few)
         if WANTS_GRAD_WEIGHT:
-            start = tl.load(rowptr_ptr + few_rows, mask=are_rows, other=0).to(tl.int64)
-            length = (tl.load(rowptr_ptr + few_rows + 1, mask=are_rows, other=0).to(tl.int64) - start).to(tl.int32)
+            start, length = _entries_of(rowptr_ptr, few_rows, are_rows)
             for first_entry in range(0, tl.max(length), UNROLL):
                 for step in tl.static_range(UNROLL):
                     here = first_entry + step < length  # [GM]
                     entry = start + (first_entry + step)
-                    vertex = tl.load(col_ptr + entry, mask=here, other=0).to(tl.int64)
-                    place = _row_pointers(x_ptr, stale_ptr, vertex, num_fresh, X_STRIDE, STALE_STRIDE, HAS_STALE)
-                    x = tl.load(place[:, None] + column[None, :], mask=here[:, None] & in_columns[None, :], other=0.0)
-                    grad_weight = tl.sum(total * x.to(tl.float32), axis=1)
+                    x = _load_vertices(
+                        x_ptr, stale_ptr, col_ptr, entry, here, num_fresh, X_STRIDE, STALE_STRIDE, D, BD, HAS_STALE
+                    )
+                    grad_weight = tl.sum(total * x, axis=1)
                     tl.store(grad_weight_ptr + entry, grad_weight.to(grad_weight_ptr.dtype.element_ty), mask=here)
 
 
@@ -417,9 +430,7 @@ def gather_kernel(
     row = tl.program_id(0).to(tl.int64) * GM + tl.arange(0, GM)  # [GM]
     column = tl.arange(0, BD)  # [BD]
     in_rows = row < num_rows
-    start = tl.load(rowptr_ptr + row, mask=in_rows, other=0).to(tl.int64)
-    length = (tl.load(rowptr_ptr + row + 1, mask=in_rows, other=0).to(tl.int64) - start).to(tl.int32)
-    total = _gather(x_ptr, x_ptr, col_ptr, weight_ptr, start, length, 0, D, D, D, GM, BD, UNROLL, False)
+    total = _gather(x_ptr, x_ptr, rowptr_ptr, col_ptr, weight_ptr, row, in_rows, 0, D, D, D, GM, BD, UNROLL, False)
     tl.store(
         out_ptr + row[:, None] * D + column[None, :],
         total.to(out_ptr.dtype.element_ty),

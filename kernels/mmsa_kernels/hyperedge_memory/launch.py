@@ -27,7 +27,9 @@ from mmsa_kernels.hyperedge_memory.tiles import (
     attention_tile,
     gather_tile,
     padded_width,
+    pieces_of,
 )
+from mmsa_kernels.incidence import transpose_csr
 
 # Programs of the backward over anchors, blocks of anchors times splits of the rows. A constant, so that the order of
 # additions, and with it the bits of the result, hang on sizes and tiles alone.
@@ -95,9 +97,10 @@ def _forward(
                 num_anchors=anchors.count,
                 scale=scale,
                 **_strides(x_ND, stale_VD),
-                **_blocks(tile, width, x_ND),
-                **_gather_blocks(tile, width, x_ND),
+                **attention_blocks(tile, width, x_ND.dtype),
+                **gather_blocks(tile, width, x_ND.dtype),
                 COSINE=similarity == "cosine",
+                INTERPRETED=not x_ND.is_cuda,
             )
     return g_BD, readout_BD, lse_B, row_scale_B, g_PBD
 
@@ -156,7 +159,7 @@ def _backward(
     g_pieces, grad_readout_pieces = g_PBD if len(g_PBD) else g_BD, _pieces(grad_readout_BD)
     anchors = _Anchors(anchors_SD, x_ND.dtype, similarity)
     rows, width = rowptr.numel() - 1, x_ND.shape[1]
-    grad_x_ND, grad_weight, _ = _gradients(x_ND, weight, anchors_SD, wants_x, wants_weight, False)
+    grad_x_ND, grad_weight, grad_anchors_SD = _gradients(x_ND, weight, anchors_SD, wants_x, wants_weight, False)
     total_grad_g_BD = torch.empty_like(g_BD)
     delta_B = torch.empty_like(lse_B)
     cosine = similarity == "cosine"
@@ -187,9 +190,10 @@ def _backward(
                 num_anchors=anchors.count,
                 scale=scale,
                 **_strides(x_ND, stale_VD),
-                **_blocks(tile, width, x_ND),
-                **_gather_blocks(tile, width, x_ND),
+                **attention_blocks(tile, width, x_ND.dtype),
+                **gather_blocks(tile, width, x_ND.dtype),
                 COSINE=cosine,
+                INTERPRETED=not x_ND.is_cuda,
                 HAS_GRAD_G=grad_g_BD is not None,
                 HAS_GRAD_LSE=grad_lse_B is not None,
                 WANTS_GRAD_WEIGHT=wants_weight,
@@ -198,8 +202,6 @@ def _backward(
             grad_anchors_SD = _grad_anchors(
                 anchors, g_BD, g_pieces, lse_B, grad_readout_pieces, delta_B, scale, cosine
             ).to(anchors_SD.dtype)
-        else:
-            grad_anchors_SD = anchors_SD.new_empty(0)
         if wants_x and x_ND.shape[0]:
             _grad_x(grad_x_ND, total_grad_g_BD, rowptr, col, weight)
     return grad_x_ND, grad_weight, grad_anchors_SD
@@ -273,8 +275,9 @@ def _grad_anchors(
             num_anchors=anchors.count,
             rows_per_split=blocks_per_split * tile.rows,
             scale=scale,
-            **_blocks(tile, width, g_BD),
+            **attention_blocks(tile, width, g_BD.dtype),
             COSINE=cosine,
+            INTERPRETED=not g_BD.is_cuda,
         )
     grad_SD = partial.sum(dim=0)
     if cosine:  # what lengthens an anchor changes no cosine: along it, only the share of the values counts
@@ -286,12 +289,7 @@ def _grad_anchors(
 def _grad_x(grad_x_ND: Tensor, total_grad_g_BD: Tensor, rowptr: Tensor, col: Tensor, weight: Tensor) -> None:
     """Fills the gradient of x by the transpose of the operator, whose entries in the stale table are left out."""
     vertices, width = grad_x_ND.shape
-    if vertices < 1 << 31:  # which are sorted in half the time
-        col = col.int()
-    sorted_col, order = col.clamp(max=vertices).sort(stable=True)
-    vertexptr = torch.searchsorted(sorted_col, torch.arange(vertices + 1, device=col.device, dtype=col.dtype))
-    # Searched, not counted out, for how many entries there are would make the host wait.
-    row = torch.searchsorted(rowptr, order.to(rowptr.dtype), right=True) - 1
+    vertexptr, row, order = transpose_csr(rowptr, col, vertices)
     tile = gather_tile(width, grad_x_ND.dtype)
     gather_kernel[(triton.cdiv(vertices, tile.rows),)](
         total_grad_g_BD,
@@ -379,7 +377,7 @@ class _Anchors:
 def _tile(kernel: AttentionKernel, x: Tensor, rows: int, anchors: _Anchors) -> Tile:
     name = shared_bytes = None
     if x.is_cuda:
-        name, shared_bytes = _facts(x.device)
+        name, shared_bytes = device_facts(x.device)
     return attention_tile(
         kernel,
         width=x.shape[1],
@@ -392,7 +390,7 @@ def _tile(kernel: AttentionKernel, x: Tensor, rows: int, anchors: _Anchors) -> T
 
 
 @cache
-def _facts(device: torch.device) -> tuple[str, int]:
+def device_facts(device: torch.device) -> tuple[str, int]:
     """Returns the name of a GPU, and the bytes of shared memory that a program may have there."""
     properties = triton.runtime.driver.active.utils.get_device_properties(device.index)
     return torch.cuda.get_device_name(device), properties["max_shared_mem"]
@@ -411,27 +409,23 @@ def _strides(x_ND: Tensor, stale_VD: Tensor | None) -> dict[str, Any]:
     }
 
 
-def _blocks(tile: Tile, width: int, x: Tensor) -> dict[str, Any]:
+def attention_blocks(tile: Tile, width: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Returns the constants of an attention kernel."""
     return {
         "D": width,
         "BM": tile.rows,
         "BN": tile.anchors,
         "BD": padded_width(width),
         "STAGES": tile.stages,
-        "PIECES": pieces_of(x.dtype),
-        "INTERPRETED": not x.is_cuda,
+        "PIECES": pieces_of(dtype),
         "num_warps": tile.warps,
     }
 
 
-def _gather_blocks(tile: Tile, width: int, x: Tensor) -> dict[str, int]:
-    gather = gather_tile(width, x.dtype, tile.warps)
+def gather_blocks(tile: Tile, width: int, dtype: torch.dtype) -> dict[str, int]:
+    """Returns the further constants of one that gathers too."""
+    gather = gather_tile(width, dtype, tile.warps)
     return {"GM": min(gather.rows, tile.rows), "UNROLL": gather.unroll}
-
-
-def pieces_of(dtype: torch.dtype) -> int:
-    """Returns of how many planes of half precision a number is the sum."""
-    return 3 if dtype == torch.float32 else 1
 
 
 def _dtype_of_pieces(dtype: torch.dtype) -> torch.dtype:

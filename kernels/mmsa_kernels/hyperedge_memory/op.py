@@ -44,7 +44,7 @@ def hyperedge_memory_attention(
     Args:
         x_ND: (N, D) features of the vertices, floating point.
         rowptr: (B + 1,) int32 or int64: entries of row i are rowptr[i]:rowptr[i + 1].
-        col: (E,) int32 or int64: the vertex of each entry, in 0..N-1.
+        col: (E,) int32 or int64: the vertex of each entry, in 0..N-1, or to N+V-1 with `stale_VD`.
         weight: (E,) floating point.
         anchors_SD: (S, D), keys and values of the attention, floating point.
         scale: positive factor on the similarity, the inverse of the temperature.

@@ -100,6 +100,11 @@ _TABLES: dict[AttentionKernel, dict[int, dict[int, tuple[Tile, ...]]]] = {
 }
 
 
+def pieces_of(dtype: torch.dtype) -> int:
+    """Returns of how many planes of half precision a number is the sum when it enters a product."""
+    return 3 if dtype == torch.float32 else 1
+
+
 def padded_width(width: int) -> int:
     """Returns the power of two that D is padded to within the kernels."""
     return max(SMALLEST_WIDTH, 1 << (width - 1).bit_length())
@@ -126,15 +131,16 @@ def attention_tile(
         device: the name that CUDA gives it; None for the table.
         shared_bytes: of shared memory that a program may have; None for no limit.
     """
-    tuned = _tuned(device) if device else {}
+    tuned = tuned_tiles(device) if device else {}
     key = tuned_key(kernel, width=width, rows=rows, anchors=anchors, dtype=dtype)
     if key in tuned:
         return tuned[key]
     tiles = table_tiles(kernel, width, dtype)
     for tile in tiles:
-        owned, of = (tile.anchors, anchors) if kernel == "backward_anchors" else (tile.rows, rows)
-        # The rows of `backward_anchors` are split as often as it takes: there, a block need only not be half empty.
-        enough = of > owned // 2 if kernel == "backward_anchors" else of > owned * (_PROGRAMS_WANTED - 1)
+        if kernel == "backward_anchors":  # whose rows are split as often as it takes: no block may be half empty
+            enough = anchors > tile.anchors // 2
+        else:
+            enough = rows > tile.rows * (_PROGRAMS_WANTED - 1)
         if enough and (shared_bytes is None or most_shared_bytes(kernel, width, tile, dtype) <= shared_bytes):
             return tile
     return tiles[-1]
@@ -153,7 +159,7 @@ def most_shared_bytes(kernel: AttentionKernel, width: int, tile: Tile, dtype: to
         "backward_rows": (2 * tile.rows, tile.anchors),
         "backward_anchors": (tile.anchors, 2 * tile.rows),
     }[kernel]
-    pieces = 3 if dtype == torch.float32 else 1
+    pieces = pieces_of(dtype)
     blocks = (owned + tile.stages * passing) * padded_width(width) * 2 * pieces
     if kernel == "backward_anchors":  # whose sums pass from layout to layout here
         blocks += blocks // 3
@@ -195,6 +201,7 @@ def tuned_to_json(tiles: dict[str, Tile]) -> str:
 
 
 @cache
-def _tuned(device: str) -> dict[str, Tile]:
+def tuned_tiles(device: str) -> dict[str, Tile]:
+    """Returns what was measured on a device, by `tuned_key`."""
     file = resources.files(__package__) / "tuned" / tuned_file(device)
     return {key: Tile(**tile) for key, tile in json.loads(file.read_text()).items()} if file.is_file() else {}
