@@ -144,6 +144,7 @@ class Train(Section):
     precision: Literal["fp32", "bf16"]
     zero_stage: Literal[0, 1, 2]
     max_bad_steps: Positive
+    lost_after_s: Annotated[float, Field(ge=1)]
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> Train:

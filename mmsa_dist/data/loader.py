@@ -56,6 +56,13 @@ class BlockReader:
         shard, number = self._places[block]
         return from_block(read_block(self._folder, shard, number), first_index=int(self._first_index[block]))
 
+    def ids(self, index: np.ndarray) -> list[str]:
+        """The sources' own ids, such as CID2244, of the molecules of these numbers in the split, in their order."""
+        blocks = np.searchsorted(self._first_index, index, side="right") - 1
+        columns = {int(b): read_block(self._folder, *self._places[b]).column("id") for b in np.unique(blocks)}
+        rows = index - self._first_index[blocks]
+        return [columns[b][row].as_py() for b, row in zip(blocks.tolist(), rows.tolist(), strict=True)]
+
 
 @dataclass(frozen=True)
 class LoaderOptions:

@@ -5,6 +5,8 @@ W is the number of ranks (the world).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,6 +27,24 @@ def world_size() -> int:
 def rank() -> int:
     """Number of this rank; 0 without a process group."""
     return dist.get_rank() if is_distributed() else 0
+
+
+class RankLost(OSError):
+    """A collective failed because another rank is gone; the message says what to do."""
+
+
+@contextmanager
+def named_when_lost() -> Iterator[None]:
+    """Turns the error of a collective whose peer is gone into `RankLost`; every other error stays what it is."""
+    try:
+        yield
+    except RuntimeError as error:  # gloo's errors have no class of their own
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error).lower()):
+            raise
+        raise RankLost(
+            f"another rank was lost, as its own output may tell; rank {rank()} ends ({str(error).strip()}). Start the "
+            "same command with --resume; it goes on from the newest checkpoint"
+        ) from error
 
 
 class _GatherWithGradient(torch.autograd.Function):

@@ -61,6 +61,11 @@ class RunFolder:
         return self.root / "checkpoints"
 
     @property
+    def bad_steps(self) -> Path:
+        """Lists of the molecules in steps that were not finite; absent where all were."""
+        return self.root / "bad_steps"
+
+    @property
     def model(self) -> Path:
         """The exported model, readable by `mmsa_dist.embed.Embedder.from_pretrained`."""
         return self.root / "model"

@@ -1,33 +1,32 @@
-"""Checkpoints: complete or not there at all, verified before they are used.
+"""Checkpoints: what one consists of, which is used, and how it is read; `mmsa_dist.train.saving` writes them.
 
 A checkpoint is a folder ``step_N``: DeepSpeed's own files in ``engine/``, one file a rank for the neighbour source
 (the bank), ``run.json`` (step, loader state, configuration, git revision, manifest digest, ranks) and
-``digests.json`` (SHA-256 of every other file). It is written as ``step_N.tmp``, flushed and renamed; ``latest`` is
-replaced last. Randomness is a function of seed and step (`mmsa_dist.runtime.seeds`), so no generator state is kept.
+``digests.json`` (SHA-256 of every other file). It is written as ``step_N.tmp``, flushed and renamed, so a folder of
+that name is complete; ``latest`` is replaced last. Randomness is a function of seed and step
+(`mmsa_dist.runtime.seeds`), so no generator state is kept.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from mmsa_dist.data.order import LoaderState
 from mmsa_dist.runtime.distributed import all_ranks_agree, is_distributed, rank, world_size
-from mmsa_dist.runtime.files import flush, sha256_of, write_atomically
-from mmsa_dist.runtime.run_folder import git_state
+from mmsa_dist.runtime.files import sha256_of
 from mmsa_dist.structure.global_neighbours import reshard
 from mmsa_dist.train.engine import Engine
 
-_ENGINE = "engine"
-_FORMAT = 1
+ENGINE_FOLDER = "engine"
+CHECKPOINT_FORMAT = 1
 
 
 class CheckpointError(ValueError):
@@ -65,57 +64,10 @@ class Checkpoints:
 
     Args:
         folder: ``<run.dir>/checkpoints``.
-        keep: newest checkpoints that stay.
     """
 
-    def __init__(self, folder: Path, *, keep: int) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._keep = keep
-
-    def save(
-        self,
-        engine: Engine,
-        neighbours: dict[str, torch.Tensor],
-        state: RunState,
-        *,
-        config: dict[str, Any],
-        manifest_digest: str,
-    ) -> Path:
-        """Writes ``step_N`` (collective); only a complete one ever has that name."""
-        final = self._folder / f"step_{state.step}"
-        temporary = final.with_name(f"{final.name}.tmp")
-        if rank() == 0:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-        _barrier()
-        engine.checkpoint_engine = _WeightsOnlyCheckpointEngine(engine._config)
-        engine.save_checkpoint(str(temporary), tag=_ENGINE, save_latest=False)
-        save_file(neighbours, temporary / _neighbours_file(rank()))
-        _barrier()
-        if rank() == 0:
-            about = {
-                "format": _FORMAT,
-                "step": state.step,
-                "loader": asdict(state.loader),
-                "ranks": world_size(),
-                "manifest": manifest_digest,
-                "git": git_state(),
-                "config": config,
-            }
-            write_atomically(temporary / "run.json", json.dumps(about, indent=2))
-            files = sorted(path for path in temporary.rglob("*") if path.is_file())
-            digests = {str(path.relative_to(temporary)): sha256_of(path) for path in files}
-            for path in files:
-                flush(path)
-            write_atomically(temporary / "digests.json", json.dumps(digests, indent=2))
-            if final.exists():
-                shutil.rmtree(final)
-            temporary.replace(final)
-            flush(self._folder)
-            write_atomically(self._folder / "latest", final.name + "\n")
-            self._drop_old()
-        _barrier()
-        return final
 
     def newest_good(self) -> tuple[Path | None, list[str]]:
         """The newest checkpoint whose files are all as written, and a sentence for each newer one that is not.
@@ -124,7 +76,7 @@ class Checkpoints:
         """
         answer: list[Any] = [None, []]
         if rank() == 0:
-            for path in reversed(self._complete()):
+            for path in reversed(checkpoints_in(self._folder)):
                 fault = _fault(path)
                 if fault is None:
                     answer[0] = str(path)
@@ -144,8 +96,10 @@ class Checkpoints:
             CheckpointError: another format or other shards, or files that this DeepSpeed does not read.
         """
         about = json.loads((path / "run.json").read_text())
-        if about["format"] != _FORMAT:
-            raise CheckpointError(f"{path} has checkpoint format {about['format']}; this version reads {_FORMAT}")
+        if about["format"] != CHECKPOINT_FORMAT:
+            raise CheckpointError(
+                f"{path} has checkpoint format {about['format']}; this version reads {CHECKPOINT_FORMAT}"
+            )
         if about["manifest"] != manifest_digest:
             raise CheckpointError(
                 f"{path} was trained on other shards (manifest {about['manifest'][:12]}, now {manifest_digest[:12]}); "
@@ -158,30 +112,28 @@ class Checkpoints:
                 f"{world_size()}; start {about['ranks']} ranks, or train with train.zero_stage=0"
             )
         engine.checkpoint_engine = _WeightsOnlyCheckpointEngine(engine._config)
-        loaded, _ = engine.load_checkpoint(str(path), tag=_ENGINE, load_lr_scheduler_states=False)
+        loaded, _ = engine.load_checkpoint(str(path), tag=ENGINE_FOLDER, load_lr_scheduler_states=False)
         if not all(all_ranks_agree(loaded is not None)):
             raise CheckpointError(f"{path} was not read by DeepSpeed; see its message above")
         return RunState(about["step"], LoaderState(**about["loader"])), _neighbours_of_rank(path, about["ranks"])
 
-    def _complete(self) -> list[Path]:
-        """Checkpoints under their final name, oldest first."""
-        found = [p for p in self._folder.glob("step_*") if p.name.removeprefix("step_").isdigit()]
-        return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
 
-    def _drop_old(self) -> None:
-        for path in self._complete()[: -self._keep]:
-            shutil.rmtree(path)
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Checkpoints under their final name, oldest first."""
+    found = [p for p in folder.glob("step_*") if p.name.removeprefix("step_").isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
 
 
-def _neighbours_file(number: int) -> str:
+def neighbours_file(number: int) -> str:
+    """Name of the file that holds what the neighbour source of a rank remembers."""
     return f"neighbours-{number:05d}.safetensors"
 
 
 def _neighbours_of_rank(path: Path, ranks: int) -> dict[str, torch.Tensor]:
     """What this rank's neighbour source was, dealt anew where another number of ranks saved it."""
     if ranks == world_size():
-        return load_file(path / _neighbours_file(rank()))
-    states = [load_file(path / _neighbours_file(number)) for number in range(ranks)]
+        return load_file(path / neighbours_file(rank()))
+    states = [load_file(path / neighbours_file(number)) for number in range(ranks)]
     return reshard(states, rank(), world_size()) if states[0] else {}
 
 
@@ -198,8 +150,3 @@ def _fault(path: Path) -> str | None:
         if sha256_of(file) != digest:
             return f"{name} is not what was written (its SHA-256 differs)"
     return None
-
-
-def _barrier() -> None:
-    if is_distributed():
-        dist.barrier()

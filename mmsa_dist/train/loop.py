@@ -17,25 +17,34 @@ from mmsa_dist.data.loader import BlockReader, Loader, LoaderOptions
 from mmsa_dist.data.order import LoaderState
 from mmsa_dist.model import MMSAModel
 from mmsa_dist.objective import Objective
-from mmsa_dist.runtime.distributed import rank, world_size
+from mmsa_dist.runtime.distributed import named_when_lost, rank, world_size
 from mmsa_dist.runtime.run_folder import RunFolder
+from mmsa_dist.runtime.watchdog import Watchdog
 from mmsa_dist.structure.choice import neighbour_source
 from mmsa_dist.structure.sources import NeighbourSource
+from mmsa_dist.train.bad_steps import BadSteps, BadStepsInARow
 from mmsa_dist.train.checkpoint import CheckpointError, Checkpoints, RunState
 from mmsa_dist.train.engine import start_engine, start_processes, stop_processes
 from mmsa_dist.train.export import export_model
+from mmsa_dist.train.health import Health
 from mmsa_dist.train.metrics import MetricsLog
+from mmsa_dist.train.saving import CheckpointSaver
 from mmsa_dist.train.step import TrainStep
 from mmsa_dist.train.validate import validate
 
 
 @dataclass
 class _StopRequest:
-    """Set by SIGTERM or SIGUSR1: finish the step, save, leave."""
+    """Set by SIGTERM, SIGUSR1 or Ctrl-C: finish the step, save, leave. A second Ctrl-C leaves at once."""
 
+    log: MetricsLog
     asked: bool = field(default=False)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            if self.asked:
+                raise KeyboardInterrupt
+            self.log.say("stopping after this step, with a checkpoint; Ctrl-C again stops at once, without one")
         self.asked = True
 
 
@@ -51,27 +60,31 @@ def pretrain(config: Config, *, resume: bool = False) -> RunFolder:
     Raises:
         CheckpointError: `run.dir` holds checkpoints and `resume` is False, or they are of other shards.
         ValueError: shards, lanes, batch or ranks that do not fit each other.
-        FloatingPointError: too many steps in a row without a finite loss.
+        BadStepsInARow: too many steps in a row without a finite loss, twice.
+        RankLost: another rank has died.
     """
     device = start_processes()
+    watchdog = Watchdog(config.train.lost_after_s)
     try:
-        run = _Run(config, device, resume=resume)
-        run.to_the_end()
+        with named_when_lost():
+            run = _Run(config, device, watchdog, resume=resume)
+            run.to_the_end()
         return run.folder
     finally:
+        watchdog.stop()
         stop_processes()
 
 
 class _Run:
     """All that a run consists of, on one rank."""
 
-    def __init__(self, config: Config, device: torch.device, *, resume: bool) -> None:
-        self.config, self.device = config, device
+    def __init__(self, config: Config, device: torch.device, watchdog: Watchdog, *, resume: bool) -> None:
+        self.config, self.device, self.watchdog = config, device, watchdog
         self.folder = RunFolder(Path(config.run.dir))
         self.reader = BlockReader(config.shards_dir, "train")
         self.held_out = BlockReader(config.shards_dir, "val") if config.prepare.val_fraction > 0 else None
-        self.checkpoints = Checkpoints(self.folder.checkpoints, keep=config.train.keep)
-        newest, self.faults = self.checkpoints.newest_good()
+        self.checkpoints = Checkpoints(self.folder.checkpoints)
+        newest, self.news = self.checkpoints.newest_good()
         if newest is not None and not resume:
             raise CheckpointError(
                 f"{self.folder.checkpoints} already holds {newest.name}; pass --resume to go on, or choose another "
@@ -80,56 +93,86 @@ class _Run:
         torch.manual_seed(config.run.seed)
         self.objective = Objective(MMSAModel(config.model), config.loss).to(device)
         self.engine = start_engine(self.objective, config)
-        self.neighbours = _neighbour_source(config, self.reader, device)
         self.state = RunState(step=0, loader=LoaderState())
-        if newest is not None:
-            self.state, saved = self.checkpoints.load(newest, self.engine, manifest_digest=self.reader.digest)
+        self.restore(newest)
+        self.saver = CheckpointSaver(
+            self.folder.checkpoints,
+            keep=config.train.keep,
+            config=config.model_dump(mode="json"),
+            manifest_digest=self.reader.digest,
+        )
+        self.health = Health(quiet_steps=max(config.train.warmup_steps, config.train.valid_every))
+        self.last_scalars: dict[str, float] = {}
+
+    def restore(self, checkpoint: Path | None) -> None:
+        """Sets everything to where `checkpoint` left it, or to the beginning of a run without one."""
+        self.neighbours = _neighbour_source(self.config, self.reader, self.device)
+        if checkpoint is not None:
+            self.state, saved = self.checkpoints.load(checkpoint, self.engine, manifest_digest=self.reader.digest)
             self.neighbours.load_state_dict(saved)
         self.loader = Loader(
             self.reader,
-            loader_options(config),
+            loader_options(self.config),
             rank=rank(),
             world=world_size(),
-            workers=config.data.workers,
-            pin_memory=device.type == "cuda",
+            workers=self.config.data.workers,
+            pin_memory=self.device.type == "cuda",
             state=self.state.loader,
         )
-        self.last_scalars: dict[str, float] = {}
 
     def to_the_end(self) -> None:
-        """Trains until `train.steps`, a planned stop or a signal; saves there, and exports after the last step."""
-        train = self.config.train
-        end = train.stop_after or train.steps
+        """Trains until `train.steps`, a planned stop or a signal; saves there, and exports after the last step.
+
+        A row of bad steps is answered once by going back to the newest checkpoint: what a fault of the machine has
+        spoilt is mended by that, and what comes from data or learning rate comes again and then ends the run.
+        """
         if rank() == 0:
             self.folder.describe(to_yaml(self.config))
-        step = TrainStep(self.engine, self.config, self.loader, self.neighbours, self.device)
+        try:
+            self._train()
+        except BadStepsInARow as error:
+            self.saver.finish()
+            newest, faults = self.checkpoints.newest_good()
+            if newest is None:
+                raise
+            self.restore(newest)
+            self.news = [*faults, f"{error}. Going back to {newest.name} once; if they come again, the run ends"]
+            self._train()
+
+    def _train(self) -> None:
+        train = self.config.train
+        end = train.stop_after or train.steps
+        bad_steps = BadSteps(self.folder.bad_steps, self.reader, limit=train.max_bad_steps)
+        step = TrainStep(self.engine, self.config, self.loader, self.neighbours, self.device, bad_steps)
         with (
             MetricsLog(self.folder, steps=end, start=self.state.step, active=rank() == 0) as log,
-            _stop_on_signal() as stop,
+            _stop_on_signal(log) as stop,
         ):
-            for words in (*self.faults, self._first_words()):
+            for words in (*self.news, self._first_words()):
                 log.say(words)
             while self.state.step < end:
                 step.run(self.state.step, asked_to_stop=stop.asked)
                 self.state = RunState(self.state.step + 1, self.loader.state)
+                self.watchdog.step_done()
                 log.advance(self.state.step)
-                self.neighbours.refresh(self.state.step)
+                with self.watchdog.slow("rebuilding the index of neighbours"):
+                    self.neighbours.refresh(self.state.step)
                 at_end = self.state.step == end or step.stop_agreed
                 self._look(log, step, at_end=at_end)
-                if self.state.step % train.save_every == 0 or at_end:
-                    log.say(f"saved {self._save()}")
+                self._save(log, at_end=at_end)
                 if step.stop_agreed:
                     log.say(f"stopped by a signal after step {self.state.step}; --resume goes on from there")
                     return
             if self.state.step == train.steps and rank() == 0 and not self._is_exported():
-                export_model(
-                    self.objective.model,
-                    self.config,
-                    self.reader,
-                    self.folder,
-                    self.device,
-                    self.last_scalars,
-                )
+                with self.watchdog.slow("exporting the model"):
+                    export_model(
+                        self.objective.model,
+                        self.config,
+                        self.reader,
+                        self.folder,
+                        self.device,
+                        self.last_scalars,
+                    )
                 log.say(f"exported {self.folder.model}")
 
     def _look(self, log: MetricsLog, step: TrainStep, *, at_end: bool) -> None:
@@ -137,20 +180,34 @@ class _Run:
         train, done = self.config.train, self.state.step
         scalars: dict[str, float] = {}
         if self.held_out is not None and (done % train.valid_every == 0 or at_end):
-            scalars = validate(self.objective.model, self.held_out, self.config, self.device)
+            with self.watchdog.slow("validating"):
+                scalars = validate(self.objective.model, self.held_out, self.config, self.device)
         if scalars or done % train.log_every == 0 or at_end:
             scalars |= step.meters(done)
             self.last_scalars |= scalars
             log.write(done, scalars)
+            for words in self.health.look(done, scalars):
+                log.say(words)
 
-    def _save(self) -> Path:
-        return self.checkpoints.save(
-            self.engine,
-            self.neighbours.state_dict(),
-            self.state,
-            config=self.config.model_dump(mode="json"),
-            manifest_digest=self.reader.digest,
-        )
+    def _save(self, log: MetricsLog, *, at_end: bool) -> None:
+        """Begins a checkpoint when its turn has come, and completes one that has been written meanwhile.
+
+        Raises:
+            CheckpointError: the last one could not be saved, so that no later one will make up for it.
+        """
+        turn = self.state.step % self.config.train.save_every == 0 or at_end
+        outcome = self.saver.finish() if turn else self.saver.poll()
+        if outcome is not None:
+            log.say(outcome.words)
+        if turn:
+            self.saver.begin(self.engine, self.neighbours.state_dict(), self.state)
+        if at_end:
+            with self.watchdog.slow("saving"):
+                outcome = self.saver.finish()
+            if outcome is not None:
+                if not outcome.saved:
+                    raise CheckpointError(outcome.words)
+                log.say(outcome.words)
 
     def _is_exported(self) -> bool:
         """Whether a model newer than the newest checkpoint is there."""
@@ -196,9 +253,9 @@ def _neighbour_source(config: Config, reader: BlockReader, device: torch.device)
 
 
 @contextmanager
-def _stop_on_signal() -> Iterator[_StopRequest]:
-    request = _StopRequest()
-    before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGUSR1)}
+def _stop_on_signal(log: MetricsLog) -> Iterator[_StopRequest]:
+    request = _StopRequest(log)
+    before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     try:
         yield request
     finally:

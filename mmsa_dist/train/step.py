@@ -16,6 +16,7 @@ from mmsa_dist.objective import ObjectiveOutput
 from mmsa_dist.runtime.distributed import all_ranks_agree, all_reduce_mean, average_buffers, rank
 from mmsa_dist.runtime.seeds import seed_step, shared_generator
 from mmsa_dist.structure.sources import NeighbourSource
+from mmsa_dist.train.bad_steps import BadSteps
 from mmsa_dist.train.engine import Engine, learning_rate, set_learning_rate
 
 
@@ -29,14 +30,14 @@ class TrainStep:
         loader: Loader,
         neighbours: NeighbourSource,
         device: torch.device,
+        bad_steps: BadSteps,
     ) -> None:
         self._engine = engine
         self._config = config
         self._batches = iter(loader)
         self._neighbours = neighbours
         self._device = device
-        self._bad_in_a_row = 0
-        self._skipped = 0
+        self._bad_steps = bad_steps
         self._last: ObjectiveOutput | None = None
         self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))
         self._micro_batches = 0
@@ -49,11 +50,11 @@ class TrainStep:
     def run(self, step: int, *, asked_to_stop: bool) -> None:
         """Does optimizer step `step` (collective).
 
-        A step whose loss or gradient is not finite on any rank is skipped on all: no parameter, moment or bank row
-        changes.
+        A step whose loss or gradient is not finite on any rank is skipped on all: no parameter, moment, running
+        statistic or bank row changes, and the ranks on which it was not finite list its molecules.
 
         Raises:
-            FloatingPointError: `train.max_bad_steps` in a row were skipped.
+            BadStepsInARow: `train.max_bad_steps` in a row were skipped.
         """
         begin = time.perf_counter()
         train = self._config.train
@@ -62,31 +63,44 @@ class TrainStep:
         set_learning_rate(self._engine, learning_rate(self._config, step))
         self._engine.train()
         outputs = []
+        buffers = [buffer.clone() for buffer in self._engine.module.buffers()]
         good, self.stop_agreed = True, False
         for micro in range(train.accumulate):
             batch = self._next_batch()
             self._engine.set_gradient_accumulation_boundary(micro == train.accumulate - 1)
             output: ObjectiveOutput = self._engine(batch, self._neighbours, shared_generator(seed, step, micro))
-            finite, go_on = all_ranks_agree(bool(torch.isfinite(output.total)), not asked_to_stop)
-            good, self.stop_agreed = good and finite, not go_on
+            own_finite = bool(torch.isfinite(output.total))
+            if not own_finite:
+                self._bad_steps.list_molecules(step, batch.index_B, output.losses)
+            finite, go_on = all_ranks_agree(own_finite, not asked_to_stop)
+            good, self.stop_agreed = good and finite, self.stop_agreed or not go_on
             if good:
                 self._engine.backward(output.total)
                 outputs.append((batch.index_B, output))
-        good = good and self._gradients_are_finite()
+        if good:
+            own_finite = self._gradients_are_finite()
+            if not own_finite:
+                for index_B, output in outputs:
+                    self._bad_steps.list_molecules(step, index_B, output.losses)
+            (good,) = all_ranks_agree(own_finite)
         if good:
             self._engine.step()
             for index_B, output in outputs:
                 self._neighbours.observe(index_B, output.model.fusion.unified_BC.detach(), step)
-            self._bad_in_a_row = 0
+            self._bad_steps.good()
         else:
             self._engine.zero_grad()
             self._engine.optimizer.zero_grad()
-            self._skip(step)
+            for buffer, before in zip(self._engine.module.buffers(), buffers, strict=True):
+                buffer.copy_(before)
+            outputs = []
         average_buffers(self._engine.module)
         self._steps += 1
         for _, output in outputs:
             self._count(output)
         self._busy_s += time.perf_counter() - begin
+        if not good:
+            self._bad_steps.bad(step)
 
     def meters(self, step: int) -> dict[str, float]:
         """Scalars since the last call, meaned over steps and ranks (collective)."""
@@ -99,7 +113,7 @@ class TrainStep:
         scalars |= self._neighbours.meters()
         scalars |= {
             "train/lr": learning_rate(self._config, step - 1),
-            "train/skipped_steps": float(self._skipped),
+            "train/skipped_steps": float(self._bad_steps.total),
             "molecules_per_s": self._steps * self._config.data.batch_size / max(self._busy_s, 1e-9),
             "data_wait_s": self._wait_s / max(self._steps, 1),
             "memory/rss_mb": psutil.Process().memory_info().rss / 2**20,
@@ -118,22 +132,9 @@ class TrainStep:
         return batch.to(self._device)
 
     def _gradients_are_finite(self) -> bool:
-        """Whether every gradient on every rank is finite; ZeRO 1 to 3 make the check themselves where they clip."""
+        """Whether every gradient on this rank is finite; ZeRO 1 to 3 make the check themselves where they clip."""
         gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
-        if not gradients:
-            return True
-        norms = torch._foreach_norm(gradients)
-        (agreed,) = all_ranks_agree(bool(torch.isfinite(torch.stack(norms)).all()))
-        return agreed
-
-    def _skip(self, step: int) -> None:
-        self._skipped += 1
-        self._bad_in_a_row += 1
-        if self._bad_in_a_row >= self._config.train.max_bad_steps:
-            raise FloatingPointError(
-                f"{self._bad_in_a_row} steps in a row, up to step {step}, had a loss or gradient that is not finite; "
-                "lower train.lr, set train.clip, or train with train.precision=fp32, then --resume"
-            )
+        return not gradients or bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all())
 
     def _count(self, output: ObjectiveOutput) -> None:
         self._last = output

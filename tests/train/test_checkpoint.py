@@ -31,18 +31,18 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_newest_is_the_one_with_the_highest_step(folder: Path) -> None:
-    newest, faults = Checkpoints(folder, keep=3).newest_good()
+    newest, faults = Checkpoints(folder).newest_good()
     assert newest is not None
     assert (newest.name, faults) == ("step_100", [])
 
 
 def test_no_folder_is_no_checkpoint(tmp_path: Path) -> None:
-    assert Checkpoints(tmp_path / "nowhere", keep=3).newest_good() == (None, [])
+    assert Checkpoints(tmp_path / "nowhere").newest_good() == (None, [])
 
 
 def test_an_unfinished_one_is_not_looked_at(folder: Path) -> None:
     (folder / "step_200.tmp").mkdir()
-    newest, faults = Checkpoints(folder, keep=3).newest_good()
+    newest, faults = Checkpoints(folder).newest_good()
     assert newest is not None
     assert (newest.name, faults) == ("step_100", [])
 
@@ -58,7 +58,7 @@ def test_a_damaged_one_is_named_and_the_one_before_is_taken(folder: Path, harm: 
         file.unlink()
     else:
         (folder / "step_100" / "digests.json").unlink()
-    newest, faults = Checkpoints(folder, keep=3).newest_good()
+    newest, faults = Checkpoints(folder).newest_good()
     assert newest is not None
     assert newest.name == "step_10"
     assert len(faults) == 1
@@ -99,4 +99,4 @@ def test_what_cannot_be_resumed_is_said_before_anything_is_loaded(
     path = make(tmp_path, 5)
     (path / "run.json").write_text(json.dumps(about))
     with pytest.raises(CheckpointError, match=words):
-        Checkpoints(tmp_path, keep=1).load(path, engine=None, manifest_digest="b" * 64)  # type: ignore[arg-type]
+        Checkpoints(tmp_path).load(path, engine=None, manifest_digest="b" * 64)  # type: ignore[arg-type]

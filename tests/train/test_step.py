@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from mmsa_dist.data.loader import BlockReader, Loader
 from mmsa_dist.model import MMSAModel
 from mmsa_dist.objective import Objective
 from mmsa_dist.structure.global_neighbours import GlobalNeighbours
+from mmsa_dist.train.bad_steps import BadSteps, BadStepsInARow
 from mmsa_dist.train.engine import start_engine, start_processes, stop_processes
 from mmsa_dist.train.loop import loader_options
 from mmsa_dist.train.step import TrainStep
@@ -22,12 +24,14 @@ MINI = Path(__file__).parents[1] / "fixtures" / "mini.yaml"
 
 
 class Sometimes(Objective):
-    """An objective whose loss or gradient is not finite when it is told so."""
+    """An objective whose loss or gradient, or all that it computes, is not finite when it is told so."""
 
     harm = ""
 
-    def forward(self, *arguments: Any) -> Any:
-        output = super().forward(*arguments)
+    def forward(self, batch: Any, *arguments: Any) -> Any:
+        if self.harm == "input":
+            batch.xyz_A3.fill_(torch.inf)
+        output = super().forward(batch, *arguments)
         if self.harm == "loss":
             output.total.data.fill_(torch.nan)
         if self.harm == "gradient":
@@ -47,26 +51,29 @@ def device() -> Iterator[torch.device]:
 
 
 @pytest.fixture
-def parts(tiny_shards: Path, device: torch.device) -> tuple[TrainStep, Sometimes, Any]:
-    config = load_config(MINI, ["train.max_bad_steps=3"])
+def parts(tiny_shards: Path, device: torch.device, tmp_path: Path) -> tuple[TrainStep, Sometimes, Any]:
+    config = load_config(MINI)
     torch.manual_seed(0)
     objective = Sometimes(MMSAModel(config.model), config.loss)
     engine = start_engine(objective, config)
     reader = BlockReader(str(tiny_shards), "train")
     source = GlobalNeighbours(reader.molecules, config.model.code, 4, refresh_every=4, recall_sample=8)
-    step = TrainStep(engine, config, Loader(reader, loader_options(config)), source, device)
+    bad_steps = BadSteps(tmp_path / "bad_steps", reader, limit=3)
+    step = TrainStep(engine, config, Loader(reader, loader_options(config)), source, device, bad_steps)
     return step, objective, source
 
 
 def snapshot(step: TrainStep, source: GlobalNeighbours) -> list[torch.Tensor]:
     engine = step._engine
     moments = [value for state in engine.optimizer.state.values() for value in state.values()]
-    tensors = [*engine.module.parameters(), *moments, source.bank.step_L]
+    tensors = [*engine.module.parameters(), *engine.module.buffers(), *moments, source.bank.step_L]
     return [tensor.detach().clone() for tensor in tensors]
 
 
-@pytest.mark.parametrize("harm", ["loss", "gradient"])
-def test_a_step_that_is_not_finite_changes_nothing(parts: tuple[TrainStep, Sometimes, Any], harm: str) -> None:
+@pytest.mark.parametrize("harm", ["loss", "gradient", "input"])
+def test_a_step_that_is_not_finite_changes_nothing(
+    parts: tuple[TrainStep, Sometimes, Any], tmp_path: Path, harm: str
+) -> None:
     step, objective, source = parts
     step.run(0, asked_to_stop=False)
     before = snapshot(step, source)
@@ -77,6 +84,12 @@ def test_a_step_that_is_not_finite_changes_nothing(parts: tuple[TrainStep, Somet
     step.run(2, asked_to_stop=False)
     assert not all(torch.equal(a, b) for a, b in zip(before, snapshot(step, source), strict=True))
     assert step.meters(3)["train/skipped_steps"] == 1
+    (line,) = (tmp_path / "bad_steps" / "rank-00000.jsonl").read_text().splitlines()
+    entry = json.loads(line)
+    assert entry["step"] == 1
+    assert len(set(entry["molecules"])) == 8
+    assert all(isinstance(name, str) and name for name in entry["molecules"])
+    assert set(entry["losses"]) == {"contrast", "reconstruct", "memory"}
 
 
 def test_a_run_of_them_stops_with_the_mend(parts: tuple[TrainStep, Sometimes, Any]) -> None:
@@ -84,7 +97,7 @@ def test_a_run_of_them_stops_with_the_mend(parts: tuple[TrainStep, Sometimes, An
     objective.harm = "loss"
     step.run(0, asked_to_stop=False)
     step.run(1, asked_to_stop=False)
-    with pytest.raises(FloatingPointError, match=r"3 steps in a row, up to step 2,.*lower train\.lr"):
+    with pytest.raises(BadStepsInARow, match=r"3 steps in a row, up to step 2,.*bad_steps.*Lower train\.lr"):
         step.run(2, asked_to_stop=False)
 
 

@@ -1,0 +1,234 @@
+"""Writing checkpoints while training goes on: copied in memory at once, written by a thread, named when complete.
+
+A checkpoint is copied at its step, so that what is saved is that step whatever training does meanwhile. Each rank
+writes its files beside the run and takes their SHA-256. Ranks agree on who is ready by one small collective after
+each step, never from the thread; when all are, rank 0 writes ``digests.json`` and gives the folder its name. A rank
+that could not write makes all ranks give up that one checkpoint: those before it stay, and training goes on.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mmsa_dist.runtime.distributed import all_ranks_agree, is_distributed, rank, world_size
+from mmsa_dist.runtime.files import flush, sha256_of, write_atomically
+from mmsa_dist.runtime.run_folder import git_state
+from mmsa_dist.train.checkpoint import (
+    CHECKPOINT_FORMAT,
+    ENGINE_FOLDER,
+    RunState,
+    checkpoints_in,
+    neighbours_file,
+)
+from mmsa_dist.train.engine import Engine
+
+
+@dataclass(frozen=True)
+class SaveOutcome:
+    """What became of a checkpoint, the same on all ranks."""
+
+    saved: bool
+    words: str
+    """For people: where it is, or why there is none and what to do."""
+
+
+class CheckpointSaver:
+    """Saves the checkpoints of one run, one at a time (every method is collective).
+
+    Args:
+        folder: ``<run.dir>/checkpoints``.
+        keep: newest checkpoints that stay.
+        config: the resolved configuration as plain values, kept in each checkpoint.
+        manifest_digest: of the shards trained on.
+    """
+
+    def __init__(self, folder: Path, *, keep: int, config: dict[str, Any], manifest_digest: str) -> None:
+        self._folder = folder
+        self._keep = keep
+        self._config = config
+        self._manifest_digest = manifest_digest
+        self._git = git_state()
+        self._writing: _Writing | None = None
+
+    def begin(self, engine: Engine, neighbours: Mapping[str, Tensor], state: RunState) -> None:
+        """Copies what makes the checkpoint of `state` and starts to write it; `finish` must have ended the one before.
+
+        Raises:
+            RuntimeError: another is still being written.
+        """
+        if self._writing is not None:
+            raise RuntimeError(f"{self._writing.folder} is still being written; call finish first")
+        files: dict[Path, Any] = {
+            Path(ENGINE_FOLDER) / name: content for name, content in _copy_of_engine(engine).items()
+        }
+        files[Path(neighbours_file(rank()))] = _copied(dict(neighbours))
+        if rank() == 0:
+            files[Path("run.json")] = {
+                "format": CHECKPOINT_FORMAT,
+                "step": state.step,
+                "loader": asdict(state.loader),
+                "ranks": world_size(),
+                "manifest": self._manifest_digest,
+                "git": self._git,
+                "config": self._config,
+            }
+        temporary = self._folder / f"step_{state.step}.tmp"
+        if rank() == 0:
+            shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed while it wrote
+        if is_distributed():
+            dist.barrier()
+        self._writing = _Writing(temporary, files)
+
+    def poll(self) -> SaveOutcome | None:
+        """Completes the checkpoint under way if every rank has ended its part; what became of it, or None."""
+        if self._writing is None or not all(all_ranks_agree(self._writing.has_ended())):
+            return None
+        return self._complete(self._writing)
+
+    def finish(self) -> SaveOutcome | None:
+        """Waits for the checkpoint under way and completes it; what became of it, None if there was none."""
+        if self._writing is None:
+            return None
+        self._writing.wait()
+        return self._complete(self._writing)
+
+    def _complete(self, writing: _Writing) -> SaveOutcome:
+        self._writing = None
+        part = (writing.digests, writing.error)
+        parts: list[Any] = [None] * world_size()
+        if is_distributed():
+            dist.all_gather_object(parts, part)
+        else:
+            parts = [part]
+        errors = [f"rank {number}: {error}" for number, (_, error) in enumerate(parts) if error]
+        outcome: list[Any] = [None]
+        if rank() == 0:
+            outcome = [self._name_or_drop(writing.folder, [digests for digests, _ in parts], errors)]
+        if is_distributed():
+            dist.broadcast_object_list(outcome, src=0)
+        return outcome[0]
+
+    def _name_or_drop(self, temporary: Path, digests: list[dict[str, str]], errors: list[str]) -> SaveOutcome:
+        """Gives a complete checkpoint its name, or removes what there is of one that is not."""
+        final = temporary.with_name(temporary.name.removesuffix(".tmp"))
+        if not errors:
+            try:
+                together = {name: digest for part in digests for name, digest in part.items()}
+                write_atomically(temporary / "digests.json", json.dumps(together, indent=2))
+                if final.exists():  # a damaged one that a resumed run has fallen back behind
+                    shutil.rmtree(final)
+                temporary.replace(final)
+                flush(self._folder)
+                write_atomically(self._folder / "latest", final.name + "\n")
+                for path in checkpoints_in(self._folder)[: -self._keep]:
+                    shutil.rmtree(path)
+                return SaveOutcome(True, f"saved {final}")
+            except OSError as error:
+                errors = [f"rank 0: {error}"]
+        shutil.rmtree(temporary, ignore_errors=True)
+        kept = checkpoints_in(self._folder)
+        stays = f"{kept[-1].name} stays the newest" if kept else "there is none yet"
+        return SaveOutcome(
+            False,
+            f"checkpoint {final.name} was not saved ({'; '.join(errors)}); {stays}. Make room in {self._folder}, or "
+            "mend what is named",
+        )
+
+
+class _Writing:
+    """This rank's part of a checkpoint, being written by a thread."""
+
+    def __init__(self, folder: Path, files: Mapping[Path, Any]) -> None:
+        self.folder = folder
+        self.digests: dict[str, str] = {}
+        self.error: str | None = None
+        self._files = files
+        self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def has_ended(self) -> bool:
+        """Whether all is written, or nothing more will be."""
+        return not self._thread.is_alive()
+
+    def wait(self) -> None:
+        """Until it has ended."""
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            for name, content in self._files.items():
+                path = self.folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _write(path, content)
+                flush(path)
+                flush(path.parent)
+                self.digests[str(name)] = sha256_of(path)
+        except Exception as error:  # torch says a full disk as RuntimeError, safetensors as an error of its own
+            self.error = f"{type(error).__name__}: {error}"
+        finally:
+            self._files = {}
+
+
+def _write(path: Path, content: Any) -> None:
+    """Writes tensors as safetensors, plain values as JSON, DeepSpeed's states in torch's format."""
+    if path.suffix == ".safetensors":
+        save_file(content, path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(content, indent=2))
+    else:
+        torch.save(content, path)
+
+
+class _CopyingCheckpointEngine(TorchCheckpointEngine):
+    """Takes DeepSpeed's files as copies in memory instead of writing them."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self._folder = folder
+        self.copies: dict[str, Any] = {}
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """Makes none: nothing is written yet."""
+
+    def save(self, state_dict: Any, path: str) -> None:
+        """Keeps a copy under the file's name."""
+        self.copies[str(Path(path).relative_to(self._folder))] = _copied(state_dict)
+
+
+def _copy_of_engine(engine: Engine) -> dict[str, Any]:
+    """This rank's files of DeepSpeed's checkpoint, by name, as copies on the CPU."""
+    folder = Path("/nowhere")
+    copying = _CopyingCheckpointEngine(str(folder / ENGINE_FOLDER))
+    engine.checkpoint_engine = copying
+    engine._copy_recovery_script = lambda save_path: None  # a script beside the weights, which `mmsa` has no use for
+    engine.save_checkpoint(str(folder), tag=ENGINE_FOLDER, save_latest=False)
+    return copying.copies
+
+
+def _copied(value: Any) -> Any:
+    """A deep copy with every tensor on the CPU in memory of its own."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+    if isinstance(value, dict):
+        twin = copy.copy(value)  # keeps the versions that a state dict carries as an attribute
+        for key, item in value.items():
+            twin[key] = _copied(item)
+        return twin
+    if isinstance(value, list):
+        return [_copied(item) for item in value]
+    if isinstance(value, tuple) and type(value) is tuple:
+        return tuple(_copied(item) for item in value)
+    return copy.deepcopy(value)
