@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,23 @@ def make_tiny_shards() -> Callable[[Path], Path]:
 def tiny_shards(make_tiny_shards: Callable[[Path], Path], tmp_path: Path) -> Path:
     """The shards of `make_tiny_shards`, in a folder of the test."""
     return make_tiny_shards(tmp_path)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], tuple[Path, Callable[[str], None]]]]:
+    """Makes a file system of a size such as ``200k``; returns its folder, and what gives it another size."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["mount", *words, str(folder)], capture_output=True, text=True)
+
+    def make(size: str) -> tuple[Path, Callable[[str], None]]:
+        done = mount("-t", "tmpfs", "-o", f"size={size}", "none")
+        if done.returncode:
+            pytest.skip(f"this user cannot mount a file system to fill up: {done.stderr.strip()}")
+        return folder, lambda size: mount("-o", f"remount,size={size}").check_returncode()
+
+    yield make
+    if folder.is_mount():
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
-ROOT = Path(__file__).resolve().parents[2]
-MINI = ROOT / "tests" / "fixtures" / "mini.yaml"
+from tests.fixtures.pretraining import SMALL, different, losses, metrics, pretrain, start
+
 METRICS = {
     "step",
     "train/loss",
@@ -31,37 +26,6 @@ METRICS = {
 }
 
 pytestmark = pytest.mark.distributed
-
-
-def environment() -> dict[str, str]:
-    rooms = os.pathsep.join(str(ROOT / room) for room in (".", "kernels", "shards"))
-    return {
-        **os.environ,
-        "PYTHONPATH": rooms,
-        "OMP_NUM_THREADS": "1",
-        "DS_ACCELERATOR": "cpu",
-        # The launcher starts `python` from the PATH of this very interpreter.
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-    }
-
-
-def pretrain(run: Path, shards: Path, *words: str, ranks: int = 2) -> subprocess.CompletedProcess[str]:
-    script = ["launch/pretrain.py", "--config", str(MINI), f"run.dir={run}", f"data.shards={shards}", *words]
-    launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_accelerators", str(ranks)]
-    command = [*launcher, *script] if ranks > 1 else [sys.executable, *script]
-    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=240)
-
-
-def metrics(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def losses(run: Path) -> list[tuple[int, float]]:
-    return [(int(line["step"]), line["train/loss"]) for line in metrics(run)]
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(run / "model" / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +62,39 @@ def test_a_stopped_and_resumed_run_is_bitwise_the_undisturbed_one(undisturbed: P
     done = pretrain(run, shards, "--resume")
     assert done.returncode == 0, done.stdout + done.stderr
     assert losses(run) == losses(undisturbed)
-    ours, theirs = weights(run), weights(undisturbed)
-    assert ours.keys() == theirs.keys()
-    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    assert different(run, undisturbed) == []
+
+
+def test_bad_steps_are_skipped_by_all_ranks_and_a_row_of_them_goes_back_once(undisturbed: Path, shards: Path) -> None:
+    """Rank 1 alone has a NaN: at step 2, which is skipped, then at 8 and 9, which goes back to the checkpoint of 6."""
+    run = shards.parent / "faulty"
+    script = "tests/fixtures/faulty_pretrain.py"
+    done = pretrain(run, shards, "train.max_bad_steps=2", script=script, FAULTY_STEPS="8,9")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 steps in a row, up to step 9" in done.stderr
+    assert "Going back to step_6 once" in done.stderr
+    listed = [json.loads(line) for line in (run / "bad_steps" / "rank-00001.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in listed] == [8, 9]
+    assert all(len(entry["molecules"]) == 4 for entry in listed)
+    assert not (run / "bad_steps" / "rank-00000.jsonl").exists()
+    assert losses(run) == losses(undisturbed), "what was done again is what a run without the fault would have done"
+    assert different(run, undisturbed) == []
+
+    done = pretrain(run.with_name("skipped"), shards, "train.max_bad_steps=2", script=script, FAULTY_STEPS="2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = metrics(run.with_name("skipped"))
+    assert lines[-1]["train/skipped_steps"] == 1
+    assert [line["step"] for line in lines] == list(range(1, 13))
+
+
+def test_a_run_that_diverges_goes_back_once_and_ends_with_the_mend(shards: Path) -> None:
+    run = shards.parent / "diverged"
+    settings = ("train.lr=1.0e+30", "train.clip=0", "train.save_every=1", "train.max_bad_steps=2", *SMALL)
+    done = pretrain(run, shards, *settings, ranks=1)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.count("Going back to") == 1
+    assert "Lower train.lr" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_damaged_newest_checkpoint_is_noticed_and_the_one_before_is_used(undisturbed: Path, shards: Path) -> None:
@@ -130,9 +124,8 @@ def test_a_run_that_is_there_is_not_overwritten_and_a_finished_one_is_not_done_a
 
 def test_sigterm_finishes_the_step_and_saves(shards: Path) -> None:
     run = shards.parent / "terminated"
-    script = ["launch/pretrain.py", "--config", str(MINI), f"run.dir={run}", f"data.shards={shards}"]
     words = ["train.steps=100000", "train.save_every=100000", "train.valid_every=100000"]
-    process = subprocess.Popen([sys.executable, *script, *words], cwd=ROOT, env=environment(), stderr=subprocess.PIPE)
+    process = start(run, shards, *words)
     deadline = time.monotonic() + 120
     while not (run / "metrics.jsonl").exists() or len(metrics(run)) < 3:
         assert process.poll() is None
@@ -143,7 +136,7 @@ def test_sigterm_finishes_the_step_and_saves(shards: Path) -> None:
     assert process.returncode == 0, said
     latest = (run / "checkpoints" / "latest").read_text().strip()
     assert (run / "checkpoints" / latest / "run.json").exists()
-    assert b"--resume goes on" in said
+    assert "--resume goes on" in said
 
 
 @pytest.mark.parametrize(

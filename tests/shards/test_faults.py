@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -188,24 +188,8 @@ def test_a_node_may_go(inputs, chosen, undisturbed, tmp_path):
     assert contents(tmp_path / "out") == undisturbed
 
 
-@pytest.fixture
-def small_disk(tmp_path) -> Iterator[tuple[Path, Callable[[str], None]]]:
-    """A file system of its own, and what makes it larger."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mount(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["mount", *words, str(folder)], capture_output=True, text=True)
-
-    done = mount("-t", "tmpfs", "-o", "size=200k", "none")
-    if done.returncode:
-        pytest.skip(f"this user cannot mount a file system to fill up: {done.stderr.strip()}")
-    yield folder, lambda size: mount("-o", f"remount,size={size}").check_returncode()
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
 def test_a_full_disk_is_told_and_the_job_goes_on_when_there_is_room(inputs, chosen, undisturbed, small_disk):
-    folder, resize = small_disk
+    folder, resize = small_disk("200k")
     with pytest.raises(PrepareError, match=r"cannot write to .*No space left on device"):
         prepare(inputs, str(folder / "out"), chosen)
     assert not list((folder / "out").glob("*.tar"))
