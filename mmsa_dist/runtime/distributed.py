@@ -5,6 +5,7 @@ W is the number of ranks (the world).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -30,17 +31,22 @@ def rank() -> int:
 
 
 class RankLost(OSError):
-    """A collective failed because another rank is gone; the message says what to do."""
+    """The ranks could not come together, or one of them is gone; the message says what to do."""
 
 
 @contextmanager
 def named_when_lost() -> Iterator[None]:
-    """Turns the error of a collective whose peer is gone into `RankLost`; every other error stays what it is."""
+    """Turns the errors of a process group whose ranks do not find each other into `RankLost`, and no other error."""
     try:
         yield
     except RuntimeError as error:  # gloo's errors have no class of their own
         if not (isinstance(error, dist.DistError) or "gloo" in str(error).lower()):
             raise
+        if "EADDRINUSE" in str(error):
+            raise RankLost(
+                f"port {os.environ.get('MASTER_PORT')} is in use on this machine, perhaps by another run; choose "
+                "another with deepspeed's --master_port"
+            ) from error
         raise RankLost(
             f"another rank was lost, as its own output may tell; rank {rank()} ends ({str(error).strip()}). Start the "
             "same command with --resume; it goes on from the newest checkpoint"

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Self
 
 import torch.distributed as dist
 
@@ -32,7 +33,7 @@ _TIMES_THE_LONGEST_STEP = 10
 
 
 class Watchdog:
-    """Watches the ranks of the process group from its making (collective) until `stop`.
+    """Watches the ranks of the process group from its making (collective) to the end of its `with` block.
 
     Args:
         limit_s: seconds without a sign of life of a rank after which it is lost. A step may take this long, or ten
@@ -75,7 +76,10 @@ class Watchdog:
         finally:
             self._came_on, self._slow_phase = time.monotonic(), ""
 
-    def stop(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         """Ends the watch; the other ranks do not take this one for lost."""
         self._stopping.set()
         for thread in self._threads:

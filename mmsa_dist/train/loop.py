@@ -63,16 +63,15 @@ def pretrain(config: Config, *, resume: bool = False) -> RunFolder:
         BadStepsInARow: too many steps in a row without a finite loss, twice.
         RankLost: another rank has died.
     """
-    device = start_processes()
-    watchdog = Watchdog(config.train.lost_after_s)
-    try:
-        with named_when_lost():
-            run = _Run(config, device, watchdog, resume=resume)
-            run.to_the_end()
-        return run.folder
-    finally:
-        watchdog.stop()
-        stop_processes()
+    with named_when_lost():
+        device = start_processes()
+        try:
+            with Watchdog(config.train.lost_after_s) as watchdog:
+                run = _Run(config, device, watchdog, resume=resume)
+                run.to_the_end()
+            return run.folder
+        finally:
+            stop_processes()
 
 
 class _Run:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from mmsa_dist.runtime.watchdog import EXIT_STATUS
+from tests.fixtures.pretraining import free_port
 
 pytestmark = pytest.mark.distributed
 
@@ -25,28 +25,24 @@ import torch, torch.distributed as dist
 from mmsa_dist.runtime.watchdog import Watchdog
 
 dist.init_process_group("gloo")
-watchdog = Watchdog(float(sys.argv[1]))
-for step in range(int(sys.argv[2])):
-    if step == 20 and dist.get_rank() == 1 and sys.argv[3] == "sleep":
-        time.sleep(600)
-    with watchdog.slow("validating"):
-        time.sleep(0.02)
-    dist.all_reduce(torch.ones(1))
-    watchdog.step_done()
-    if step == 20:
-        print("ready", flush=True)
-watchdog.stop()
+with Watchdog(float(sys.argv[1])) as watchdog:
+    for step in range(int(sys.argv[2])):
+        if step == 20 and dist.get_rank() == 1 and sys.argv[3] == "sleep":
+            time.sleep(600)
+        with watchdog.slow("validating"):
+            time.sleep(0.02)
+        dist.all_reduce(torch.ones(1))
+        watchdog.step_done()
+        if step == 20:
+            print("ready", flush=True)
 dist.destroy_process_group()
 """
 
 
 @contextmanager
 def ranks(tmp_path: Path, steps: int, fault: str = "") -> Iterator[list[subprocess.Popen[str]]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     (tmp_path / "ranks.py").write_text(SCRIPT)
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     processes = [
         subprocess.Popen(
             [sys.executable, str(tmp_path / "ranks.py"), str(LIMIT_S), str(steps), fault],
