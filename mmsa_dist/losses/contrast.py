@@ -7,7 +7,7 @@ arXiv 1807.03748. B molecules of this rank, G = W·B molecules of all W ranks, M
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import combinations, permutations
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -57,36 +57,11 @@ def contrast_loss(codes: Mapping[str, Tensor], present: Mapping[str, Tensor], te
     return losses_P.sum() / (molecules_P > 0).sum().clamp(min=1)
 
 
-@torch.no_grad()
-def retrieval_at_1(codes: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
-    """Returns how often a molecule is found by its own code of another modality among the B of this rank.
-
-    The share of hits at rank 1 by cosine, meaned over ordered pairs of modalities that some molecule here has
-    both of; chance is one over the number of molecules that have both.
-
-    Args:
-        codes: by modality, (B, D).
-        present: by modality, (B,) bool; a molecule that lacks one of the two is neither query nor candidate.
-
-    Returns:
-        () float32 in [0, 1]; NaN where no molecule has two modalities: nothing was measured.
-    """
-    shares = []
-    for query, target in permutations(codes, 2):
-        both_B = present[query] & present[target]
-        a_PD, b_PD = _unit(codes[query][both_B]), _unit(codes[target][both_B])
-        if len(a_PD):
-            found_P = (a_PD @ b_PD.T).argmax(dim=1)
-            shares.append((found_P == torch.arange(len(a_PD), device=a_PD.device)).float().mean())
-    reference = next(iter(codes.values()))
-    return torch.stack(shares).mean() if shares else reference.new_full((), torch.nan, dtype=torch.float32)
-
-
 def _pair_losses(codes: list[Tensor], present: list[Tensor], temperature: float) -> tuple[Tensor, Tensor]:
     """Returns `info_nce` of each pair (P,) and the number of molecules of all ranks that have both (P,)."""
     with torch.autocast(codes[0].device.type, enabled=False):  # similarities over 0.1 want more than 8 bits
         present_BM = torch.stack(present, dim=1)
-        local_MBD = torch.stack([_unit(x.masked_fill(~p[:, None], 0)) for x, p in zip(codes, present, strict=True)])
+        local_MBD = torch.stack([unit(x.masked_fill(~p[:, None], 0)) for x, p in zip(codes, present, strict=True)])
         # One collective for all modalities; their number is small beside D.
         all_MGD = gather_with_gradient(local_MBD.transpose(0, 1).contiguous()).transpose(0, 1)
         present_GM = gather(present_BM.to(torch.uint8)).bool()
@@ -111,6 +86,6 @@ def _cross_entropy(anchors_BD: Tensor, candidates_GD: Tensor, candidate_G: Tenso
     return functional.cross_entropy(similarity_BG, own_B, reduction="none")
 
 
-def _unit(x_BD: Tensor) -> Tensor:
+def unit(x_BD: Tensor) -> Tensor:
     """Scales rows to length one, at least in float32; a zero row stays zero with a finite gradient."""
     return functional.normalize(x_BD.to(torch.promote_types(x_BD.dtype, torch.float32)), dim=-1)

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 from safetensors.torch import load_file
 
 from mmsa_dist.data.order import LoaderState
@@ -24,6 +23,7 @@ from mmsa_dist.runtime.distributed import all_ranks_agree, is_distributed, rank,
 from mmsa_dist.runtime.files import sha256_of
 from mmsa_dist.structure.global_neighbours import reshard
 from mmsa_dist.train.engine import Engine
+from mmsa_dist.train.engine_state import restore_engine
 
 ENGINE_FOLDER = "engine"
 CHECKPOINT_FORMAT = 1
@@ -40,23 +40,6 @@ class RunState:
     step: int
     """Optimizer steps done, counting those that were skipped."""
     loader: LoaderState
-
-
-class _WeightsOnlyCheckpointEngine(TorchCheckpointEngine):
-    """DeepSpeed's files read without ever executing a pickle."""
-
-    def load(self, path: str, map_location: Any = None) -> Any:
-        with torch.serialization.safe_globals(_harmless_classes()):
-            return torch.load(path, map_location=map_location, weights_only=True)
-
-
-def _harmless_classes() -> list[Any]:
-    """What DeepSpeed puts into its files besides tensors and plain containers."""
-    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-    from deepspeed.utils.tensor_fragment import fragment_address
-
-    return [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]
 
 
 class Checkpoints:
@@ -111,9 +94,7 @@ class Checkpoints:
                 f"{path} was saved by {about['ranks']} ranks at train.zero_stage={stage} and cannot be read by "
                 f"{world_size()}; start {about['ranks']} ranks, or train with train.zero_stage=0"
             )
-        engine.checkpoint_engine = _WeightsOnlyCheckpointEngine(engine._config)
-        loaded, _ = engine.load_checkpoint(str(path), tag=ENGINE_FOLDER, load_lr_scheduler_states=False)
-        if not all(all_ranks_agree(loaded is not None)):
+        if not all(all_ranks_agree(restore_engine(engine, path / ENGINE_FOLDER))):
             raise CheckpointError(f"{path} was not read by DeepSpeed; see its message above")
         return RunState(about["step"], LoaderState(**about["loader"])), _neighbours_of_rank(path, about["ranks"])
 

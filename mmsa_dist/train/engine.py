@@ -18,6 +18,7 @@ from deepspeed import DeepSpeedEngine as Engine
 from torch import nn
 
 from mmsa_dist.config.schema import Config
+from mmsa_dist.runtime.compile_locks import refuse_stale_compile_locks
 from mmsa_dist.runtime.distributed import world_size
 
 
@@ -25,7 +26,11 @@ def start_processes() -> torch.device:
     """Joins the process group that the launcher laid out, or makes one of a single process; returns our device.
 
     The backend is nccl with GPUs and gloo without; every rank takes the GPU of its ``LOCAL_RANK``.
+
+    Raises:
+        StaleCompileLock: a process that was killed while it compiled would make this one wait for ever.
     """
+    refuse_stale_compile_locks()
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
     if "RANK" not in os.environ:
         os.environ.update(alone, MASTER_PORT=str(_free_port()))

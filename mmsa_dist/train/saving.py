@@ -8,7 +8,6 @@ that could not write makes all ranks give up that one checkpoint: those before i
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 import threading
@@ -19,7 +18,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -34,6 +32,7 @@ from mmsa_dist.train.checkpoint import (
     neighbours_file,
 )
 from mmsa_dist.train.engine import Engine
+from mmsa_dist.train.engine_state import copied, copy_engine
 
 
 @dataclass(frozen=True)
@@ -71,10 +70,8 @@ class CheckpointSaver:
         """
         if self._writing is not None:
             raise RuntimeError(f"{self._writing.folder} is still being written; call finish first")
-        files: dict[Path, Any] = {
-            Path(ENGINE_FOLDER) / name: content for name, content in _copy_of_engine(engine).items()
-        }
-        files[Path(neighbours_file(rank()))] = _copied(dict(neighbours))
+        files: dict[Path, Any] = {Path(ENGINE_FOLDER) / name: content for name, content in copy_engine(engine).items()}
+        files[Path(neighbours_file(rank()))] = copied(dict(neighbours))
         if rank() == 0:
             files[Path("run.json")] = {
                 "format": CHECKPOINT_FORMAT,
@@ -190,45 +187,3 @@ def _write(path: Path, content: Any) -> None:
         path.write_text(json.dumps(content, indent=2))
     else:
         torch.save(content, path)
-
-
-class _CopyingCheckpointEngine(TorchCheckpointEngine):
-    """Takes DeepSpeed's files as copies in memory instead of writing them."""
-
-    def __init__(self, folder: str) -> None:
-        super().__init__()
-        self._folder = folder
-        self.copies: dict[str, Any] = {}
-
-    def makedirs(self, path: str, exist_ok: bool = False) -> None:
-        """Makes none: nothing is written yet."""
-
-    def save(self, state_dict: Any, path: str) -> None:
-        """Keeps a copy under the file's name."""
-        self.copies[str(Path(path).relative_to(self._folder))] = _copied(state_dict)
-
-
-def _copy_of_engine(engine: Engine) -> dict[str, Any]:
-    """This rank's files of DeepSpeed's checkpoint, by name, as copies on the CPU."""
-    folder = Path("/nowhere")
-    copying = _CopyingCheckpointEngine(str(folder / ENGINE_FOLDER))
-    engine.checkpoint_engine = copying
-    engine._copy_recovery_script = lambda save_path: None  # a script beside the weights, which `mmsa` has no use for
-    engine.save_checkpoint(str(folder), tag=ENGINE_FOLDER, save_latest=False)
-    return copying.copies
-
-
-def _copied(value: Any) -> Any:
-    """A deep copy with every tensor on the CPU in memory of its own."""
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-    if isinstance(value, dict):
-        twin = copy.copy(value)  # keeps the versions that a state dict carries as an attribute
-        for key, item in value.items():
-            twin[key] = _copied(item)
-        return twin
-    if isinstance(value, list):
-        return [_copied(item) for item in value]
-    if isinstance(value, tuple) and type(value) is tuple:
-        return tuple(_copied(item) for item in value)
-    return copy.deepcopy(value)

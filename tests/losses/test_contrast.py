@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mmsa_dist.losses.contrast import contrast_loss, info_nce, retrieval_at_1
+from mmsa_dist.losses.contrast import contrast_loss, info_nce
 
 
 def codes(rows: int, width: int, seed: int) -> torch.Tensor:
@@ -95,17 +95,3 @@ def test_similarities_keep_their_precision_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         mixed = info_nce(a, b, 0.1)
     torch.testing.assert_close(mixed, info_nce(a, b, 0.1), rtol=0, atol=0)
-
-
-def test_retrieval_counts_hits_over_ordered_pairs():
-    a = torch.eye(4)
-    b = a[[1, 0, 2, 3]]  # molecules 0 and 1 find each other instead of themselves
-    everyone = torch.ones(4, dtype=torch.bool)
-    assert retrieval_at_1({"a": a, "b": b}, {"a": everyone, "b": everyone}) == 0.5
-    without_0 = torch.tensor([False, True, True, True])
-    assert retrieval_at_1({"a": a, "b": a}, {"a": without_0, "b": everyone}) == 1.0
-
-
-def test_retrieval_without_a_pair_is_not_a_number():
-    nobody = torch.zeros(2, dtype=torch.bool)
-    assert retrieval_at_1({"a": torch.eye(2), "b": torch.eye(2)}, {"a": nobody, "b": ~nobody}).isnan()

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from mmsa_dist.runtime.files import sha256_of
-from mmsa_dist.train.checkpoint import CheckpointError, Checkpoints, _WeightsOnlyCheckpointEngine
+from mmsa_dist.train.checkpoint import CheckpointError, Checkpoints
+from mmsa_dist.train.engine_state import _WeightsOnlyCheckpointEngine
 
 
 def make(folder: Path, step: int) -> Path:

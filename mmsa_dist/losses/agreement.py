@@ -1,0 +1,80 @@
+"""How well the codes of modalities agree, as meters: retrieval, alignment and uniformity.
+
+B molecules, P of them that have both modalities of a pair, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations, permutations
+
+import torch
+from torch import Tensor
+
+from mmsa_dist.losses.contrast import unit
+
+
+@torch.no_grad()
+def retrieval_at_1(codes: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+    """Returns how often a molecule is found by its own code of another modality among the B of this rank.
+
+    The share of hits at rank 1 by cosine, meaned over ordered pairs of modalities that some molecule here has
+    both of; chance is one over the number of molecules that have both.
+
+    Args:
+        codes: by modality, (B, D).
+        present: by modality, (B,) bool; a molecule that lacks one of the two is neither query nor candidate.
+
+    Returns:
+        () float32 in [0, 1]; NaN where no molecule has two modalities: nothing was measured.
+    """
+    shares = []
+    for query, target in permutations(codes, 2):
+        both_B = present[query] & present[target]
+        a_PD, b_PD = unit(codes[query][both_B]), unit(codes[target][both_B])
+        if len(a_PD):
+            found_P = (a_PD @ b_PD.T).argmax(dim=1)
+            shares.append((found_P == torch.arange(len(a_PD), device=a_PD.device)).float().mean())
+    reference = next(iter(codes.values()))
+    return torch.stack(shares).mean() if shares else reference.new_full((), torch.nan, dtype=torch.float32)
+
+
+@torch.no_grad()
+def alignment(codes: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+    """Returns the mean squared distance of two unit codes of one molecule (Wang and Isola 2020); 0 is perfect.
+
+    Args:
+        codes: by modality, (B, D).
+        present: by modality, (B,) bool.
+
+    Returns:
+        () float32 in [0, 4], over all pairs of modalities and molecules that have both; NaN where there is none.
+    """
+    distances = []
+    for one, other in combinations(codes, 2):
+        both_B = present[one] & present[other]
+        distances.append((unit(codes[one][both_B]) - unit(codes[other][both_B])).square().sum(dim=1))
+    reference = next(iter(codes.values()))
+    return torch.cat(distances).mean() if distances else reference.new_full((), torch.nan, dtype=torch.float32)
+
+
+@torch.no_grad()
+def uniformity(codes: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+    """Returns log mean exp(−2 d²) over pairs of molecules (Wang and Isola 2020), meaned over modalities.
+
+    0 where all codes are one; about −4 where they fill the sphere.
+
+    Args:
+        codes: by modality, (B, D).
+        present: by modality, (B,) bool.
+
+    Returns:
+        () float32, at most 0; NaN where no modality has two molecules.
+    """
+    values = []
+    for name, code_BD in codes.items():
+        code_PD = unit(code_BD[present[name]])
+        if len(code_PD) > 1:
+            values.append(torch.pdist(code_PD).square().mul(-2).exp().mean().log())
+    reference = next(iter(codes.values()))
+    return torch.stack(values).mean() if values else reference.new_full((), torch.nan, dtype=torch.float32)
