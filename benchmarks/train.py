@@ -280,8 +280,9 @@ def show(figures: dict[str, Any]) -> None:
     table.add_row("molecules a second", f"{figures['molecules_per_s']:.0f}", "")
     table.add_row("the same encoders bare", f"{figures['bare_s']:.3f} s", "")
     table.add_row("whole step against bare encoders", f"{figures['ratio']:.2f}x", f"<= {MOST}x")
+    total = sum(figures["split_s"].values())
     for part, seconds in figures["split_s"].items():
-        table.add_row(f"  {part}", f"{seconds:.3f} s, {100 * seconds / sum(figures['split_s'].values()):.1f} %", "")
+        table.add_row(f"  {part}", f"{seconds:.3f} s, {100 * seconds / total:.1f} %", "")
     table.add_row("rebuilding the index, of all time", f"{100 * figures['refresh_share']:.2f} %", "")
     saving = figures["save_s"]
     table.add_row("saving: copying, then writing beside", f"{saving['copying']:.2f} s, {saving['writing']:.2f} s", "")
