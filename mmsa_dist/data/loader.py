@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from mmsa_dist.data.augment import random_conformer, random_pose
@@ -33,14 +34,18 @@ class BlockReader:
     def __init__(self, folder: str, split: Split) -> None:
         self._folder = folder
         manifest = Manifest.load(folder)
-        self._places = [(shard, number) for shard in manifest.split(split) for number in range(len(shard.blocks))]
-        if not self._places:
+        self._shards = manifest.split(split)
+        self.block_molecules = np.array(
+            [block.molecules for shard in self._shards for block in shard.blocks], dtype=np.uint32
+        )
+        if not len(self.block_molecules):
             raise ValueError(
                 f"{folder} holds no {split} molecules; prepare more molecules"
                 + (", or raise prepare.val_fraction" if split == "val" else "")
             )
-        self.block_molecules = np.array([shard.blocks[number].molecules for shard, number in self._places])
-        self._first_index = np.cumsum(self.block_molecules) - self.block_molecules
+        self._first_index = np.cumsum(self.block_molecules, dtype=np.int64) - self.block_molecules
+        blocks_of_shard = [len(shard.blocks) for shard in self._shards]
+        self._first_block = np.cumsum([0, *blocks_of_shard[:-1]])
         self.digest = manifest.digest
 
     @property
@@ -49,19 +54,22 @@ class BlockReader:
         return int(self.block_molecules.sum())
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self.block_molecules)
 
     def read(self, block: int) -> MoleculeColumns:
         """The molecules of a block, numbered as in the manifest split."""
-        shard, number = self._places[block]
-        return from_block(read_block(self._folder, shard, number), first_index=int(self._first_index[block]))
+        return from_block(self._read(block), first_index=int(self._first_index[block]))
 
     def ids(self, index: np.ndarray) -> list[str]:
         """The sources' own ids, such as CID2244, of the molecules of these numbers in the split, in their order."""
         blocks = np.searchsorted(self._first_index, index, side="right") - 1
-        columns = {int(b): read_block(self._folder, *self._places[b]).column("id") for b in np.unique(blocks)}
+        columns = {b: self._read(b).column("id") for b in np.unique(blocks).tolist()}
         rows = index - self._first_index[blocks]
         return [columns[b][row].as_py() for b, row in zip(blocks.tolist(), rows.tolist(), strict=True)]
+
+    def _read(self, block: int) -> pa.RecordBatch:
+        shard = int(np.searchsorted(self._first_block, block, side="right")) - 1
+        return read_block(self._folder, self._shards[shard], block - int(self._first_block[shard]))
 
 
 @dataclass(frozen=True)
@@ -216,7 +224,8 @@ class _Lanes:
             blocks, rows = self._order.window(lane, window)
             distinct, which = np.unique(blocks, return_inverse=True)
             whole = join([self._reader.read(int(block)) for block in distinct])
-            first_row = np.cumsum(self._reader.block_molecules[distinct]) - self._reader.block_molecules[distinct]
+            sizes = self._reader.block_molecules[distinct].astype(np.int64)
+            first_row = np.cumsum(sizes) - sizes
             held = (window, whole.take(first_row[which] + rows))
             self._current[lane] = held
         return held[1]

@@ -7,7 +7,9 @@ once; only the strokes are laid molecule by molecule.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -40,6 +42,8 @@ for _symbol, _colour in {
     "I": (160, 31, 240),
 }.items():
     _PALETTE[_SYMBOLS.index(_symbol)] = _colour
+
+_COLOURS: list[list[int]] = _PALETTE.tolist()
 
 _SHIFT = 4  # bits of a pixel's fraction in OpenCV's fixed-point coordinates
 _MARGIN = 0.09  # of the side, left free around the molecule
@@ -77,31 +81,43 @@ def draw_pictures(
     n = len(columns)
     pictures = np.full((n, size, size, 3), 255, dtype=np.uint8)
     atom_points, bond_length = _place(columns, size, pose)
-    element = columns.atoms[:, 0]
-    strokes, stroke_element, stroke_ptr = _strokes(columns, bond_ends, atom_points, bond_length)
-    charge, hydrogens = columns.atoms[:, 3], columns.atoms[:, 4]
-    degree = columns.atoms[:, 2]
-    lettered = (element != _CARBON) | (charge != _NEUTRAL) | (degree == 0)
     thickness = max(1, round(size / 224))
-    for i in range(n):
-        picture = pictures[i]
-        mine = slice(stroke_ptr[i], stroke_ptr[i + 1])
-        elements_here = stroke_element[mine]
-        for z in np.unique(elements_here):
-            cv2.polylines(
-                picture,
-                strokes[mine][elements_here == z],
-                False,
-                _PALETTE[z].tolist(),
-                thickness,
-                cv2.LINE_AA,
-                _SHIFT,
-            )
-        first = columns.atom_ptr[i]
-        for atom in first + np.flatnonzero(lettered[first : columns.atom_ptr[i + 1]]):
-            label = _SYMBOLS[element[atom]] + ("H" if hydrogens[atom] else "") + _sign(int(charge[atom]) - _NEUTRAL)
-            _letter(picture, label, atom_points[atom], _PALETTE[element[atom]].tolist(), float(bond_length[i]))
+    strokes, stroke_molecule, stroke_element = _strokes(columns, bond_ends, atom_points, bond_length)
+    for begin, end in _runs(stroke_molecule, stroke_element):
+        colour = _COLOURS[stroke_element[begin]]
+        picture = pictures[stroke_molecule[begin]]
+        cv2.polylines(picture, list(strokes[begin:end]), False, colour, thickness, cv2.LINE_AA, _SHIFT)
+    _draw_letters(pictures, columns, atom_points, bond_length)
     return pictures
+
+
+def _runs(*keys: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Ranges of rows within which none of the keys, each (n,), changes."""
+    changes = np.logical_or.reduce([key[1:] != key[:-1] for key in keys])
+    borders = [0, *(np.flatnonzero(changes) + 1).tolist(), len(keys[0])]
+    return ((begin, end) for begin, end in pairwise(borders) if begin < end)
+
+
+def _draw_letters(
+    pictures: np.ndarray, columns: MoleculeColumns, atom_points: np.ndarray, bond_length: np.ndarray
+) -> None:
+    """Names the atoms that are not plain carbon."""
+    element, degree = columns.atoms[:, 0], columns.atoms[:, 2]
+    charge, hydrogens = columns.atoms[:, 3], columns.atoms[:, 4]
+    lettered = np.flatnonzero((element != _CARBON) | (charge != _NEUTRAL) | (degree == 0))
+    molecule = np.searchsorted(columns.atom_ptr, lettered, side="right") - 1
+    # Lists of Python's numbers: to take them from arrays one by one would cost as much as to draw.
+    for i, z, q, has_hydrogen, (x, y), bond in zip(
+        molecule.tolist(),
+        element[lettered].tolist(),
+        charge[lettered].tolist(),
+        (hydrogens[lettered] > 0).tolist(),
+        atom_points[lettered].tolist(),
+        bond_length[molecule].tolist(),
+        strict=True,
+    ):
+        label = _SYMBOLS[z] + ("H" if has_hydrogen else "") + _sign(q - _NEUTRAL)
+        _letter(pictures[i], label, x, y, _COLOURS[z], bond)
 
 
 def _sign(charge: int) -> str:
@@ -134,7 +150,7 @@ def _place(columns: MoleculeColumns, size: int, pose: Pose | None) -> tuple[np.n
 def _strokes(
     columns: MoleculeColumns, bond_ends: np.ndarray, points: np.ndarray, bond_length: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Half-bond strokes (T, 2, 2) in fixed point, the element that colours each (T,), and row pointers (n + 1,)."""
+    """Half-bond strokes (T, 2, 2) in fixed point, and the molecule (T,) and element (T,) of each, ordered by these."""
     kind = columns.bonds[:, 0]
     copies = np.array([1, 2, 3, 2, 1])[kind]  # single, double, triple, aromatic, other
     bond = np.repeat(np.arange(len(kind)), copies)
@@ -149,15 +165,15 @@ def _strokes(
     begin, end = begin + shift, end + shift
     half = (begin + end) / 2
     strokes = np.stack([np.stack([begin, half], axis=1), np.stack([half, end], axis=1)], axis=1)
-    element = columns.atoms[bond_ends[bond], 0]
     fixed = np.round(strokes.reshape(-1, 2, 2) * (1 << _SHIFT)).astype(np.int32)
-    stroke_ptr = 2 * np.concatenate([[0], np.cumsum(copies)])[columns.bond_ptr]
-    return fixed, element.reshape(-1), stroke_ptr
+    element = columns.atoms[bond_ends[bond], 0].reshape(-1)
+    molecule = np.repeat(molecule_of_bond[bond], 2)
+    order = np.lexsort((element, molecule))
+    return fixed[order], molecule[order], element[order]
 
 
-def _letter(picture: np.ndarray, label: str, point: np.ndarray, colour: list[int], bond: float) -> None:
+def _letter(picture: np.ndarray, label: str, x: float, y: float, colour: list[int], bond: float) -> None:
     """Clears a disc and writes the label in it."""
-    x, y = float(point[0]), float(point[1])
     scale = max(bond, 4.0) / 42
     centre = (round(x * (1 << _SHIFT)), round(y * (1 << _SHIFT)))
     cv2.circle(picture, centre, round(max(bond * 0.34, 2) * (1 << _SHIFT)), (255, 255, 255), -1, cv2.LINE_8, _SHIFT)
