@@ -281,6 +281,9 @@ def pretrain(
     ] = None,
     config: ConfigFile = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest good checkpoint of run.dir.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read all shards first; left out, only their sizes are looked at.")
+    ] = False,
     local_rank: Annotated[int, typer.Option("--local_rank", hidden=True)] = 0,
 ) -> None:
     """Pre-train on prepared shards: alone, or on many processes under deepspeed.
@@ -294,7 +297,7 @@ def pretrain(
 
     from mmsa_dist.train.loop import pretrain as train
 
-    train(resolved, resume=resume)
+    train(resolved, resume=resume, verify=verify)
 
 
 @app.command()

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 
@@ -17,7 +18,7 @@ from mmsa_dist.data.loader import BlockReader, Loader, LoaderOptions
 from mmsa_dist.data.order import LoaderState
 from mmsa_dist.model import MMSAModel
 from mmsa_dist.objective import Objective
-from mmsa_dist.runtime.distributed import named_when_lost, rank, world_size
+from mmsa_dist.runtime.distributed import is_distributed, named_when_lost, rank, world_size
 from mmsa_dist.runtime.run_folder import RunFolder
 from mmsa_dist.runtime.watchdog import Watchdog
 from mmsa_dist.structure.choice import neighbour_source
@@ -31,6 +32,9 @@ from mmsa_dist.train.metrics import MetricsLog
 from mmsa_dist.train.saving import CheckpointSaver
 from mmsa_dist.train.step import TrainStep
 from mmsa_dist.train.validate import validate
+from mmsa_shards.manifest import ManifestError
+from mmsa_shards.shard import ShardError
+from mmsa_shards.verify import size_faults, verify_folder
 
 
 @dataclass
@@ -48,7 +52,7 @@ class _StopRequest:
         self.asked = True
 
 
-def pretrain(config: Config, *, resume: bool = False) -> RunFolder:
+def pretrain(config: Config, *, resume: bool = False, verify: bool = False) -> RunFolder:
     """Trains as `config` says (every rank calls it) and exports the model at the end.
 
     A run that is already at its end is not done again.
@@ -56,9 +60,11 @@ def pretrain(config: Config, *, resume: bool = False) -> RunFolder:
     Args:
         config: the resolved configuration.
         resume: go on from the newest good checkpoint of `run.dir`; a fresh start if there is none.
+        verify: read all shards before the first step, instead of only looking at their sizes.
 
     Raises:
         CheckpointError: `run.dir` holds checkpoints and `resume` is False, or they are of other shards.
+        ShardError: a shard is missing, cut short, or with `verify` not what was written.
         ValueError: shards, lanes, batch or ranks that do not fit each other.
         BadStepsInARow: too many steps in a row without a finite loss, twice.
         RankLost: another rank has died.
@@ -67,6 +73,7 @@ def pretrain(config: Config, *, resume: bool = False) -> RunFolder:
         device = start_processes()
         try:
             with Watchdog(config.train.lost_after_s) as watchdog:
+                _refuse_broken_shards(config.shards_dir, verify=verify)
                 run = _Run(config, device, watchdog, resume=resume)
                 run.to_the_end()
             return run.folder
@@ -223,6 +230,25 @@ class _Run:
             f"ZeRO {config.train.zero_stage}, {config.train.precision}, neighbours "
             f"{config.model.structure.neighbours} → {config.run.dir}"
         )
+
+
+def _refuse_broken_shards(folder: str, *, verify: bool) -> None:
+    """Rank 0 looks for all ranks.
+
+    Raises:
+        ShardError: it names what is broken.
+    """
+    answer: list[Any] = [()]
+    if rank() == 0:
+        try:
+            answer = [verify_folder(folder).faults if verify else size_faults(folder)]
+        except ManifestError as error:
+            answer = [(str(error),)]
+    if is_distributed():
+        torch.distributed.broadcast_object_list(answer, src=0)
+    if answer[0]:
+        more = f" (and {len(answer[0]) - 1} more; mmsa inspect --verify names them)" if len(answer[0]) > 1 else ""
+        raise ShardError(f"{answer[0][0]}{more}")
 
 
 def loader_options(config: Config) -> LoaderOptions:

@@ -66,6 +66,27 @@ def verify_folder(folder: str | Path, *, progress: Callable[[int, int | None], N
     return Verification(tuple(faults), len(manifest.shards), total, sum(shard.bytes for shard in manifest.shards))
 
 
+def size_faults(folder: str | Path) -> tuple[str, ...]:
+    """A sentence for each shard that is missing or has another size than its manifest says, from one listing.
+
+    This takes a moment whatever the shards hold, and finds what was cut short; what was changed in place only
+    `verify_folder` finds, or `mmsa_shards.shard.read_block` when it comes to the block.
+
+    Raises:
+        ManifestError: no usable manifest there.
+    """
+    manifest = Manifest.load(folder)
+    system, path = fsspec.core.url_to_fs(str(folder))
+    sizes = {Path(entry["name"]).name: entry["size"] for entry in system.ls(path, detail=True)}
+    return tuple(
+        f"{folder}/{shard.name} "
+        + ("is missing" if shard.name not in sizes else f"has {sizes[shard.name]:,} bytes instead of {shard.bytes:,}")
+        + "; make this shard again with mmsa prepare --repair"
+        for shard in manifest.shards
+        if sizes.get(shard.name) != shard.bytes
+    )
+
+
 def _shard_faults(folder: str | Path, shard: ShardEntry, sources: Counter[str]) -> Iterator[str | int]:
     """Faults of a shard, and between them how many of its molecules were read; adds up conformer sources."""
     keys: list[pa.Array] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -137,6 +138,50 @@ def test_sigterm_finishes_the_step_and_saves(shards: Path) -> None:
     latest = (run / "checkpoints" / "latest").read_text().strip()
     assert (run / "checkpoints" / latest / "run.json").exists()
     assert "--resume goes on" in said
+
+
+@pytest.mark.parametrize(
+    ("harm", "words", "sentence"),
+    [
+        ("truncated", [], "train-00001.tar has 1,000 bytes instead of"),
+        ("missing", [], "train-00001.tar is missing"),
+        ("changed", ["--verify"], "train-00001.tar"),
+    ],
+)
+def test_a_broken_shard_is_named_before_the_first_step(
+    shards: Path, tmp_path: Path, harm: str, words: list[str], sentence: str
+) -> None:
+    broken = tmp_path / "shards"
+    shutil.copytree(shards, broken)
+    victim = broken / "train-00001.tar"
+    if harm == "truncated":
+        os.truncate(victim, 1000)
+    elif harm == "missing":
+        victim.unlink()
+    else:
+        flip_a_bit(victim)
+    done = pretrain(tmp_path / "run", broken, *words, *SMALL, ranks=1)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert sentence in done.stderr
+    assert "--repair" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_changed_shard_is_named_at_its_block(shards: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "shards"
+    shutil.copytree(shards, broken)
+    flip_a_bit(broken / "train-00001.tar")
+    done = pretrain(tmp_path / "run", broken, *SMALL, ranks=1)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "train-00001.tar" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def flip_a_bit(shard: Path) -> None:
+    """In the data of its first block, which begins behind a tar header of 512 bytes."""
+    data = bytearray(shard.read_bytes())
+    data[700] ^= 1
+    shard.write_bytes(data)
 
 
 @pytest.mark.parametrize(
