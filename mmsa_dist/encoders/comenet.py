@@ -84,7 +84,7 @@ class ComENet(Encoder):
         angular, dihedral = self.basis(batch.xyz_A3[kept_A], atom_ptr, molecule_A)
         x_AD = silu(self.embedding(batch.atoms_A9[kept_A, 0].long()))
         for block in self.blocks:
-            x_AD = block(x_AD, angular, dihedral, molecule_A, len(batch))
+            x_AD = self.block(block, x_AD, angular, dihedral, molecule_A, len(batch))
         return sum_of_segments(atom_ptr, molecule_A)(self.output(x_AD))
 
     def present(self, batch: MoleculeBatch) -> Tensor:
@@ -187,7 +187,9 @@ class EdgeConv(nn.Module):
 
     def forward(self, x_AD: Tensor, edges: EdgeFeatures) -> Tensor:
         """Returns (A, D)."""
-        weight_DF = self.widen.weight @ self.narrow.weight  # two linear maps in a row are one
+        # Two linear maps in a row are one: their values at the unit vectors are its weights.
+        unit_FF = torch.eye(self.narrow.in_features, dtype=x_AD.dtype, device=x_AD.device)
+        weight_DF = self.widen(self.narrow(unit_FF)).T
         return edge_convolution(x_AD, edges, weight_DF) + self.root(x_AD)
 
 

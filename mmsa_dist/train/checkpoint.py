@@ -16,15 +16,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 from safetensors.torch import load_file, save_file
 
 from mmsa_dist.data.order import LoaderState
-from mmsa_dist.runtime.distributed import all_ranks_agree, is_distributed, rank, world_size
+from mmsa_dist.runtime.distributed import is_distributed, rank, world_size
 from mmsa_dist.runtime.files import flush, sha256_of, write_atomically
 from mmsa_dist.runtime.run_folder import git_state
 from mmsa_dist.structure.global_neighbours import reshard
 from mmsa_dist.train.engine import Engine
+from mmsa_dist.train.engine_files import EngineFilesError, load_engine, save_engine
 
 _ENGINE = "engine"
 _FORMAT = 1
@@ -41,23 +41,6 @@ class RunState:
     step: int
     """Optimizer steps done, counting those that were skipped."""
     loader: LoaderState
-
-
-class _WeightsOnlyCheckpointEngine(TorchCheckpointEngine):
-    """DeepSpeed's files read without ever executing a pickle."""
-
-    def load(self, path: str, map_location: Any = None) -> Any:
-        with torch.serialization.safe_globals(_harmless_classes()):
-            return torch.load(path, map_location=map_location, weights_only=True)
-
-
-def _harmless_classes() -> list[Any]:
-    """What DeepSpeed puts into its files besides tensors and plain containers."""
-    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-    from deepspeed.utils.tensor_fragment import fragment_address
-
-    return [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]
 
 
 class Checkpoints:
@@ -88,8 +71,7 @@ class Checkpoints:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
         _barrier()
-        engine.checkpoint_engine = _WeightsOnlyCheckpointEngine(engine._config)
-        engine.save_checkpoint(str(temporary), tag=_ENGINE, save_latest=False)
+        save_engine(engine, temporary, _ENGINE)
         save_file(neighbours, temporary / _neighbours_file(rank()))
         _barrier()
         if rank() == 0:
@@ -135,13 +117,13 @@ class Checkpoints:
         return (Path(answer[0]) if answer[0] else None), answer[1]
 
     def load(self, path: Path, engine: Engine, *, manifest_digest: str) -> tuple[RunState, dict[str, torch.Tensor]]:
-        """Restores the engine (collective).
+        """Restores the engine (collective), also where another number of ranks saved it.
 
         Returns:
             Where the run stands, and the state of this rank's neighbour source.
 
         Raises:
-            CheckpointError: another format or other shards, or files that this DeepSpeed does not read.
+            CheckpointError: another format, other shards or ZeRO stage, or files that this DeepSpeed does not read.
         """
         about = json.loads((path / "run.json").read_text())
         if about["format"] != _FORMAT:
@@ -151,16 +133,16 @@ class Checkpoints:
                 f"{path} was trained on other shards (manifest {about['manifest'][:12]}, now {manifest_digest[:12]}); "
                 "point data.shards at those, or start a new run.dir"
             )
-        stage = about["config"]["train"]["zero_stage"]
-        if stage > 0 and about["ranks"] != world_size():
+        stage, now = about["config"]["train"]["zero_stage"], engine.zero_optimization_stage()
+        if stage != now:
             raise CheckpointError(
-                f"{path} was saved by {about['ranks']} ranks at train.zero_stage={stage} and cannot be read by "
-                f"{world_size()}; start {about['ranks']} ranks, or train with train.zero_stage=0"
+                f"{path} was saved at train.zero_stage={stage} and cannot be read at {now}; "
+                f"set train.zero_stage={stage}"
             )
-        engine.checkpoint_engine = _WeightsOnlyCheckpointEngine(engine._config)
-        loaded, _ = engine.load_checkpoint(str(path), tag=_ENGINE, load_lr_scheduler_states=False)
-        if not all(all_ranks_agree(loaded is not None)):
-            raise CheckpointError(f"{path} was not read by DeepSpeed; see its message above")
+        try:
+            load_engine(engine, path, _ENGINE, ranks=about["ranks"])
+        except EngineFilesError as error:
+            raise CheckpointError(f"{path} {error}") from error
         return RunState(about["step"], LoaderState(**about["loader"])), _neighbours_of_rank(path, about["ranks"])
 
     def _complete(self) -> list[Path]:

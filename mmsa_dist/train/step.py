@@ -16,7 +16,14 @@ from mmsa_dist.objective import ObjectiveOutput
 from mmsa_dist.runtime.distributed import all_ranks_agree, all_reduce_mean, average_buffers, rank
 from mmsa_dist.runtime.seeds import seed_step, shared_generator
 from mmsa_dist.structure.sources import NeighbourSource
-from mmsa_dist.train.engine import Engine, learning_rate, set_learning_rate
+from mmsa_dist.train.engine import (
+    Engine,
+    discard_gradients,
+    gradients_are_finite,
+    learning_rate,
+    set_learning_rate,
+    whole,
+)
 
 
 class TrainStep:
@@ -72,15 +79,14 @@ class TrainStep:
             if good:
                 self._engine.backward(output.total)
                 outputs.append((batch.index_B, output))
-        good = good and self._gradients_are_finite()
+        good = good and gradients_are_finite(self._engine)
         if good:
             self._engine.step()
             for index_B, output in outputs:
                 self._neighbours.observe(index_B, output.model.fusion.unified_BC.detach(), step)
             self._bad_in_a_row = 0
         else:
-            self._engine.zero_grad()
-            self._engine.optimizer.zero_grad()
+            discard_gradients(self._engine)
             self._skip(step)
         average_buffers(self._engine.module)
         self._steps += 1
@@ -95,7 +101,9 @@ class TrainStep:
         }
         if self._last is not None:
             structure = self._last.model.structure
-            scalars |= self._engine.module.model.structure.memory.meters(structure.g_BD, structure.lse_B)
+            memory = self._engine.module.model.structure.memory
+            with whole(memory.parameters()):
+                scalars |= memory.meters(structure.g_BD, structure.lse_B)
         scalars |= self._neighbours.meters()
         scalars |= {
             "train/lr": learning_rate(self._config, step - 1),
@@ -116,15 +124,6 @@ class TrainStep:
         batch = next(self._batches)
         self._wait_s += time.perf_counter() - begin
         return batch.to(self._device)
-
-    def _gradients_are_finite(self) -> bool:
-        """Whether every gradient on every rank is finite; ZeRO 1 to 3 make the check themselves where they clip."""
-        gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
-        if not gradients:
-            return True
-        norms = torch._foreach_norm(gradients)
-        (agreed,) = all_ranks_agree(bool(torch.isfinite(torch.stack(norms)).all()))
-        return agreed
 
     def _skip(self, step: int) -> None:
         self._skipped += 1
