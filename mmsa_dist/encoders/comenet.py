@@ -103,10 +103,11 @@ class EdgeBasis(nn.Module):
     def __init__(self, radial: int, spherical: int, cutoff: float) -> None:
         super().__init__()
         self.spherical, self.cutoff = spherical, cutoff
-        zeros_LN = bessel_zeros(spherical, radial)
-        scale_LN = torch.stack(
-            [2**0.5 / spherical_bessel(order + 1, zeros_N).abs() for order, zeros_N in enumerate(zeros_LN)]
-        )
+        with torch.device("cpu"):  # numbers, also where the model is laid out on the meta device
+            zeros_LN = bessel_zeros(spherical, radial)
+            scale_LN = torch.stack(
+                [2**0.5 / spherical_bessel(order + 1, zeros_N).abs() for order, zeros_N in enumerate(zeros_LN)]
+            )
         # Not buffers: a model cast to bfloat16 would cast them too, and the zeros would no longer be zeros.
         self._zeros_LN: list[list[float]] = zeros_LN.tolist()
         self._scale_LN: list[list[float]] = scale_LN.tolist()

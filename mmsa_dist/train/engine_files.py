@@ -75,6 +75,10 @@ def load_engine(engine: Engine, folder: Path, tag: str, *, ranks: int) -> None:
             _load(engine, joined, tag)
         for group, own in zip(engine.optimizer.param_groups, options, strict=True):
             group.update(own)
+        # And one tensor to all of them as the count of steps, which each group would then raise.
+        for moments in engine.optimizer.optimizer.state.values():
+            if torch.is_tensor(moments.get("step")):
+                moments["step"] = moments["step"].clone()
     finally:
         engine._config.load_universal_checkpoint = False
         if is_distributed():
