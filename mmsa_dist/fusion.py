@@ -7,14 +7,13 @@ features, C width of codes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 
-@dataclass(frozen=True)
-class FusionOutput:
+class FusionOutput(NamedTuple):
     """What `Fusion` makes of the modalities' features; mappings go by the name of the modality.
 
     Rows of molecules that lack what a row stands for are finite but mean nothing: the masks say which count.

@@ -5,8 +5,7 @@ B molecules, C width of codes, D width of the structure-aware embedding, R rows 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +18,7 @@ from mmsa_dist.structure.layer import StructureLayer, StructureOutput
 from mmsa_dist.structure.sources import NeighbourSource, NoNeighbours, TableNeighbours
 
 
-@dataclass(frozen=True)
-class ModelOutput:
+class ModelOutput(NamedTuple):
     """What the model makes of B molecules."""
 
     fusion: FusionOutput

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +19,8 @@ from mmsa_dist.model import MMSAModel, ModelOutput
 from mmsa_dist.structure.sources import NeighbourSource
 
 
-@dataclass(frozen=True)
-class ObjectiveOutput:
-    """The loss of a micro-batch."""
+class ObjectiveOutput(NamedTuple):
+    """The loss of a micro-batch; a tuple because DeepSpeed's stage 3 finds tensors in tuples and dicts alone."""
 
     total: Tensor
     """() the weighted sum, to be differentiated."""

@@ -59,6 +59,7 @@ class Gin(Section):
     layers: Positive
     width: Positive
     dropout: Share
+    norm: Literal["batch", "layer"]
 
 
 class Comenet(Section):
@@ -74,6 +75,10 @@ class Comenet(Section):
 
 class Resnet(Section):
     """Options of the image encoder."""
+
+    layers: Literal[18, 34]
+    channels: Positive
+    norm: Literal["batch", "group"]
 
 
 class Structure(Section):
@@ -142,7 +147,8 @@ class Train(Section):
     clip: NonNegative
     accumulate: Positive
     precision: Literal["fp32", "bf16"]
-    zero_stage: Literal[0, 1, 2]
+    zero_stage: Literal[0, 1, 2, 3]
+    activation_checkpointing: bool
     max_bad_steps: Positive
     lost_after_s: Annotated[float, Field(ge=1)]
 
@@ -186,6 +192,11 @@ class Config(Section):
             raise ValueError(
                 f"data.batch_size={self.data.batch_size} must be a multiple of train.accumulate × data.lanes = "
                 f"{self.train.accumulate} × {self.data.lanes} = {micro}; change one of the three"
+            )
+        if self.train.zero_stage == 3 and self.train.activation_checkpointing and self.loss.atom > 0:
+            raise ValueError(
+                "train.activation_checkpointing at train.zero_stage=3 needs loss.atom=0, because DeepSpeed cannot go "
+                "back twice through one module there; change one of the three"
             )
         views = ("structure", "unified", *self.model.encoders)
         if self.embed.view not in views:

@@ -3,6 +3,6 @@
 from mmsa_dist.encoders.base import ENCODERS, Encoder, build_encoder, register
 from mmsa_dist.encoders.comenet import ComENet
 from mmsa_dist.encoders.gin import GIN
-from mmsa_dist.encoders.resnet import ResNet18
+from mmsa_dist.encoders.resnet import ResNet
 
-__all__ = ["ENCODERS", "GIN", "ComENet", "Encoder", "ResNet18", "build_encoder", "register"]
+__all__ = ["ENCODERS", "GIN", "ComENet", "Encoder", "ResNet", "build_encoder", "register"]

@@ -7,18 +7,56 @@ Adding an encoder takes one file: subclass `Encoder`, decorate it with ``@regist
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any, Literal, TypeVar
 
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.utils.checkpoint import checkpoint
 
 from mmsa_dist.data.batch import MoleculeBatch
 
 
 class Encoder(nn.Module, ABC):
-    """Turns one modality of a batch of B molecules into B vectors of `width` numbers."""
+    """Turns one modality of a batch of B molecules into B vectors of `width` numbers.
+
+    Every rank calls the same modules in the same order, whatever its batch holds, and reads a parameter only in the
+    forward pass of the module that owns it: ZeRO 3 gathers parameters when their module is called.
+    """
 
     width: int
+    """Of the vectors that `forward` returns."""
+    recompute: Literal["no", "yes", "reentrant"] = "no"
+    """Whether `block` keeps only its inputs and computes its inside again in the backward pass; ``reentrant`` does so
+    by a backward pass within, which ZeRO 3 needs to gather parameters for both passes."""
+
+    def block(self, function: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        """Returns ``function(*inputs)``: a part of the encoder that may be computed twice to save its activations.
+
+        Random numbers are drawn alike both times, and running statistics are updated the first time only.
+
+        Args:
+            function: a module, or a method that calls modules; it must not change its inputs.
+            inputs: tensors, and anything else.
+        """
+        if self.recompute == "no" or not torch.is_grad_enabled():
+            return function(*inputs)
+        passes = partial(_passes, self)
+
+        def run(*inputs: Any) -> Tensor:
+            # The first pass is without a graph.
+            with _without_statistics(self) if torch.is_grad_enabled() else nullcontext():
+                return function(*inputs)
+
+        result: Tensor = (
+            checkpoint(function, *inputs, use_reentrant=False, context_fn=passes)
+            if self.recompute == "yes"
+            else checkpoint(run, *inputs, use_reentrant=True)
+        )
+        return result
 
     @abstractmethod
     def forward(self, batch: MoleculeBatch) -> Tensor:
@@ -27,6 +65,24 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def present(self, batch: MoleculeBatch) -> Tensor:
         """Returns (B,) bool: the molecules that have this modality."""
+
+
+def _passes(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), _without_statistics(module)
+
+
+@contextmanager
+def _without_statistics(module: nn.Module) -> Iterator[None]:
+    """Batch norms within leave their running statistics and their count as they are."""
+    norms = [norm for norm in module.modules() if isinstance(norm, _NormBase)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 ENCODERS: dict[str, type[Encoder]] = {}

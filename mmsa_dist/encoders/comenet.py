@@ -84,7 +84,7 @@ class ComENet(Encoder):
         angular, dihedral = self.basis(batch.xyz_A3[kept_A], atom_ptr, molecule_A)
         x_AD = silu(self.embedding(batch.atoms_A9[kept_A, 0].long()))
         for block in self.blocks:
-            x_AD = block(x_AD, angular, dihedral, molecule_A, len(batch))
+            x_AD = self.block(block, x_AD, angular, dihedral, molecule_A, len(batch))
         return sum_of_segments(atom_ptr, molecule_A)(self.output(x_AD))
 
     def present(self, batch: MoleculeBatch) -> Tensor:
@@ -103,10 +103,11 @@ class EdgeBasis(nn.Module):
     def __init__(self, radial: int, spherical: int, cutoff: float) -> None:
         super().__init__()
         self.spherical, self.cutoff = spherical, cutoff
-        zeros_LN = bessel_zeros(spherical, radial)
-        scale_LN = torch.stack(
-            [2**0.5 / spherical_bessel(order + 1, zeros_N).abs() for order, zeros_N in enumerate(zeros_LN)]
-        )
+        with torch.device("cpu"):  # numbers, also where the model is laid out on the meta device
+            zeros_LN = bessel_zeros(spherical, radial)
+            scale_LN = torch.stack(
+                [2**0.5 / spherical_bessel(order + 1, zeros_N).abs() for order, zeros_N in enumerate(zeros_LN)]
+            )
         # Not buffers: a model cast to bfloat16 would cast them too, and the zeros would no longer be zeros.
         self._zeros_LN: list[list[float]] = zeros_LN.tolist()
         self._scale_LN: list[list[float]] = scale_LN.tolist()
@@ -187,7 +188,9 @@ class EdgeConv(nn.Module):
 
     def forward(self, x_AD: Tensor, edges: EdgeFeatures) -> Tensor:
         """Returns (A, D)."""
-        weight_DF = self.widen.weight @ self.narrow.weight  # two linear maps in a row are one
+        # Two linear maps in a row are one: their values at the unit vectors are its weights.
+        unit_FF = torch.eye(self.narrow.in_features, dtype=x_AD.dtype, device=x_AD.device)
+        weight_DF = self.widen(self.narrow(unit_FF)).T
         return edge_convolution(x_AD, edges, weight_DF) + self.root(x_AD)
 
 

@@ -6,6 +6,7 @@ B molecules, A atoms, E bonds, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ _BOND_DIRECTIONS = BOND_CATEGORIES[BOND_DIRECTION].size
 class GIN(Encoder):
     """Graph isomorphism network with bond embeddings; atom vectors are averaged over a molecule.
 
-    Layer: x_i ← BatchNorm(MLP(Σ_{j ∈ N(i) ∪ {i}} x_j + e_ij)), ReLU after all but the last, then dropout;
+    Layer: x_i ← Norm(MLP(Σ_{j ∈ N(i) ∪ {i}} x_j + e_ij)), ReLU after all but the last, then dropout;
     e_ii is the embedding of a bond type of its own. Atoms enter by atomic number and chirality, bonds by type
     and direction, each through an embedding per feature (and per layer for bonds).
 
@@ -43,13 +44,21 @@ class GIN(Encoder):
     OGB's five rows to Hu's three, in the same order; `from_hu` makes a checkpoint fit.
     """
 
-    def __init__(self, layers: int = 5, width: int = 300, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        layers: int = 5,
+        width: int = 300,
+        dropout: float = 0.0,
+        norm: Literal["batch", "layer"] = "batch",
+    ) -> None:
         """Builds the encoder.
 
         Args:
             layers: number of message-passing layers, at least 1.
             width: D of atom vectors and of the result.
             dropout: probability, after every layer.
+            norm: ``batch``, over the atoms of this rank's batch, as Hu et al.; ``layer``, over the numbers of one
+                atom, with which a vector does not depend on what else is in the batch, in training too.
 
         Raises:
             ValueError: `layers` is below 1.
@@ -63,7 +72,8 @@ class GIN(Encoder):
         nn.init.xavier_uniform_(self.x_embedding1.weight)
         nn.init.xavier_uniform_(self.x_embedding2.weight)
         self.gnns = nn.ModuleList(GINConv(width) for _ in range(layers))
-        self.batch_norms = nn.ModuleList(nn.BatchNorm1d(width) for _ in range(layers))
+        norms: dict[str, type[nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+        self.batch_norms = nn.ModuleList(norms[norm](width) for _ in range(layers))  # the name is the published one
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, batch: MoleculeBatch) -> Tensor:
@@ -82,11 +92,13 @@ class GIN(Encoder):
         neighbours, bonds_A9 = _neighbourhoods(batch)
         atoms_A2 = atoms_A9[:, [ATOMIC_NUMBER, CHIRALITY]].long()
         x_AD = self.x_embedding1(atoms_A2[:, 0]) + self.x_embedding2(atoms_A2[:, 1])
-        last = len(self.gnns) - 1
-        for number, (conv, norm) in enumerate(zip(self.gnns, self.batch_norms, strict=True)):
-            x_AD = norm(conv(x_AD, neighbours, bonds_A9))
-            x_AD = self.dropout(x_AD if number == last else x_AD.relu())
+        for number in range(len(self.gnns)):
+            x_AD = self.block(self._layer, number, x_AD, neighbours, bonds_A9)
         return x_AD
+
+    def _layer(self, number: int, x_AD: Tensor, neighbours: SparseSum, bonds_A9: Tensor) -> Tensor:
+        x_AD = self.batch_norms[number](self.gnns[number](x_AD, neighbours, bonds_A9))
+        return self.dropout(x_AD if number == len(self.gnns) - 1 else x_AD.relu())
 
     def present(self, batch: MoleculeBatch) -> Tensor:
         """Returns (B,) bool: every molecule has a graph."""
@@ -99,8 +111,8 @@ class GINConv(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(Linear(width, 2 * width), nn.ReLU(), Linear(2 * width, width))
-        self.edge_embedding1 = nn.Embedding(_BOND_TYPES, width)
-        self.edge_embedding2 = nn.Embedding(_BOND_DIRECTIONS, width)
+        self.edge_embedding1 = _CountEmbedding(_BOND_TYPES, width)
+        self.edge_embedding2 = _CountEmbedding(_BOND_DIRECTIONS, width)
         nn.init.xavier_uniform_(self.edge_embedding1.weight)
         nn.init.xavier_uniform_(self.edge_embedding2.weight)
 
@@ -112,9 +124,17 @@ class GINConv(nn.Module):
             neighbours: sum over the bonded atoms of each atom.
             bonds_A9: (A, 9): bonds of each type, then of each direction, that an atom has, self-loop included.
         """
-        # Σ_j e_ij hangs on how many bonds of each kind there are: one product with the table gives it.
-        table_9D = torch.cat([self.edge_embedding1.weight, self.edge_embedding2.weight]).to(x_AD.dtype)
-        return self.mlp(x_AD + neighbours(x_AD) + bonds_A9.to(x_AD.dtype) @ table_9D)
+        # Σ_j e_ij hangs on how many bonds of each kind there are: a product with each table gives it.
+        types_A6, directions_A3 = bonds_A9.to(x_AD.dtype).split([_BOND_TYPES, _BOND_DIRECTIONS], dim=1)
+        edges_AD = self.edge_embedding1(types_A6) + self.edge_embedding2(directions_A3)
+        return self.mlp(x_AD + neighbours(x_AD) + edges_AD)
+
+
+class _CountEmbedding(nn.Embedding):
+    """Sums of rows of the table, by how often each is meant."""
+
+    def forward(self, counts_AN: Tensor) -> Tensor:
+        return counts_AN @ self.weight.to(counts_AN.dtype)
 
 
 def from_hu(published: Mapping[str, Tensor]) -> dict[str, Tensor]:

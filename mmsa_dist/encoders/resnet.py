@@ -1,9 +1,12 @@
-"""The picture encoder: ResNet-18 (He et al. 2016, arXiv 1512.03385) over a 2D depiction.
+"""The picture encoder: a ResNet (He et al. 2016, arXiv 1512.03385) over a 2D depiction.
 
 B molecules, P of which have a picture, C channels, H x W pixels.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +19,17 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 """Of RGB in [0, 1]: what published ResNet weights were trained with."""
 
 
-@register("resnet")
-class ResNet18(Encoder):
-    """ResNet-18 up to its average pooling, for uint8 pictures of any size from 32 px.
+_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+_GROUPS = 32
+_NormMaker = Callable[[int], nn.Module]
 
-    Parameters and buffers have the names and shapes of torchvision's ``resnet18``: its weights load strictly
+
+@register("resnet")
+class ResNet(Encoder):
+    """ResNet-18 or ResNet-34 up to its average pooling, for uint8 pictures of any size from 32 px.
+
+    Parameters and buffers have the names and shapes of torchvision's ``resnet18`` and ``resnet34`` (with 64
+    channels and batch norm): their weights load strictly
     once ``fc.weight`` and ``fc.bias``, which this encoder does not have, are dropped. Pictures are normalised
     on the device with ImageNet's mean and standard deviation, and everything runs channels-last. The weights
     themselves stay in torch's own order: DeepSpeed sends them to the other ranks as bytes, which it cannot do
@@ -30,17 +39,37 @@ class ResNet18(Encoder):
     mean_3: Tensor
     std_3: Tensor
 
-    def __init__(self) -> None:
+    def __init__(
+        self, layers: Literal[18, 34] = 18, channels: int = 64, norm: Literal["batch", "group"] = "batch"
+    ) -> None:
+        """Builds the encoder.
+
+        Args:
+            layers: 18 or 34, as the published nets are called.
+            channels: of the first stage; each of the three after it has twice as many, and `width` is the last's.
+            norm: ``batch``, over the pictures of this rank's batch; ``group``, over 32 groups of the channels of one
+                picture (Wu and He 2018, arXiv 1803.08494), with which a vector does not depend on what else is in
+                the batch, in training too.
+
+        Raises:
+            ValueError: there is no such net, or `channels` cannot be grouped.
+        """
         super().__init__()
-        self.width = 512
-        self.conv1 = nn.Conv2d(3, 64, kernel_size=7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        if layers not in _BLOCKS:
+            raise ValueError(f"model.resnet.layers is {layers}; choose one of {sorted(_BLOCKS)}")
+        if norm == "group" and channels % _GROUPS:
+            raise ValueError(f"model.resnet.channels={channels} must be a multiple of {_GROUPS} with norm=group")
+        normed: _NormMaker = nn.BatchNorm2d if norm == "batch" else _group_norm
+        self.width = 8 * channels
+        self.conv1 = nn.Conv2d(3, channels, kernel_size=7, stride=2, padding=3, bias=False)
+        self.bn1 = normed(channels)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
-        self.layer1 = _stage(64, 64, stride=1)
-        self.layer2 = _stage(64, 128, stride=2)
-        self.layer3 = _stage(128, 256, stride=2)
-        self.layer4 = _stage(256, 512, stride=2)
+        first, second, third, fourth = _BLOCKS[layers]
+        self.layer1 = _stage(channels, channels, first, stride=1, norm=normed)
+        self.layer2 = _stage(channels, 2 * channels, second, stride=2, norm=normed)
+        self.layer3 = _stage(2 * channels, 4 * channels, third, stride=2, norm=normed)
+        self.layer4 = _stage(4 * channels, 8 * channels, fourth, stride=2, norm=normed)
         self.register_buffer("mean_3", 255 * torch.tensor(IMAGENET_MEAN), persistent=False)
         self.register_buffer("std_3", 255 * torch.tensor(IMAGENET_STD), persistent=False)
         for module in self.modules():
@@ -48,24 +77,39 @@ class ResNet18(Encoder):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, batch: MoleculeBatch) -> Tensor:
-        """Returns (B, 512); zero for molecules without a picture, which enter no batch statistics either."""
+        """Returns (B, width); zero for molecules without a picture, which enter no batch statistics either."""
         present_B = self.present(batch)
         pictures_P3HW = None if batch.picture_B3HW is None else batch.picture_B3HW[present_B]
         if pictures_P3HW is None or len(pictures_P3HW) == 0:
-            # Depends on every parameter, so that this rank joins in the reduction of their gradients.
-            nothing = sum(parameter.sum() for parameter in self.parameters()) * 0.0
-            return nothing + self.mean_3.new_zeros(len(batch), self.width)
+            return self._nothing().expand(len(batch), -1)
         features_PD = self.encode_pictures(pictures_P3HW)
         features_BD = features_PD.new_zeros(len(batch), self.width)
         return features_BD.index_put((present_B,), features_PD)
 
     def encode_pictures(self, picture_P3HW: Tensor) -> Tensor:
-        """Returns (P, 512) for (P, 3, H, W) uint8 RGB."""
+        """Returns (P, width) for (P, 3, H, W) uint8 RGB."""
         x = picture_P3HW.to(self.mean_3.dtype, memory_format=torch.channels_last)
         x = (x - self.mean_3[:, None, None]) / self.std_3[:, None, None]
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            for block in stage:
+                x = self.block(block, x)
         return x.mean(dim=(2, 3))
+
+    def _nothing(self) -> Tensor:
+        """Returns (1, width) zeros that depend on every parameter, through every module.
+
+        So a rank without any picture joins in the others' collectives: the gradients' sums, and at ZeRO 3 the
+        gathering of each module's parameters. Statistics stay as they are.
+        """
+        training, recompute = self.training, self.recompute
+        self.eval()
+        self.recompute = "no"  # the second pass would find the module in training mode
+        white_13HW = self.mean_3.new_full((1, 3, 32, 32), 255).to(torch.uint8)
+        nothing_1D = self.encode_pictures(white_13HW) * 0.0
+        self.train(training)
+        self.recompute = recompute
+        return nothing_1D
 
     def present(self, batch: MoleculeBatch) -> Tensor:
         """Returns (B,) bool: the molecules that have a picture."""
@@ -75,18 +119,18 @@ class ResNet18(Encoder):
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut: relu(x + f(x)), the shortcut a 1x1 convolution where shapes differ."""
 
-    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+    def __init__(self, channels_in: int, channels: int, stride: int, norm: _NormMaker) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels_in, channels, kernel_size=3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
+        self.bn1 = norm(channels)
         self.relu = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(channels, channels, kernel_size=3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
+        self.bn2 = norm(channels)
         self.downsample: nn.Sequential | None = None
         if stride != 1 or channels_in != channels:
             self.downsample = nn.Sequential(
                 nn.Conv2d(channels_in, channels, kernel_size=1, stride=stride, bias=False),
-                nn.BatchNorm2d(channels),
+                norm(channels),
             )
 
     def forward(self, x_PCHW: Tensor) -> Tensor:
@@ -96,5 +140,10 @@ class BasicBlock(nn.Module):
         return self.relu(self.bn2(self.conv2(x)) + shortcut)
 
 
-def _stage(channels_in: int, channels: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(BasicBlock(channels_in, channels, stride), BasicBlock(channels, channels, stride=1))
+def _stage(channels_in: int, channels: int, blocks: int, *, stride: int, norm: _NormMaker) -> nn.Sequential:
+    first = BasicBlock(channels_in, channels, stride, norm)
+    return nn.Sequential(first, *(BasicBlock(channels, channels, stride=1, norm=norm) for _ in range(blocks - 1)))
+
+
+def _group_norm(channels: int) -> nn.Module:
+    return nn.GroupNorm(_GROUPS, channels)

@@ -5,8 +5,7 @@ B molecules in a batch, V stale neighbours outside it, N = B + V vertices, C wid
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +15,7 @@ from mmsa_dist.structure.sources import Neighbours
 from mmsa_kernels import hyperedges_from_neighbours, hypergraph_operator
 
 
-@dataclass(frozen=True)
-class StructureOutput:
+class StructureOutput(NamedTuple):
     """What the structure layer says of B molecules, in float32 or wider."""
 
     g_BD: Tensor

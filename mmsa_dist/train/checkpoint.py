@@ -19,11 +19,11 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from mmsa_dist.data.order import LoaderState
-from mmsa_dist.runtime.distributed import all_ranks_agree, is_distributed, rank, world_size
+from mmsa_dist.runtime.distributed import is_distributed, rank, world_size
 from mmsa_dist.runtime.files import sha256_of
 from mmsa_dist.structure.global_neighbours import reshard
 from mmsa_dist.train.engine import Engine
-from mmsa_dist.train.engine_state import restore_engine
+from mmsa_dist.train.engine_files import EngineFilesError, load_engine
 
 ENGINE_FOLDER = "engine"
 CHECKPOINT_FORMAT = 1
@@ -70,13 +70,13 @@ class Checkpoints:
         return (Path(answer[0]) if answer[0] else None), answer[1]
 
     def load(self, path: Path, engine: Engine, *, manifest_digest: str) -> tuple[RunState, dict[str, torch.Tensor]]:
-        """Restores the engine (collective).
+        """Restores the engine (collective), also where another number of ranks saved it.
 
         Returns:
             Where the run stands, and the state of this rank's neighbour source.
 
         Raises:
-            CheckpointError: another format or other shards, or files that this DeepSpeed does not read.
+            CheckpointError: another format, other shards or ZeRO stage, or files that this DeepSpeed does not read.
         """
         about = json.loads((path / "run.json").read_text())
         if about["format"] != CHECKPOINT_FORMAT:
@@ -88,14 +88,16 @@ class Checkpoints:
                 f"{path} was trained on other shards (manifest {about['manifest'][:12]}, now {manifest_digest[:12]}); "
                 "point data.shards at those, or start a new run.dir"
             )
-        stage = about["config"]["train"]["zero_stage"]
-        if stage > 0 and about["ranks"] != world_size():
+        stage, now = about["config"]["train"]["zero_stage"], engine.zero_optimization_stage()
+        if stage != now:
             raise CheckpointError(
-                f"{path} was saved by {about['ranks']} ranks at train.zero_stage={stage} and cannot be read by "
-                f"{world_size()}; start {about['ranks']} ranks, or train with train.zero_stage=0"
+                f"{path} was saved at train.zero_stage={stage} and cannot be read at {now}; "
+                f"set train.zero_stage={stage}"
             )
-        if not all(all_ranks_agree(restore_engine(engine, path / ENGINE_FOLDER))):
-            raise CheckpointError(f"{path} was not read by DeepSpeed; see its message above")
+        try:
+            load_engine(engine, path, ENGINE_FOLDER, ranks=about["ranks"])
+        except EngineFilesError as error:
+            raise CheckpointError(f"{path} {error}") from error
         return RunState(about["step"], LoaderState(**about["loader"])), _neighbours_of_rank(path, about["ranks"])
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 import socket
-from typing import Any
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -15,11 +17,12 @@ os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else
 
 import deepspeed
 from deepspeed import DeepSpeedEngine as Engine
-from torch import nn
+from torch import Tensor, nn
 
 from mmsa_dist.config.schema import Config
+from mmsa_dist.encoders import Encoder
 from mmsa_dist.runtime.compile_locks import refuse_stale_compile_locks
-from mmsa_dist.runtime.distributed import world_size
+from mmsa_dist.runtime.distributed import all_ranks_agree, rank, world_size
 
 
 def start_processes() -> torch.device:
@@ -77,7 +80,13 @@ def deepspeed_config(config: Config, world: int) -> dict[str, Any]:
 
 
 def start_engine(module: nn.Module, config: Config) -> Engine:
-    """Wraps `module` (on its device) with AdamW and DeepSpeed."""
+    """Wraps `module` (on its device) with AdamW and DeepSpeed; at ZeRO 3 its parameters are shared out in place."""
+    recompute: Literal["no", "yes", "reentrant"] = "no"
+    if config.train.activation_checkpointing:
+        recompute = "reentrant" if config.train.zero_stage == 3 else "yes"
+    for part in module.modules():
+        if isinstance(part, Encoder):
+            part.recompute = recompute
     optimizer = torch.optim.AdamW(
         parameter_groups(module, config), lr=config.train.lr, weight_decay=config.train.weight_decay
     )
@@ -113,6 +122,67 @@ def set_learning_rate(engine: Engine, lr: float) -> None:
     """Sets `lr`, times each group's own factor, for the coming step."""
     for group in engine.optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
+
+
+def gradients_are_finite(engine: Engine) -> bool:
+    """Whether every gradient is finite on every rank (collective); all ranks get the same answer.
+
+    Call it between the last backward pass of a step and `engine.step()`. DeepSpeed's own check is not enough: it is
+    made for every precision only where it clips, and tells too late for the neighbours' bank.
+    """
+    stage = engine.zero_optimization_stage()
+    if stage == 0:
+        gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+    elif stage == 3:
+        gradients = [engine.optimizer.grad_partitions_flat_buffer]
+    else:
+        shares = engine.optimizer.averaged_gradients.values()
+        gradients = [gradient for share in shares for gradient in share or () if gradient is not None]
+    # A share may be empty, where there are more ranks than numbers to share.
+    norms = torch._foreach_norm(gradients) if gradients else ()
+    (agreed,) = all_ranks_agree(not norms or bool(torch.isfinite(torch.stack(list(norms))).all()))
+    return agreed
+
+
+def discard_gradients(engine: Engine) -> None:
+    """Forgets the gradients of a step that is not made, at any stage and after any of its micro-batches."""
+    engine.zero_grad()
+    engine.optimizer.zero_grad()
+    stage = engine.zero_optimization_stage()
+    if stage in (1, 2):  # as they do themselves where fp16 overflows
+        for number in engine.optimizer.averaged_gradients:
+            engine.optimizer.averaged_gradients[number] = None
+            engine.optimizer.all_grad_tensors[number] = None
+        engine.optimizer.micro_step_id = -1
+    elif stage == 3:
+        engine.optimizer.averaged_gradients = {}
+
+
+def whole(parameters: Iterable[nn.Parameter]) -> AbstractContextManager[None]:
+    """Within, `parameters` are there in full to be read, also at ZeRO 3 (collective); memory is that of all of them."""
+    gathered: AbstractContextManager[None] = deepspeed.zero.GatheredParameters(list(parameters))
+    return gathered
+
+
+def number_of_parameters(module: nn.Module) -> int:
+    """How many numbers are learned, also where ZeRO 3 has left this rank a share of them."""
+    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in module.parameters())
+
+
+def whole_state(module: nn.Module) -> dict[str, Tensor]:
+    """The state dict in full in the memory of rank 0's CPU, and nothing on other ranks (collective).
+
+    At ZeRO 3 parameters come one after another, so that no device holds more than one of them besides its share.
+    """
+    state: dict[str, Tensor] = {}
+    for name, parameter in module.named_parameters():
+        with whole([parameter]):
+            if rank() == 0:
+                state[name] = parameter.detach().cpu().clone()
+    if rank() == 0:
+        persistent = module.state_dict().keys()
+        state |= {n: b.detach().cpu().clone() for n, b in module.named_buffers() if n in persistent}
+    return state
 
 
 def learning_rate(config: Config, step: int) -> float:

@@ -18,14 +18,20 @@ from mmsa_dist.data.loader import BlockReader, Loader, LoaderOptions
 from mmsa_dist.data.order import LoaderState
 from mmsa_dist.model import MMSAModel
 from mmsa_dist.objective import Objective
-from mmsa_dist.runtime.distributed import is_distributed, named_when_lost, rank, world_size
+from mmsa_dist.runtime.distributed import all_ranks_agree, is_distributed, named_when_lost, rank, world_size
 from mmsa_dist.runtime.run_folder import RunFolder
 from mmsa_dist.runtime.watchdog import Watchdog
 from mmsa_dist.structure.choice import neighbour_source
 from mmsa_dist.structure.sources import NeighbourSource
 from mmsa_dist.train.bad_steps import BadSteps, BadStepsInARow
 from mmsa_dist.train.checkpoint import CheckpointError, Checkpoints, RunState
-from mmsa_dist.train.engine import start_engine, start_processes, stop_processes
+from mmsa_dist.train.engine import (
+    number_of_parameters,
+    start_engine,
+    start_processes,
+    stop_processes,
+    whole_state,
+)
 from mmsa_dist.train.export import export_model
 from mmsa_dist.train.health import Health
 from mmsa_dist.train.metrics import MetricsLog
@@ -169,17 +175,9 @@ class _Run:
                 if step.stop_agreed:
                     log.say(f"stopped by a signal after step {self.state.step}; --resume goes on from there")
                     return
-            if self.state.step == train.steps and rank() == 0 and not self._is_exported():
+            if self.state.step == train.steps:
                 with self.watchdog.slow("exporting the model"):
-                    export_model(
-                        self.objective.model,
-                        self.config,
-                        self.reader,
-                        self.folder,
-                        self.device,
-                        self.last_scalars,
-                    )
-                log.say(f"exported {self.folder.model}")
+                    self._export(log)
 
     def _look(self, log: MetricsLog, step: TrainStep, *, at_end: bool) -> None:
         """Validates and logs when their turn has come."""
@@ -215,6 +213,21 @@ class _Run:
                     raise CheckpointError(outcome.words)
                 log.say(outcome.words)
 
+    def _export(self, log: MetricsLog) -> None:
+        """Writes the model on rank 0, where it is not there yet (collective)."""
+        if all(all_ranks_agree(self._is_exported())):
+            return
+        model = self.objective.model
+        state = whole_state(model) if self.config.train.zero_stage == 3 else {}
+        if rank() != 0:
+            return
+        if state:  # the trained model holds a share of its parameters, and is called by all ranks together
+            model = MMSAModel(self.config.model)
+            model.load_state_dict(state)
+            model.to(self.device)
+        export_model(model, self.config, self.reader, self.folder, self.device, self.last_scalars)
+        log.say(f"exported {self.folder.model}")
+
     def _is_exported(self) -> bool:
         """Whether a model newer than the newest checkpoint is there."""
         model, latest = self.folder.model / "config.json", self.folder.checkpoints / "latest"
@@ -222,7 +235,7 @@ class _Run:
 
     def _first_words(self) -> str:
         config = self.config
-        parameters = sum(parameter.numel() for parameter in self.objective.parameters())
+        parameters = number_of_parameters(self.objective)
         start = f"resuming after step {self.state.step}" if self.state.step else "starting"
         return (
             f"{start}: {self.reader.molecules:,} molecules, {self.loader.steps_per_epoch} steps an epoch of "

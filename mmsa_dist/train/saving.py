@@ -32,7 +32,7 @@ from mmsa_dist.train.checkpoint import (
     neighbours_file,
 )
 from mmsa_dist.train.engine import Engine
-from mmsa_dist.train.engine_state import copied, copy_engine
+from mmsa_dist.train.engine_files import copied, copy_engine
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,9 @@ class CheckpointSaver:
         """
         if self._writing is not None:
             raise RuntimeError(f"{self._writing.folder} is still being written; call finish first")
-        files: dict[Path, Any] = {Path(ENGINE_FOLDER) / name: content for name, content in copy_engine(engine).items()}
+        files: dict[Path, Any] = {
+            Path(ENGINE_FOLDER) / name: content for name, content in copy_engine(engine, ENGINE_FOLDER).items()
+        }
         files[Path(neighbours_file(rank()))] = copied(dict(neighbours))
         if rank() == 0:
             files[Path("run.json")] = {

@@ -17,7 +17,14 @@ from mmsa_dist.runtime.distributed import all_ranks_agree, all_reduce_mean, aver
 from mmsa_dist.runtime.seeds import seed_step, shared_generator
 from mmsa_dist.structure.sources import NeighbourSource
 from mmsa_dist.train.bad_steps import BadSteps
-from mmsa_dist.train.engine import Engine, learning_rate, set_learning_rate
+from mmsa_dist.train.engine import (
+    Engine,
+    discard_gradients,
+    gradients_are_finite,
+    learning_rate,
+    set_learning_rate,
+    whole,
+)
 
 
 class TrainStep:
@@ -77,20 +84,17 @@ class TrainStep:
             if good:
                 self._engine.backward(output.total)
                 outputs.append((batch.index_B, output))
-        if good:
-            own_finite = self._gradients_are_finite()
-            if not own_finite:
-                for index_B, output in outputs:
-                    self._bad_steps.list_molecules(step, index_B, output.losses)
-            (good,) = all_ranks_agree(own_finite)
+        if good and not gradients_are_finite(self._engine):
+            good = False
+            for index_B, output in outputs:  # gradients are of all ranks by now, and so may the fault be
+                self._bad_steps.list_molecules(step, index_B, output.losses)
         if good:
             self._engine.step()
             for index_B, output in outputs:
                 self._neighbours.observe(index_B, output.model.fusion.unified_BC.detach(), step)
             self._bad_steps.good()
         else:
-            self._engine.zero_grad()
-            self._engine.optimizer.zero_grad()
+            discard_gradients(self._engine)
             for buffer, before in zip(self._engine.module.buffers(), buffers, strict=True):
                 buffer.copy_(before)
             outputs = []
@@ -109,7 +113,9 @@ class TrainStep:
         }
         if self._last is not None:
             structure = self._last.model.structure
-            scalars |= self._engine.module.model.structure.memory.meters(structure.g_BD, structure.lse_B)
+            memory = self._engine.module.model.structure.memory
+            with whole(memory.parameters()):
+                scalars |= memory.meters(structure.g_BD, structure.lse_B)
         scalars |= self._neighbours.meters()
         scalars |= {
             "train/lr": learning_rate(self._config, step - 1),
@@ -130,11 +136,6 @@ class TrainStep:
         batch = next(self._batches)
         self._wait_s += time.perf_counter() - begin
         return batch.to(self._device)
-
-    def _gradients_are_finite(self) -> bool:
-        """Whether every gradient on this rank is finite; ZeRO 1 to 3 make the check themselves where they clip."""
-        gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
-        return not gradients or bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all())
 
     def _count(self, output: ObjectiveOutput) -> None:
         self._last = output

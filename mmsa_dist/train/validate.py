@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from mmsa_dist.config.schema import Config
+from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.data.loader import BlockReader, validation_batches
 from mmsa_dist.losses.agreement import alignment, retrieval_at_1, uniformity
 from mmsa_dist.model import MMSAModel
-from mmsa_dist.runtime.distributed import all_reduce_mean, rank, world_size
+from mmsa_dist.runtime.distributed import all_ranks_agree, all_reduce_mean, rank, world_size
 
 _METERS = ("valid/retrieval_at_1", "valid/chance", "valid/alignment", "valid/uniformity")
 
@@ -23,22 +26,35 @@ def validate(model: MMSAModel, reader: BlockReader, config: Config, device: torc
     """
     was_training = model.training
     model.eval()
-    sums, counts = torch.zeros(len(_METERS), device=device), torch.zeros(len(_METERS), device=device)
-    for batch in validation_batches(
-        reader,
-        batch_size=config.train.valid_batch_size,
-        picture_size=config.picture_size,
-        rank=rank(),
-        world=world_size(),
-    ):
+    sums, measures = torch.zeros(len(_METERS), device=device), torch.zeros(len(_METERS), device=device)
+    for batch, counts in _in_step(reader, config):
         fusion = model.fuse(batch.to(device))
         hits, *others = (meter(fusion.codes, fusion.present) for meter in (retrieval_at_1, alignment, uniformity))
         chance = torch.where(hits.isnan(), torch.nan, 1 / len(batch))
         values = torch.stack([hits, chance, *others])
-        measured = values.isfinite()  # NaN says that no molecule of the batch has two modalities
+        measured = values.isfinite() & counts  # NaN says that no molecule of the batch has two modalities
         sums += torch.where(measured, values, 0)
-        counts += measured
+        measures += measured
     model.train(was_training)
-    sums, counts = all_reduce_mean(sums), all_reduce_mean(counts)
-    means = zip(_METERS, (sums / counts).tolist(), counts.tolist(), strict=True)
-    return {name: mean for name, mean, count in means if count}
+    sums, measures = all_reduce_mean(sums), all_reduce_mean(measures)
+    means = zip(_METERS, (sums / measures).tolist(), measures.tolist(), strict=True)
+    return {name: mean for name, mean, measured in means if measured}
+
+
+def _in_step(reader: BlockReader, config: Config) -> Iterator[tuple[MoleculeBatch, bool]]:
+    """Gives every rank equally many batches (collective), each with whether it counts.
+
+    A rank that has no batch left takes the first of all, uncounted: at ZeRO 3 calling the model is collective.
+    """
+
+    def batches(number: int, world: int) -> Iterator[MoleculeBatch]:
+        size, side = config.train.valid_batch_size, config.picture_size
+        return validation_batches(reader, batch_size=size, picture_size=side, rank=number, world=world)
+
+    own = batches(rank(), world_size())
+    while True:
+        batch = next(own, None)
+        (over,) = all_ranks_agree(batch is None)
+        if over:
+            return
+        yield (next(batches(0, 1)), False) if batch is None else (batch, True)

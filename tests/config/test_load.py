@@ -65,7 +65,7 @@ def test_later_layers_win(tmp_path: Path) -> None:
         ("colour.red=1", ["unknown key colour", "run, prepare, data"]),
         ("train.steps=abc", ["train.steps='abc'", "valid integer"]),
         ("train.steps=1.5", ["train.steps=1.5", "integer"]),
-        ("train.zero_stage=5", ["train.zero_stage=5", "0, 1 or 2"]),
+        ("train.zero_stage=5", ["train.zero_stage=5", "0, 1, 2 or 3"]),
         ("prepare.val_fraction=1.5", ["prepare.val_fraction=1.5", "[0, 1)"]),
         ("data.batch_size=100", ["data.batch_size=100", "data.lanes=64", "change one"]),
         ("train.accumulate=3", ["data.batch_size=512", "train.accumulate × data.lanes", "192"]),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import batch_norm, conv2d, max_pool2d
 
-from mmsa_dist.encoders.resnet import IMAGENET_MEAN, IMAGENET_STD, ResNet18
+from mmsa_dist.encoders.resnet import IMAGENET_MEAN, IMAGENET_STD, ResNet
 from tests.fixtures.batches import C, Molecule, batch_of
 
 
@@ -56,15 +56,15 @@ def by_formula(state: dict[str, torch.Tensor], pictures: torch.Tensor) -> torch.
 
 
 def test_parameters_are_those_of_torchvision():
-    state = ResNet18().state_dict()
+    state = ResNet().state_dict()
     assert {name: tuple(value.shape) for name, value in state.items()} == names_of_torchvision()
-    assert sum(parameter.numel() for parameter in ResNet18().parameters()) == 11_689_512 - 513_000  # less fc
+    assert sum(parameter.numel() for parameter in ResNet().parameters()) == 11_689_512 - 513_000  # less fc
 
 
 @pytest.mark.parametrize("side", [64, 75])
 def test_equals_the_formula(side):
     torch.manual_seed(0)
-    resnet = ResNet18()
+    resnet = ResNet()
     pictures = torch.stack([picture(seed, side) for seed in range(3)])
     resnet.encode_pictures(pictures)  # running statistics away from 0 and 1
     resnet = resnet.double().eval()
@@ -73,7 +73,7 @@ def test_equals_the_formula(side):
 
 def test_molecules_without_a_picture_stay_out_of_the_batch_statistics():
     torch.manual_seed(0)
-    resnet = ResNet18()
+    resnet = ResNet()
     with_picture = [Molecule([C], picture=picture(seed)) for seed in range(3)]
     alone = resnet(batch_of(*with_picture))
     mixed = resnet(batch_of(with_picture[0], Molecule([C]), *with_picture[1:]))
@@ -82,7 +82,7 @@ def test_molecules_without_a_picture_stay_out_of_the_batch_statistics():
 
 
 def test_no_picture_at_all_still_gives_every_parameter_a_gradient():
-    resnet = ResNet18()
+    resnet = ResNet()
     vectors = resnet(batch_of(Molecule([C]), Molecule([C])))
     assert torch.equal(vectors, torch.zeros(2, 512))
     vectors.sum().backward()
@@ -90,14 +90,14 @@ def test_no_picture_at_all_still_gives_every_parameter_a_gradient():
 
 
 def test_vector_does_not_depend_on_the_batch():
-    resnet = ResNet18().eval()
+    resnet = ResNet().eval()
     molecules = [Molecule([C], picture=picture(seed)) for seed in range(3)]
     torch.testing.assert_close(resnet(batch_of(*molecules))[1:2], resnet(batch_of(molecules[1])), rtol=1e-4, atol=1e-5)
 
 
 def test_runs_in_bf16():
     batch = batch_of(*(Molecule([C], picture=picture(seed)) for seed in range(2)), Molecule([C]))
-    resnet = ResNet18()
+    resnet = ResNet()
     with torch.autocast("cpu", torch.bfloat16):
         assert resnet(batch).isfinite().all()
     assert resnet.bfloat16()(batch).dtype == torch.bfloat16

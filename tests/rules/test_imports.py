@@ -42,7 +42,7 @@ NETWORK_STAGES = {"pubchem"}
 #: Heavy packages and the files that own them.
 OWNERS = {
     "ray": {"shards/mmsa_shards/cluster.py"},
-    "deepspeed": {"mmsa_dist/train/engine.py", "mmsa_dist/train/engine_state.py"},
+    "deepspeed": {"mmsa_dist/train/engine.py", "mmsa_dist/train/engine_files.py"},
     "faiss": {"mmsa_dist/structure/neighbours.py", "mmsa_dist/embed/search.py"},
     "triton": {
         "kernels/mmsa_kernels/hyperedge_memory/kernels.py",

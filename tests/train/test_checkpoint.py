@@ -10,7 +10,7 @@ import torch
 
 from mmsa_dist.runtime.files import sha256_of
 from mmsa_dist.train.checkpoint import CheckpointError, Checkpoints
-from mmsa_dist.train.engine_state import _WeightsOnlyCheckpointEngine
+from mmsa_dist.train.engine_files import WeightsOnlyCheckpointEngine, _join_shares
 
 
 def make(folder: Path, step: int) -> Path:
@@ -79,8 +79,25 @@ class Malice:
 def test_a_pickle_in_a_checkpoint_is_not_executed(tmp_path: Path) -> None:
     torch.save({"module": Malice(tmp_path / "proof")}, tmp_path / "states.pt")
     with pytest.raises(Exception, match="weights_only"):
-        _WeightsOnlyCheckpointEngine().load(str(tmp_path / "states.pt"))
+        WeightsOnlyCheckpointEngine().load(str(tmp_path / "states.pt"))
     assert not (tmp_path / "proof").exists()
+
+
+def test_no_pickle_is_executed_while_shares_are_put_together(tmp_path: Path) -> None:
+    (tmp_path / "engine").mkdir()
+    malice = {"optimizer_state_dict": Malice(tmp_path / "proof")}
+    torch.save(malice, tmp_path / "engine" / "zero_pp_rank_0_mp_rank_00_optim_states.pt")
+    fault = _join_shares(tmp_path / "engine", tmp_path / "joined" / "engine")
+    assert fault is not None
+    assert "Weights only load failed" in fault
+    assert not (tmp_path / "proof").exists()
+
+
+class OfStage0:
+    """As much of an engine as is asked before anything is loaded."""
+
+    def zero_optimization_stage(self) -> int:
+        return 0
 
 
 @pytest.mark.parametrize(
@@ -90,7 +107,7 @@ def test_a_pickle_in_a_checkpoint_is_not_executed(tmp_path: Path) -> None:
         ({"format": 1, "manifest": "a" * 64}, "was trained on other shards"),
         (
             {"format": 1, "manifest": "b" * 64, "ranks": 4, "config": {"train": {"zero_stage": 1}}},
-            "saved by 4 ranks at train.zero_stage=1 and cannot be read by 1",
+            r"saved at train.zero_stage=1 and cannot be read at 0; set train.zero_stage=1",
         ),
     ],
 )
@@ -100,4 +117,4 @@ def test_what_cannot_be_resumed_is_said_before_anything_is_loaded(
     path = make(tmp_path, 5)
     (path / "run.json").write_text(json.dumps(about))
     with pytest.raises(CheckpointError, match=words):
-        Checkpoints(tmp_path).load(path, engine=None, manifest_digest="b" * 64)  # type: ignore[arg-type]
+        Checkpoints(tmp_path).load(path, engine=OfStage0(), manifest_digest="b" * 64)  # type: ignore[arg-type]
