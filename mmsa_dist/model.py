@@ -51,6 +51,7 @@ class MMSAModel(nn.Module):
             normalization=structure.normalization,
         )
         self._k = structure.k
+        self._isolated = structure.hyperedges == "own"
 
     def encoder(self, name: str) -> Encoder:
         """The encoder of that name."""
@@ -77,7 +78,8 @@ class MMSAModel(nn.Module):
         # Distances and ids are not for 8 bits of mantissa, and autocast refuses the float16 of the bank.
         with torch.autocast(batch.device.type, enabled=False):
             found = neighbours.find(fusion.unified_BC.detach(), batch.index_B)
-            return ModelOutput(fusion=fusion, structure=self.structure(fusion.unified_BC, found))
+            structure = self.structure(fusion.unified_BC, found, isolated=self._isolated)
+            return ModelOutput(fusion=fusion, structure=structure)
 
     @torch.no_grad()
     def embed(self, batch: MoleculeBatch, reference_RC: Tensor | None = None) -> dict[str, Tensor]:

@@ -86,6 +86,7 @@ class Structure(Section):
 
     neighbours: Literal["global", "batch", "none"]
     k: Positive
+    hyperedges: Literal["batch", "own"]
     width: Positive
     anchors: Positive
     similarity: Literal["cosine", "dot"]

@@ -70,9 +70,8 @@ class CheckpointSaver:
         """
         if self._writing is not None:
             raise RuntimeError(f"{self._writing.folder} is still being written; call finish first")
-        files: dict[Path, Any] = {
-            Path(ENGINE_FOLDER) / name: content for name, content in copy_engine(engine, ENGINE_FOLDER).items()
-        }
+        copies = copy_engine(engine, ENGINE_FOLDER)
+        files: dict[Path, Any] = {Path(ENGINE_FOLDER) / name: content for name, content in copies.items()}
         files[Path(neighbours_file(rank()))] = copied(dict(neighbours))
         if rank() == 0:
             files[Path("run.json")] = {

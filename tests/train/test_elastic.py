@@ -12,6 +12,7 @@ import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
 from mmsa_dist.config.load import load_config
+from mmsa_dist.runtime.watchdog import Watchdog
 from mmsa_dist.train.engine import _free_port, start_processes, stop_processes
 from mmsa_dist.train.loop import _Run
 
@@ -20,8 +21,8 @@ pytestmark = pytest.mark.distributed
 MINI = Path(__file__).parents[1] / "fixtures" / "mini.yaml"
 STAGES = (1, 2, 3)
 WORDS = ["model.gin.norm=layer", "model.resnet={layers: 18, channels: 32, norm: group}", "train.steps=6"]
-# A molecule's hyperedge of neighbours also hears those of the same rank's batch: without them, no loss hangs on ranks.
-WORDS += ["model.structure.neighbours=none"]
+# Nothing that a loss hangs on may hear the other molecules of the same rank.
+WORDS += ["model.structure.hyperedges=own", "model.structure.refresh_every=1"]
 WORDS += ["train.save_every=100", "prepare.val_fraction=0.0", "train.clip=0.5"]
 
 
@@ -36,7 +37,8 @@ def rank_main(rank: int, port: int, ranks: int, folder: str, legs: dict[str, int
             for leg, stop in legs.items():
                 words = [f"run.dir={folder}/{leg}-{stage}", f"data.shards={folder}/shards", f"train.zero_stage={stage}"]
                 config = load_config(MINI, [*WORDS, *words, f"train.stop_after={stop}"])
-                _Run(config, device, resume=True).to_the_end()
+                with Watchdog(config.train.lost_after_s) as watchdog:
+                    _Run(config, device, watchdog, resume=True).to_the_end()
         stop_processes()
 
 
