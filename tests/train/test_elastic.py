@@ -19,7 +19,7 @@ pytestmark = pytest.mark.distributed
 
 MINI = Path(__file__).parents[1] / "fixtures" / "mini.yaml"
 STAGES = (1, 2, 3)
-WORDS = ["model.gin.norm=layer", "model.resnet={layers: 18, channels: 32, norm: group}", "train.steps=6"]
+WORDS = ["model.gin.norm=layer", "model.resnet={layers: 18, channels: 32, norm: group}", "train.steps=3"]
 # A molecule's hyperedge of neighbours also hears those of the same rank's batch: without them, no loss hangs on ranks.
 WORDS += ["model.structure.neighbours=none"]
 WORDS += ["train.save_every=100", "prepare.val_fraction=0.0", "train.clip=0.5"]
@@ -44,14 +44,14 @@ def rank_main(rank: int, port: int, ranks: int, folder: str, legs: dict[str, int
 def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     folder = tmp_path_factory.mktemp("elastic")
     request.getfixturevalue("make_tiny_shards")(folder)
-    for ranks, legs in ((2, {"undisturbed": 6, "elastic": 2}), (1, {"elastic": 4}), (2, {"elastic": 6})):
+    for ranks, legs in ((2, {"undisturbed": 3, "elastic": 1}), (1, {"elastic": 2}), (2, {"elastic": 3})):
         mp.spawn(rank_main, args=(_free_port(), ranks, str(folder), legs), nprocs=ranks)
     return folder
 
 
 def losses(run: Path) -> torch.Tensor:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in lines] == [1, 2, 3]
     return torch.tensor([line["train/loss"] for line in lines])
 
 

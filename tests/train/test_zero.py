@@ -24,7 +24,7 @@ from mmsa_dist.train.validate import validate
 pytestmark = pytest.mark.distributed
 
 MINI = Path(__file__).parents[1] / "fixtures" / "mini.yaml"
-RANKS, STEPS = 2, 3
+RANKS, STEPS = 2, 2
 EXTRAS = {
     "atoms": ["loss.atom=0.5"],
     "plain": [],
@@ -33,8 +33,9 @@ EXTRAS = {
 CASES = [
     *((stage, "fp32", "atoms") for stage in range(4)),
     *((stage, "bf16", "plain") for stage in range(4)),
-    *((stage, "fp32", "plain") for stage in (0,)),
-    *((stage, "fp32", "recomputed") for stage in (0, 2, 3)),
+    (0, "fp32", "plain"),
+    (0, "fp32", "recomputed"),
+    (3, "fp32", "recomputed"),
 ]
 
 
@@ -63,7 +64,9 @@ def one_run(shards: str, device: torch.device, case: tuple[int, str, str]) -> di
     """A few steps with validation between, of which one is bad on rank 1; what came of it."""
     stage, precision, extra = case
     words = [f"train.zero_stage={stage}", f"train.precision={precision}", "train.accumulate=2", *EXTRAS[extra]]
-    config = load_config(MINI, [*words, "model.resnet.channels=8"])
+    # Batch norm over two molecules would make much of rounding.
+    words += ["model.gin.norm=layer", "model.resnet={layers: 18, channels: 32, norm: group}", "data.batch_size=16"]
+    config = load_config(MINI, words)
     torch.manual_seed(0)
     objective = Sometimes(MMSAModel(config.model), config.loss)
     count = engines.number_of_parameters(objective)
@@ -146,7 +149,7 @@ def test_bf16_follows_too(results: dict[Any, Any], stage: int) -> None:
     assert not torch.equal(ours[0], losses(results, 0, "fp32", "plain")[0])
 
 
-@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize("stage", [0, 3])
 def test_activation_checkpointing_changes_nothing(results: dict[Any, Any], stage: int) -> None:
     pair = losses(results, stage, "fp32", "recomputed"), losses(results, 0, "fp32", "plain")
     torch.testing.assert_close(*pair, rtol=1e-5, atol=0)
