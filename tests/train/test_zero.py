@@ -17,6 +17,7 @@ from mmsa_dist.model import MMSAModel
 from mmsa_dist.objective import Objective
 from mmsa_dist.structure.global_neighbours import GlobalNeighbours
 from mmsa_dist.train import engine as engines
+from mmsa_dist.train.bad_steps import BadSteps
 from mmsa_dist.train.loop import loader_options
 from mmsa_dist.train.step import TrainStep
 from mmsa_dist.train.validate import validate
@@ -24,7 +25,7 @@ from mmsa_dist.train.validate import validate
 pytestmark = pytest.mark.distributed
 
 MINI = Path(__file__).parents[1] / "fixtures" / "mini.yaml"
-RANKS, STEPS = 2, 3
+RANKS, STEPS = 2, 2
 EXTRAS = {
     "atoms": ["loss.atom=0.5"],
     "plain": [],
@@ -33,8 +34,9 @@ EXTRAS = {
 CASES = [
     *((stage, "fp32", "atoms") for stage in range(4)),
     *((stage, "bf16", "plain") for stage in range(4)),
-    *((stage, "fp32", "plain") for stage in (0,)),
-    *((stage, "fp32", "recomputed") for stage in (0, 2, 3)),
+    (0, "fp32", "plain"),
+    (0, "fp32", "recomputed"),
+    (3, "fp32", "recomputed"),
 ]
 
 
@@ -63,7 +65,9 @@ def one_run(shards: str, device: torch.device, case: tuple[int, str, str]) -> di
     """A few steps with validation between, of which one is bad on rank 1; what came of it."""
     stage, precision, extra = case
     words = [f"train.zero_stage={stage}", f"train.precision={precision}", "train.accumulate=2", *EXTRAS[extra]]
-    config = load_config(MINI, [*words, "model.resnet.channels=8"])
+    # Batch norm over two molecules would make much of rounding.
+    words += ["model.gin.norm=layer", "model.resnet={layers: 18, channels: 32, norm: group}", "data.batch_size=16"]
+    config = load_config(MINI, words)
     torch.manual_seed(0)
     objective = Sometimes(MMSAModel(config.model), config.loss)
     count = engines.number_of_parameters(objective)
@@ -72,7 +76,8 @@ def one_run(shards: str, device: torch.device, case: tuple[int, str, str]) -> di
     rank = torch.distributed.get_rank()
     loader = Loader(reader, loader_options(config), rank=rank, world=RANKS)
     source = GlobalNeighbours(reader.molecules, config.model.code, 4, refresh_every=2, recall_sample=8)
-    step = TrainStep(engine, config, loader, source, device)
+    bad_steps = BadSteps(Path(shards).parent / "bad_steps", reader, limit=3)
+    step = TrainStep(engine, config, loader, source, device, bad_steps)
     result: dict[str, Any] = {"losses": [], "counts": [count, engines.number_of_parameters(objective)]}
     held = sum(parameter.numel() for parameter in objective.parameters())
     for number in range(STEPS):
@@ -132,7 +137,7 @@ def test_every_stage_gives_the_losses_and_weights_of_stage_0(results: dict[Any, 
     ours, plain = results[stage, "fp32", "atoms"], results[0, "fp32", "atoms"]
     pair = losses(results, stage, "fp32", "atoms"), losses(results, 0, "fp32", "atoms")
     torch.testing.assert_close(*pair, rtol=1e-5, atol=0)
-    assert ours["retrieval"] == pytest.approx(plain["retrieval"])
+    assert ours["retrieval"] == pytest.approx(plain["retrieval"], rel=1e-4)
     for name, weight in plain["weights"].items():
         # Adam's first steps have the size of the rate whatever the gradient, so that rounding of a gradient near
         # zero shows in full: 5 steps of at most 1e-3.
@@ -146,7 +151,7 @@ def test_bf16_follows_too(results: dict[Any, Any], stage: int) -> None:
     assert not torch.equal(ours[0], losses(results, 0, "fp32", "plain")[0])
 
 
-@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize("stage", [0, 3])
 def test_activation_checkpointing_changes_nothing(results: dict[Any, Any], stage: int) -> None:
     pair = losses(results, stage, "fp32", "recomputed"), losses(results, 0, "fp32", "plain")
     torch.testing.assert_close(*pair, rtol=1e-5, atol=0)
