@@ -190,7 +190,10 @@ def _neighbour_source(config: Config, reader: BlockReader, device: torch.device)
         num_molecules=reader.molecules,
         width=config.model.code,
         refresh_every=structure.refresh_every,
+        refresh_lag=structure.refresh_lag,
+        index=structure.index,
         recall_sample=structure.recall_sample,
+        recall_target=structure.recall_target,
         device=device,
     )
 
