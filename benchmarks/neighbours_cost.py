@@ -76,8 +76,10 @@ def search_flops(molecules: int, world: int, batch: int, width: int) -> float:
 
 
 def memory(molecules: int, world: int, width: int, *, lag: bool) -> float:
-    """Bytes of a rank: bank with steps, snapshot with numbers, float32 for the product; another snapshot and
-    product while an index is built beside training."""
+    """Bytes of a rank: bank with steps, snapshot with numbers, float32 rows with norms for the product.
+
+    With `lag` another snapshot and product, while an index is built beside training.
+    """
     rows = molecules / world
     snapshot = rows * (width * _FLOAT16 + _INT64 + width * 4 + 4)
     return rows * (width * _FLOAT16 + _INT64) + snapshot * (2 if lag else 1)
