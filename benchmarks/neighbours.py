@@ -72,6 +72,8 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--k", type=int, default=16)
     parser.add_argument("--queries", type=int, default=4096)
+    parser.add_argument("--kinds", nargs="+", choices=("flat", "ivf"), default=("flat", "ivf"))
+    parser.add_argument("--recall-target", type=float, default=0.95)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu", help="cpu, or cuda: exact search alone, nothing to compare with")
     options = parser.parse_args()
@@ -95,9 +97,9 @@ def main() -> None:
         return
 
     query = rows_FC[asked].float().numpy()
-    for kind in ("flat", "ivf"):
+    for kind in options.kinds:
         start = time.perf_counter()
-        index = NeighbourIndex((ids_F, rows_FC), kind=kind, recall_target=0.95, k=options.k)
+        index = NeighbourIndex((ids_F, rows_FC), kind=kind, recall_target=options.recall_target, k=options.k)
         built = time.perf_counter() - start
         if index.exhaustive:
             check_exact(index, rows_FC, asked, options.k)

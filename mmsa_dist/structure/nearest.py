@@ -19,7 +19,7 @@ MAX_CANDIDATES = 4096
 """Candidates fetched for a query at most; more are needed only where thousands of rows are almost the same."""
 
 _SPARE = 8  # candidates beyond k that the first search fetches: enough for nearly all queries
-_BLOCK = 1 << 19  # numbers gathered at a time to compute distances: they stay in a core's cache
+_BLOCK = 1 << 18  # numbers gathered at a time to compute distances: they stay in a core's cache
 _ROWS_PER_PRODUCT = 1 << 16
 _QUERIES_PER_PRODUCT = 1 << 10  # 256 MB of float32 products at a time, whatever is asked of whatever is held
 
@@ -171,6 +171,7 @@ def squared_distances(query_GC: Tensor, rows_FC: Tensor, row_Gk: Tensor) -> Tens
     (num_queries, k), width = row_Gk.shape, query_GC.shape[1]
     distance_Gk = query_GC.new_empty(num_queries, k, dtype=torch.float64)
     block = max(1, _BLOCK // max(1, k * width))
+    query_GC = query_GC.float()  # once: a difference of two types takes twice as long
     for start in range(0, num_queries, block):
         row_bk = row_Gk[start : start + block]
         difference_bkC = rows_FC.index_select(0, row_bk.flatten()).float().view(*row_bk.shape, width)
