@@ -43,11 +43,10 @@ from mmsa_dist.data.order import LoaderState
 from mmsa_dist.model import MMSAModel
 from mmsa_dist.objective import Objective
 from mmsa_dist.runtime.distributed import rank, world_size
-from mmsa_dist.structure.choice import neighbour_source
 from mmsa_dist.train.bad_steps import BadSteps
 from mmsa_dist.train.checkpoint import RunState
 from mmsa_dist.train.engine import parameter_groups, start_engine, start_processes, stop_processes
-from mmsa_dist.train.loop import loader_options
+from mmsa_dist.train.loop import loader_options, neighbours_for
 from mmsa_dist.train.saving import CheckpointSaver
 from mmsa_dist.train.step import TrainStep
 
@@ -86,15 +85,7 @@ def measure(config: Config, device: torch.device, steps: int, turns: int, folder
     bare = Bare(deepcopy(objective.model.encoders), config)
     reader = BlockReader(config.shards_dir, "train")
     structure = config.model.structure
-    neighbours = neighbour_source(
-        structure.neighbours,
-        structure.k,
-        num_molecules=reader.molecules,
-        width=config.model.code,
-        refresh_every=structure.refresh_every,
-        recall_sample=structure.recall_sample,
-        device=device,
-    )
+    neighbours = neighbours_for(config, reader, device)
     options = loader_options(config)
 
     def loader(workers: int) -> Loader:

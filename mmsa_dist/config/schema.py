@@ -93,7 +93,19 @@ class Structure(Section):
     temperature: Above0
     normalization: Literal["random_walk", "symmetric"]
     refresh_every: Positive
+    refresh_lag: Count
+    index: Literal["auto", "flat", "ivf", "ivfpq"]
     recall_sample: Positive
+    recall_target: Annotated[float, Field(gt=0, le=1)]
+
+    @model_validator(mode="after")
+    def _a_refresh_ends_before_the_next(self) -> Structure:
+        if self.refresh_lag >= self.refresh_every:
+            raise ValueError(
+                f"model.structure.refresh_lag={self.refresh_lag} must be less than "
+                f"model.structure.refresh_every={self.refresh_every}"
+            )
+        return self
 
 
 class Model(Section):

@@ -92,6 +92,14 @@ class EmbeddingBank:
         route = Route(ids_V % self.world)
         return route.send_back(self.rows_LC[route.send(ids_V) // self.world])
 
+    def snapshot(self) -> tuple[Tensor, Tensor]:
+        """Returns a copy of the rows of this rank that have been written.
+
+        Molecule numbers (F,) int64, ascending, and rows (F, C) float16.
+        """
+        local_F = (self.step_L >= 0).nonzero().flatten()
+        return local_F * self.world + self.rank, self.rows_LC[local_F]
+
     @torch.no_grad()
     def meters(self, step: int) -> dict[str, float]:
         """Returns how full and how old the bank of all ranks is at `step` (collective).

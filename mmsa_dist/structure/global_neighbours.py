@@ -7,6 +7,9 @@ C width of u.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,14 +17,26 @@ from torch import Tensor
 from mmsa_dist.runtime.distributed import gather, rank, world_size
 from mmsa_dist.structure import bank
 from mmsa_dist.structure.bank import EmbeddingBank
-from mmsa_dist.structure.neighbours import NeighbourIndex
+from mmsa_dist.structure.neighbours import IndexKind, NeighbourIndex
 from mmsa_dist.structure.sources import BatchNeighbours, Neighbours, NeighbourSource, number_vertices
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """An index that is being built."""
+
+    due: int
+    """Step at which it takes effect, ready or not: every rank, and a resumed run, changes over at the same step."""
+    snapshot: tuple[Tensor, Tensor]
+    index: Future[NeighbourIndex]
 
 
 class GlobalNeighbours(NeighbourSource):
     """The nearest of all training molecules, in the bank of all ranks; within the batch until there is an index.
 
     The index is a snapshot of the bank; the rows of the neighbours that it names are those that the bank has now.
+    With `refresh_lag` L the snapshot taken at step s is made an index in a thread of its own, without collectives,
+    and searched from step s + L on; training waits there if it is not ready. A process that ends waits for it too.
 
     Args:
         num_molecules: N, molecules in the training split.
@@ -29,7 +44,13 @@ class GlobalNeighbours(NeighbourSource):
         k: K.
         refresh_every: steps between two rebuilds of the index.
         recall_sample: queries on which recall is measured at each rebuild.
+        refresh_lag: L, steps; 0 builds at once.
+        index: kind of search; see `mmsa_dist.structure.neighbours.make_candidates`.
+        recall_target: what approximate search is tuned to, and below which `warnings` says so.
         device: where the bank is kept; the device that the process group works on.
+
+    Raises:
+        ValueError: the lag is not shorter than the schedule.
     """
 
     def __init__(
@@ -40,10 +61,19 @@ class GlobalNeighbours(NeighbourSource):
         *,
         refresh_every: int,
         recall_sample: int,
+        refresh_lag: int = 0,
+        index: IndexKind = "auto",
+        recall_target: float = 0.95,
         device: torch.device | str = "cpu",
     ) -> None:
         self.bank = EmbeddingBank(num_molecules, width, rank(), world_size(), device=device)
-        self._k, self._refresh_every, self._recall_sample = k, refresh_every, recall_sample
+        if not 0 <= refresh_lag < refresh_every:
+            raise ValueError(f"refresh_lag={refresh_lag} must be in 0..{refresh_every - 1}, less than refresh_every")
+        self._k, self._refresh_every, self._refresh_lag = k, refresh_every, refresh_lag
+        self._recall_sample, self._recall_target = recall_sample, recall_target
+        self._build = partial(NeighbourIndex, kind=index, recall_target=recall_target, recall_sample=recall_sample, k=k)
+        self._builder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="neighbour-index")
+        self._pending: _Pending | None = None
         self._until_warm = BatchNeighbours(k)
         self._index: NeighbourIndex | None = None
         self._step = 0
@@ -67,15 +97,42 @@ class GlobalNeighbours(NeighbourSource):
         self._step = step
 
     def refresh(self, step: int, *, now: bool = False) -> bool:
-        """See `NeighbourSource`; also measures recall. Nothing is built while no rank has a row."""
+        """See `NeighbourSource`; returns whether a new index took effect, and measures its recall then.
+
+        Nothing is built while no rank has a row. `now` builds at once and drops what is being built.
+        """
+        changed = False
+        if self._pending is not None and (now or step >= self._pending.due):
+            pending, self._pending = self._pending, None
+            if not now:
+                self._take(pending.index.result())
+                changed = True
         if not now and (step == 0 or step % self._refresh_every):
-            return False
-        index = NeighbourIndex.of_bank(self.bank)
-        if not int(gather(self.bank.step_L.new_tensor([len(index.ids_F)])).sum()):
-            return False
+            return changed
+        snapshot = self.bank.snapshot()
+        if not int(gather(self.bank.step_L.new_tensor([len(snapshot[0])])).sum()):
+            return changed
+        if self._refresh_lag and not now:
+            self._start(snapshot, due=step + self._refresh_lag)
+            return changed
+        self._take(self._build(snapshot))
+        return True
+
+    def _start(self, snapshot: tuple[Tensor, Tensor], *, due: int) -> None:
+        self._pending = _Pending(due, snapshot, self._builder.submit(self._build, snapshot))
+
+    def _take(self, index: NeighbourIndex) -> None:
         self._index = index
         self._recall = index.recall(self._recall_sample, self._k)
-        return True
+
+    def warnings(self) -> list[str]:
+        """See `NeighbourSource`: says when recall at the last rebuild was under its target."""
+        if self._index is None or not self._recall < self._recall_target:
+            return []
+        return [
+            f"neighbour recall is {self._recall:.3f}, under {self._recall_target}: training sees wrong neighbours; set "
+            "model.structure.index to flat (exact, slower) or to ivf in place of ivfpq, or use more ranks"
+        ]
 
     def meters(self) -> dict[str, float]:
         """Returns those of the bank, ``bank/recall`` and ``bank/uncertain``.
@@ -88,12 +145,15 @@ class GlobalNeighbours(NeighbourSource):
         return {**self.bank.meters(self._step), "bank/recall": self._recall, "bank/uncertain": float(total)}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """See `NeighbourSource`: the bank and, for an exact resume, the snapshot that the index was built from."""
+        """See `NeighbourSource`: the bank and, for an exact resume, the snapshots that indices are built from."""
         state = {f"bank.{name}": tensor for name, tensor in self.bank.state_dict().items()}
         state["step"] = torch.tensor(self._step)
         if self._index is not None:
             state |= {"index.ids": self._index.ids_F, "index.rows": self._index.rows_FC}
             state["index.recall"] = torch.tensor(self._recall, dtype=torch.float64)
+        if self._pending is not None:
+            ids_F, rows_FC = self._pending.snapshot
+            state |= {"pending.ids": ids_F, "pending.rows": rows_FC, "pending.due": torch.tensor(self._pending.due)}
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -109,17 +169,20 @@ class GlobalNeighbours(NeighbourSource):
             )
         self.bank.load_state_dict(_section(state, "bank."))
         self._step = int(state["step"])
-        self._index, self._recall = None, torch.nan
+        self._index, self._recall, self._pending = None, torch.nan, None
+        device = self.bank.device
         if "index.ids" in state:
-            device = self.bank.device
-            self._index = NeighbourIndex(state["index.ids"].to(device), state["index.rows"].to(device))
+            self._index = self._build((state["index.ids"].to(device), state["index.rows"].to(device)))
             self._recall = float(state["index.recall"])
+        if "pending.ids" in state:
+            snapshot = (state["pending.ids"].to(device), state["pending.rows"].to(device))
+            self._start(snapshot, due=int(state["pending.due"]))
 
 
 def reshard(states: Sequence[Mapping[str, Tensor]], rank: int, world: int) -> dict[str, Tensor]:
     """Returns the state of rank `rank` of `world` ranks from the states of all ranks of another number.
 
-    Neighbours found afterwards are the same, bit for bit.
+    Neighbours found afterwards are the same, bit for bit, where the search is exact.
 
     Args:
         states: what `GlobalNeighbours.state_dict` gave on each rank, in any order.
@@ -131,12 +194,15 @@ def reshard(states: Sequence[Mapping[str, Tensor]], rank: int, world: int) -> di
     """
     shard = bank.reshard((_section(state, "bank.") for state in states), rank, world)
     new = {f"bank.{name}": tensor for name, tensor in shard.items()} | {"step": states[0]["step"]}
-    if "index.ids" in states[0]:
-        ids = torch.cat([state["index.ids"] for state in states])
-        rows = torch.cat([state["index.rows"] for state in states])
+    for snapshot, beside in (("index", "recall"), ("pending", "due")):
+        if f"{snapshot}.ids" not in states[0]:
+            continue
+        ids = torch.cat([state[f"{snapshot}.ids"] for state in states])
+        rows = torch.cat([state[f"{snapshot}.rows"] for state in states])
         mine = (ids % world == rank).nonzero().flatten()
         mine = mine[ids[mine].argsort()]
-        new |= {"index.ids": ids[mine], "index.rows": rows[mine], "index.recall": states[0]["index.recall"]}
+        new |= {f"{snapshot}.ids": ids[mine], f"{snapshot}.rows": rows[mine]}
+        new[f"{snapshot}.{beside}"] = states[0][f"{snapshot}.{beside}"]
     return new
 
 

@@ -19,22 +19,31 @@ MAX_CANDIDATES = 4096
 """Candidates fetched for a query at most; more are needed only where thousands of rows are almost the same."""
 
 _SPARE = 8  # candidates beyond k that the first search fetches: enough for nearly all queries
-_BLOCK = 1 << 19  # numbers gathered at a time to compute distances: they stay in a core's cache
+_BLOCK = 1 << 18  # numbers gathered at a time to compute distances: they stay in a core's cache
 _ROWS_PER_PRODUCT = 1 << 16
+_QUERIES_PER_PRODUCT = 1 << 10  # 256 MB of float32 products at a time, whatever is asked of whatever is held
 
 
 class Candidates(Protocol):
-    """A search over F rows, minus their centre, that is right up to the rounding of float32."""
+    """A search over F rows, minus their centre."""
 
     centre_C: Tensor
     """(C,) float32, taken from rows and queries: distances stay, and what float32 loses shrinks with the norms."""
+    exhaustive: bool
+    """Whether it compares a query with every row and is right up to the rounding of float32. Only then can it be
+    proved that no row was missed; what is not exhaustive is asked once, and its recall has to be measured."""
+    per_neighbour: int
+    """Candidates to fetch for each neighbour wanted, where not exhaustive: more where its distances are coarse."""
 
     def __len__(self) -> int:
         """F."""
         ...
 
     def __call__(self, query_GC: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Returns for (G, C) float32 queries, centred, k <= F squared distances (G, k), ascending, and rows (G, k)."""
+        """Returns for (G, C) float32 queries, centred, k <= F squared distances (G, k), ascending, and rows (G, k).
+
+        A row is -1 where a search that is not exhaustive found fewer.
+        """
         ...
 
 
@@ -44,6 +53,8 @@ class ProductCandidates:
     Args:
         rows_FC: (F, C) float16, finite.
     """
+
+    exhaustive, per_neighbour = True, 1
 
     def __init__(self, rows_FC: Tensor) -> None:
         self.centre_C = centre(rows_FC)
@@ -57,6 +68,11 @@ class ProductCandidates:
 
     def __call__(self, query_GC: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """See `Candidates`."""
+        parts = [self._search(query_bC, k) for query_bC in query_GC.split(_QUERIES_PER_PRODUCT)]
+        distance_Gk, row_Gk = (torch.cat(part) for part in zip(*parts, strict=True))
+        return distance_Gk, row_Gk
+
+    def _search(self, query_GC: Tensor, k: int) -> tuple[Tensor, Tensor]:
         query_GC = query_GC.to(self._rows_FC.dtype)
         best_Gk = query_GC.new_empty(len(query_GC), 0)
         row_Gk = torch.empty(len(query_GC), 0, dtype=torch.int64, device=query_GC.device)
@@ -87,6 +103,8 @@ class Nearest(NamedTuple):
 def nearest(candidates: Candidates, query_GC: Tensor, rows_FC: Tensor, k: int) -> Nearest:
     """Returns the k nearest rows of each query; equal distances go by row number.
 
+    Where the search is not exhaustive these are the nearest of the candidates that it names, at exact distances.
+
     Args:
         candidates: a search over `rows_FC`.
         query_GC: (G, C) float16; one that is not finite finds nothing.
@@ -97,6 +115,8 @@ def nearest(candidates: Candidates, query_GC: Tensor, rows_FC: Tensor, k: int) -
     row_Gk = query_GC.new_full((len(query_GC), k), -1, dtype=torch.int64)
     if k == 0 or len(candidates) == 0:
         return Nearest(distance_Gk, row_Gk, 0)
+    if not candidates.exhaustive:
+        return _nearest_of_named(candidates, query_GC, rows_FC, k)
     centred_GC = query_GC.float() - candidates.centre_C
     norm_G = centred_GC.double().square().sum(dim=1).sqrt()
     # |fl(d²) − d²| <= rounding · (|q| + |x|)² for sums of C products in float32, in any order, with a margin of two.
@@ -121,6 +141,22 @@ def nearest(candidates: Candidates, query_GC: Tensor, rows_FC: Tensor, k: int) -
     return Nearest(distance_Gk, row_Gk, len(open_G) if limit < len(candidates) else 0)
 
 
+def _nearest_of_named(candidates: Candidates, query_GC: Tensor, rows_FC: Tensor, k: int) -> Nearest:
+    """Asks once and ranks anew; nothing is proved, so nothing is counted as uncertain."""
+    distance_Gk = query_GC.new_full((len(query_GC), k), torch.inf, dtype=torch.float64)
+    row_Gk = query_GC.new_full((len(query_GC), k), -1, dtype=torch.int64)
+    finite_G = query_GC.isfinite().all(dim=1).nonzero().flatten()
+    if len(finite_G):
+        query = query_GC[finite_G]
+        fetched = min(k * candidates.per_neighbour + _SPARE, len(candidates))
+        row = candidates(query.float() - candidates.centre_C, fetched)[1]
+        distance = squared_distances(query, rows_FC, row.clamp(min=0)).masked_fill(row < 0, torch.inf)
+        distance, row = by_distance(distance, row)
+        taken = min(k, fetched)
+        distance_Gk[finite_G, :taken], row_Gk[finite_G, :taken] = distance[:, :taken], row[:, :taken]
+    return Nearest(distance_Gk, row_Gk, 0)
+
+
 def squared_distances(query_GC: Tensor, rows_FC: Tensor, row_Gk: Tensor) -> Tensor:
     """Returns the squared Euclidean distances of queries to the rows named for each, (G, k) float64.
 
@@ -135,6 +171,7 @@ def squared_distances(query_GC: Tensor, rows_FC: Tensor, row_Gk: Tensor) -> Tens
     (num_queries, k), width = row_Gk.shape, query_GC.shape[1]
     distance_Gk = query_GC.new_empty(num_queries, k, dtype=torch.float64)
     block = max(1, _BLOCK // max(1, k * width))
+    query_GC = query_GC.float()  # once: a difference of two types takes twice as long
     for start in range(0, num_queries, block):
         row_bk = row_Gk[start : start + block]
         difference_bkC = rows_FC.index_select(0, row_bk.flatten()).float().view(*row_bk.shape, width)

@@ -9,17 +9,29 @@ K neighbours, C width.
 
 from __future__ import annotations
 
+import math
+from typing import Any, Literal
+
 import faiss
 import torch
 from torch import Tensor
 
 from mmsa_dist.runtime.distributed import gather, world_size
-from mmsa_dist.structure.bank import EmbeddingBank
 from mmsa_dist.structure.nearest import Candidates, ProductCandidates, by_distance, centre, nearest
 from mmsa_dist.structure.routing import swap
 from mmsa_dist.structure.sources import look_up
 
+IndexKind = Literal["auto", "flat", "ivf", "ivfpq"]
+FLAT_ROWS = 1 << 20
+"""Rows of a rank up to which ``auto`` searches all of them."""
+IVF_BYTES = 16 << 30
+"""Bytes of float32 rows of a rank up to which ``auto`` keeps them whole."""
+
 _ROWS_PER_ADD = 1 << 16
+_ROWS_TO_TRAIN_A_LIST = 39  # what FAISS asks for
+_LEAST_FOR_LISTS = 256 * 39  # fewer cannot train the 256 centres of a code; they are searched in no time
+_PER_NEIGHBOUR_COMPRESSED = 8
+_MOST_PROBES = 2048  # what FAISS takes on a GPU
 
 
 class FlatCandidates:
@@ -28,6 +40,8 @@ class FlatCandidates:
     Args:
         rows_FC: (F, C) float16, finite.
     """
+
+    exhaustive, per_neighbour = True, 1
 
     def __init__(self, rows_FC: Tensor) -> None:
         self.centre_C = centre(rows_FC)
@@ -40,33 +54,136 @@ class FlatCandidates:
 
     def __call__(self, query_GC: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """See `Candidates`."""
-        distance_Gk, row_Gk = self._index.search(query_GC.cpu().numpy(), k)
-        device = query_GC.device
-        return torch.from_numpy(distance_Gk).to(device), torch.from_numpy(row_Gk).to(device)
+        return _search(self._index, query_GC, k)
+
+
+class InvertedLists:
+    """Candidates from the lists nearest to a query (FAISS IVF), on the GPU of the rows where FAISS has one.
+
+    Training is seeded by FAISS, so the same rows give the same lists on the same number of threads.
+
+    Args:
+        rows_FC: (F, C) float16, finite.
+        compressed: product quantization (a byte for about four numbers) in place of float32.
+        recall_target: `probes` are doubled until a sample reaches it, or a quarter of the lists is looked at.
+        sample: queries on which this is tried, evenly spaced over the rows.
+        k: neighbours on which this is tried.
+    """
+
+    exhaustive = False
+
+    def __init__(self, rows_FC: Tensor, *, compressed: bool, recall_target: float, sample: int, k: int) -> None:
+        rows, width = rows_FC.shape
+        self.centre_C = centre(rows_FC)
+        self.per_neighbour = _PER_NEIGHBOUR_COMPRESSED if compressed else 1
+        self.lists = max(1, min(round(4 * math.sqrt(rows)), rows // _ROWS_TO_TRAIN_A_LIST))
+        quantizer = faiss.IndexFlatL2(width)
+        index: Any  # the kinds of FAISS share no type that has probes
+        if compressed:
+            pieces = max(n for n in range(1, max(1, width // 4) + 1) if width % n == 0)
+            index = faiss.IndexIVFPQ(quantizer, width, self.lists, pieces, 8)
+        else:
+            index = faiss.IndexIVFFlat(quantizer, width, self.lists)
+        index.train(self._centred(rows_FC[evenly_spaced(rows, max(self.lists * _ROWS_TO_TRAIN_A_LIST, 256 * 39))]))
+        if rows_FC.is_cuda and gpu_faiss():
+            self._resources = faiss.StandardGpuResources()  # must outlive the index
+            index = faiss.index_cpu_to_gpu(self._resources, rows_FC.get_device(), index)
+        for part in rows_FC.split(_ROWS_PER_ADD):
+            index.add(self._centred(part))
+        self._index = index
+        self.probes = self._tuned(rows_FC, recall_target, sample, k)
+
+    def __len__(self) -> int:
+        return self._index.ntotal
+
+    def __call__(self, query_GC: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """See `Candidates`."""
+        return _search(self._index, query_GC, k)
+
+    def _centred(self, rows_RC: Tensor) -> Any:
+        return (rows_RC - self.centre_C).cpu().numpy()
+
+    def _tuned(self, rows_FC: Tensor, recall_target: float, sample: int, k: int) -> int:
+        query_QC = rows_FC[evenly_spaced(len(rows_FC), sample)]
+        wanted = min(k + 1, len(rows_FC))  # each finds itself too
+        farthest_Q1 = nearest(ProductCandidates(rows_FC), query_QC, rows_FC, wanted).distance_Gk[:, -1:]
+        probes, most = 1, max(1, min(self.lists // 4, _MOST_PROBES))
+        while True:
+            self._index.nprobe = probes
+            found_Qk = nearest(self, query_QC, rows_FC, wanted).distance_Gk
+            if probes == most or float((found_Qk <= farthest_Q1).double().mean()) >= recall_target:
+                return probes
+            probes = min(2 * probes, most)
+
+
+def gpu_faiss() -> bool:
+    """Whether this FAISS was built for GPUs and sees one."""
+    return faiss.get_num_gpus() > 0
+
+
+def evenly_spaced(rows: int, sample: int) -> Tensor:
+    """Returns up to `sample` distinct row numbers spread over 0..rows-1, ascending, int64."""
+    return torch.linspace(0, rows - 1, min(sample, rows), dtype=torch.float64).long()
+
+
+def make_candidates(rows_FC: Tensor, kind: IndexKind, *, recall_target: float, sample: int, k: int) -> Candidates:
+    """Returns the search that `kind` names; ``auto`` goes by the rows of this rank (docs/scale.md, Neighbours).
+
+    Exhaustive up to `FLAT_ROWS` rows; then IVF, compressed where float32 would take more than `IVF_BYTES`. On a GPU
+    exhaustive search is a product in torch, and stays one at any size where FAISS sees no GPU.
+    """
+    rows, width = rows_FC.shape
+    if kind == "auto":
+        if rows <= FLAT_ROWS or (rows_FC.is_cuda and not gpu_faiss()):
+            kind = "flat"
+        else:
+            kind = "ivf" if rows * width * 4 <= IVF_BYTES else "ivfpq"
+    if kind == "flat" or rows < _LEAST_FOR_LISTS:
+        return ProductCandidates(rows_FC) if rows_FC.is_cuda else FlatCandidates(rows_FC)
+    return InvertedLists(rows_FC, compressed=kind == "ivfpq", recall_target=recall_target, sample=sample, k=k)
+
+
+def _search(index: faiss.Index, query_GC: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    distance_Gk, row_Gk = index.search(query_GC.cpu().numpy(), k)
+    device = query_GC.device
+    return torch.from_numpy(distance_Gk).to(device), torch.from_numpy(row_Gk).to(device)
 
 
 class NeighbourIndex:
     """A snapshot of the filled rows of the bank that answers nearest-neighbour queries.
 
     `search` and `recall` are collective: every rank must call them at the same time, with equally many queries.
+    Building is not: it may go on in another thread.
 
     Args:
-        ids_F: (F,) int64, ascending: molecules whose rows this rank owns.
-        rows_FC: (F, C) float16, finite: their embeddings.
+        snapshot: ids_F (F,) int64, ascending, molecules whose rows this rank owns; rows_FC (F, C) float16, finite,
+            their embeddings.
+        kind: of search; see `make_candidates`.
+        recall_target: that an approximate search is tuned to, on this rank's rows.
+        recall_sample: queries on which it is tuned.
+        k: neighbours on which it is tuned.
     """
 
-    def __init__(self, ids_F: Tensor, rows_FC: Tensor) -> None:
+    def __init__(
+        self,
+        snapshot: tuple[Tensor, Tensor],
+        *,
+        kind: IndexKind = "flat",
+        recall_target: float = 1.0,
+        recall_sample: int = 256,
+        k: int = 16,
+    ) -> None:
+        ids_F, rows_FC = snapshot
         self.ids_F, self.rows_FC = ids_F, rows_FC
         self.uncertain = 0
         """Queries so far with more near-equal rows on this rank than `nearest.MAX_CANDIDATES`: the order among
         those may depend on the number of ranks."""
-        self._candidates = FlatCandidates(rows_FC)
+        self._candidates = make_candidates(rows_FC, kind, recall_target=recall_target, sample=recall_sample, k=k)
 
-    @classmethod
-    def of_bank(cls, bank: EmbeddingBank) -> NeighbourIndex:
-        """Takes a snapshot of the rows of `bank` that have been written."""
-        local_F = (bank.step_L >= 0).nonzero().flatten()
-        return cls(local_F * bank.world + bank.rank, bank.rows_LC[local_F])
+    @property
+    def exhaustive(self) -> bool:
+        """Whether this rank's search misses nothing."""
+        return self._candidates.exhaustive
 
     def search(self, query_BC: Tensor, index_B: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Returns the k nearest molecules of all ranks to each query, itself excluded (collective).

@@ -59,6 +59,10 @@ class NeighbourSource(ABC):
         """Returns named numbers on what is remembered."""
         return {}
 
+    def warnings(self) -> list[str]:
+        """Returns sentences for people: what is wrong at the moment and what to change; not collective."""
+        return []
+
     def state_dict(self) -> dict[str, Tensor]:
         """Returns what this rank remembers as plain tensors (see `global_neighbours.reshard`)."""
         return {}

@@ -118,7 +118,7 @@ class _Run:
 
     def restore(self, checkpoint: Path | None) -> None:
         """Sets everything to where `checkpoint` left it, or to the beginning of a run without one."""
-        self.neighbours = _neighbour_source(self.config, self.reader, self.device)
+        self.neighbours = neighbours_for(self.config, self.reader, self.device)
         if checkpoint is not None:
             self.state, saved = self.checkpoints.load(checkpoint, self.engine, manifest_digest=self.reader.digest)
             self.neighbours.load_state_dict(saved)
@@ -168,7 +168,9 @@ class _Run:
                 self.watchdog.step_done()
                 log.advance(self.state.step)
                 with self.watchdog.slow("rebuilding the index of neighbours"):
-                    self.neighbours.refresh(self.state.step)
+                    renewed = self.neighbours.refresh(self.state.step)
+                for words in self.neighbours.warnings() if renewed else ():
+                    log.say(words)
                 at_end = self.state.step == end or step.stop_agreed
                 self._look(log, step, at_end=at_end)
                 self._save(log, at_end=at_end)
@@ -277,7 +279,8 @@ def loader_options(config: Config) -> LoaderOptions:
     )
 
 
-def _neighbour_source(config: Config, reader: BlockReader, device: torch.device) -> NeighbourSource:
+def neighbours_for(config: Config, reader: BlockReader, device: torch.device) -> NeighbourSource:
+    """The source of neighbours that the configuration asks for, over the molecules of `reader`."""
     structure = config.model.structure
     return neighbour_source(
         structure.neighbours,
@@ -285,7 +288,10 @@ def _neighbour_source(config: Config, reader: BlockReader, device: torch.device)
         num_molecules=reader.molecules,
         width=config.model.code,
         refresh_every=structure.refresh_every,
+        refresh_lag=structure.refresh_lag,
+        index=structure.index,
         recall_sample=structure.recall_sample,
+        recall_target=structure.recall_target,
         device=device,
     )
 

@@ -181,7 +181,8 @@ def test_the_state_of_another_source_is_refused():
 
 
 def test_the_factory():
-    options = {"num_molecules": 7, "width": 1, "refresh_every": 10, "recall_sample": 8}
+    options = {"num_molecules": 7, "width": 1, "refresh_every": 10, "refresh_lag": 0, "index": "auto"}
+    options |= {"recall_sample": 8, "recall_target": 0.95}
     kinds = {kind: type(neighbour_source(kind, 2, **options)) for kind in ("global", "batch", "none")}
     assert kinds == {"global": GlobalNeighbours, "batch": BatchNeighbours, "none": NoNeighbours}
     with pytest.raises(ValueError, match=r"model.structure.neighbours='faiss' must be one of"):
