@@ -123,6 +123,7 @@ class TrainStep:
             "molecules_per_s": self._steps * self._config.data.batch_size / max(self._busy_s, 1e-9),
             "data_wait_s": self._wait_s / max(self._steps, 1),
             "memory/rss_mb": psutil.Process().memory_info().rss / 2**20,
+            "memory/open_files": float(psutil.Process().num_fds()),
         }
         if self._device.type == "cuda":
             scalars["memory/gpu_peak_mb"] = torch.cuda.max_memory_allocated(self._device) / 2**20

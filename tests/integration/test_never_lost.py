@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mmsa_dist.train.checkpoint import Checkpoints
@@ -57,10 +58,8 @@ def kill_and_resume(run: Path, shards: Path, *words: str, kills: int, ranks: int
             assert process.poll() is None, "the run ended before it could be killed; train longer"
             before = steps_done(run)
             if ranks > 1 and chance.random() < 0.5:
-                workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)
-                launcher = workers.stdout.split()[0]
-                children = subprocess.run(["pgrep", "-P", launcher], capture_output=True, text=True).stdout.split()
-                os.kill(int(chance.choice(children)), signal.SIGKILL)
+                workers = [p for p in psutil.Process(process.pid).children(recursive=True) if not p.children()]
+                chance.choice(workers).kill()
                 process.communicate(timeout=90)
                 assert process.returncode != 0
         finally:
@@ -94,6 +93,55 @@ def test_a_run_killed_at_twenty_moments_goes_on_to_the_same_end(shards: Path) ->
     kill_and_resume(run, shards, *words, kills=20, ranks=2, save_every=5)
     assert losses(run) == losses(whole)
     assert different(run, whole) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("stop", [1, 5, 7, 12])
+def test_a_run_stopped_anywhere_goes_on_bitwise(shards: Path, stop: int) -> None:
+    """An epoch has 5 steps: the stops are after the first, at the end of an epoch, and twice amid one."""
+    run, whole = shards.parent / f"stopped-{stop}", shards.parent / "unstopped"
+    words = ("train.steps=40", "train.valid_every=10", "train.save_every=40")
+    if not whole.exists():
+        assert pretrain(whole, shards, *words).returncode == 0
+    assert pretrain(run, shards, *words, f"train.stop_after={stop}").returncode == 0
+    assert pretrain(run, shards, *words, "--resume").returncode == 0
+    assert losses(run) == losses(whole)
+    assert different(run, whole) == []
+
+
+@pytest.mark.slow
+def test_usr1_on_one_of_two_ranks_saves_and_ends_all_well(shards: Path) -> None:
+    """As Slurm sends it before the time of a job is over."""
+    run = shards.parent / "usr1"
+    process = start(run, shards, *ENDLESS, "train.save_every=100000", *SMALL, ranks=2)
+    try:
+        wait_for(process, "step 20/")
+        workers = [p for p in psutil.Process(process.pid).children(recursive=True) if not p.children()]
+        workers[-1].send_signal(signal.SIGUSR1)
+        begin = time.monotonic()
+        process.communicate(timeout=60)
+        assert time.monotonic() - begin < 30
+        assert process.returncode == 0
+    finally:
+        if process.poll() is None:
+            end(process)
+    newest, faults = Checkpoints(run / "checkpoints").newest_good()
+    assert newest is not None
+    assert faults == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_thousand_steps_take_no_more_memory_or_files(shards: Path) -> None:
+    run = shards.parent / "soak"
+    words = ("train.steps=2000", "train.save_every=100", "train.valid_every=100", "train.log_every=50", *SMALL)
+    done = pretrain(run, shards, *words, ranks=1)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = {int(line["step"]): line for line in metrics(run)}
+    for meter in ("memory/rss_mb", "memory/open_files"):
+        early, late = (max(lines[step + more][meter] for more in (0, 50, 100)) for step in (400, 1900))
+        assert late <= 1.02 * early, f"{meter} grew from {early} to {late}"
 
 
 def test_a_full_disk_costs_a_checkpoint_and_not_the_run(
