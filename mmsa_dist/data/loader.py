@@ -226,19 +226,24 @@ class _Lanes:
         self._reader = reader
         self._order = order
         self._lanes = lanes
-        self._current: dict[int, tuple[int, MoleculeColumns]] = {}
+        self._current: dict[int, tuple[int, int, MoleculeColumns]] = {}
 
     def molecules(self, start: int, stop: int) -> MoleculeColumns:
         """Molecules `start:stop` of every lane, lane after lane."""
-        return join(
-            [
-                self._window(lane, piece.window).slice(piece.start, piece.stop)
-                for lane in self._lanes
-                for piece in self._order.pieces(lane, start, stop)
-            ]
-        )
+        return join([part for lane in self._lanes for part in self._of_lane(lane, start, stop)])
 
-    def _window(self, lane: int, window: int) -> MoleculeColumns:
+    def _of_lane(self, lane: int, start: int, stop: int) -> list[MoleculeColumns]:
+        _, begin, columns = self._current.get(lane, (-1, 0, None))
+        if columns is not None and begin <= start and stop <= begin + len(columns):
+            return [columns.slice(start - begin, stop - begin)]  # as nearly always: spares asking the order
+        parts = []
+        for piece in self._order.pieces(lane, start, stop):
+            parts.append(self._window(lane, piece.window, start - piece.start).slice(piece.start, piece.stop))
+            start += piece.stop - piece.start
+        return parts
+
+    def _window(self, lane: int, window: int, begin: int) -> MoleculeColumns:
+        """The molecules of a window, which begins at molecule `begin` of its lane."""
         held = self._current.get(lane)
         if held is None or held[0] != window:
             blocks, rows = self._order.window(lane, window)
@@ -246,9 +251,9 @@ class _Lanes:
             whole = join([self._reader.read(int(block)) for block in distinct])
             sizes = self._reader.sizes.sizes(distinct)
             first_row = np.cumsum(sizes) - sizes
-            held = (window, whole.take(first_row[which] + rows))
+            held = (window, begin, whole.take(first_row[which] + rows))
             self._current[lane] = held
-        return held[1]
+        return held[2]
 
 
 def validation_batches(

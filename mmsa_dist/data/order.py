@@ -9,6 +9,7 @@ an epoch, no rank runs dry before another, and a resumed run on another number o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -59,45 +60,39 @@ class EpochOrder:
         self._permutation = Permutation(len(sizes), self._key)
         self._slots = sizes.moved(self._permutation.inverse(sizes.odd))
         self.molecules = sizes.molecules
+        self._ends_of_lanes = [self.molecules * lane // lanes for lane in range(lanes + 1)]
+        # Where window 0 of a lane would begin if it were whole. It is cut short by another number of blocks in each
+        # lane, so that not all lanes need a new window, which is to be read, at the same step.
+        held_back = np.arange(lanes) * window_blocks // lanes
+        self._first_slots = (self._slots.at(np.array(self._ends_of_lanes[:-1])) - held_back).tolist()
 
     def steps(self, batch_size: int) -> int:
         """Global batches of `batch_size` molecules in the epoch; the last, partial one is left out."""
         return (self.molecules // self._lanes) // (batch_size // self._lanes)
 
-    def _lane_range(self, lane: int) -> tuple[int, int]:
-        return self.molecules * lane // self._lanes, self.molecules * (lane + 1) // self._lanes
-
-    def _first_slot(self, lane: int) -> int:
-        """Where window 0 of a lane would begin if it were whole.
-
-        It is cut short by another number of blocks in each lane, so that not all lanes need a new window, which is
-        to be read, at the same step.
-        """
-        return int(self._slots.at(self._lane_range(lane)[0])) - lane * self._window_blocks // self._lanes
-
-    def _window_range(self, lane: int, window: int) -> tuple[int, int]:
-        """Positions in the permuted molecule order between which a window lies."""
-        begin, end = self._lane_range(lane)
-        first = self._first_slot(lane) + window * self._window_blocks
-        low, high = self._slots.starts(np.array([first, first + self._window_blocks])).tolist()
-        return max(low, begin), min(high, end)
+    def _borders(self, lane: int, windows: range) -> list[int]:
+        """Positions in the permuted molecule order at which consecutive windows of a lane begin, and the last ends."""
+        windows_and_next = np.arange(windows.start, windows.stop + 1)
+        borders = self._slots.starts(self._first_slots[lane] + windows_and_next * self._window_blocks)
+        return borders.clip(self._ends_of_lanes[lane], self._ends_of_lanes[lane + 1]).tolist()
 
     def pieces(self, lane: int, start: int, stop: int) -> list[Piece]:
         """Which parts of which windows hold molecules `start:stop` of a lane."""
         if start >= stop:
             return []
-        begin = self._lane_range(lane)[0]
-        ends = self._slots.at(begin + np.array([start, stop - 1]))
-        first, last = ((ends - self._first_slot(lane)) // self._window_blocks).tolist()
-        found = []
-        for window in range(first, last + 1):
-            low, high = self._window_range(lane, window)
-            found.append(Piece(window, max(begin + start - low, 0), min(begin + stop, high) - low))
-        return found
+        begin, end = self._ends_of_lanes[lane] + start, self._ends_of_lanes[lane] + stop
+        slots = self._slots.at(np.array([begin, end - 1])).tolist()
+        first, last = ((slot - self._first_slots[lane]) // self._window_blocks for slot in slots)
+        windows = range(first, last + 1)
+        borders = self._borders(lane, windows)
+        return [
+            Piece(window, max(begin, low) - low, min(end, high) - low)
+            for window, (low, high) in zip(windows, pairwise(borders), strict=True)
+        ]
 
     def window(self, lane: int, window: int) -> tuple[np.ndarray, np.ndarray]:
         """The molecules of a window in their shuffled order: (n,) block numbers and (n,) rows in their block."""
-        begin, end = self._window_range(lane, window)
+        begin, end = self._borders(lane, range(window, window + 1))
         shuffle = np.random.default_rng((*self._key, lane, window)).permutation(end - begin)
         positions = begin + shuffle
         slots = self._slots.at(positions)
