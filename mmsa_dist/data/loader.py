@@ -15,8 +15,12 @@ from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.data.collate import collate
 from mmsa_dist.data.columns import MoleculeColumns, from_block, join
 from mmsa_dist.data.order import EpochOrder, LoaderState
-from mmsa_shards.manifest import Manifest, Split
-from mmsa_shards.shard import read_block
+from mmsa_dist.data.sizes import BlockSizes
+from mmsa_shards.manifest import BlockEntry, Manifest, Split
+from mmsa_shards.shard import read_entry
+
+_PLACE = np.dtype([("offset", np.int64), ("size", np.uint32), ("crc32", np.uint32)])
+"""Of a block within its shard, as in `mmsa_shards.manifest.BlockEntry`."""
 
 
 class BlockReader:
@@ -34,42 +38,58 @@ class BlockReader:
     def __init__(self, folder: str, split: Split) -> None:
         self._folder = folder
         manifest = Manifest.load(folder)
-        self._shards = manifest.split(split)
-        self.block_molecules = np.array(
-            [block.molecules for shard in self._shards for block in shard.blocks], dtype=np.uint32
+        shards = manifest.split(split)
+        blocks_of_shard = [len(shard.blocks) for shard in shards]
+        # Arrays instead of the manifest's entries: every loader process gets a copy of them.
+        self._names = [shard.name for shard in shards]
+        self._first_block = np.cumsum([0, *blocks_of_shard])
+        self._places = np.fromiter(
+            ((block.offset, block.size, block.crc32) for shard in shards for block in shard.blocks),
+            dtype=_PLACE,
+            count=sum(blocks_of_shard),
         )
-        if not len(self.block_molecules):
+        self.sizes = BlockSizes.of(
+            np.fromiter(
+                (block.molecules for shard in shards for block in shard.blocks),
+                dtype=np.uint32,
+                count=sum(blocks_of_shard),
+            )
+        )
+        if not len(self.sizes):
             raise ValueError(
                 f"{folder} holds no {split} molecules; prepare more molecules"
                 + (", or raise prepare.val_fraction" if split == "val" else "")
             )
-        self._first_index = np.cumsum(self.block_molecules, dtype=np.int64) - self.block_molecules
-        blocks_of_shard = [len(shard.blocks) for shard in self._shards]
-        self._first_block = np.cumsum([0, *blocks_of_shard[:-1]])
         self.digest = manifest.digest
 
     @property
     def molecules(self) -> int:
         """Molecules in the split."""
-        return int(self.block_molecules.sum())
+        return self.sizes.molecules
 
     def __len__(self) -> int:
-        return len(self.block_molecules)
+        return len(self.sizes)
 
     def read(self, block: int) -> MoleculeColumns:
-        """The molecules of a block, numbered as in the manifest split."""
-        return from_block(self._read(block), first_index=int(self._first_index[block]))
+        """The molecules of a block, numbered as in the manifest split.
+
+        Raises:
+            mmsa_shards.shard.ShardError: the block is not what the manifest says; names shard, block and mend.
+        """
+        return from_block(self._read(block), first_index=int(self.sizes.starts(block)))
 
     def ids(self, index: np.ndarray) -> list[str]:
         """The sources' own ids, such as CID2244, of the molecules of these numbers in the split, in their order."""
-        blocks = np.searchsorted(self._first_index, index, side="right") - 1
+        blocks = self.sizes.at(index)
         columns = {b: self._read(b).column("id") for b in np.unique(blocks).tolist()}
-        rows = index - self._first_index[blocks]
+        rows = index - self.sizes.starts(blocks)
         return [columns[b][row].as_py() for b, row in zip(blocks.tolist(), rows.tolist(), strict=True)]
 
     def _read(self, block: int) -> pa.RecordBatch:
         shard = int(np.searchsorted(self._first_block, block, side="right")) - 1
-        return read_block(self._folder, self._shards[shard], block - int(self._first_block[shard]))
+        offset, size, crc32 = self._places[block].item()
+        entry = BlockEntry(offset, size, int(self.sizes.sizes(block)), crc32)
+        return read_entry(self._folder, self._names[shard], block - int(self._first_block[shard]), entry)
 
 
 @dataclass(frozen=True)
@@ -147,7 +167,7 @@ def advance(state: LoaderState, steps_per_epoch: int) -> LoaderState:
 def epoch_order(reader: BlockReader, options: LoaderOptions, *, epoch: int) -> EpochOrder:
     """The order of one epoch of a reader's molecules."""
     return EpochOrder(
-        reader.block_molecules,
+        reader.sizes,
         seed=options.seed,
         epoch=epoch,
         lanes=options.lanes,
@@ -206,29 +226,34 @@ class _Lanes:
         self._reader = reader
         self._order = order
         self._lanes = lanes
-        self._current: dict[int, tuple[int, MoleculeColumns]] = {}
+        self._current: dict[int, tuple[int, int, MoleculeColumns]] = {}
 
     def molecules(self, start: int, stop: int) -> MoleculeColumns:
         """Molecules `start:stop` of every lane, lane after lane."""
-        return join(
-            [
-                self._window(lane, piece.window).slice(piece.start, piece.stop)
-                for lane in self._lanes
-                for piece in self._order.pieces(lane, start, stop)
-            ]
-        )
+        return join([part for lane in self._lanes for part in self._of_lane(lane, start, stop)])
 
-    def _window(self, lane: int, window: int) -> MoleculeColumns:
+    def _of_lane(self, lane: int, start: int, stop: int) -> list[MoleculeColumns]:
+        _, begin, columns = self._current.get(lane, (-1, 0, None))
+        if columns is not None and begin <= start and stop <= begin + len(columns):
+            return [columns.slice(start - begin, stop - begin)]  # as nearly always: spares asking the order
+        parts = []
+        for piece in self._order.pieces(lane, start, stop):
+            parts.append(self._window(lane, piece.window, start - piece.start).slice(piece.start, piece.stop))
+            start += piece.stop - piece.start
+        return parts
+
+    def _window(self, lane: int, window: int, begin: int) -> MoleculeColumns:
+        """The molecules of a window, which begins at molecule `begin` of its lane."""
         held = self._current.get(lane)
         if held is None or held[0] != window:
             blocks, rows = self._order.window(lane, window)
             distinct, which = np.unique(blocks, return_inverse=True)
             whole = join([self._reader.read(int(block)) for block in distinct])
-            sizes = self._reader.block_molecules[distinct].astype(np.int64)
+            sizes = self._reader.sizes.sizes(distinct)
             first_row = np.cumsum(sizes) - sizes
-            held = (window, whole.take(first_row[which] + rows))
+            held = (window, begin, whole.take(first_row[which] + rows))
             self._current[lane] = held
-        return held[1]
+        return held[2]
 
 
 def validation_batches(

@@ -9,8 +9,12 @@ an epoch, no rank runs dry before another, and a resumed run on another number o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+
+from mmsa_dist.data.permutation import Permutation
+from mmsa_dist.data.sizes import BlockSizes
 
 
 @dataclass(frozen=True)
@@ -31,10 +35,10 @@ class Piece:
 
 
 class EpochOrder:
-    """The order of the molecules of one epoch.
+    """The order of the molecules of one epoch; holds some numbers for each odd block, none for the others.
 
     Args:
-        block_molecules: (n,) int, molecules in each block of the manifest split, in manifest order.
+        sizes: of the blocks of the manifest split, in manifest order.
         seed: seed of the run.
         epoch: number of the epoch, from 0.
         lanes: L, at most the number of blocks.
@@ -44,52 +48,54 @@ class EpochOrder:
         ValueError: there are fewer blocks than lanes.
     """
 
-    def __init__(self, block_molecules: np.ndarray, *, seed: int, epoch: int, lanes: int, window_blocks: int) -> None:
-        if lanes > len(block_molecules):
+    def __init__(self, sizes: BlockSizes, *, seed: int, epoch: int, lanes: int, window_blocks: int) -> None:
+        if lanes > len(sizes):
             raise ValueError(
-                f"data.lanes={lanes} is more than the {len(block_molecules)} blocks of the training shards; lower "
+                f"data.lanes={lanes} is more than the {len(sizes)} blocks of the training shards; lower "
                 "data.lanes, or prepare with a smaller prepare.molecules_per_block"
             )
         self._key = (seed, epoch)
         self._lanes = lanes
         self._window_blocks = window_blocks
-        # 12 bytes a block, 47 MB for a billion molecules: the permutation in four, the ends in eight.
-        self._blocks = np.arange(len(block_molecules), dtype=np.uint32)
-        np.random.default_rng(self._key).shuffle(self._blocks)
-        self._ends = np.cumsum(block_molecules[self._blocks], dtype=np.int64)
-        self.molecules = int(self._ends[-1])
+        self._permutation = Permutation(len(sizes), self._key)
+        self._slots = sizes.moved(self._permutation.inverse(sizes.odd))
+        self.molecules = sizes.molecules
+        self._ends_of_lanes = [self.molecules * lane // lanes for lane in range(lanes + 1)]
+        # Where window 0 of a lane would begin if it were whole. It is cut short by another number of blocks in each
+        # lane, so that not all lanes need a new window, which is to be read, at the same step.
+        held_back = np.arange(lanes) * window_blocks // lanes
+        self._first_slots = (self._slots.at(np.array(self._ends_of_lanes[:-1])) - held_back).tolist()
 
     def steps(self, batch_size: int) -> int:
         """Global batches of `batch_size` molecules in the epoch; the last, partial one is left out."""
         return (self.molecules // self._lanes) // (batch_size // self._lanes)
 
-    def _lane_range(self, lane: int) -> tuple[int, int]:
-        return self.molecules * lane // self._lanes, self.molecules * (lane + 1) // self._lanes
-
-    def _window_bounds(self, lane: int) -> np.ndarray:
-        """(windows + 1,) positions in the permuted molecule order at which the windows of a lane meet."""
-        begin, end = self._lane_range(lane)
-        first = int(np.searchsorted(self._ends, begin, side="right"))
-        last = int(np.searchsorted(self._ends, end - 1, side="right"))
-        inner = self._ends[first + self._window_blocks - 1 : last : self._window_blocks]
-        return np.concatenate([[begin], inner, [end]])
+    def _borders(self, lane: int, windows: range) -> list[int]:
+        """Positions in the permuted molecule order at which consecutive windows of a lane begin, and the last ends."""
+        windows_and_next = np.arange(windows.start, windows.stop + 1)
+        borders = self._slots.starts(self._first_slots[lane] + windows_and_next * self._window_blocks)
+        return borders.clip(self._ends_of_lanes[lane], self._ends_of_lanes[lane + 1]).tolist()
 
     def pieces(self, lane: int, start: int, stop: int) -> list[Piece]:
         """Which parts of which windows hold molecules `start:stop` of a lane."""
-        bounds = self._window_bounds(lane) - self._lane_range(lane)[0]
-        first = int(np.searchsorted(bounds, start, side="right")) - 1
-        last = int(np.searchsorted(bounds, stop, side="left"))
+        if start >= stop:
+            return []
+        begin, end = self._ends_of_lanes[lane] + start, self._ends_of_lanes[lane] + stop
+        slots = self._slots.at(np.array([begin, end - 1])).tolist()
+        first, last = ((slot - self._first_slots[lane]) // self._window_blocks for slot in slots)
+        windows = range(first, last + 1)
+        borders = self._borders(lane, windows)
         return [
-            Piece(w, max(start - int(bounds[w]), 0), min(stop, int(bounds[w + 1])) - int(bounds[w]))
-            for w in range(first, last)
+            Piece(window, max(begin, low) - low, min(end, high) - low)
+            for window, (low, high) in zip(windows, pairwise(borders), strict=True)
         ]
 
     def window(self, lane: int, window: int) -> tuple[np.ndarray, np.ndarray]:
         """The molecules of a window in their shuffled order: (n,) block numbers and (n,) rows in their block."""
-        bounds = self._window_bounds(lane)
-        begin, end = int(bounds[window]), int(bounds[window + 1])
+        begin, end = self._borders(lane, range(window, window + 1))
         shuffle = np.random.default_rng((*self._key, lane, window)).permutation(end - begin)
         positions = begin + shuffle
-        slots = np.searchsorted(self._ends, positions, side="right")
-        starts = np.where(slots > 0, self._ends[slots - 1], 0)
-        return self._blocks[slots].astype(np.int64), positions - starts
+        slots = self._slots.at(positions)
+        first = int(self._slots.at(begin))
+        blocks = self._permutation.forward(np.arange(first, int(slots.max()) + 1))
+        return blocks[slots - first], positions - self._slots.starts(slots)

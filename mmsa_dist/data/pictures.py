@@ -45,6 +45,7 @@ for _symbol, _colour in {
 
 _COLOURS: list[list[int]] = _PALETTE.tolist()
 
+_WHITE = (255, 255, 255)
 _SHIFT = 4  # bits of a pixel's fraction in OpenCV's fixed-point coordinates
 _MARGIN = 0.09  # of the side, left free around the molecule
 _LONGEST_BOND = 0.13  # of the side: small molecules are not blown up beyond this
@@ -101,23 +102,28 @@ def _runs(*keys: np.ndarray) -> Iterator[tuple[int, int]]:
 def _draw_letters(
     pictures: np.ndarray, columns: MoleculeColumns, atom_points: np.ndarray, bond_length: np.ndarray
 ) -> None:
-    """Names the atoms that are not plain carbon."""
+    """Names the atoms that are not plain carbon, each in a disc that is cleared for it."""
     element, degree = columns.atoms[:, 0], columns.atoms[:, 2]
     charge, hydrogens = columns.atoms[:, 3], columns.atoms[:, 4]
     lettered = np.flatnonzero((element != _CARBON) | (charge != _NEUTRAL) | (degree == 0))
     molecule = np.searchsorted(columns.atom_ptr, lettered, side="right") - 1
-    # Lists of Python's numbers: to take them from arrays one by one would cost as much as to draw.
-    for i, z, q, has_hydrogen, (x, y), bond in zip(
-        molecule.tolist(),
-        element[lettered].tolist(),
-        charge[lettered].tolist(),
-        (hydrogens[lettered] > 0).tolist(),
-        atom_points[lettered].tolist(),
-        bond_length[molecule].tolist(),
-        strict=True,
+    points, bond = atom_points[lettered].astype(np.float64), bond_length[molecule].astype(np.float64)
+    centres = np.rint(points * (1 << _SHIFT)).astype(np.int64)
+    radii = np.rint(np.maximum(bond * 0.34, 2) * (1 << _SHIFT)).astype(np.int64)
+    # Lists of Python's numbers: to take them from arrays one by one would cost as much as to draw. Flat ones, for many
+    # little lists set off the garbage collector.
+    columns_of_letters = (molecule, element[lettered], charge[lettered], hydrogens[lettered] > 0)
+    numbers = (*columns_of_letters, *points.T, *centres.T, radii, np.maximum(bond, 4.0) / 42)
+    for i, z, q, has_hydrogen, x, y, centre_x, centre_y, radius, scale in zip(
+        *(column.tolist() for column in numbers), strict=True
     ):
         label = _SYMBOLS[z] + ("H" if has_hydrogen else "") + _sign(q - _NEUTRAL)
-        _letter(pictures[i], label, x, y, _COLOURS[z], bond)
+        picture = pictures[i]
+        cv2.circle(picture, (centre_x, centre_y), radius, _WHITE, -1, cv2.LINE_8, _SHIFT)
+        thickness = 1 if scale < 0.75 else 2
+        (width, height), _ = cv2.getTextSize(label, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
+        corner = (round(x - width / 2), round(y + height / 2))
+        cv2.putText(picture, label, corner, cv2.FONT_HERSHEY_SIMPLEX, scale, _COLOURS[z], thickness, cv2.LINE_AA)
 
 
 def _sign(charge: int) -> str:
@@ -170,14 +176,3 @@ def _strokes(
     molecule = np.repeat(molecule_of_bond[bond], 2)
     order = np.lexsort((element, molecule))
     return fixed[order], molecule[order], element[order]
-
-
-def _letter(picture: np.ndarray, label: str, x: float, y: float, colour: list[int], bond: float) -> None:
-    """Clears a disc and writes the label in it."""
-    scale = max(bond, 4.0) / 42
-    centre = (round(x * (1 << _SHIFT)), round(y * (1 << _SHIFT)))
-    cv2.circle(picture, centre, round(max(bond * 0.34, 2) * (1 << _SHIFT)), (255, 255, 255), -1, cv2.LINE_8, _SHIFT)
-    thickness = 1 if scale < 0.75 else 2
-    (width, height), _ = cv2.getTextSize(label, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
-    corner = (round(x - width / 2), round(y + height / 2))
-    cv2.putText(picture, label, corner, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thickness, cv2.LINE_AA)

@@ -67,7 +67,22 @@ def read_block(folder: str | Path, shard: ShardEntry, number: int) -> pa.RecordB
     Raises:
         ShardError: the shard is missing, or the block is not what the manifest says.
     """
-    url, entry = _url(folder, shard), shard.blocks[number]
+    return read_entry(folder, shard.name, number, shard.blocks[number])
+
+
+def read_entry(folder: str | Path, name: str, number: int, entry: BlockEntry) -> pa.RecordBatch:
+    """Reads one block as `read_block` does, for callers that do not keep the manifest.
+
+    Args:
+        folder: of the shards; a path or any URL that fsspec knows.
+        name: of the shard file.
+        number: of the block within the shard, for messages.
+        entry: of the block in the manifest.
+
+    Raises:
+        ShardError: the shard is missing, or the block is not what the manifest says.
+    """
+    url = _url(folder, name)
     try:
         if "://" in url:
             system, path = fsspec.core.url_to_fs(url)
@@ -88,7 +103,7 @@ def read_shard(folder: str | Path, shard: ShardEntry) -> Iterator[pa.RecordBatch
         Each block, or what is wrong with it; then what is wrong with the rest of the file. A shard that is cut short
         or missing is one error, and so is a damaged block: that the digest of the file differs too is not repeated.
     """
-    url = _url(folder, shard)
+    url = _url(folder, shard.name)
     digest, position, sound = hashlib.sha256(), 0, True
     try:
         with fsspec.open(url, "rb") as file:
@@ -138,7 +153,7 @@ def check_members(folder: str | Path, shard: ShardEntry) -> None:
     Raises:
         ShardError: names the shard and the member.
     """
-    url = _url(folder, shard)
+    url = _url(folder, shard.name)
     wanted = [(_member(shard.name, n), b.offset, b.size) for n, b in enumerate(shard.blocks)]
     found: list[tuple[str, int, int]] = []
     try:
@@ -162,7 +177,7 @@ def is_intact(folder: str | Path, shard: ShardEntry) -> bool:
     """Whether the shard is there and its bytes are those of the manifest."""
     digest, size = hashlib.sha256(), 0
     try:
-        with fsspec.open(_url(folder, shard), "rb") as file:
+        with fsspec.open(_url(folder, shard.name), "rb") as file:
             while piece := file.read(1 << 20):
                 digest.update(piece)
                 size += len(piece)
@@ -190,5 +205,5 @@ def _member(shard_name: str, number: int) -> str:
     return f"{Path(shard_name).stem}-{number:05d}.arrow"
 
 
-def _url(folder: str | Path, shard: ShardEntry) -> str:
-    return f"{str(folder).rstrip('/')}/{shard.name}"
+def _url(folder: str | Path, name: str) -> str:
+    return f"{str(folder).rstrip('/')}/{name}"
