@@ -143,11 +143,12 @@ class _Run:
         try:
             self._train()
         except BadStepsInARow as error:
-            self.saver.finish()
-            newest, faults = self.checkpoints.newest_good()
-            if newest is None:
-                raise
-            self.restore(newest)
+            with self.watchdog.slow("going back to the newest checkpoint"):
+                self.saver.finish()
+                newest, faults = self.checkpoints.newest_good()
+                if newest is None:
+                    raise
+                self.restore(newest)
             self.news = [*faults, f"{error}. Going back to {newest.name} once; if they come again, the run ends"]
             self._train()
 
@@ -202,18 +203,17 @@ class _Run:
             CheckpointError: the last one could not be saved, so that no later one will make up for it.
         """
         turn = self.state.step % self.config.train.save_every == 0 or at_end
-        outcome = self.saver.finish() if turn else self.saver.poll()
-        if outcome is not None:
-            log.say(outcome.words)
-        if turn:
-            self.saver.begin(self.engine, self.neighbours.state_dict(), self.state)
-        if at_end:
-            with self.watchdog.slow("saving"):
-                outcome = self.saver.finish()
+        with self.watchdog.slow("saving"):
+            outcome = self.saver.finish() if turn else self.saver.poll()
             if outcome is not None:
-                if not outcome.saved:
-                    raise CheckpointError(outcome.words)
                 log.say(outcome.words)
+            if turn:
+                self.saver.begin(self.engine, self.neighbours.state_dict(), self.state)
+            outcome = self.saver.finish() if at_end else None
+        if outcome is not None:
+            if not outcome.saved:
+                raise CheckpointError(outcome.words)
+            log.say(outcome.words)
 
     def _export(self, log: MetricsLog) -> None:
         """Writes the model on rank 0, where it is not there yet (collective)."""

@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 
 from mmsa_dist.config.load import load_config
 from mmsa_dist.runtime.watchdog import Watchdog
-from mmsa_dist.train.engine import _free_port, start_processes, stop_processes
+from mmsa_dist.train.engine import start_processes, stop_processes
 from mmsa_dist.train.loop import _Run
+from tests.fixtures.pretraining import free_port
 
 pytestmark = pytest.mark.distributed
 
@@ -46,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     folder = tmp_path_factory.mktemp("elastic")
     request.getfixturevalue("make_tiny_shards")(folder)
     for ranks, legs in ((2, {"undisturbed": 6, "elastic": 2}), (1, {"elastic": 4}), (2, {"elastic": 6})):
-        mp.spawn(rank_main, args=(_free_port(), ranks, str(folder), legs, request.param), nprocs=ranks)
+        mp.spawn(rank_main, args=(free_port(), ranks, str(folder), legs, request.param), nprocs=ranks)
     return folder
 
 

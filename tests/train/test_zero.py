@@ -21,6 +21,7 @@ from mmsa_dist.train.bad_steps import BadSteps
 from mmsa_dist.train.loop import loader_options
 from mmsa_dist.train.step import TrainStep
 from mmsa_dist.train.validate import validate
+from tests.fixtures.pretraining import free_port
 
 pytestmark = pytest.mark.distributed
 
@@ -125,7 +126,7 @@ def rank_main(rank: int, folder: str, shards: str, cases: list[tuple[int, str, s
 def results(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[Any, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("zero")
     shards = request.getfixturevalue("make_tiny_shards")(folder)
-    (folder / "port").write_text(str(engines._free_port()))
+    (folder / "port").write_text(str(free_port()))
     mp.spawn(rank_main, args=(str(folder), str(shards), SETS[request.param]), nprocs=RANKS)
     loaded: dict[Any, dict[str, Any]] = torch.load(folder / "results.pt", weights_only=True)
     return loaded
