@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import NoReturn
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -29,6 +31,17 @@ from mmsa_shards.manifest import Manifest
 _SHARDS_NAMED = 8
 
 _LINE_EVERY_S = 10.0  # between two lines where there is no terminal
+
+
+def say(words: object) -> None:
+    """Prints words or a table for a person."""
+    Console(soft_wrap=True).print(words, highlight=False)
+
+
+def fail(words: str, status: int = 2) -> NoReturn:
+    """Says what is wrong, and ends the program."""
+    Console(stderr=True, soft_wrap=True).print(f"mmsa: {words}", markup=False, highlight=False)
+    sys.exit(status)
 
 
 @contextmanager

@@ -37,8 +37,10 @@ SHARDS_FOR_MMSA_DIST = {
     *("atomic", "schema", "options", "errors", "manifest", "changes", "shard", "verify", "read", "block"),
     "from_smiles",
 }
-RAY_STAGES = {"prepare", "repair", "workplace"}
-NETWORK_STAGES = {"pubchem"}
+STAGES_OF_COMMANDS = {
+    "mmsa_dist/cli/prepare.py": {"prepare", "repair", "workplace"},
+    "mmsa_dist/cli/download.py": {"pubchem"},
+}
 #: Heavy packages and the files that own them.
 OWNERS = {
     "ray": {"shards/mmsa_shards/cluster.py"},
@@ -87,7 +89,7 @@ def test_imports_go_down(file: str, tree: ast.Module) -> None:
         elif file.startswith("kernels/"):
             assert package not in {"mmsa_dist", "mmsa_shards"}, f"{file} imports {name}"
         elif package == "mmsa_shards" and part:
-            allowed = SHARDS_FOR_MMSA_DIST | (RAY_STAGES | NETWORK_STAGES if file == "mmsa_dist/cli.py" else set())
+            allowed = SHARDS_FOR_MMSA_DIST | STAGES_OF_COMMANDS.get(file, set())
             assert part in allowed, f"{file} imports {name}"
         elif package == "mmsa_dist" and part and part != "__version__":
             mine = Path(file).relative_to("mmsa_dist").parts[0].removesuffix(".py")

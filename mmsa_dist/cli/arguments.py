@@ -1,0 +1,31 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+SETTINGS = "[section.key=value]..."
+
+# typer reads annotations when the program runs, where `X | None` is not understood in every form it needs.
+ConfigFile = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--config", "-c", help="YAML file with what differs from the defaults; `mmsa config` shows all keys."),
+]
+ModelFolder = Annotated[
+    str, typer.Option("--model", "-m", help="Folder of an exported model (<run.dir>/model), or a hub id.")
+]
+
+_SETTING = re.compile(r"[a-z_]+(\.[a-z_0-9]+)+=", re.ASCII)
+
+
+def split_settings(words: list[str] | None) -> tuple[list[str], list[str]]:
+    """Separates settings ``section.key=value`` from other words."""
+    words = words or []
+    return (
+        [word for word in words if not _SETTING.match(word)],
+        [word for word in words if _SETTING.match(word)],
+    )

@@ -1,0 +1,24 @@
+"""`mmsa config`: the whole resolved configuration."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Optional
+
+import typer
+
+from mmsa_dist.cli.arguments import SETTINGS, split_settings
+from mmsa_dist.config.load import load_config, to_yaml
+
+
+def show_config(
+    words: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(help="A YAML file, then settings; both may be left out.", metavar=f"[FILE] {SETTINGS}"),
+    ] = None,
+) -> None:
+    """Print the whole resolved configuration; what each key means stands in launch/configs/default.yaml."""
+    files, settings = split_settings(words)
+    if len(files) > 1:
+        raise ValueError(f"one configuration file is read, not {len(files)}: {', '.join(files)}")
+    sys.stdout.write(to_yaml(load_config(files[0] if files else None, settings)))

@@ -1,0 +1,54 @@
+"""`mmsa download`: the files that others publish."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.text import Text
+
+
+def pubchem(
+    first: Annotated[int, typer.Option("--from", help="Smallest compound id (CID), from 1.")],
+    last: Annotated[int, typer.Option("--to", help="Largest compound id, itself included.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder; the files lie in it as on the server.")],
+    compounds: Annotated[
+        bool, typer.Option("--2d/--no-2d", help="SDF, 500,000 CIDs a file, about 300 MB each.")
+    ] = True,
+    conformers: Annotated[bool, typer.Option("--3d", help="Also PubChem3D's conformers, 25,000 CIDs a file.")] = False,
+    smiles: Annotated[bool, typer.Option("--smiles", help="Also CID-SMILES.gz, which holds every CID.")] = False,
+    base_url: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="A mirror: http(s)://, file://, s3://, ...; left out, PubChem's own server."),
+    ] = None,
+    parallel: Annotated[int, typer.Option(help="Files at a time; be polite.", min=1, max=16)] = 4,
+) -> None:
+    """Fetch the files of PubChem that hold a range of compounds.
+
+    Files with 2D coordinates have about 300 MB each. A file takes its name once its checksum is right: that of
+    PubChem, or where it has none, as for 3D, the one inside gzip. Stop it when you like: the same command goes on
+    with what lacks, and fetches again only what has changed on the server.
+
+    Example: mmsa download pubchem --from 1 --to 5000000 --3d --out pubchem
+    """
+    from mmsa_dist.console import download_progress, download_summary
+    from mmsa_shards.pubchem import BASE_URL, download_pubchem
+
+    with download_progress() as (progress, say):
+        done = download_pubchem(
+            out,
+            first,
+            last,
+            compounds=compounds,
+            conformers=conformers,
+            smiles=smiles,
+            base_url=base_url or BASE_URL,
+            parallel=parallel,
+            progress=progress,
+            say=say,
+        )
+    say(download_summary(str(out), **vars(done.outcome)))
+    inputs = " ".join(f"{shlex.quote(str(out))}/{pattern}" for pattern in done.inputs)
+    say(Text(f"next: mmsa prepare {inputs} --out shards"))  # as it is: a path may hold brackets

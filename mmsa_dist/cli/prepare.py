@@ -1,0 +1,67 @@
+"""`mmsa prepare`: molecules to shards."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+import typer
+
+from mmsa_dist.cli.arguments import SETTINGS, ConfigFile, split_settings
+from mmsa_dist.config.load import load_config
+from mmsa_dist.console import say
+
+
+def prepare(
+    words: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(
+            help="Files of molecules (.smi, .csv, .parquet, .sdf, each also .gz), folders of them, patterns with *, "
+            "or URLs (s3://, gs://, https://); then settings.",
+            metavar=f"INPUT... {SETTINGS}",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--out", "-o", help="Folder or URL of the shards; left out: data.shards, or <run.dir>/shards."),
+    ] = None,
+    config: ConfigFile = None,
+    allow_truncated: Annotated[
+        bool, typer.Option("--allow-truncated", help="Take what there is of files that end too early or are damaged.")
+    ] = False,
+    mend: Annotated[
+        bool, typer.Option("--repair", help="Make broken shards of --out again, from the inputs it was prepared from.")
+    ] = False,
+) -> None:
+    """Turn molecules into shards, with every rejected record in a ledger.
+
+    The same command again goes on from what is finished. Other inputs with the same --out are added: only the
+    shards that their molecules belong to are written again.
+
+    Example: mmsa prepare molecules.smi.gz --out shards prepare.conformers=etkdg prepare.workers=8
+    """
+    inputs, settings = split_settings(words)
+    if not inputs and not mend:
+        raise ValueError("no input was named; say mmsa prepare FILE... --out FOLDER")
+    if inputs and mend:
+        raise ValueError("--repair takes no inputs, the folder knows its own; to add some leave --repair out")
+    resolved = load_config(config, [*settings, *(["prepare.allow_truncated=true"] if allow_truncated else [])])
+
+    from mmsa_dist.console import changes_summary, preparation_progress, preparation_summary
+    from mmsa_shards.changes import changes_between
+    from mmsa_shards.prepare import prepare as prepare_shards
+    from mmsa_shards.repair import repair
+    from mmsa_shards.workplace import held_manifest
+
+    folder = out or resolved.shards_dir
+    if mend:
+        with preparation_progress() as progress:
+            made = repair(folder, resolved.prepare, progress=progress)
+        say(f"made again: {', '.join(made)}" if made else "every shard is what the manifest says")
+        return
+    before = held_manifest(folder)
+    with preparation_progress() as progress:
+        manifest = prepare_shards(inputs, folder, resolved.prepare, progress=progress)
+    say(preparation_summary(manifest, folder))
+    if before is not None:
+        say(changes_summary(changes_between(before, manifest)))

@@ -1,0 +1,36 @@
+"""`mmsa pretrain`: shards to a model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+import typer
+
+from mmsa_dist.cli.arguments import SETTINGS, ConfigFile, split_settings
+from mmsa_dist.config.load import load_config
+
+
+def pretrain(
+    words: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(help="Settings such as train.steps=1000.", metavar=SETTINGS, show_default=False),
+    ] = None,
+    config: ConfigFile = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest good checkpoint of run.dir.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read all shards first; left out, only their sizes are looked at.")
+    ] = False,
+    local_rank: Annotated[int, typer.Option("--local_rank", hidden=True)] = 0,
+) -> None:
+    """Pre-train on prepared shards: alone, or on many processes under deepspeed.
+
+    Example: deepspeed --num_accelerators 8 launch/pretrain.py --config launch/configs/base.yaml run.dir=runs/one
+    """
+    strangers, settings = split_settings(words)
+    if strangers:
+        raise ValueError(f"{strangers[0]!r} is not of the form section.key=value, such as train.steps=1000")
+    resolved = load_config(config, settings)
+
+    from mmsa_dist.train.loop import pretrain as train
+
+    train(resolved, resume=resume, verify=verify)
