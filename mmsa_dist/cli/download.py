@@ -36,7 +36,7 @@ def pubchem(
     from mmsa_dist.console import download_progress, download_summary
     from mmsa_shards.pubchem import BASE_URL, download_pubchem
 
-    with download_progress() as (progress, say):
+    with download_progress() as (progress, tell):
         done = download_pubchem(
             out,
             first,
@@ -47,7 +47,7 @@ def pubchem(
             base_url=base_url or BASE_URL,
             parallel=parallel,
             progress=progress,
-            say=say,
+            say=tell,
         )
     say(download_summary(str(out), **vars(done.outcome)))
     inputs = " ".join(f"{shlex.quote(str(out))}/{pattern}" for pattern in done.inputs)
