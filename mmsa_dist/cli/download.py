@@ -9,6 +9,8 @@ from typing import Annotated, Optional
 import typer
 from rich.text import Text
 
+from mmsa_dist.console import say
+
 
 def pubchem(
     first: Annotated[int, typer.Option("--from", help="Smallest compound id (CID), from 1.")],
