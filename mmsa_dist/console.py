@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -25,8 +25,10 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
-from mmsa_shards.changes import Changes
-from mmsa_shards.manifest import Manifest
+if TYPE_CHECKING:
+    from mmsa_dist.evaluate.results import Results
+    from mmsa_shards.changes import Changes
+    from mmsa_shards.manifest import Manifest
 
 _SHARDS_NAMED = 8
 
@@ -60,6 +62,13 @@ def row_progress(stage: str) -> Iterator[Callable[[int, int | None], None]]:
     """Shows one stage that counts rows; yields the function to report (done, total) to."""
     with _Bars() as bars:
         yield lambda done, total: bars.update(stage, done, total, "")
+
+
+@contextmanager
+def job_progress() -> Iterator[Callable[[int, int, str], None]]:
+    """Shows how many jobs are done and what is being done; yields what `mmsa_dist.evaluate` reports to."""
+    with _Bars() as bars:
+        yield lambda done, total, words: bars.update("evaluate", done, total, words)
 
 
 @contextmanager
@@ -124,6 +133,21 @@ class _Bars:
     def say(self, words: str) -> None:
         """Prints a sentence above the bars."""
         self._console.print(words, highlight=False, markup=False)
+
+
+def results_tables(results: Results) -> list[Table]:
+    """The results of an evaluation, a table for each metric."""
+    tables = []
+    for given in results.tables():
+        table = Table(title=given.title, title_justify="left")
+        for name in ("features", "model"):
+            table.add_column(name)
+        for name in given.columns:
+            table.add_column(name, justify="right")
+        for row in given.rows:
+            table.add_row(row.features, row.model, *(Text(c.text, "bold" if c.best else "") for c in row.cells))
+        tables.append(table)
+    return tables
 
 
 def preparation_summary(manifest: Manifest, folder: str) -> Table:

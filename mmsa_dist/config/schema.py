@@ -187,6 +187,17 @@ class Embed(Section):
     dtype: Literal["float16", "float32"]
 
 
+class Finetune(Section):
+    """Fine-tuning of the 2D encoder on a labelled task."""
+
+    epochs: Positive
+    batch_size: Annotated[int, Field(ge=2)]
+    lr: Above0
+    encoder_lr_scale: NonNegative
+    weight_decay: NonNegative
+    dropout: Share
+
+
 class Config(Section):
     """The whole configuration of a run."""
 
@@ -197,6 +208,7 @@ class Config(Section):
     loss: Loss
     train: Train
     embed: Embed
+    finetune: Finetune
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Config:

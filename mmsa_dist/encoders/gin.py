@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.encoders.base import Encoder, register
+from mmsa_dist.encoders.dropout import Dropout
 from mmsa_dist.encoders.linear import Linear
 from mmsa_dist.encoders.sparse_sum import SparseSum, segment_ptr, sum_of_segments, sum_rows
 from mmsa_shards.schema import ATOM_CATEGORIES, BOND_CATEGORIES
@@ -74,7 +75,7 @@ class GIN(Encoder):
         self.gnns = nn.ModuleList(GINConv(width) for _ in range(layers))
         norms: dict[str, type[nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
         self.batch_norms = nn.ModuleList(norms[norm](width) for _ in range(layers))  # the name is the published one
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, batch: MoleculeBatch) -> Tensor:
         """Returns (B, width): the mean of each molecule's atom vectors."""

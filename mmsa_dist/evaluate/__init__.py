@@ -1,12 +1,14 @@
-"""Judging vectors on labelled molecules: named tasks, named splits, baselines by the same code, spread over seeds."""
+"""Judging a model on labelled molecules: named tasks, named splits, baselines by the same code, spread over seeds."""
 
-from mmsa_dist.evaluate.probe import run_probe
+from mmsa_dist.evaluate.methods import Method
 from mmsa_dist.evaluate.results import Results, Score
+from mmsa_dist.evaluate.run import evaluate
 from mmsa_dist.evaluate.splits import Split, SplitName, make_split
 from mmsa_dist.evaluate.tasks import TASKS, Task, TaskData, TaskError, load_csv, load_task
 
 __all__ = [
     "TASKS",
+    "Method",
     "Results",
     "Score",
     "Split",
@@ -14,8 +16,8 @@ __all__ = [
     "Task",
     "TaskData",
     "TaskError",
+    "evaluate",
     "load_csv",
     "load_task",
     "make_split",
-    "run_probe",
 ]

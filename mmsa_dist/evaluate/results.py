@@ -1,4 +1,4 @@
-"""Results as they are published: one line per seed, means with spread beside it, and the splits as files."""
+"""Results as they are published: one score per seed, means with spread, and the splits as files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from mmsa_dist.evaluate.tasks import Metric, TaskData
 from mmsa_dist.runtime.files import write_atomically
 
 RESULTS = "results"
-_METRIC_NAMES = {"roc_auc": "ROC-AUC", "rmse": "RMSE", "mae": "MAE"}
+METRIC_NAMES: dict[Metric, str] = {"roc_auc": "ROC-AUC, %, higher is better", "rmse": "RMSE, lower is better",
+                                   "mae": "MAE, lower is better"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,16 @@ class Score:
     model: str
     metric: Metric
     value: float
+    """NaN where no label has both classes among the test molecules."""
+    valid: float
+    """The same on the validation molecules, by which alone anything was chosen."""
     labels_scored: int
     """Labels that enter the mean; the others have one class only among the test molecules."""
     labels: int
     test_molecules: int
+    missing: int
+    """Molecules of the task of which the method sees nothing; they are judged by what it says of the mean."""
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -53,9 +60,26 @@ class Summary:
     mean: float
     spread: float | None
     """Standard deviation over runs; None where there is one run, as for a method without randomness."""
+    valid: float
     values: tuple[float, ...]
+    missing: int
     best: bool
     """Whether no method has a better mean on this task."""
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A method over the tasks of one metric that all methods are judged on."""
+
+    metric: Metric
+    features: str
+    model: str
+    tasks: tuple[str, ...]
+    mean: float
+    valid: float
+    spread: float | None
+    """Standard deviation over seeds of the mean over tasks."""
+    best: bool
 
 
 @dataclass(frozen=True)
@@ -64,9 +88,10 @@ class Results:
 
     scores: tuple[Score, ...]
     splits: tuple[tuple[Split, TaskData], ...] = ()
-    without_vector: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    """By task: molecules that have no vector and were given the mean one."""
-    model_digest: str = ""
+    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What was judged, and how: for ``results.json``."""
+    warnings: tuple[str, ...] = ()
+    """What a reader must know besides."""
 
     def summaries(self) -> list[Summary]:
         """One line per task and method, in the order of the scores."""
@@ -76,8 +101,6 @@ class Results:
         means = {key: _mean([s.value for s in group]) for key, group in groups.items()}
         lines = []
         for key, group in groups.items():
-            rivals = [means[other] for other in groups if other[:2] == key[:2] and not math.isnan(means[other])]
-            best = max(rivals, default=math.nan) if group[0].metric == "roc_auc" else min(rivals, default=math.nan)
             values = tuple(s.value for s in group)
             lines.append(
                 Summary(
@@ -88,24 +111,94 @@ class Results:
                     model=key[3],
                     mean=means[key],
                     spread=statistics.stdev(values) if len(values) > 1 else None,
+                    valid=_mean([s.valid for s in group]),
                     values=values,
-                    best=means[key] == best,
+                    missing=group[0].missing,
+                    best=means[key] == _best([means[o] for o in groups if o[:2] == key[:2]], group[0].metric),
                 )
             )
         return lines
 
-    def to_markdown(self) -> str:
-        """A table of means and spreads, the best of each task in bold."""
-        lines = ["| task | split | metric | features | model | test | runs |", "|---|---|---|---|---|---:|---:|"]
-        for line in self.summaries():
-            value = format_value(line)
-            shown = f"**{value}**" if line.best else value
-            metric = _METRIC_NAMES[line.metric] + (" ↑" if line.metric == "roc_auc" else " ↓")
-            lines.append(
-                f"| {line.task} | {line.split} | {metric} | {line.features} | {line.model} | {shown} "
-                f"| {len(line.values)} |"
+    def means(self) -> list[Mean]:
+        """One line per metric and method, where there are several tasks: regressions have units, and no mean.
+
+        A task on which a method is not defined, for want of both classes, is left out for all of them.
+        """
+        lines = [line for line in self.summaries() if line.metric == "roc_auc"]
+        undefined = {line.task for line in lines if math.isnan(line.mean)}
+        tasks = tuple(dict.fromkeys(line.task for line in lines if line.task not in undefined))
+        if len(tasks) < 2:
+            return []
+        methods = dict.fromkeys((line.features, line.model) for line in lines)
+        by_method = {m: [x for x in lines if (x.features, x.model) == m and x.task in tasks] for m in methods}
+        means = {m: statistics.fmean(x.mean for x in group) for m, group in by_method.items()}
+        return [
+            Mean(
+                metric="roc_auc",
+                features=features,
+                model=model,
+                tasks=tasks,
+                mean=means[features, model],
+                valid=_mean([x.valid for x in group]),
+                spread=_spread_of_means([x.values for x in group]),
+                best=means[features, model] == _best(list(means.values()), "roc_auc"),
             )
-        return "\n".join(lines) + "\n"
+            for (features, model), group in by_method.items()
+        ]
+
+    def notes(self) -> list[str]:
+        """Sentences without which the numbers would be read wrongly."""
+        sentences = list(self.warnings)
+        for _, data in {data.task.name: (split, data) for split, data in self.splits}.values():
+            if data.dropped:
+                sentences.append(
+                    f"{data.task.name}: {len(data.dropped)} of {len(data) + len(data.dropped)} rows do not parse and "
+                    f"are left out (record {', '.join(str(row + 1) for row, _ in data.dropped[:10])}"
+                    f"{', ...' if len(data.dropped) > 10 else ''})"
+                )
+        for task, scored, labels in sorted({(s.task, s.labels_scored, s.labels) for s in self.scores}):
+            if scored == 0:
+                sentences.append(f"{task}: no label has both classes among the test molecules; it enters no mean")
+            elif scored < labels:
+                sentences.append(
+                    f"{task}: {scored} of {labels} labels have both classes among the test molecules; the others are "
+                    "left out of the mean"
+                )
+        for task, features, missing in sorted({(s.task, s.features, s.missing) for s in self.scores if s.missing}):
+            sentences.append(f"{task}: {features} sees nothing of {missing} molecules, which are given the mean")
+        return sentences
+
+    def to_markdown(self) -> str:
+        """A table per metric, methods down and tasks across, the best of each task in bold."""
+        parts = []
+        for table in self.tables():
+            columns = ["features", "model", *table.columns]
+            lines = [f"{table.title}\n", "| " + " | ".join(columns) + " |", "|---|---|" + "---:|" * len(table.columns)]
+            for row in table.rows:
+                cells = [f"**{cell.text}**" if cell.best else cell.text for cell in row.cells]
+                lines.append("| " + " | ".join([row.features, row.model, *cells]) + " |")
+            parts.append("\n".join(lines))
+        if notes := self.notes():
+            parts.append("\n".join(f"- {note}" for note in notes))
+        return "\n\n".join(parts) + "\n"
+
+    def tables(self) -> list[Table]:
+        """A table per metric, as it is printed and written."""
+        lines, means = self.summaries(), self.means()
+        tables = []
+        for metric in dict.fromkeys(line.metric for line in lines):
+            of_metric = [line for line in lines if line.metric == metric]
+            tasks = list(dict.fromkeys(line.task for line in of_metric))
+            cells = {(x.features, x.model, x.task): Cell(format_value(x), x.best) for x in of_metric}
+            mean = {(x.features, x.model): Cell(format_value(x), x.best) for x in means if x.metric == metric}
+            rows = [
+                Row(*m, tuple([cells[(*m, t)] for t in tasks] + ([mean[m]] if mean else [])))
+                for m in dict.fromkeys((x.features, x.model) for x in of_metric)
+            ]
+            of_all = [*(f"mean of {len(x.tasks)}" for x in means[:1])] if mean else []
+            title = f"{METRIC_NAMES[metric]}; {of_metric[0].split} split"
+            tables.append(Table(title, tuple(tasks + of_all), tuple(rows)))
+        return tables
 
     def write(self, folder: str | os.PathLike[str]) -> Path:
         """Writes ``results.{json,csv,md}`` and ``splits/*.json`` into `folder`, which is returned."""
@@ -113,11 +206,12 @@ class Results:
         folder.mkdir(parents=True, exist_ok=True)
         files = {(s.digest, d.task.name): s.write(folder / "splits", d).name for s, d in self.splits}
         about = {
-            "model_digest": self.model_digest,
-            "without_vector": dict(self.without_vector),
-            "summaries": [_plain(line) for line in self.summaries()],
+            **self.about,
+            "notes": self.notes(),
+            "means": [plain(line) for line in self.means()],
+            "summaries": [plain(line) for line in self.summaries()],
             "scores": [
-                _plain(score) | {"split_file": files.get((score.split_digest, score.task))} for score in self.scores
+                plain(score) | {"split_file": files.get((score.split_digest, score.task))} for score in self.scores
             ],
         }
         write_atomically(folder / f"{RESULTS}.json", json.dumps(about, indent=2, allow_nan=False) + "\n")
@@ -133,7 +227,33 @@ class Results:
         return text.getvalue()
 
 
-def format_value(line: Summary) -> str:
+@dataclass(frozen=True)
+class Cell:
+    """A number of a table."""
+
+    text: str
+    best: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method of a table."""
+
+    features: str
+    model: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Methods down, tasks across."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def format_value(line: Summary | Mean) -> str:
     """Mean and spread with as many digits as the metric deserves."""
     if math.isnan(line.mean):
         return "not defined"
@@ -142,17 +262,39 @@ def format_value(line: Summary) -> str:
     return f"{scale * line.mean:.{digits}f}{spread}"
 
 
-def _mean(values: list[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return statistics.fmean(known) if known else math.nan
-
-
-def _plain(item: Any) -> dict[str, Any]:
-    """A dataclass as JSON can hold it: NaN is null."""
+def plain(item: Any) -> dict[str, Any]:
+    """A dataclass or a dictionary as JSON can hold it: NaN is null."""
 
     def finite(value: Any) -> Any:
         if isinstance(value, tuple):
             return [finite(v) for v in value]
         return None if isinstance(value, float) and math.isnan(value) else value
 
-    return {name: finite(value) for name, value in dataclasses.asdict(item).items()}
+    values = item if isinstance(item, dict) else dataclasses.asdict(item)
+    return {name: finite(value) for name, value in values.items()}
+
+
+def score_from_plain(values: Mapping[str, Any]) -> Score:
+    """The score of which `plain` made `values`."""
+    given: dict[str, Any] = {name: math.nan if value is None else value for name, value in values.items()}
+    return Score(**given)
+
+
+def _mean(values: list[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return statistics.fmean(known) if known else math.nan
+
+
+def _best(means: list[float], metric: Metric) -> float:
+    known = [value for value in means if not math.isnan(value)]
+    return (max if metric == "roc_auc" else min)(known, default=math.nan)
+
+
+def _spread_of_means(values: list[tuple[float, ...]]) -> float | None:
+    """Of the mean over tasks, seed by seed; a method that ran once on a task has that value with every seed."""
+    seeds = max(len(of_task) for of_task in values)
+    if seeds == 1:
+        return None
+    return statistics.stdev(
+        statistics.fmean(of_task[seed % len(of_task)] for of_task in values) for seed in range(seeds)
+    )

@@ -5,11 +5,13 @@ n molecules, T label columns.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -106,6 +108,13 @@ class TaskData:
 
     def __len__(self) -> int:
         return len(self.smiles)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over SMILES and labels."""
+        digest = hashlib.sha256("\n".join(self.smiles).encode())
+        digest.update(np.ascontiguousarray(self.labels).tobytes())
+        return digest.hexdigest()
 
 
 def load_task(name: str, data: str | os.PathLike[str] | None = None) -> TaskData:

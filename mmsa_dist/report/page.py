@@ -62,6 +62,7 @@ def write_report(run_dir: str | os.PathLike[str], *, progress: Progress | None =
         "space": None,
         "anchors": None,
         "evaluation": _evaluation(record.evaluation) if record.evaluation else None,
+        "evaluation_notes": record.evaluation.get("notes", []) if record.evaluation else [],
         "written": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "version": __version__,
         "font": Markup(FONT),
@@ -250,7 +251,6 @@ def _evaluation(results: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "split": line["split"],
                 "metric": {"roc_auc": "ROC-AUC, %", "rmse": "RMSE", "mae": "MAE"}.get(line["metric"], line["metric"]),
                 "better": "higher" if percent else "lower",
-                "without": results.get("without_vector", {}).get(line["task"], 0),
                 "lines": [],
             },
         )

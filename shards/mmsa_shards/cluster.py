@@ -1,4 +1,4 @@
-"""Ray, as far as preparation needs it: tasks with a bounded number in flight. The one file that imports ray."""
+"""Ray, as far as we need it: tasks with a bounded number in flight. The one file that imports ray."""
 
 from __future__ import annotations
 
@@ -45,6 +45,11 @@ class Pool:
         return self._wanted or max(1, int(ray.cluster_resources().get("CPU", 0)))
 
     @property
+    def gpus(self) -> int:
+        """GPUs of the cluster at this time."""
+        return int(ray.cluster_resources().get("GPU", 0))
+
+    @property
     def _in_flight(self) -> int:
         # A queue as long as the cluster is wide keeps it busy, and tells an autoscaler that more is wanted.
         return self._wanted or 2 * self.workers
@@ -58,7 +63,7 @@ class Pool:
         function: Callable[..., R],
         calls: Iterable[tuple[Any, ...]],
         *,
-        gpus: int = 0,
+        gpus: float = 0,
         heartbeat: Callable[[], None] | None = None,
     ) -> Iterator[R]:
         """Runs ``function(*call)`` for every call and yields results as they come, in any order.
@@ -68,10 +73,10 @@ class Pool:
         Args:
             function: of module level.
             calls: arguments.
-            gpus: that each call needs.
+            gpus: that each call needs, or the share of one.
             heartbeat: called every second or so while there is nothing to yield.
         """
-        if gpus and not ray.cluster_resources().get("GPU"):
+        if gpus and not self.gpus:
             raise PrepareError("no node of this Ray cluster has a GPU: add one, or set prepare.conformer_backend=rdkit")
         task = ray.remote(function).options(num_cpus=1, num_gpus=gpus, max_retries=_RETRIES)
         running: list[ray.ObjectRef] = []

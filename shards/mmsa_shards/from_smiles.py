@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ from mmsa_shards.block import Molecule, molecules_to_block
 from mmsa_shards.molecule import Conformers, Order, make_molecules
 from mmsa_shards.options import Standardization
 from mmsa_shards.read import Structure
-from mmsa_shards.standardize import Refusal, standardize_many
+from mmsa_shards.standardize import Parent, Refusal, standardize_many
 
 
 def smiles_to_block(
@@ -21,9 +21,9 @@ def smiles_to_block(
     ids: Sequence[str] | None = None,
     *,
     conformers: Literal["none", "etkdg"],
-    seed: int,
-    conformer_timeout_s: float,
-    standardization: Standardization,
+    seed: int = 0,
+    conformer_timeout_s: float = 0.0,
+    standardization: Standardization | None,
 ) -> tuple[pa.RecordBatch, NDArray[np.int64], dict[int, tuple[str, str]]]:
     """Turns SMILES into a block exactly as preparation does, without Ray.
 
@@ -33,7 +33,8 @@ def smiles_to_block(
         conformers: `etkdg` embeds one conformer per molecule, `none` leaves out the 3D modality.
         seed: of the embedding.
         conformer_timeout_s: seconds that the embedding of one molecule may take before it goes without 3D.
-        standardization: as in the preparation.
+        standardization: as in the preparation; None takes the SMILES, which must parse, as they are given, and
+            makes no InChIKeys.
 
     Returns:
         The block of the N molecules that were read; their (N,) int64 rows in `smiles`, ascending; and for
@@ -42,8 +43,7 @@ def smiles_to_block(
     refusals: dict[int, tuple[str, str]] = {}
     orders: list[Order] = []
     rows: list[int] = []
-    structures = [Structure("SMILES", text or "") for text in smiles]
-    for row, parent in enumerate(standardize_many(structures, standardization)):
+    for row, parent in enumerate(_parents(smiles, standardization)):
         if isinstance(parent, Refusal):
             refusals[row] = (parent.reason, parent.message)
         else:
@@ -60,3 +60,9 @@ def smiles_to_block(
             molecules.append(made)
             kept.append(row)
     return molecules_to_block(molecules), np.asarray(kept, dtype=np.int64), refusals
+
+
+def _parents(smiles: Sequence[str | None], standardization: Standardization | None) -> Iterable[Parent | Refusal]:
+    if standardization is None:
+        return [Parent(smiles=text or "", inchikey="") for text in smiles]
+    return standardize_many([Structure("SMILES", text or "") for text in smiles], standardization)

@@ -1,0 +1,206 @@
+"""Fine-tuning of the 2D encoder, the field's protocol (Hu et al. 2020, arXiv 1905.12265).
+
+The pre-trained GIN, its mean over atoms and one linear layer; all weights are tuned with Adam; the test molecules are
+judged at the epoch that is best on the validation molecules. n molecules, T labels, B molecules in a batch.
+
+Numerics: float32 on one thread on CPUs, so that results depend neither on the machine's cores nor on how many jobs
+run side by side: the same command gives the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mmsa_dist.config.schema import Finetune
+from mmsa_dist.data.batch import MoleculeBatch
+from mmsa_dist.data.collate import collate
+from mmsa_dist.encoders import Encoder, build_encoder
+from mmsa_dist.evaluate.graphs import Graphs, graphs
+from mmsa_dist.evaluate.methods import Method, Outcome, Progress
+from mmsa_dist.evaluate.metrics import better, score_labels
+from mmsa_dist.evaluate.splits import Split
+from mmsa_dist.evaluate.tasks import TaskData
+from mmsa_dist.runtime.seeds import derived_seed
+
+ENCODER = "gin"
+_JUDGED_AT_A_TIME = 256
+
+
+class GraphPredictor(nn.Module):
+    """The encoder with one linear layer on top."""
+
+    def __init__(self, encoder: Encoder, labels: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(encoder.width, labels)
+
+    def forward(self, batch: MoleculeBatch) -> Tensor:
+        """Returns (B, T): logits, or standardized values."""
+        return self.head(self.encoder(batch))
+
+
+def finetune_method(
+    name: str, architecture: Mapping[str, object], weights: Mapping[str, Tensor] | None, options: Finetune
+) -> Method:
+    """A line of the table of ``--protocol finetune``.
+
+    Args:
+        name: what the table calls the encoder.
+        architecture: keyword arguments of the GIN; its dropout is that of `options`.
+        weights: of the GIN; None leaves them as they are drawn, by the seed.
+        options: section ``finetune`` of the configuration.
+    """
+    digest = hashlib.sha256(f"{sorted(architecture.items())} {options.model_dump_json()}".encode())
+    for key, tensor in sorted((weights or {}).items()):
+        digest.update(key.encode() + tensor.numpy(force=True).tobytes())
+    fit = partial(fine_tune, architecture=dict(architecture), weights=weights, options=options)
+    return Method(name, "fine-tuned", graphs, fit, seeded=True, identity=digest.hexdigest(), gpu=True)
+
+
+def fine_tune(
+    x: Graphs,
+    data: TaskData,
+    split: Split,
+    seed: int,
+    progress: Progress,
+    *,
+    architecture: Mapping[str, object],
+    weights: Mapping[str, Tensor] | None,
+    options: Finetune,
+) -> Outcome:
+    """Tunes on the training molecules and predicts the test molecules at the best validation epoch.
+
+    Regression labels are standardized by the training molecules. A molecule without a graph takes no part in the
+    training and is predicted by the mean.
+
+    Raises:
+        FloatingPointError: the loss is not finite.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    labels = _Labels(data, x.of(split.train))
+    rng = np.random.default_rng(derived_seed("finetune", seed))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _one_thread(device):
+        torch.manual_seed(derived_seed("finetune", seed))
+        model = GraphPredictor(
+            build_encoder(ENCODER, {**architecture, "dropout": options.dropout}), data.labels.shape[1]
+        )
+        if weights is not None:
+            model.encoder.load_state_dict(weights)
+        model.to(device)
+        groups = [
+            {"params": model.encoder.parameters(), "lr": options.lr * options.encoder_lr_scale},
+            {"params": model.head.parameters(), "lr": options.lr},
+        ]
+        optimizer = torch.optim.Adam(groups, weight_decay=options.weight_decay, fused=True)
+        judged = {part: _Judged(x, data, getattr(split, part), labels, device) for part in ("valid", "test")}
+        best, curve = math.nan, []
+        predictions = labels.mean_T.repeat(len(data), axis=0)
+        for epoch in range(1, options.epochs + 1):
+            progress(f"epoch {epoch} of {options.epochs}")
+            model.train()
+            losses = []
+            for rows in _batches(rng.permutation(x.of(split.train)), options.batch_size):
+                batch = collate(x.take(rows), picture_size=None).to(device)
+                loss = labels.loss(model(batch), rows, device)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.detach())
+            mean_loss = float(torch.stack(losses).mean())
+            if not math.isfinite(mean_loss):
+                raise FloatingPointError(
+                    f"{data.task.name}, seed {seed}: the loss is {mean_loss} at epoch {epoch}; lower finetune.lr "
+                    f"(now {options.lr})"
+                )
+            valid = judged["valid"].score(model)
+            curve.append({"epoch": epoch, "loss": mean_loss, "valid": valid})
+            # The test molecules are looked at where they may come to count, and nowhere choose anything.
+            if epoch == 1 or better(valid, best, data.task):
+                best = valid
+                predictions[judged["test"].rows] = judged["test"].predict(model)
+    return Outcome(predictions, best, tuple(curve))
+
+
+@contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if device.type == "cpu" else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Labels:
+    """Labels as the network sees them."""
+
+    def __init__(self, data: TaskData, train: NDArray[np.int64]) -> None:
+        known = ~np.isnan(data.labels)
+        counts_T = np.maximum(known[train].sum(axis=0), 1)
+        filled = np.where(known, data.labels, 0.0)
+        self._classes = data.task.kind == "classification"
+        self.mean_T = filled[train].sum(axis=0, keepdims=True) / counts_T
+        spread_T = np.sqrt((np.where(known, data.labels - self.mean_T, 0.0)[train] ** 2).sum(axis=0) / counts_T)
+        self._spread_T = np.where(spread_T > 0, spread_T, 1.0)
+        self._y = filled if self._classes else np.where(known, (data.labels - self.mean_T) / self._spread_T, 0.0)
+        self._known = known
+
+    def loss(self, out_BT: Tensor, rows: NDArray[np.int64], device: torch.device) -> Tensor:
+        """Mean over the labels that are known: cross entropy, or squared error."""
+        y_BT = torch.from_numpy(self._y[rows]).to(device, torch.float32)
+        known_BT = torch.from_numpy(self._known[rows]).to(device, torch.float32)
+        error = functional.binary_cross_entropy_with_logits if self._classes else functional.mse_loss
+        return (error(out_BT, y_BT, reduction="none") * known_BT).sum() / known_BT.sum().clamp(min=1)
+
+    def values(self, out: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What the network says, as probabilities or in the unit of the labels."""
+        return 1 / (1 + np.exp(-out)) if self._classes else out * self._spread_T + self.mean_T
+
+
+class _Judged:
+    """A part of the split, its batches made once."""
+
+    def __init__(
+        self, x: Graphs, data: TaskData, rows: NDArray[np.int64], labels: _Labels, device: torch.device
+    ) -> None:
+        self.rows = x.of(rows)
+        self._data, self._all, self._labels = data, rows, labels
+        self._batches = [
+            collate(x.take(some), picture_size=None).to(device) for some in _batches(self.rows, _JUDGED_AT_A_TIME)
+        ]
+
+    @torch.inference_mode()
+    def predict(self, model: nn.Module) -> NDArray[np.float64]:
+        """(rows, T) predictions of the molecules `rows`."""
+        model.eval()
+        return self._labels.values(np.concatenate([model(batch).double().cpu().numpy() for batch in self._batches]))
+
+    def score(self, model: nn.Module) -> float:
+        """The metric over all molecules of the part."""
+        predictions = self._labels.mean_T.repeat(len(self._data), axis=0)
+        predictions[self.rows] = self.predict(model)
+        return score_labels(self._data.labels[self._all], predictions[self._all], self._data.task.metric).value
+
+
+def _batches(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
+    """Cuts rows into batches; one molecule that would be left over joins the batch before it.
+
+    Batch norm has nothing to say about a molecule of one atom that is alone.
+    """
+    ends = [*range(size, len(rows), size), len(rows)]
+    if len(ends) > 1 and ends[-1] - ends[-2] == 1:
+        del ends[-2]
+    start = 0
+    for end in ends:
+        yield rows[start:end]
+        start = end

@@ -1,0 +1,40 @@
+"""The molecules of a task as graphs in columns, so that batches are cut and not made molecule by molecule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmsa_dist.data.columns import MoleculeColumns, from_block
+from mmsa_dist.evaluate.methods import Inputs
+from mmsa_dist.evaluate.tasks import TaskData
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """Graphs of m of n molecules."""
+
+    columns: MoleculeColumns
+    """m molecules."""
+    place: NDArray[np.int64]
+    """(n,) where a molecule stands in `columns`; -1 where it has no graph."""
+
+    def of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of the molecules `rows` that have a graph."""
+        return rows[self.place[rows] >= 0]
+
+    def take(self, rows: NDArray[np.int64]) -> MoleculeColumns:
+        """The graphs of the molecules `rows`, which have one."""
+        return self.columns.take(self.place[rows])
+
+
+def graphs(data: TaskData) -> Inputs:
+    """Graphs of the SMILES as they are given, salts and charges included, as the field's protocol has it."""
+    from mmsa_shards.from_smiles import smiles_to_block
+
+    block, kept, refused = smiles_to_block(data.smiles, conformers="none", standardization=None)
+    place = np.full(len(data), -1, dtype=np.int64)
+    place[kept] = np.arange(len(kept))
+    return Inputs(Graphs(from_block(block), place), missing=len(refused))

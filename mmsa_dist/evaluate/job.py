@@ -1,0 +1,116 @@
+"""A job: one method on one split of one task with one seed, and the files it leaves.
+
+    jobs/<task>/<method>-<split>-seed<n>.json      score, validation curve, and the digest of all that it depends on
+    jobs/<task>/<method>-<split>-seed<n>.parquet   what it predicts for each test molecule
+
+They are written when the job is done, so that an evaluation that was stopped goes on from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmsa_dist.evaluate.methods import Inputs, Method, Outcome, Progress
+from mmsa_dist.evaluate.metrics import score_labels
+from mmsa_dist.evaluate.results import Score, plain, score_from_plain
+from mmsa_dist.evaluate.splits import Split
+from mmsa_dist.evaluate.tasks import TaskData
+from mmsa_dist.runtime.files import write_atomically
+from mmsa_shards import atomic
+
+_VERSION = 1
+"""Goes up when the same job would come out otherwise."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A method on one split of a task with one seed."""
+
+    data: TaskData
+    method: Method
+    split: Split
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its files, without the ending."""
+        method = re.sub(r"[^a-z0-9]+", "-", f"{self.method.features} {self.method.model}".lower()).strip("-")
+        return f"{self.data.task.name}/{method}-{self.split.name}-seed{self.seed}"
+
+    @property
+    def inputs_key(self) -> tuple[str, Callable[[TaskData], Inputs]]:
+        """Equal for jobs that see the same inputs."""
+        return self.data.task.name, self.method.make
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that the outcome depends on."""
+        parts = (_VERSION, self.name, self.data.digest, self.split.digest, self.method.identity, self.seed)
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def fit(job: Job, value: Any, progress: Progress) -> tuple[Outcome, float]:
+    """Returns the outcome of a job, and the seconds it took.
+
+    Args:
+        job: what to do.
+        value: its inputs.
+        progress: is told how far it is.
+    """
+    begun = time.monotonic()
+    outcome = job.method.fit_predict(value, job.data, job.split, job.seed, progress)
+    return outcome, time.monotonic() - begun
+
+
+def judge(job: Job, outcome: Outcome, missing: int, seconds: float) -> Score:
+    """The score of a job on its test molecules."""
+    test = job.split.test
+    judged = score_labels(job.data.labels[test], outcome.predictions[test], job.data.task.metric)
+    return Score(
+        task=job.data.task.name,
+        split=job.split.name,
+        split_digest=job.split.digest,
+        seed=job.seed,
+        features=job.method.features,
+        model=job.method.model,
+        metric=job.data.task.metric,
+        value=judged.value,
+        valid=outcome.valid,
+        labels_scored=judged.labels_scored,
+        labels=job.data.labels.shape[1],
+        test_molecules=len(test),
+        missing=missing,
+        seconds=seconds,
+    )
+
+
+def keep(folder: Path, job: Job, outcome: Outcome, score: Score) -> None:
+    """Writes the files of a job that is done; the JSON comes last, and with it the job counts."""
+    path = folder / f"{job.name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    test = job.split.test
+    columns: dict[str, Any] = {"row": test, "smiles": [job.data.smiles[row] for row in test]}
+    for number, name in enumerate(job.data.label_names):
+        columns[f"{name} (label)"] = job.data.labels[test, number]
+        columns[f"{name} (predicted)"] = outcome.predictions[test, number]
+    with atomic.write_atomically(path.with_suffix(".parquet")) as file:
+        pq.write_table(pa.table(columns), file)
+    about = {"digest": job.digest, "score": plain(score), "curve": [plain(epoch) for epoch in outcome.curve]}
+    write_atomically(path, json.dumps(about, allow_nan=False) + "\n")
+
+
+def kept(folder: Path, job: Job) -> Score | None:
+    """The score of a job that is done; None where it is not, or where anything that it depends on has changed."""
+    path = folder / f"{job.name}.json"
+    about = json.loads(path.read_text()) if path.exists() else {}
+    return score_from_plain(about["score"]) if about.get("digest") == job.digest else None

@@ -1,0 +1,73 @@
+"""A picture of the results: every seed a dot, the mean a bar across, a panel for each task."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmsa_dist.evaluate.results import METRIC_NAMES, Results, Summary
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_PANELS_ACROSS = 3
+_COLOURS = {"MMSA": "#1b6ca8", "GIN, pre-trained": "#1b6ca8"}
+_OTHERS = "#8a8f98"
+
+
+def plot_results(results: Results, path: Path) -> None:
+    """Draws `results` into a PNG, methods from top to bottom as in the table.
+
+    Args:
+        results: with at least one score that is defined.
+        path: of the file, replaced if it is there.
+    """
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    lines = [line for line in results.summaries() if not math.isnan(line.mean)]
+    tasks = list(dict.fromkeys(line.task for line in lines))
+    methods = list(dict.fromkeys(f"{line.features}\n{line.model}" for line in lines))
+    across = min(_PANELS_ACROSS, len(tasks))
+    down = -(-len(tasks) // across)
+    size = (1.6 + 3.2 * across, down * (1.1 + 0.42 * len(methods)))
+    figure, axes = pyplot.subplots(down, across, figsize=size, squeeze=False, sharey=True, layout="constrained")
+    for axis in axes.flat[len(tasks) :]:
+        axis.set_visible(False)
+    for axis, task in zip(axes.flat, tasks, strict=False):
+        for line in lines:
+            if line.task == task:
+                _draw(axis, line, methods.index(f"{line.features}\n{line.model}"))
+        metric = next(line.metric for line in lines if line.task == task)
+        axis.set_title(task, loc="left", fontweight="bold", fontsize=10)
+        axis.set_xlabel(METRIC_NAMES[metric], fontsize=8)
+        axis.set_yticks(range(len(methods)), methods, fontsize=8)
+        axis.set_ylim(len(methods) - 0.5, -0.5)
+        axis.tick_params(axis="x", labelsize=8)
+        axis.grid(axis="x", color="#e3e5e8", linewidth=0.8)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.tick_params(axis="y", length=0)
+    figure.savefig(path, dpi=160)
+    pyplot.close(figure)
+
+
+def _draw(axis: Axes, line: Summary, row: int) -> None:
+    scale = 100 if line.metric == "roc_auc" else 1
+    colour = next((c for name, c in _COLOURS.items() if line.features.startswith(name)), _OTHERS)
+    values = scale * np.array([value for value in line.values if not math.isnan(value)])
+    spread = scale * (line.spread or 0.0)
+    mean = scale * line.mean
+    axis.plot([mean - spread, mean + spread], [row, row], color=colour, linewidth=2, alpha=0.5)
+    axis.scatter(values, np.full(len(values), row), s=16, color=colour, alpha=0.6, linewidths=0)
+    axis.plot([mean, mean], [row - 0.22, row + 0.22], color=colour, linewidth=2.5)
+    weight = "bold" if line.best else "normal"
+    axis.annotate(
+        f"{mean:.{1 if scale == 100 else 2}f}", (mean, row - 0.25), ha="center", va="bottom",
+        fontsize=7, fontweight=weight, color=colour,
+    )  # fmt: skip

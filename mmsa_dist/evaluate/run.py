@@ -1,0 +1,106 @@
+"""An evaluation: every method on every task, split and seed, side by side, and nothing twice."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmsa_dist.evaluate.job import Job, fit, judge, keep, kept
+from mmsa_dist.evaluate.methods import Inputs, Method, Outcome
+from mmsa_dist.evaluate.results import Results
+from mmsa_dist.evaluate.splits import Split, SplitName, make_split
+from mmsa_dist.evaluate.tasks import TaskData
+
+JOBS = "jobs"
+
+Report = Callable[[int, int, str], None]
+"""Is told (jobs done, jobs in all, what is being done)."""
+
+
+def evaluate(
+    methods: Sequence[Method],
+    tasks: Sequence[TaskData],
+    *,
+    out: str | os.PathLike[str],
+    split: SplitName = "hu-scaffold",
+    seeds: Sequence[int] = (0, 1, 2),
+    resume: bool = False,
+    parallel: int = 1,
+    report: Report | None = None,
+    about: Mapping[str, Any] | None = None,
+    warnings: Sequence[str] = (),
+) -> Results:
+    """Judges `methods` on `tasks`, and writes the results, the splits and the jobs to `out`.
+
+    A method without randomness of its own is run once per distinct split, not once per seed.
+
+    Args:
+        methods: lines of the table.
+        tasks: what to predict.
+        out: folder.
+        split: name of the split.
+        seeds: of the random split and of the methods.
+        resume: whether jobs that are done in `out` count; otherwise they are done again.
+        parallel: jobs at a time; more than one run in Ray.
+        report: is told how far it is.
+        about: what is judged, and how, for ``results.json``.
+        warnings: sentences that belong to the results.
+
+    Raises:
+        ValueError: no seed, an unknown split, or a task too small to split.
+    """
+    if not seeds:
+        raise ValueError("seeds must hold at least one number")
+    tell = report or (lambda done, total, words: None)
+    folder = Path(out) / JOBS
+    splits = {(data.task.name, seed): make_split(data, split, seed) for data in tasks for seed in seeds}
+    jobs = list(_jobs(methods, tasks, seeds, splits))
+    scores = {job.name: score for job in jobs if resume and (score := kept(folder, job)) is not None}
+    todo = [job for job in jobs if job.name not in scores]
+    inputs: dict[object, Inputs] = {}
+    for job in todo:
+        if job.inputs_key not in inputs:
+            tell(len(scores), len(jobs), f"{job.data.task.name}: {job.method.features}")
+            inputs[job.inputs_key] = job.method.make(job.data)
+    for job, outcome, seconds in _run(todo, inputs, parallel, lambda words: tell(len(scores), len(jobs), words)):
+        scores[job.name] = judge(job, outcome, inputs[job.inputs_key].missing, seconds)
+        keep(folder, job, outcome, scores[job.name])
+        tell(len(scores), len(jobs), job.name)
+    used = {(job.data.task.name, job.split.digest): (job.split, job.data) for job in jobs}
+    results = Results(tuple(scores[job.name] for job in jobs), tuple(used.values()), about or {}, tuple(warnings))
+    results.write(out)
+    return results
+
+
+def _jobs(
+    methods: Sequence[Method],
+    tasks: Sequence[TaskData],
+    seeds: Sequence[int],
+    splits: Mapping[tuple[str, int], Split],
+) -> Iterator[Job]:
+    for data in tasks:
+        seen: set[str] = set()
+        for seed in seeds:
+            split = splits[data.task.name, seed]
+            for method in methods:
+                if method.seeded or split.digest not in seen:
+                    yield Job(data, method, split, seed)
+            seen.add(split.digest)
+
+
+def _run(
+    jobs: Sequence[Job], inputs: Mapping[object, Inputs], parallel: int, tell: Callable[[str], None]
+) -> Iterator[tuple[Job, Outcome, float]]:
+    """Runs jobs, in this process or in Ray; yields each when it is done."""
+    if parallel == 1 or len(jobs) < 2:
+        for job in jobs:
+            name = job.name
+            outcome, seconds = fit(job, inputs[job.inputs_key].value, lambda words, name=name: tell(f"{name} {words}"))
+            yield job, outcome, seconds
+        return
+    from mmsa_dist.evaluate.side_by_side import side_by_side
+
+    # Ray starts within it, so that a table without parallel jobs needs no Ray.
+    yield from side_by_side(jobs, inputs, parallel, lambda: tell(f"{parallel or 'all'} side by side"))
