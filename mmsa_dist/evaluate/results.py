@@ -10,7 +10,7 @@ import math
 import os
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ class Results:
                     features=key[2],
                     model=key[3],
                     mean=means[key],
-                    spread=statistics.stdev(values) if len(values) > 1 else None,
+                    spread=_spread(values),
                     valid=_mean([s.valid for s in group]),
                     values=values,
                     missing=group[0].missing,
@@ -293,8 +293,9 @@ def _best(means: list[float], metric: Metric) -> float:
 def _spread_of_means(values: list[tuple[float, ...]]) -> float | None:
     """Of the mean over tasks, seed by seed; a method that ran once on a task has that value with every seed."""
     seeds = max(len(of_task) for of_task in values)
-    if seeds == 1:
-        return None
-    return statistics.stdev(
-        statistics.fmean(of_task[seed % len(of_task)] for of_task in values) for seed in range(seeds)
-    )
+    return _spread([statistics.fmean(of_task[seed % len(of_task)] for of_task in values) for seed in range(seeds)])
+
+
+def _spread(values: Sequence[float]) -> float | None:
+    known = [value for value in values if not math.isnan(value)]
+    return statistics.stdev(known) if len(known) > 1 else None

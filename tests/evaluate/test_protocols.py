@@ -1,0 +1,51 @@
+"""Which methods stand in the table of a model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mmsa_dist.config.load import load_config
+from mmsa_dist.embed.pretrained import PretrainedModel
+from mmsa_dist.evaluate.protocols import methods_of
+from mmsa_dist.model import MMSAModel
+from tests.fixtures.embedders import mini_config, random_embedder
+from tests.fixtures.labelled import some_of_freesolv
+
+
+@pytest.fixture(scope="module")
+def model() -> PretrainedModel:
+    return random_embedder().pretrained
+
+
+def lines(methods) -> list[tuple[str, str]]:
+    return [(method.features, method.model) for method in methods]
+
+
+BASELINES = [("ECFP4", "random forest"), ("none", "constant")]
+
+
+def test_finetune(model):
+    methods = methods_of("finetune", model, mini_config())
+    tuned, bare = ("GIN, pre-trained", "fine-tuned"), ("GIN, no pre-training", "fine-tuned")
+    assert lines(methods) == [tuned, bare, *BASELINES]
+    assert methods[0].fit_predict.keywords["architecture"] == methods[1].fit_predict.keywords["architecture"]
+    assert lines(methods_of("finetune", None, mini_config())) == [bare, *BASELINES]
+    without = mini_config().model.model_copy(update={"encoders": ("comenet",)})
+    blind = PretrainedModel(MMSAModel(without), model.inference.model_copy(update={"model": without}))
+    with pytest.raises(ValueError, match=r"no encoder 'gin'.*it has comenet: judge its vectors with --protocol probe"):
+        methods_of("finetune", blind, mini_config())
+
+
+def test_probe(model):
+    methods = methods_of("probe", model, load_config())
+    simple = [
+        (name, kind) for name in ("MMSA (structure)", "untrained (structure)", "ECFP4") for kind in ("linear", "k-NN")
+    ]
+    assert lines(methods) == [*simple, *BASELINES]
+    data = some_of_freesolv(6)
+    trained, untrained = (methods[number].make(data).value for number in (0, 2))
+    assert trained.shape == untrained.shape
+    assert not np.allclose(trained, untrained)
+    np.testing.assert_array_equal(untrained, methods_of("probe", model, load_config())[2].make(data).value)
+    assert lines(methods_of("probe", None, mini_config())) == [*simple[2:], *BASELINES]

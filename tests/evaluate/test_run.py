@@ -1,0 +1,104 @@
+"""An evaluation: its jobs, what is done again and what is not, and the same side by side."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from mmsa_dist.evaluate import Results, Score, evaluate
+from mmsa_dist.evaluate.methods import Method
+from mmsa_dist.evaluate.simple_models import forest
+from tests.fixtures.labelled import TOLD, as_classification, some_of_freesolv, told
+
+
+@pytest.fixture(scope="module")
+def freesolv():
+    return some_of_freesolv()
+
+
+SEEDED = Method("told", "random forest", told, forest, seeded=True, identity="300")
+
+
+def without_times(results: Results) -> list[Score]:
+    return [replace(score, seconds=0) for score in results.scores]
+
+
+def job_files(folder: Path) -> dict[str, int]:
+    return {file.name: file.stat().st_mtime_ns for file in sorted((folder / "jobs").rglob("*.json"))}
+
+
+def test_methods_without_randomness_run_once_per_split(freesolv, tmp_path):
+    results = evaluate([*TOLD, SEEDED], [freesolv], out=tmp_path, split="hu-scaffold", seeds=(0, 1, 2))
+    runs = {(line.features, line.model): (len(line.values), line.spread is None) for line in results.summaries()}
+    assert runs == {
+        ("told", "linear"): (1, True),
+        ("none", "constant"): (1, True),
+        ("told", "random forest"): (3, False),
+    }
+    assert len(results.splits) == 1
+    with pytest.raises(ValueError, match="at least one"):
+        evaluate(TOLD, [freesolv], out=tmp_path, seeds=())
+
+
+def test_what_is_done_is_kept_where_nothing_that_it_depends_on_has_changed(freesolv, tmp_path):
+    options = {"out": tmp_path, "split": "random", "seeds": (0, 1), "resume": True}
+    first = evaluate(TOLD, [freesolv], **options)
+    before = job_files(tmp_path)
+    assert len(before) == 4
+    done = []
+    again = evaluate(TOLD, [freesolv], **options, report=lambda done_, total, words: done.append((done_, total)))
+    assert again.scores == first.scores
+    assert job_files(tmp_path) == before
+    assert done == []
+
+    (tmp_path / "jobs/freesolv/told-linear-random-seed1.json").unlink()
+    assert without_times(evaluate(TOLD, [freesolv], **options)) == without_times(first)
+    after = job_files(tmp_path)
+    assert [name for name in after if after[name] != before[name]] == ["told-linear-random-seed1.json"]
+
+    other = [replace(TOLD[0], identity="another model"), TOLD[1]]
+    evaluate(other, [freesolv], **options)
+    changed = job_files(tmp_path)
+    assert {name.split("-")[0] for name in changed if changed[name] != after[name]} == {"told"}
+
+    labels = freesolv.labels.copy()
+    labels[0] += 1
+    evaluate(other, [replace(freesolv, labels=labels)], **options)
+    assert not set(job_files(tmp_path).items()) & set(changed.items())
+
+    before = job_files(tmp_path)
+    evaluate(other, [freesolv], **{**options, "resume": False})
+    assert not set(job_files(tmp_path).items()) & set(before.items())
+
+
+def test_the_files_of_a_job(freesolv, tmp_path):
+    data = as_classification(freesolv)
+    results = evaluate(TOLD, [data], out=tmp_path, split="random", seeds=(0,))
+    split = results.splits[0][0]
+    table = pq.read_table(tmp_path / "jobs/two/told-linear-random-seed0.parquet")
+    assert table["row"].to_pylist() == split.test.tolist()
+    assert table["smiles"].to_pylist() == [data.smiles[row] for row in split.test]
+    np.testing.assert_array_equal(table["some (label)"].to_numpy(), data.labels[split.test, 1])
+    assert {"all (predicted)", "one class (predicted)"} < set(table.column_names)
+    about = json.loads((tmp_path / "jobs/two/told-linear-random-seed0.json").read_text())
+    assert about["score"]["value"] == results.scores[0].value
+    assert (about["score"]["labels_scored"], about["score"]["labels"]) == (2, 3)
+
+
+@pytest.mark.distributed
+def test_side_by_side_in_ray_is_the_same(freesolv, tmp_path):
+    tasks = [freesolv, as_classification(freesolv)]
+    told_ = []
+    alone = evaluate([*TOLD, SEEDED], tasks, out=tmp_path / "alone", split="random", seeds=(0, 1))
+    together = evaluate(
+        [*TOLD, SEEDED], tasks, out=tmp_path / "ray", split="random", seeds=(0, 1), parallel=2,
+        report=lambda done, total, words: told_.append((done, total)),
+    )  # fmt: skip
+    assert without_times(together) == without_times(alone)
+    assert told_[-1] == (12, 12)
+    assert (tmp_path / "ray/results.csv").exists()

@@ -1,0 +1,110 @@
+"""Simple models on fixed vectors: what they find, what chooses, and what they must not see."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+from sklearn.preprocessing import StandardScaler
+
+from mmsa_dist.evaluate import make_split
+from mmsa_dist.evaluate import simple_models as models
+from mmsa_dist.evaluate.fingerprints import ecfp4
+from tests.fixtures.labelled import as_classification, some_of_freesolv, told
+
+MODELS = (models.linear, models.nearest, models.forest, models.constant)
+
+
+@pytest.fixture(scope="module")
+def freesolv():
+    return some_of_freesolv()
+
+
+@pytest.fixture(autouse=True)
+def few_trees(monkeypatch):
+    monkeypatch.setattr(models, "TREES", 5)
+
+
+def quiet(words: str) -> None:
+    pass
+
+
+def rmse(a, b) -> float:
+    return math.sqrt(np.mean((a - b) ** 2))
+
+
+def test_what_is_in_the_vectors_is_found(freesolv):
+    split, x = make_split(freesolv, "random", 0), told(freesolv).value
+    y = freesolv.labels[:, 0]
+    errors = {
+        model.__name__: rmse(model(x, freesolv, split, 0, quiet).predictions[split.test, 0], y[split.test])
+        for model in MODELS
+    }
+    assert errors["linear"] < 0.05
+    assert max(errors["nearest"], errors["forest"]) < errors["constant"]
+    assert errors["constant"] == pytest.approx(rmse(y[split.train].mean(), y[split.test]))
+
+
+def test_labels_of_which_some_are_missing(freesolv):
+    data = as_classification(freesolv)
+    split, x = make_split(data, "random", 0), told(data).value
+    for model in MODELS:
+        outcome = model(x, data, split, 0, quiet)
+        assert outcome.predictions.shape == (200, 3)
+        assert np.isfinite(outcome.predictions).all()
+        assert (outcome.predictions[:, 2] == 1).all(), "a label of one class is predicted as such"
+        assert outcome.valid > 0.95 or model is models.constant
+    known = split.train[~np.isnan(data.labels[split.train, 1])]
+    base = models.constant(x, data, split, 0, quiet).predictions
+    assert base[:, 1] == pytest.approx(data.labels[known, 1].mean())
+
+
+def test_nearest_neighbours_by_hand():
+    data = replace(some_of_freesolv(10), labels=np.arange(10.0)[:, None])
+    angle = np.deg2rad([0, 10, 30, 70, 5, 0, 90, 0, 0, 0])
+    x = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
+    x[6] = np.nan
+    split = replace(make_split(data, "random", 0), train=np.arange(4), valid=np.array([4]), test=np.array([5, 6]))
+    # Of 1, 2 and 4 neighbours, 4 say 1.5 of molecule 4 (which is 4), 2 say 0.5, and 1 says 0 (or 1).
+    prediction = models.nearest(x, data, split, 0, quiet).predictions[:, 0]
+    assert prediction[5] == 1.5
+    assert prediction[6] == 1.5, "a molecule without a vector is given the mean of the training labels"
+
+
+def test_a_molecule_without_a_vector_is_given_the_mean_one(freesolv):
+    split = make_split(freesolv, "random", 0)
+    x = told(freesolv, blind=(int(split.test[0]), int(split.train[0]))).value
+    prediction = models.linear(x, freesolv, split, 0, quiet).predictions[:, 0]
+    assert prediction[split.test[0]] == pytest.approx(freesolv.labels[split.train, 0].mean(), abs=0.2)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_labels_of_the_test_molecules_are_not_seen(freesolv, model):
+    split = make_split(freesolv, "random", 0)
+    shuffled = freesolv.labels.copy()
+    shuffled[split.test] = shuffled[np.random.default_rng(0).permutation(split.test)]
+    assert not np.array_equal(shuffled, freesolv.labels)
+    bits = ecfp4(freesolv.smiles, bits=256)
+    outcomes = [model(bits, replace(freesolv, labels=y), split, 0, quiet) for y in (freesolv.labels, shuffled)]
+    np.testing.assert_array_equal(outcomes[0].predictions, outcomes[1].predictions)
+    assert outcomes[0].valid == outcomes[1].valid
+
+
+def test_validation_chooses_the_penalty(freesolv):
+    split = make_split(freesolv, "random", 0)
+    bits = ecfp4(freesolv.smiles, bits=256).astype(np.float64)
+    y = freesolv.labels[:, 0]
+    x = StandardScaler().fit(bits[split.train]).transform(bits)
+    by_penalty = [Ridge(alpha=p).fit(x[split.train], y[split.train]).predict(x) for p in models.PENALTIES]
+    errors = [rmse(p[split.valid], y[split.valid]) for p in by_penalty]
+    chosen = models.linear(bits, freesolv, split, 0, quiet)
+    assert 0 < np.argmin(errors) < len(errors) - 1, "the range of penalties reaches past the best"
+    np.testing.assert_allclose(chosen.predictions[:, 0], by_penalty[int(np.argmin(errors))])
+    assert chosen.valid == pytest.approx(min(errors))
+    # Reversed labels of the validation molecules are predicted best by the strongest penalty.
+    against = replace(freesolv, labels=freesolv.labels.copy())
+    against.labels[split.valid] = 2 * y[split.train].mean() - against.labels[split.valid]
+    np.testing.assert_allclose(models.linear(bits, against, split, 0, quiet).predictions[:, 0], by_penalty[-1])
