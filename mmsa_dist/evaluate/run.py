@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +97,12 @@ def _run(
     """Runs jobs, in this process or in Ray; yields each when it is done."""
     if parallel == 1 or len(jobs) < 2:
         for job in jobs:
-            name = job.name
-            outcome, seconds = fit(job, inputs[job.inputs_key].value, lambda words, name=name: tell(f"{name} {words}"))
-            yield job, outcome, seconds
+            yield job, *fit(job, inputs[job.inputs_key].value, partial(_of_job, tell, job.name))
         return
-    from mmsa_dist.evaluate.side_by_side import side_by_side
+    from mmsa_dist.evaluate.side_by_side import side_by_side  # here, so that jobs one by one need no Ray
 
-    # Ray starts within it, so that a table without parallel jobs needs no Ray.
     yield from side_by_side(jobs, inputs, parallel, lambda: tell(f"{parallel or 'all'} side by side"))
+
+
+def _of_job(tell: Callable[[str], None], name: str, words: str) -> None:
+    tell(f"{name} {words}")
