@@ -7,6 +7,7 @@ import sys
 
 import typer
 
+from mmsa_dist.cli.ablate import ablate
 from mmsa_dist.cli.config import show_config
 from mmsa_dist.cli.download import pubchem
 from mmsa_dist.cli.embed import embed
@@ -28,7 +29,7 @@ app = typer.Typer(
 download = typer.Typer(no_args_is_help=True, help="Fetch the files that others publish, for `mmsa prepare`.")
 download.command()(pubchem)
 app.add_typer(download, name="download")
-for command in (prepare, inspect, pretrain, embed, search, evaluate, report):
+for command in (prepare, inspect, pretrain, embed, search, evaluate, ablate, report):
     app.command()(command)
 app.command("config")(show_config)
 

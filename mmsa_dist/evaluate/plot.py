@@ -14,23 +14,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _PANELS_ACROSS = 3
-_COLOURS = {"MMSA": "#1b6ca8", "GIN, pre-trained": "#1b6ca8"}
-_OTHERS = "#8a8f98"
+_OURS, _OTHERS = "#1b6ca8", "#8a8f98"
 
 
 def plot_results(results: Results, path: Path) -> None:
-    """Draws `results` into a PNG, methods from top to bottom as in the table.
-
-    Args:
-        results: with at least one score that is defined.
-        path: of the file, replaced if it is there.
-    """
+    """Draws `results` into a PNG, methods from top to bottom as in the table; nothing where nothing is defined."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
     lines = [line for line in results.summaries() if not math.isnan(line.mean)]
+    if not lines:
+        return
     tasks = list(dict.fromkeys(line.task for line in lines))
     methods = list(dict.fromkeys(f"{line.features}\n{line.model}" for line in lines))
     across = min(_PANELS_ACROSS, len(tasks))
@@ -59,7 +55,8 @@ def plot_results(results: Results, path: Path) -> None:
 
 def _draw(axis: Axes, line: Summary, row: int) -> None:
     scale = 100 if line.metric == "roc_auc" else 1
-    colour = next((c for name, c in _COLOURS.items() if line.features.startswith(name)), _OTHERS)
+    ours = line.features.startswith(("MMSA", "GIN")) and "no pre-training" not in line.features
+    colour = _OURS if ours else _OTHERS
     values = scale * np.array([value for value in line.values if not math.isnan(value)])
     spread = scale * (line.spread or 0.0)
     mean = scale * line.mean

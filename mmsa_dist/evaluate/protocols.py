@@ -7,6 +7,7 @@ without any pre-training always stand beside.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -29,57 +30,64 @@ BASELINES = (
 )
 """What stands beside everything."""
 
+_BARE = "no pre-training"
+_SIMPLE = {"linear": linear, "k-NN": nearest}
 
-def methods_of(protocol: Protocol, model: PretrainedModel | None, config: Config) -> tuple[Method, ...]:
+
+def methods_of(protocol: Protocol, models: Mapping[str, PretrainedModel], config: Config) -> tuple[Method, ...]:
     """The lines of the table.
 
     Args:
-        protocol: what is done with the model.
-        model: is judged; None for the baselines alone, of the architecture of `config`.
+        protocol: what is done with the models.
+        models: are judged, each under its name; none leaves the baselines alone, of the architecture of `config`.
         config: how vectors are made (``embed``), how is tuned (``finetune``), and the seed of untrained weights.
 
     Raises:
-        ValueError: the model has not what the protocol needs.
+        ValueError: a model has not what the protocol needs.
     """
-    return (*(_probe if protocol == "probe" else _finetune)(model, config), *BASELINES)
+    lines = (_probe if protocol == "probe" else _finetune)(models, config)
+    return (*lines, *BASELINES)
 
 
-def _probe(model: PretrainedModel | None, config: Config) -> tuple[Method, ...]:
-    untrained = _untrained(model, config)
-    options: dict[str, Any] = {
-        "view": model.inference.view if model else config.embed.view,
-        "conformers": config.embed.conformers,
-        "batch_size": config.embed.batch_size,
-    }
-    seen = [(f"MMSA ({options['view']})", Embedder(model, **options))] if model else []
-    seen.append((f"untrained ({options['view']})", Embedder(untrained, **options)))
+def _probe(models: Mapping[str, PretrainedModel], config: Config) -> list[Method]:
+    first = next(iter(models.values()), None)
+    inference = first.inference if first else Inference.of(config)
     methods = []
-    for name, embedder in seen:
-        make = partial(embedded, embedder)
-        for kind, fit in (("linear", linear), ("k-NN", nearest)):
-            methods.append(Method(name, kind, make, fit, seeded=False, identity=f"{embedder.digest} {options}"))
-    for kind, fit in (("linear", linear), ("k-NN", nearest)):
-        methods.append(Method("ECFP4", kind, fingerprints, fit, seeded=False, identity=""))
-    return tuple(methods)
+    for name, model in {**models, _BARE: _untrained(inference, config.run.seed)}.items():
+        options: dict[str, Any] = {
+            "view": model.inference.view,
+            "conformers": config.embed.conformers,
+            "batch_size": config.embed.batch_size,
+        }
+        embedder = Embedder(model, **options)
+        make, identity = partial(embedded, embedder), f"{embedder.digest} {options}"
+        for kind, fit in _SIMPLE.items():
+            line = f"MMSA, {name} ({embedder.view_})"
+            methods.append(Method(line, kind, make, fit, seeded=False, identity=identity))
+    return [
+        *methods,
+        *(Method("ECFP4", kind, fingerprints, fit, seeded=False, identity="") for kind, fit in _SIMPLE.items()),
+    ]
 
 
-def _untrained(model: PretrainedModel | None, config: Config) -> PretrainedModel:
+def _untrained(inference: Inference, seed: int) -> PretrainedModel:
     """The same architecture with its weights as they are drawn, and no reference rows."""
-    inference = model.inference if model else Inference.of(config)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.run.seed)
+        torch.manual_seed(seed)
         return PretrainedModel(MMSAModel(inference.model), inference)
 
 
-def _finetune(model: PretrainedModel | None, config: Config) -> tuple[Method, ...]:
-    architecture = (model.inference.model if model else config.model).encoder_options(ENCODER)
-    bare = finetune_method("GIN, no pre-training", architecture, None, config.finetune)
-    if model is None:
-        return (bare,)
-    if ENCODER not in model.inference.model.encoders:
-        raise ValueError(
-            f"this model has no encoder {ENCODER!r}, which is what is fine-tuned; it has "
-            f"{', '.join(model.inference.model.encoders)}: judge its vectors with --protocol probe"
-        )
-    weights = {name: t.detach().cpu() for name, t in model.model.encoder(ENCODER).state_dict().items()}
-    return (finetune_method("GIN, pre-trained", architecture, weights, config.finetune), bare)
+def _finetune(models: Mapping[str, PretrainedModel], config: Config) -> list[Method]:
+    methods = []
+    for name, model in models.items():
+        if ENCODER not in model.inference.model.encoders:
+            raise ValueError(
+                f"the model {name!r} has no encoder {ENCODER!r}, which is what is fine-tuned; it has "
+                f"{', '.join(model.inference.model.encoders)}: judge its vectors with --protocol probe"
+            )
+        weights = {key: t.detach().cpu() for key, t in model.model.encoder(ENCODER).state_dict().items()}
+        architecture = model.inference.model.encoder_options(ENCODER)
+        methods.append(finetune_method(f"{ENCODER.upper()}, {name}", architecture, weights, config.finetune))
+    first = next(iter(models.values()), None)
+    architecture = (first.inference.model if first else config.model).encoder_options(ENCODER)
+    return [*methods, finetune_method(f"{ENCODER.upper()}, {_BARE}", architecture, None, config.finetune)]

@@ -10,6 +10,7 @@ from typing import Any
 
 from mmsa_dist.evaluate.job import Job, fit, judge, keep, kept
 from mmsa_dist.evaluate.methods import Inputs, Method, Outcome
+from mmsa_dist.evaluate.plot import plot_results
 from mmsa_dist.evaluate.results import Results
 from mmsa_dist.evaluate.splits import Split, SplitName, make_split
 from mmsa_dist.evaluate.tasks import TaskData
@@ -72,6 +73,7 @@ def evaluate(
     used = {(job.data.task.name, job.split.digest): (job.split, job.data) for job in jobs}
     results = Results(tuple(scores[job.name] for job in jobs), tuple(used.values()), about or {}, tuple(warnings))
     results.write(out)
+    plot_results(results, Path(out) / "results.png")
     return results
 
 

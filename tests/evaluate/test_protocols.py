@@ -26,26 +26,30 @@ BASELINES = [("ECFP4", "random forest"), ("none", "constant")]
 
 
 def test_finetune(model):
-    methods = methods_of("finetune", model, mini_config())
+    methods = methods_of("finetune", {"pre-trained": model}, mini_config())
     tuned, bare = ("GIN, pre-trained", "fine-tuned"), ("GIN, no pre-training", "fine-tuned")
     assert lines(methods) == [tuned, bare, *BASELINES]
     assert methods[0].fit_predict.keywords["architecture"] == methods[1].fit_predict.keywords["architecture"]
-    assert lines(methods_of("finetune", None, mini_config())) == [bare, *BASELINES]
+    assert lines(methods_of("finetune", {}, mini_config())) == [bare, *BASELINES]
     without = mini_config().model.model_copy(update={"encoders": ("comenet",)})
     blind = PretrainedModel(MMSAModel(without), model.inference.model_copy(update={"model": without}))
     with pytest.raises(ValueError, match=r"no encoder 'gin'.*it has comenet: judge its vectors with --protocol probe"):
-        methods_of("finetune", blind, mini_config())
+        methods_of("finetune", {"blind": blind}, mini_config())
 
 
 def test_probe(model):
-    methods = methods_of("probe", model, load_config())
+    methods = methods_of("probe", {"pre-trained": model}, load_config())
     simple = [
-        (name, kind) for name in ("MMSA (structure)", "untrained (structure)", "ECFP4") for kind in ("linear", "k-NN")
+        (name, kind)
+        for name in ("MMSA, pre-trained (structure)", "MMSA, no pre-training (structure)", "ECFP4")
+        for kind in ("linear", "k-NN")
     ]
     assert lines(methods) == [*simple, *BASELINES]
     data = some_of_freesolv(6)
     trained, untrained = (methods[number].make(data).value for number in (0, 2))
     assert trained.shape == untrained.shape
     assert not np.allclose(trained, untrained)
-    np.testing.assert_array_equal(untrained, methods_of("probe", model, load_config())[2].make(data).value)
-    assert lines(methods_of("probe", None, mini_config())) == [*simple[2:], *BASELINES]
+    np.testing.assert_array_equal(
+        untrained, methods_of("probe", {"pre-trained": model}, load_config())[2].make(data).value
+    )
+    assert lines(methods_of("probe", {}, mini_config())) == [*simple[2:], *BASELINES]

@@ -1,0 +1,90 @@
+"""`mmsa ablate`: what each idea is worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from mmsa_dist.cli.arguments import SETTINGS, ConfigFile, split_settings
+from mmsa_dist.cli.judging import (
+    Csv,
+    Data,
+    LabelColumns,
+    MetricOfCsv,
+    Out,
+    Parallel,
+    Protocol,
+    Seeds,
+    SmilesColumn,
+    SplitChoice,
+    Tasks,
+    load_tasks,
+    show,
+)
+from mmsa_dist.config.load import load_config
+from mmsa_dist.console import job_progress, say
+
+
+def ablate(
+    out: Out,
+    arms: Annotated[Path, typer.Option(help="YAML file of the arms, such as launch/configs/ablation.yaml.")],
+    words: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(
+            help="Settings that all arms share, data.shards=FOLDER among them.",
+            metavar=SETTINGS,
+            show_default=False,
+        ),
+    ] = None,
+    protocol: Protocol = "finetune",
+    tasks: Tasks = None,
+    data: Data = None,
+    csv: Csv = None,
+    smiles_column: SmilesColumn = "smiles",
+    label_columns: LabelColumns = "",
+    metric: MetricOfCsv = "roc_auc",
+    split: SplitChoice = "hu-scaffold",
+    seeds: Seeds = 3,
+    ranks: Annotated[int, typer.Option(help="Processes that pre-train an arm, under deepspeed.", min=1)] = 1,
+    parallel: Parallel = 1,
+    config: ConfigFile = None,
+) -> None:
+    """Pre-train one model per arm on the same molecules with the same budget, and judge them in one table.
+
+    What is done is not done twice: the same command goes on with the arm, the checkpoint and the job where it stood.
+
+    Example: mmsa ablate --arms launch/configs/ablation.yaml data.shards=shards train.steps=10000 --tasks bbbp,sider
+    --data moleculenet --out runs/ablation
+    """
+    strangers, settings = split_settings(words)
+    if strangers:
+        raise ValueError(f"{strangers[0]!r} is not of the form section.key=value, such as train.steps=1000")
+    shared = load_config(config, settings)
+
+    from mmsa_dist.evaluate import evaluate as judge
+    from mmsa_dist.evaluate.ablation import budget, pretrain_arms, read_arms
+    from mmsa_dist.evaluate.protocols import methods_of
+
+    loaded = load_tasks(tasks, data, csv, smiles_column, label_columns, metric)
+    trained = read_arms(arms, out, config, settings)
+    given = budget(trained)
+    models = pretrain_arms(trained, ranks, say)
+    with job_progress() as progress:
+        results = judge(
+            methods_of(protocol, models, shared),
+            loaded,
+            out=out,
+            split=split,
+            seeds=range(seeds),
+            resume=True,
+            parallel=parallel,
+            report=progress,
+            about={
+                "protocol": protocol,
+                "models": {name: model.digest for name, model in models.items()},
+                "budget": given,
+            },
+        )
+    show(results, out)

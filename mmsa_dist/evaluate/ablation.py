@@ -1,0 +1,147 @@
+"""An ablation: arms that differ in named settings, each pre-trained on the same molecules with the same budget."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mmsa_dist.config.load import ConfigError, load_config, to_yaml
+from mmsa_dist.config.schema import Config
+from mmsa_dist.embed.pretrained import PretrainedModel
+from mmsa_dist.runtime.files import write_atomically
+from mmsa_dist.runtime.run_folder import RunFolder
+
+
+class _Arms(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    cumulative: bool
+    arms: dict[str, dict[str, Any]] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A pre-training of an ablation."""
+
+    name: str
+    config: Config
+
+    @property
+    def folder(self) -> RunFolder:
+        """Of its run."""
+        return RunFolder(Path(self.config.run.dir))
+
+
+def read_arms(file: Path, out: Path, config: Path | None, settings: Sequence[str]) -> list[Arm]:
+    """Reads the arms of an ablation and checks the configuration of each.
+
+    Args:
+        file: YAML with ``cumulative`` and ``arms``, a mapping of name to settings ``section.key: value``.
+        out: folder in which each arm gets one of its own.
+        config: file that all arms share.
+        settings: words ``section.key=value`` that all arms share; what an arm says goes above them.
+
+    Raises:
+        ConfigError: the file is not of this form, or an arm's configuration cannot be used.
+    """
+    try:
+        given = _Arms.model_validate(yaml.safe_load(file.read_text()))
+    except OSError as error:
+        raise ConfigError(f"the file of arms {file} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, ValidationError) as error:
+        raise ConfigError(
+            f"{file} must hold `cumulative` and `arms`, as launch/configs/ablation.yaml does: {error}"
+        ) from error
+    so_far: dict[str, Any] = {}
+    arms: list[Arm] = []
+    for name, own in given.arms.items():
+        so_far = {**so_far, **own} if given.cumulative else own
+        folder = out / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        if not folder.name or folder in [Path(arm.config.run.dir) for arm in arms]:
+            raise ConfigError(f"{file}: the arm {name!r} needs a name of its own in letters and digits")
+        words = [f"{key}={json.dumps(value)}" for key, value in so_far.items()]
+        try:
+            arms.append(Arm(name, load_config(config, [*settings, *words, f"run.dir={folder}"])))
+        except ConfigError as error:
+            raise ConfigError(f"{file}, arm {name!r}: {error}") from error
+    return arms
+
+
+def pretrain_arms(arms: Sequence[Arm], ranks: int, say: Callable[[str], None]) -> dict[str, PretrainedModel]:
+    """Pre-trains each arm, one after the other, and returns their models by name.
+
+    An arm that has its model is not trained again; one that was stopped goes on from its newest checkpoint.
+
+    Args:
+        arms: what to train.
+        ranks: processes for each; more than one are started by DeepSpeed's launcher.
+        say: is told in a sentence what is being done.
+
+    Raises:
+        ValueError: a pre-training failed, or a folder holds another one.
+    """
+    for number, arm in enumerate(arms, 1):
+        path = arm.folder.root / "arm.yaml"
+        wanted = to_yaml(arm.config)
+        if path.exists() and path.read_text() != wanted:
+            raise ValueError(
+                f"{arm.folder.root} holds an arm {arm.name!r} with other settings; take another --out, or remove it"
+            )
+        if arm.folder.model.exists():
+            say(f"{number} of {len(arms)}: {arm.name} is trained")
+            continue
+        say(f"{number} of {len(arms)}: {arm.name}")
+        arm.folder.root.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, wanted)
+        begun = arm.folder.checkpoints.exists()
+        command = [*_launcher(ranks), "pretrain", "--config", str(path), *(["--resume"] if begun else [])]
+        if status := subprocess.run(command, env=_environment()).returncode:
+            raise ValueError(f"the pre-training of {arm.name!r} ended with status {status}; its words stand above")
+    return {arm.name: PretrainedModel.load(arm.folder.model) for arm in arms}
+
+
+def budget(arms: Sequence[Arm]) -> Mapping[str, Any]:
+    """What each arm was given, and that it was the same.
+
+    Raises:
+        ValueError: arms differ in it, so that they cannot be compared.
+    """
+    budgets = {
+        arm.name: {
+            "shards": arm.config.shards_dir if arm.config.data.shards else "",
+            "steps": arm.config.train.steps,
+            "batch_size": arm.config.data.batch_size,
+            "seed": arm.config.run.seed,
+        }
+        for arm in arms
+    }
+    first = next(iter(budgets.values()))
+    for name, given in budgets.items():
+        if given != first:
+            raise ValueError(f"the arm {name!r} is given {given}, others {first}; give all arms the same")
+    if not first["shards"]:
+        raise ValueError("the arms share their shards: say data.shards=FOLDER")
+    return first
+
+
+def _launcher(ranks: int) -> list[str]:
+    if ranks == 1:
+        return [sys.executable, "-m", "mmsa_dist"]
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner"]
+    return [*launcher, "--num_accelerators", str(ranks), "--no_local_rank", "--module", "mmsa_dist"]
+
+
+def _environment() -> dict[str, str]:
+    """DeepSpeed looks for other accelerators before it takes the CPU, and says so; here it is told."""
+    return {"DS_ACCELERATOR": "cuda" if torch.cuda.is_available() else "cpu", **os.environ}

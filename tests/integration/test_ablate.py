@@ -1,0 +1,67 @@
+"""An ablation as a person runs it: two arms, one table, and nothing twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ARMS = """
+cumulative: true
+arms:
+  2D+3D: {model.encoders: [gin, comenet], loss.memory: 0.0, model.structure.neighbours: none}
+  + memory: {loss.memory: 0.5}
+"""
+
+
+def ablate(folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    rooms = os.pathsep.join(str(ROOT / room) for room in (".", "kernels", "shards"))
+    command = [
+        *(sys.executable, "-m", "mmsa_dist", "ablate", "--arms", folder / "arms.yaml", "--out", folder / "out"),
+        *("--config", ROOT / "tests/fixtures/mini.yaml", "train.steps=3", "finetune.epochs=1", "finetune.batch_size=8"),
+        *("--csv", folder / "acids.csv", "--label-columns", "acid", "--split", "random", "--seeds", 2, *words),
+    ]
+    environment = {**os.environ, "PYTHONPATH": rooms, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    return subprocess.run(
+        list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True, timeout=280
+    )
+
+
+@pytest.mark.distributed
+def test_two_arms(tiny_shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "arms.yaml").write_text(ARMS)
+    chains = ["C" * n + end for n in range(1, 16) for end in ("O", "C(=O)O")]
+    (tmp_path / "acids.csv").write_text("smiles,acid\n" + "".join(f"{s},{int('=' in s)}\n" for s in chains))
+    shards = f"data.shards={tiny_shards}"
+
+    first = ablate(tmp_path, shards)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "1 of 2: 2D+3D" in first.stdout
+    about = json.loads((tmp_path / "out/results.json").read_text())
+    lines = [line["features"] for line in about["summaries"]]
+    assert lines == ["GIN, 2D+3D", "GIN, + memory", "GIN, no pre-training", "ECFP4", "none"]
+    assert about["budget"] == {"shards": str(tiny_shards), "steps": 3, "batch_size": 8, "seed": 0}
+    assert len(set(about["models"].values())) == 2
+    losses = [
+        {name for name in json.loads(line) if name.startswith("loss/")}
+        for arm in ("2d-3d", "memory")
+        for line in (tmp_path / "out" / arm / "metrics.jsonl").read_text().splitlines()[-1:]
+    ]
+    assert losses[1] - losses[0] == {"loss/memory"}
+
+    again = ablate(tmp_path, shards)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "1 of 2: 2D+3D is trained" in again.stdout
+    assert json.loads((tmp_path / "out/results.json").read_text()) == about
+
+    other = ablate(tmp_path, shards, "train.lr=1e-4")
+    assert other.returncode == 2
+    assert "holds an arm '2D+3D' with other settings; take another --out, or remove it" in other.stderr
+    refused = ablate(tmp_path)
+    assert refused.returncode == 2
+    assert "say data.shards=FOLDER" in refused.stderr
