@@ -116,6 +116,7 @@ class PyG(nn.Module):
         for layer in self.gin.gnns:
             layer.mlp = nn.Sequential(*(_plain(part) for part in layer.mlp))
         self.convs = nn.ModuleList(_Conv(layer.mlp) for layer in self.gin.gnns)
+        self.gin.load_state_dict(gin.state_dict())  # again, for `GINEConv` draws weights anew
         self.dropout = nn.Dropout(gin.dropout.p)
 
     def forward(self, batch: MoleculeBatch) -> Tensor:
@@ -138,9 +139,6 @@ class PyG(nn.Module):
 class _Conv(GINEConv):
     def __init__(self, mlp: nn.Module) -> None:
         super().__init__(mlp, eps=-1.0)  # the atom itself comes by its self-loop
-
-    def reset_parameters(self) -> None:
-        """Leaves the weights as they were given."""
 
     def message(self, x_j: Tensor, edge_attr: Tensor) -> Tensor:
         """Returns what an atom hears from a neighbour."""
