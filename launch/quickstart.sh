@@ -20,7 +20,7 @@ say "4/5  what the frozen vectors know (FreeSolv, beside ECFP4)"
 if [ "$RUN/evaluation/results.json" -nt "$RUN/model/config.json" ]; then
   cat "$RUN/evaluation/results.md"
 else
-  python launch/evaluate.py --model "$RUN/model" --tasks freesolv --split random --seeds 5 --out "$RUN/evaluation"
+  python launch/evaluate.py --checkpoint "$RUN/model" --tasks freesolv --split random --seeds 5 --out "$RUN/evaluation"
 fi
 say "5/5  report"
 mmsa report "$RUN"

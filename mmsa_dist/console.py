@@ -67,7 +67,7 @@ def row_progress(stage: str) -> Iterator[Callable[[int, int | None], None]]:
 @contextmanager
 def job_progress() -> Iterator[Callable[[int, int, str], None]]:
     """Shows how many jobs are done and what is being done; yields what `mmsa_dist.evaluate` reports to."""
-    with _Bars() as bars:
+    with _Bars(rated=False) as bars:
         yield lambda done, total, words: bars.update("evaluate", done, total, words)
 
 
@@ -81,7 +81,8 @@ def download_progress() -> Iterator[tuple[Callable[[int, int | None, str], None]
 class _Bars:
     """A bar for each stage, made when it is first heard of."""
 
-    def __init__(self, in_bytes: bool = False) -> None:
+    def __init__(self, in_bytes: bool = False, rated: bool = True) -> None:
+        self._rated = rated
         self._amount: Callable[[int], str] = decimal if in_bytes else "{:,}".format
         self._console = Console(stderr=True, soft_wrap=True)
         self._progress = Progress(
@@ -117,7 +118,7 @@ class _Bars:
             self._begun[stage] = (time.monotonic(), done)  # a resumed stage begins with what was done before
         begun, before = self._begun[stage]
         per_second = (done - before) / max(time.monotonic() - begun, 1e-3)
-        rate = f"{self._amount(round(per_second))}/s"
+        rate = f"{self._amount(round(per_second))}/s" if self._rated else ""
         self._progress.update(self._tasks[stage], completed=done, total=total, rate=rate, note=note)
         finished = total is not None and 0 < total <= done
         due = time.monotonic() - self._spoke > _LINE_EVERY_S or (finished and stage not in self._finished)
@@ -125,7 +126,7 @@ class _Bars:
             self._spoke = time.monotonic()
             self._finished |= {stage} if finished else set()
             whole = f"/{self._amount(total)}" if total is not None else ""
-            words = [f"{stage} {self._amount(done)}{whole}", rate]
+            words = [f"{stage} {self._amount(done)}{whole}", *([rate] if rate else [])]
             if total is not None and not finished and per_second > 0:
                 words.append(f"{timedelta(seconds=round((total - done) / per_second))} to go")
             self._console.print(" · ".join([*words, note] if note else words), highlight=False, markup=False)

@@ -58,7 +58,8 @@ def main(command: str | None = None) -> None:
         app(arguments)
     except SystemExit as end:
         if end.code == _CTRL_C:
-            fail("interrupted; what is finished is kept, and the same command goes on from it", status=_CTRL_C)
+            words = "interrupted; what is finished is kept, and the same command goes on from it"
+            fail(f"{words} (pretrain and evaluate with --resume)", status=_CTRL_C)
         raise
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get((error.name or "").split(".")[0])
