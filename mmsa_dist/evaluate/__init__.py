@@ -2,6 +2,7 @@
 
 from mmsa_dist.evaluate.probe import run_probe
 from mmsa_dist.evaluate.results import Results, Score
+from mmsa_dist.evaluate.split_files import SplitError, load_split
 from mmsa_dist.evaluate.splits import Split, SplitName, make_split
 from mmsa_dist.evaluate.tasks import TASKS, Task, TaskData, TaskError, load_csv, load_task
 
@@ -10,11 +11,13 @@ __all__ = [
     "Results",
     "Score",
     "Split",
+    "SplitError",
     "SplitName",
     "Task",
     "TaskData",
     "TaskError",
     "load_csv",
+    "load_split",
     "load_task",
     "make_split",
     "run_probe",
