@@ -3,6 +3,7 @@
 from mmsa_dist.evaluate.methods import Method
 from mmsa_dist.evaluate.results import Results, Score
 from mmsa_dist.evaluate.run import evaluate
+from mmsa_dist.evaluate.split_files import SplitError, load_split
 from mmsa_dist.evaluate.splits import Split, SplitName, make_split
 from mmsa_dist.evaluate.tasks import TASKS, Task, TaskData, TaskError, load_csv, load_task
 
@@ -12,12 +13,14 @@ __all__ = [
     "Results",
     "Score",
     "Split",
+    "SplitError",
     "SplitName",
     "Task",
     "TaskData",
     "TaskError",
     "evaluate",
     "load_csv",
+    "load_split",
     "load_task",
     "make_split",
 ]

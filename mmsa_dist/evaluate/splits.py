@@ -3,7 +3,8 @@
 `hu-scaffold` is the deterministic split of Hu et al. 2020 ("Strategies for pre-training graph neural networks",
 arXiv 1905.12265): molecules are grouped by Bemis-Murcko scaffold with chirality; groups, the largest first, fill
 train up to 80 %, then valid up to 10 %, then test. `ogb-scaffold` is the same on SMILES exactly as given, which
-gives Open Graph Benchmark's official sets; the two differ for BBBP alone, whose SMILES Hu et al. canonicalize.
+gives Open Graph Benchmark's official sets; the two may differ for BBBP, ClinTox and ToxCast, whose SMILES Hu et al.
+canonicalize. `file` is whatever a file says (`mmsa_dist.evaluate.split_files`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from mmsa_dist.evaluate.tasks import TaskData
 from mmsa_dist.runtime.files import write_atomically
 
-SplitName = Literal["hu-scaffold", "ogb-scaffold", "random"]
+SplitName = Literal["hu-scaffold", "ogb-scaffold", "random", "file"]
 TRAIN, VALID = 0.8, 0.1
 PARTS = ("train", "valid", "test")
 
@@ -39,6 +40,8 @@ class Split:
     """Positions among the molecules of `TaskData`."""
     valid: NDArray[np.int64]
     test: NDArray[np.int64]
+    source: str | None = None
+    """Of a split from a file: the name of the file without its suffixes."""
 
     @property
     def digest(self) -> str:
@@ -47,15 +50,18 @@ class Split:
         return hashlib.sha256(json.dumps(sets, sort_keys=True).encode()).hexdigest()
 
     def write(self, folder: str | os.PathLike[str], data: TaskData) -> Path:
-        """Writes the split with the SMILES of its molecules; returns the file."""
+        """Writes the split with the SMILES of its molecules, as `load_split` reads it; returns the file."""
         stem = f"{data.task.name}-{self.name}" + ("" if self.seed is None else f"-seed{self.seed}")
+        stem += "" if self.source is None else f"-{self.source}"
         path = Path(folder) / f"{stem}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         about = {
             "task": data.task.name,
             "split": self.name,
+            "source": self.source,
             "seed": self.seed,
             "digest": self.digest,
+            "smiles_digest": data.smiles_digest,
             "index_space": "position among the rows of the file that RDKit parses",
             "dropped_rows": [row for row, _ in data.dropped],
             **{part: getattr(self, part).tolist() for part in PARTS},
@@ -65,19 +71,30 @@ class Split:
         return path
 
 
-def make_split(data: TaskData, name: SplitName, seed: int = 0) -> Split:
-    """Splits a task 80/10/10.
+def make_split(data: TaskData, name: SplitName, seed: int = 0, file: str | os.PathLike[str] | None = None) -> Split:
+    """Splits a task: 80/10/10, or as a file says.
 
     Args:
         data: the task.
-        name: ``hu-scaffold``, ``ogb-scaffold`` or ``random``.
-        seed: of the random split; the others have none.
+        name: ``hu-scaffold``, ``ogb-scaffold``, ``random`` or ``file``.
+        seed: of the random split; of a folder with several files for a task, one per seed, it takes that of the seed.
+        file: of the split ``file``, as for `mmsa_dist.evaluate.split_files.load_split`.
 
     Raises:
-        ValueError: an unknown name, or too few molecules for three parts.
+        ValueError: an unknown name, too few molecules for three parts, or a file that does not fit.
     """
     if name not in get_args(SplitName):
         raise ValueError(f"there is no split {name!r}; known: {', '.join(get_args(SplitName))}")
+    if (name == "file") != (file is not None):
+        raise ValueError(
+            "the split 'file' needs a file of it, or a folder of them"
+            if file is None
+            else f"the split {name!r} is made, not read: leave the file of a split out, or ask for the split 'file'"
+        )
+    if file is not None:
+        from mmsa_dist.evaluate.split_files import load_split
+
+        return load_split(file, data, seed=seed)
     if name == "random":
         parts = random_split(len(data), seed)
     else:

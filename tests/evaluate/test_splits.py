@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from mmsa_dist.evaluate import load_task, make_split
+from mmsa_dist.evaluate import TASKS, load_task, make_split
 from mmsa_dist.evaluate.splits import PARTS, Split, random_split, scaffold_split
 from mmsa_dist.evaluate.tasks import Task, TaskData
 
@@ -96,8 +96,16 @@ def test_a_split_is_published_as_a_file(tmp_path):
     assert written["smiles"] == list(data.smiles)
 
 
+def test_the_sets_that_hu_et_al_canonicalize():
+    assert [name for name, task in TASKS.items() if task.canonical_scaffold] == ["bbbp", "toxcast", "clintox"]
+
+
 def test_what_cannot_be_split_is_said():
     with pytest.raises(ValueError, match="no split 'scaffold'; known: hu-scaffold, ogb-scaffold, random"):
         make_split(task_of(["C"] * 10), "scaffold")
     with pytest.raises(ValueError, match="leaves valid empty"):
         make_split(task_of(["C"] * 3), "random")
+    with pytest.raises(ValueError, match="'file' needs a file of it"):
+        make_split(task_of(["C"] * 10), "file")
+    with pytest.raises(ValueError, match="'random' is made, not read"):
+        make_split(task_of(["C"] * 10), "random", file="x.json")

@@ -9,7 +9,11 @@ import sys
 import numpy as np
 import pytest
 
-from mmsa_dist.evaluate import TaskError, load_csv, load_task
+from mmsa_dist.evaluate import TaskData, TaskError, load_csv, load_task
+from mmsa_dist.evaluate.fingerprints import ecfp4
+from mmsa_dist.evaluate.splits import scaffold_split
+from mmsa_shards.from_smiles import smiles_to_block
+from tests.fixtures.standardization import DEFAULT
 
 
 def test_freesolv_ships_in_a_package():
@@ -46,6 +50,100 @@ def test_names_that_circulate(tmp_path):
     assert load_task("bace", tmp_path).labels.tolist() == [[1.0]]
 
 
+def columns(names: str, smiles: str, *labels: str) -> str:
+    """A file of one column per name, in which the columns that are not SMILES hold `labels` in turn."""
+    return f"{names}\n" + "".join(
+        ",".join(smiles if name in ("smiles", "SMILES", "mol") else label for name in names.split(",")) + "\n"
+        for label in labels
+    )
+
+
+TOXCAST = [f"ASSAY_{n}" for n in range(617)]
+MUV = [f"MUV-{n}" for n in (466, 548, 600, 644, 652, 689, 692, 712, 713, 733, 737, 810, 832, 846, 852, 858, 859)]
+DESCRIPTORS = "MW,AlogP,HBA,HBD,RB,HeavyAtomCount,ChiralCenterCount,PSA,Estate"
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "text", "labels"),
+    [
+        # The files of DeepChem.
+        ("toxcast", "toxcast_data.csv", columns(",".join(["smiles", *TOXCAST]), "CCO", "1.0", "0.0", ""), 617),
+        ("clintox", "clintox.csv", columns("smiles,FDA_APPROVED,CT_TOX", "CCO", "1", "0", ""), 2),
+        ("muv", "muv.csv", columns(",".join([*MUV, "mol_id", "smiles"]), "CCO", "1", "0", ""), 17),
+        ("hiv", "HIV.csv", "smiles,activity,HIV_active\nCCO,CA,1\nCCO,CI,0\nCCO,CM,\n", 1),
+        (
+            "bace",
+            "bace.csv",
+            f"mol,CID,Class,Model,pIC50,{DESCRIPTORS}\n"
+            + "".join(f"CCO,BACE_{n},{c},Train,9.1{',0.5' * 9}\n" for n, c in enumerate(("1", "0", ""))),
+            1,
+        ),
+        # The files of scikit-fingerprints on the hub.
+        ("toxcast", "toxcast.csv", columns(",".join(["SMILES", *TOXCAST]), "CCO", "1.0", "0.0", ""), 617),
+        ("clintox", "clintox.csv", columns("SMILES,FDA_APPROVED,CT_TOX", "CCO", "1", "0", ""), 2),
+        ("muv", "muv.csv", columns(",".join(["SMILES", *MUV]), "CCO", "1.0", "0.0", ""), 17),
+        ("hiv", "hiv.csv", columns("SMILES,label", "CCO", "1", "0", ""), 1),
+        ("bace", "bace.csv", columns("SMILES,label", "CCO", "1", "0", ""), 1),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+def test_columns_that_circulate(tmp_path, name, file, text, labels, packed):
+    (tmp_path / (f"{file}.gz" if packed else file)).write_bytes(
+        gzip.compress(text.encode()) if packed else text.encode()
+    )
+    data = load_task(name, tmp_path)
+    assert data.smiles == ("CCO",) * 3
+    np.testing.assert_array_equal(data.labels, np.repeat([[1.0], [0.0], [np.nan]], labels, axis=1))
+    assert (data.label_names[0], len(data.label_names)) == (
+        {"toxcast": "ASSAY_0", "clintox": "FDA_APPROVED", "muv": "MUV-466", "hiv": "HIV_active", "bace": "Class"}[name],
+        labels,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "label"), [("bbbp", "1"), ("esol", "-0.77"), ("freesolv", "-11.01"), ("lipophilicity", "3.54")]
+)
+def test_the_one_label_of_a_set_on_the_hub_is_called_label(tmp_path, name, label):
+    (tmp_path / f"{name}.csv").write_text(f"SMILES,label\nCCO,{label}\n")
+    assert load_task(name, tmp_path).labels.tolist() == [[float(label)]]
+
+
+def test_molecules_without_atoms_are_dropped_and_what_is_only_hydrogen_is_not(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text('smiles,y\n"",1\n[H][H],0\n[H+],1\n*,0\nC,1\nC,1\n')
+    data = load_csv(path, smiles_column="smiles", label_columns=["y"], metric="roc_auc")
+    assert data.smiles == ("[H][H]", "[H+]", "*", "C", "C"), "duplicates stay as well"
+    assert data.dropped == ((0, ""),)
+    # What comes after takes them: fingerprints, scaffolds, and the block, which says why a molecule has no vector.
+    assert ecfp4(data.smiles).shape == (5, 2048)
+    assert [len(part) for part in scaffold_split(data.smiles)] == [0, 0, 5]
+    block, rows, refusals = smiles_to_block(
+        data.smiles, conformers="none", seed=0, conformer_timeout_s=1, standardization=DEFAULT
+    )
+    assert block.num_rows == len(rows)
+    assert sorted([*rows.tolist(), *refusals]) == list(range(5))
+    assert refusals[2][0] == "undefined_atom"
+
+
+def test_the_digest_is_of_molecules_and_labels(tmp_path):
+    def load(text: str) -> TaskData:
+        (tmp_path / "x.csv").write_text(text)
+        return load_csv(tmp_path / "x.csv", smiles_column="smiles", label_columns=["y"], metric="rmse")
+
+    data = load("smiles,y\nCCO,1\nCC,\nC,0\n")
+    assert data.digest == load("y,smiles\n1.0,CCO\n3,junk\nnan,CC\n-0.0,C\n").digest
+    others = ["smiles,y\nCCO,1\nCC,0\nC,0\n", "smiles,y\nCC,1\nCCO,\nC,0\n", "smiles,y\nCCO,1\nCC,\n"]
+    assert len({data.digest, *(load(text).digest for text in others)}) == 4
+    assert data.smiles_digest == load(others[0]).smiles_digest
+    assert data.smiles_digest == "8e9add40dc11a1ee4f1e56fcfaab6cfc76d52bc26b0f8f7324fa09a542ca92c7"
+
+
+def test_a_message_does_not_list_hundreds_of_columns(tmp_path):
+    (tmp_path / "x.csv").write_text(columns(",".join(["SMILES", *TOXCAST]), "CCO", "1"))
+    with pytest.raises(TaskError, match=r"ASSAY_18 and 598 more$"):
+        load_csv(tmp_path / "x.csv", smiles_column="smiles", label_columns=["y"], metric="rmse")
+
+
 def test_a_file_of_ones_own(tmp_path):
     path = tmp_path / "mine.csv.gz"
     path.write_bytes(gzip.compress(b'name,structure,a,b\n"x, y",CCO,1,\nz,junk,0,0\nw,CC,0,NA\n'))
@@ -62,7 +160,8 @@ def test_a_file_of_ones_own(tmp_path):
     [
         ("a,b\nCCO,1\n", "has no column smiles; it has a, b"),
         ("smiles,b\nCCO,1\n", "has no column y; it has smiles, b"),
-        ("smiles,y\nCCO,2\n", r"must be 0, 1 or missing, found \[2\.0\]"),
+        ("smiles,y\nCCO,2\n", r"record 1: y='2' is no class: labels of a classification must be 0, 1 or missing$"),
+        ("smiles,y\njunk,7\nCCO,1\nCCC,-1\nC,0.5\n", r"record 3: y='-1' is no class.*\(2 records of this column"),
         ("smiles,y\nCCO,1\nCC,high\n", "record 2: y='high' is not a number"),
         ("smiles,y\njunk,1\n", "no SMILES in column 'smiles' parses"),
         ("smiles,y\nCCO,inf\n", "record 1: y='inf' is not finite"),
@@ -91,8 +190,6 @@ def test_a_compressed_file_may_shout(tmp_path):
 def test_unknown_tasks_and_missing_files_are_said(tmp_path):
     with pytest.raises(TaskError, match="no task 'nope'; known: bbbp, tox21"):
         load_task("nope")
-    with pytest.raises(TaskError, match=r"needs bbbp.csv\[.gz\], which is not found without a folder"):
-        load_task("bbbp")
     with pytest.raises(TaskError, match="is not found in"):
         load_task("bbbp", tmp_path)
     with pytest.raises(TaskError, match="does not exist"):

@@ -1,0 +1,206 @@
+"""Splits from files: those that `Split.write` publishes, other JSON with three lists, and the folders of OGB.
+
+What is read:
+
+    NAME.json[.gz]                  an object with ``train``, ``valid`` and ``test``, lists of positions
+    train.csv.gz, valid.csv.gz, test.csv.gz      in one folder, a position a line; OGB has them in ``split/scaffold``
+
+Positions count, from 0, the rows of the task's file that RDKit parses, or all its rows; which of the two is told by
+how many there are, for a split leaves no molecule out. That the molecules are the same is checked as far as the file
+says what they were: by its digest of the SMILES, by its SMILES, or by OGB's ``mapping/mol.csv.gz``.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmsa_dist.evaluate.splits import PARTS, Split
+from mmsa_dist.evaluate.tasks import Task, TaskData, digest_of, read_text_table
+
+_SCAFFOLD = Path("split") / "scaffold"
+_MAPPING = Path("mapping") / "mol.csv.gz"
+
+
+class SplitError(ValueError):
+    """A file of a split that cannot be used; the message says which, why and what to do."""
+
+
+def load_split(path: str | os.PathLike[str], data: TaskData, *, seed: int = 0) -> Split:
+    """Reads the split of a task (module docstring).
+
+    Args:
+        path: a file, a folder of OGB, or a folder that holds, for each task, one of these under the task's name:
+            ``bbbp.json``, ``bbbp-random-seed0.json`` (with other seeds beside it), ``ogb_splits_bbbp.json``,
+            ``ogbg_molbbbp/``.
+        data: the task.
+        seed: takes one of several files for a task, ``...-seed{seed}.json``.
+
+    Raises:
+        SplitError: there is no such file, it is of other molecules or was changed, a position is out of range or in
+            two parts, or a part is empty.
+    """
+    place = _find(Path(path), data.task, seed)
+    about = _read_folder(place) if place.is_dir() else _read_json(place)
+    _check_molecules(about, data, place)
+    train, valid, test = _positions(about, data, place)
+    # Published again, a split keeps the name that it had.
+    split = Split("file", None, train, valid, test, source=_stem(place).removeprefix(f"{data.task.name}-file-"))
+    if "smiles_digest" in about and about.get("digest") != split.digest:
+        raise SplitError(f"{place} does not match its own digest: it was changed by hand or damaged; fetch it again")
+    return split
+
+
+def _find(path: Path, task: Task, seed: int) -> Path:
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise SplitError(f"the split {path} does not exist: name a file or a folder of them")
+    names = dict.fromkeys((task.name, *task.files))
+    files = {f"{form}{name}.json" for name in names for form in ("", "ogb_splits_")}
+    found = [
+        entry
+        for entry in sorted(path.iterdir())
+        if (name := entry.name.lower().removesuffix(".gz")) in files
+        or (name.startswith(f"{task.name}-") and name.endswith(".json"))
+    ]
+    folders = (path, *(path / f"{form}{name}" for name in names for form in ("", "ogbg_mol")))
+    found += [place for folder in folders for place in (folder, folder / _SCAFFOLD) if _part(place, "train")]
+    if len(found) > 1:
+        found = [place for place in found if _stem(place).endswith(f"-seed{seed}")] or found
+    if len(found) > 1:
+        raise SplitError(
+            f"{path} holds more than one split of {task.name}, {', '.join(place.name for place in found)}: name the "
+            "file that is meant"
+        )
+    if not found:
+        raise SplitError(f"{path} holds no split of {task.name}, such as {task.name}.json or ogbg_mol{task.name}/")
+    return found[0]
+
+
+def _stem(place: Path) -> str:
+    """What results call the split: ``bbbp-random-seed0``; of OGB's folders the name of the data set."""
+    if place.is_dir():
+        return place.parents[1].name if place.parts[-2:] == _SCAFFOLD.parts else place.name
+    return place.name.removesuffix(".gz").removesuffix(".json")
+
+
+def _part(folder: Path, part: str) -> Path | None:
+    return next((path for name in (f"{part}.csv.gz", f"{part}.csv") if (path := folder / name).is_file()), None)
+
+
+def _read_json(place: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(_content(place))
+    except ValueError as error:
+        raise SplitError(f"{place} is not JSON ({error}): name a file with the lists {', '.join(PARTS)}") from error
+    if not isinstance(about, dict) or not all(isinstance(about.get(part), list) for part in PARTS):
+        held = f"it holds {', '.join(about)}" if isinstance(about, dict) else "it is no object"
+        raise SplitError(f"{place} lacks one of the lists {', '.join(PARTS)}; {held}")
+    return about
+
+
+def _read_folder(place: Path) -> dict[str, Any]:
+    about: dict[str, Any] = {}
+    for part in PARTS:
+        path = _part(place, part)
+        if path is None:
+            raise SplitError(f"{place} lacks {part}.csv.gz, which stands beside the other parts of a split")
+        try:
+            about[part] = [int(line) for line in _content(path).split()]
+        except ValueError as error:
+            raise SplitError(f"{path} is not a list of positions, one a line: {error}") from error
+    mapping = place.parents[1] / _MAPPING if place.parts[-2:] == _SCAFFOLD.parts else None
+    if mapping is not None and mapping.is_file():
+        table = read_text_table(mapping)
+        if "smiles" in table.column_names:
+            about["smiles"] = [text.strip() for text in table["smiles"].to_pylist()]
+    return about
+
+
+def _content(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+        return gzip.decompress(content) if path.suffix == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise SplitError(f"{path} cannot be read: {error}") from error
+
+
+def _check_molecules(about: Mapping[str, Any], data: TaskData, place: Path) -> None:
+    given = about.get("smiles")
+    if "smiles_digest" in about:
+        theirs, same = str(about["smiles_digest"]), about["smiles_digest"] == data.smiles_digest
+    elif isinstance(given, list):
+        ours = data.smiles if len(given) == len(data) else _all_rows(data)
+        # Of a row that did not parse here only the place counts.
+        same = len(given) == len(ours) and all(o is None or g == o for g, o in zip(given, ours, strict=True))
+        theirs = digest_of(given)
+    else:
+        rows = about.get("dropped_rows")
+        same = not rows or not data.dropped or rows == [row for row, _ in data.dropped]
+        theirs = f"unknown, but rows {rows} of its file did not parse"
+    if not same:
+        raise SplitError(
+            f"{place} is a split of other molecules than those of {data.task.name}: the digest of its SMILES is "
+            f"{theirs}, here it is {data.smiles_digest}; take the data that the split was made for, or another split"
+        )
+
+
+def _all_rows(data: TaskData) -> list[str | None]:
+    """The SMILES of all rows of the task's file; None where one was dropped."""
+    dropped = {row for row, _ in data.dropped}
+    kept = iter(data.smiles)
+    return [None if row in dropped else next(kept) for row in range(len(data) + len(dropped))]
+
+
+def _positions(about: Mapping[str, Any], data: TaskData, place: Path) -> list[NDArray[np.int64]]:
+    parts = [_whole_numbers(about[part], part, place) for part in PARTS]
+    everything = np.concatenate(parts)
+    size = len(data)
+    if data.dropped and len(everything) == size + len(data.dropped):
+        size = len(everything)
+    outside = everything[(everything < 0) | (everything >= size)]
+    if len(outside):
+        raise SplitError(
+            f"{place}: position {outside[0]} is out of range, {data.task.name} has {len(data):,} molecules; take the "
+            "data that the split was made for"
+        )
+    counts = np.bincount(everything, minlength=size)
+    if counts.max() > 1:
+        twice = int(np.flatnonzero(counts > 1)[0])
+        where = [part for part, positions in zip(PARTS, parts, strict=True) for _ in range((positions == twice).sum())]
+        raise SplitError(f"{place}: molecule {twice} stands twice, in {' and '.join(where)}; parts must not overlap")
+    if counts.min() < 1:
+        missing = np.flatnonzero(counts < 1)
+        raise SplitError(
+            f"{place} leaves out {len(missing):,} of {len(data):,} molecules of {data.task.name}, the first is "
+            f"{missing[0]}; take the data that the split was made for, or remove them from it"
+        )
+    if size > len(data):
+        parts = [_without_dropped(positions, data) for positions in parts]
+    empty = [part for part, positions in zip(PARTS, parts, strict=True) if len(positions) == 0]
+    if empty:
+        raise SplitError(f"{place}: the part {empty[0]} is empty")
+    return parts
+
+
+def _whole_numbers(values: Sequence[Any], part: str, place: Path) -> NDArray[np.int64]:
+    odd = [value for value in values if not isinstance(value, int) or isinstance(value, bool)]
+    if odd:
+        raise SplitError(f"{place}: {part} holds {odd[0]!r}, positions are whole numbers")
+    return np.clip(np.array(values, dtype=object), -1, np.iinfo(np.int64).max).astype(np.int64)
+
+
+def _without_dropped(rows: NDArray[np.int64], data: TaskData) -> NDArray[np.int64]:
+    """Positions among the molecules, of rows of the file; the rows that were dropped are none."""
+    kept = np.ones(len(data) + len(data.dropped), dtype=bool)
+    kept[[row for row, _ in data.dropped]] = False
+    return (np.cumsum(kept) - 1)[rows[kept[rows]]]
