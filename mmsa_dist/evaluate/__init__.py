@@ -3,7 +3,7 @@
 from mmsa_dist.evaluate.methods import Method
 from mmsa_dist.evaluate.results import Results, Score
 from mmsa_dist.evaluate.run import evaluate
-from mmsa_dist.evaluate.split_files import SplitError, load_split
+from mmsa_dist.evaluate.split_files import SplitError, choose_split, load_split
 from mmsa_dist.evaluate.splits import Split, SplitName, make_split
 from mmsa_dist.evaluate.tasks import TASKS, Task, TaskData, TaskError, load_csv, load_task
 
@@ -18,6 +18,7 @@ __all__ = [
     "Task",
     "TaskData",
     "TaskError",
+    "choose_split",
     "evaluate",
     "load_csv",
     "load_split",

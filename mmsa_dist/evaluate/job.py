@@ -78,7 +78,7 @@ def judge(job: Job, outcome: Outcome, missing: int, seconds: float) -> Score:
     judged = score_labels(job.data.labels[test], outcome.predictions[test], job.data.task.metric)
     return Score(
         task=job.data.task.name,
-        split=job.split.name,
+        split=job.split.title,
         split_digest=job.split.digest,
         seed=job.seed,
         features=job.method.features,

@@ -12,7 +12,8 @@ from mmsa_dist.evaluate.job import Job, fit, judge, keep, kept
 from mmsa_dist.evaluate.methods import Inputs, Method, Outcome
 from mmsa_dist.evaluate.plot import plot_results
 from mmsa_dist.evaluate.results import Results
-from mmsa_dist.evaluate.splits import Split, SplitName, make_split
+from mmsa_dist.evaluate.split_files import choose_split
+from mmsa_dist.evaluate.splits import Split
 from mmsa_dist.evaluate.tasks import TaskData
 
 JOBS = "jobs"
@@ -26,7 +27,7 @@ def evaluate(
     tasks: Sequence[TaskData],
     *,
     out: str | os.PathLike[str],
-    split: SplitName = "hu-scaffold",
+    split: str = "hu-scaffold",
     seeds: Sequence[int] = (0, 1, 2),
     resume: bool = False,
     parallel: int = 1,
@@ -42,7 +43,7 @@ def evaluate(
         methods: lines of the table.
         tasks: what to predict.
         out: folder.
-        split: name of the split.
+        split: name of the split, or a file or folder of splits.
         seeds: of the random split and of the methods.
         resume: whether jobs that are done in `out` count; otherwise they are done again.
         parallel: jobs at a time; more than one run in Ray.
@@ -57,7 +58,7 @@ def evaluate(
         raise ValueError("seeds must hold at least one number")
     tell = report or (lambda done, total, words: None)
     folder = Path(out) / JOBS
-    splits = {(data.task.name, seed): make_split(data, split, seed) for data in tasks for seed in seeds}
+    splits = {(data.task.name, seed): choose_split(data, split, seed) for data in tasks for seed in seeds}
     jobs = list(_jobs(methods, tasks, seeds, splits))
     scores = {job.name: score for job in jobs if resume and (score := kept(folder, job)) is not None}
     todo = [job for job in jobs if job.name not in scores]

@@ -18,12 +18,12 @@ import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmsa_dist.evaluate.splits import PARTS, Split
+from mmsa_dist.evaluate.splits import PARTS, Split, SplitName, make_split
 from mmsa_dist.evaluate.tasks import Task, TaskData, digest_of, read_text_table
 
 _SCAFFOLD = Path("split") / "scaffold"
@@ -32,6 +32,26 @@ _MAPPING = Path("mapping") / "mol.csv.gz"
 
 class SplitError(ValueError):
     """A file of a split that cannot be used; the message says which, why and what to do."""
+
+
+def choose_split(data: TaskData, choice: str, seed: int = 0) -> Split:
+    """The split that a person asks for.
+
+    Args:
+        data: the task.
+        choice: a name that `make_split` knows, or a path that `load_split` reads.
+        seed: as for the two.
+
+    Raises:
+        ValueError: as for the two.
+    """
+    if choice in get_args(SplitName):
+        return make_split(data, cast(SplitName, choice), seed)
+    if not Path(choice).exists():
+        raise SplitError(
+            f"the split {choice!r} is neither one of {', '.join(get_args(SplitName))} nor a file or folder of splits"
+        )
+    return load_split(choice, data, seed=seed)
 
 
 def load_split(path: str | os.PathLike[str], data: TaskData, *, seed: int = 0) -> Split:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from mmsa_dist.evaluate.tasks import TaskData
 from mmsa_dist.runtime.files import write_atomically
 
-SplitName = Literal["hu-scaffold", "ogb-scaffold", "random", "file"]
+SplitName = Literal["hu-scaffold", "ogb-scaffold", "random"]
 TRAIN, VALID = 0.8, 0.1
 PARTS = ("train", "valid", "test")
 
@@ -33,7 +33,7 @@ PARTS = ("train", "valid", "test")
 class Split:
     """Which molecules of a task train, choose and judge."""
 
-    name: SplitName
+    name: SplitName | Literal["file"]
     seed: int | None
     """None where the split has none."""
     train: NDArray[np.int64]
@@ -42,6 +42,11 @@ class Split:
     test: NDArray[np.int64]
     source: str | None = None
     """Of a split from a file: the name of the file without its suffixes."""
+
+    @property
+    def title(self) -> str:
+        """What results call it."""
+        return self.name if self.source is None else f"{self.name} {self.source}"
 
     @property
     def digest(self) -> str:
@@ -71,30 +76,19 @@ class Split:
         return path
 
 
-def make_split(data: TaskData, name: SplitName, seed: int = 0, file: str | os.PathLike[str] | None = None) -> Split:
-    """Splits a task: 80/10/10, or as a file says.
+def make_split(data: TaskData, name: SplitName, seed: int = 0) -> Split:
+    """Splits a task 80/10/10.
 
     Args:
         data: the task.
-        name: ``hu-scaffold``, ``ogb-scaffold``, ``random`` or ``file``.
-        seed: of the random split; of a folder with several files for a task, one per seed, it takes that of the seed.
-        file: of the split ``file``, as for `mmsa_dist.evaluate.split_files.load_split`.
+        name: ``hu-scaffold``, ``ogb-scaffold`` or ``random``.
+        seed: of the random split; the others have none.
 
     Raises:
-        ValueError: an unknown name, too few molecules for three parts, or a file that does not fit.
+        ValueError: an unknown name, or too few molecules for three parts.
     """
     if name not in get_args(SplitName):
         raise ValueError(f"there is no split {name!r}; known: {', '.join(get_args(SplitName))}")
-    if (name == "file") != (file is not None):
-        raise ValueError(
-            "the split 'file' needs a file of it, or a folder of them"
-            if file is None
-            else f"the split {name!r} is made, not read: leave the file of a split out, or ask for the split 'file'"
-        )
-    if file is not None:
-        from mmsa_dist.evaluate.split_files import load_split
-
-        return load_split(file, data, seed=seed)
     if name == "random":
         parts = random_split(len(data), seed)
     else:

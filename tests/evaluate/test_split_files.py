@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmsa_dist.evaluate import load_task, make_split
+from mmsa_dist.evaluate import choose_split, load_task, make_split
 from mmsa_dist.evaluate.split_files import SplitError, load_split
 from mmsa_dist.evaluate.splits import PARTS, Split
 from mmsa_dist.evaluate.tasks import Task, TaskData
@@ -47,7 +47,7 @@ def test_the_official_sets_of_ogb_as_files(shared_data, name, folder):
     expected = make_split(data, "ogb-scaffold").digest
     ogb = shared_data / "oracles" / "ogb"
     for path in (ogb, ogb / folder, ogb / folder / "split" / "scaffold"):
-        split = make_split(data, "file", file=path)
+        split = choose_split(data, str(path))
         assert (split.digest, split.source) == (expected, folder)
 
 
@@ -57,13 +57,20 @@ def test_ogbs_folder_of_another_data_set_is_known_by_its_molecules(shared_data):
         load_split(shared_data / "oracles" / "ogb" / "ogbg_molbbbp", esol)
 
 
+def test_a_split_is_chosen_by_name_or_path(tmp_path):
+    data = task_of(CHAINS)
+    assert choose_split(data, "random", 3).digest == make_split(data, "random", 3).digest
+    with pytest.raises(SplitError, match="'scafold' is neither one of hu-scaffold, ogb-scaffold, random nor a file"):
+        choose_split(data, "scafold")
+
+
 def test_what_is_written_is_read(tmp_path):
     data = task_of(CHAINS)
     for seed in (0, 1):
         made = make_split(data, "random", seed)
         path = made.write(tmp_path, data)
         for place in (path, tmp_path):
-            read = make_split(data, "file", seed, file=place)
+            read = choose_split(data, str(place), seed)
             for part in PARTS:
                 np.testing.assert_array_equal(getattr(read, part), getattr(made, part))
             assert (read.name, read.source, read.digest) == ("file", f"mine-random-seed{seed}", made.digest)

@@ -105,7 +105,3 @@ def test_what_cannot_be_split_is_said():
         make_split(task_of(["C"] * 10), "scaffold")
     with pytest.raises(ValueError, match="leaves valid empty"):
         make_split(task_of(["C"] * 3), "random")
-    with pytest.raises(ValueError, match="'file' needs a file of it"):
-        make_split(task_of(["C"] * 10), "file")
-    with pytest.raises(ValueError, match="'random' is made, not read"):
-        make_split(task_of(["C"] * 10), "random", file="x.json")
