@@ -17,10 +17,11 @@ FLOORS = (
     ("model", "objective"),
     ("train", "embed"),
     ("evaluate", "report"),
-    ("cli", "console"),
+    ("cli", "console", "__main__"),
 )
 #: Parts of one floor that may see each other, in this direction only.
 SIDEWAYS = {
+    ("__main__", "cli"),
     ("config", "runtime"),
     ("encoders", "data"),
     ("structure", "losses"),
