@@ -20,9 +20,7 @@ from tests.fixtures.embedders import random_embedder
 
 #: Besides, scikit-learn itself leaves out what asks that bad numbers are refused: the tag `no_validation` says so.
 LEFT_OUT = {
-    "check_estimator_sparse_tag": "a sparse table of numbers is refused by `transform`, not by `fit`, which reads nothing",
-    "check_n_features_in_after_fitting": "a column of text has no number of features",
-    "check_fit_check_is_fitted": "asks that an estimator is not fitted before `fit`; this one has nothing to learn",
+    "check_estimator_sparse_tag": "a sparse table is refused by `transform`, not by `fit`, which reads nothing",
     "check_array_api_input": "for estimators that compute on other arrays than numpy's",
     "check_dict_unchanged": "`transform` leaves `report_` and `kept_`, which tell what became of its rows",
 }
