@@ -4,14 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := runs/quickstart
 RANKS ?= 2
-PARTS := shards/mmsa_shards kernels/mmsa_kernels kernels/benchmarks mmsa_dist launch tests benchmarks
+PARTS := shards/mmsa_shards kernels/mmsa_kernels kernels/benchmarks mmsa_dist launch tests benchmarks docs/hooks.py
 
 # One thread a process: two ranks on two cores get in each other's way with more.
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup quickstart test test-slow lint format clean
+.PHONY: help setup quickstart test test-slow lint format docs clean
 .DEFAULT_GOAL := help
 
 help:  ## what there is
@@ -44,6 +44,10 @@ lint: setup  ## ruff and mypy
 format: setup  ## puts the code into its form
 	@$(BIN)/ruff check --fix $(PARTS)
 	@$(BIN)/ruff format $(PARTS)
+
+docs: setup  ## the documentation as a site, in build/site
+	@$(BIN)/mkdocs build --strict --quiet --site-dir build/site
+	@echo "open build/site/index.html in a browser"
 
 clean:  ## removes .venv and caches, leaves runs/
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info

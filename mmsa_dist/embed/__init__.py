@@ -1,7 +1,8 @@
 """From molecules to vectors: an embedder, its export to Parquet, and search over what was exported.
 
-Importing this package loads torch and scikit-learn's base classes; RDKit comes with the first SMILES, FAISS with
-the first search, and neither Ray nor DeepSpeed ever does.
+Importing this package loads torch and scikit-learn's base classes; RDKit comes with the first SMILES,
+torch-geometric with the first model that has ComENet, FAISS with the first search, the hub's client with the first
+model from there, and neither Ray nor DeepSpeed ever does.
 """
 
 from mmsa_dist.embed.embedder import Embedder, EmbeddingError, InvalidMolecule

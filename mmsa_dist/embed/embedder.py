@@ -23,10 +23,12 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import Tags
 from torch import Tensor
 
 from mmsa_dist.config.schema import Config
 from mmsa_dist.data.collate import block_to_batch
+from mmsa_dist.embed.column import is_text_or_missing, not_text, rows_of
 from mmsa_dist.embed.pretrained import Inference, PretrainedModel
 from mmsa_dist.model import MMSAModel
 
@@ -86,12 +88,15 @@ class Embedder(TransformerMixin, BaseEstimator):
             conformers that shards hold and makes none; ``etkdg`` makes one per SMILES, as preparation does. Vectors
             made with and without 3D differ: compare only what was made alike.
         pictures: whether pictures are drawn; without them only the graph (and the conformers) count.
-        on_error: ``nan`` or ``raise`` (`EmbeddingError`), for rows that are no molecule.
+        on_error: what becomes of rows that have no vector. ``nan`` keeps them as rows of NaN, ``raise`` is an
+            `EmbeddingError`, ``drop`` leaves them out: `kept_` says which stayed. Rows that are dropped no longer
+            fit the index of a pandas column, so pass a list where `set_output` asks for pandas.
         batch_size: molecules computed at a time; changes no vector.
         device: torch device; None takes a GPU where there is one.
 
     Attributes:
         report_: rows of the last `transform` that have no vector, as `InvalidMolecule`.
+        kept_: (m,) int64, rows of the last `transform` that have one, ascending.
 
     Example:
         >>> embedder = Embedder.from_pretrained("runs/quickstart/model")  # doctest: +SKIP
@@ -106,7 +111,7 @@ class Embedder(TransformerMixin, BaseEstimator):
         view: str | None = None,
         conformers: Literal["none", "given", "etkdg"] = "none",
         pictures: bool = True,
-        on_error: Literal["nan", "raise"] = "nan",
+        on_error: Literal["nan", "raise", "drop"] = "nan",
         batch_size: int = 256,
         device: str | torch.device | None = None,
     ) -> None:
@@ -160,6 +165,20 @@ class Embedder(TransformerMixin, BaseEstimator):
         """Writes safetensors, configuration and model card to `folder`, whole or not at all."""
         self.pretrained.save(folder)
 
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Publishes the files of `save_pretrained` on the Hugging Face hub; returns the URL of the commit.
+
+        Args:
+            repo_id: ``organisation/name``; the repository is made if it is not there.
+            options: `private`, `token`, `commit_message` and `create_pr` of `mmsa_dist.embed.hub.publish`.
+
+        Raises:
+            HubError: the hub refuses, or does not answer.
+        """
+        from mmsa_dist.embed.hub import publish  # here, for embedding needs no client of the hub
+
+        return publish(self.pretrained, repo_id, **options)
+
     @property
     def pretrained(self) -> PretrainedModel:
         """The loaded model."""
@@ -208,7 +227,8 @@ class Embedder(TransformerMixin, BaseEstimator):
                 text and what does not parse count as invalid.
 
         Returns:
-            (n, D) float32, row for row; NaN where `report_` says why.
+            (n, D) float32, row for row; NaN where `report_` says why. (m, D), the rows of `kept_`, where `on_error`
+            is ``drop``.
 
         Raises:
             EmbeddingError: rows without a vector, where `on_error` is ``raise``.
@@ -216,13 +236,14 @@ class Embedder(TransformerMixin, BaseEstimator):
         """
         result = self.embed(X)
         self.report_ = result.invalid
+        self.kept_ = np.delete(np.arange(len(result.vectors)), [bad.row for bad in result.invalid])
         if result.invalid and self.on_error == "raise":
             first = result.invalid[0]
             raise EmbeddingError(
                 f"{len(result.invalid)} of {len(result.vectors)} rows have no vector, the first of them row "
                 f"{first.row} ({first.smiles!r}): {first.message}; on_error='nan' lets the others pass"
             )
-        return result.vectors
+        return result.vectors[self.kept_] if self.on_error == "drop" else result.vectors
 
     def embed(self, molecules: Iterable[object]) -> EmbeddedMolecules:
         """Embeds molecules and tells, besides, what each of them was standardized to (see `transform`)."""
@@ -230,7 +251,7 @@ class Embedder(TransformerMixin, BaseEstimator):
         from mmsa_shards.from_smiles import smiles_to_block
 
         self._check()
-        rows = _as_rows(molecules)
+        rows = rows_of(molecules)
         vectors = np.full((len(rows), self.width_), np.nan, dtype=np.float32)
         smiles: list[str | None] = [None] * len(rows)
         inchikeys: list[str | None] = [None] * len(rows)
@@ -245,7 +266,7 @@ class Embedder(TransformerMixin, BaseEstimator):
                 conformer_timeout_s=inference.conformer_timeout_s,
                 standardization=inference.standardization,
             )
-            refused |= {row: _not_text(chunk[row]) for row in refused if not _is_text_or_missing(chunk[row])}
+            refused |= {row: not_text(chunk[row]) for row in refused if not is_text_or_missing(chunk[row])}
             of_block, without = self.embed_block(block)
             vectors[start + kept] = of_block
             for row, text, key in zip(kept, block["smiles"].to_pylist(), block["inchikey"].to_pylist(), strict=True):
@@ -283,10 +304,19 @@ class Embedder(TransformerMixin, BaseEstimator):
     def __sklearn_is_fitted__(self) -> bool:
         return True  # there is nothing to learn, so a pipeline that ends here may transform at once
 
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.no_validation = True  # scikit-learn's validation is for numbers
+        tags.input_tags.one_d_array, tags.input_tags.two_d_array = True, False
+        tags.input_tags.string = tags.input_tags.allow_nan = True
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
     def _check(self) -> None:
         choices = {
             "conformers": (self.conformers, ("none", "given", "etkdg")),
-            "on_error": (self.on_error, ("nan", "raise")),
+            "on_error": (self.on_error, ("nan", "raise", "drop")),
         }
         for name, (value, allowed) in choices.items():
             if value not in allowed:
@@ -312,39 +342,6 @@ class Embedder(TransformerMixin, BaseEstimator):
             present = {name: model.encoder(name).present(batch) for name in model.encoders}
         seen = present[view] if view in present else torch.stack(list(present.values())).any(dim=0)
         return vectors[:rows].float().cpu().numpy(), seen[:rows].cpu().numpy()
-
-
-def _as_rows(molecules: object) -> list[object]:
-    """The rows of whatever holds a column of SMILES."""
-    if isinstance(molecules, str | bytes):
-        raise TypeError(f"transform takes a list of SMILES, not one string; pass [{molecules!r}]")
-    if isinstance(molecules, pa.Array | pa.ChunkedArray):
-        return molecules.to_pylist()
-    if not hasattr(molecules, "shape"):
-        if isinstance(molecules, Mapping) or not isinstance(molecules, Iterable):
-            raise TypeError(f"transform takes a list of SMILES, not a {type(molecules).__name__}; pass one column")
-        return list(molecules)
-    column = np.asarray(molecules, dtype=object)
-    if column.ndim == 2 and column.shape[1] == 1:  # a table of one column, as a ColumnTransformer passes it
-        column = column[:, 0]
-    if column.ndim != 1:
-        raise TypeError(f"transform takes one column of SMILES, not a table of shape {column.shape}; select one")
-    return list(column)
-
-
-def _is_text_or_missing(row: object) -> bool:
-    if row is None or isinstance(row, str):
-        return True
-    try:
-        return bool(row != row)  # NaN alone is not itself
-    except TypeError:
-        return True  # pandas' NA, which does not even know that
-    except ValueError:
-        return False  # an array, which compares by element
-
-
-def _not_text(row: object) -> tuple[str, str]:
-    return "not_text", f"of type {type(row).__name__}, not the text of a SMILES"
 
 
 def _device(asked: str | torch.device | None) -> torch.device:

@@ -13,7 +13,6 @@ import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmsa_dist.config.load import load_config
 from mmsa_dist.embed.embedder import Embedder
 from mmsa_dist.embed.parquet import EmbeddedRow
 from mmsa_shards.manifest import Manifest
@@ -56,7 +55,10 @@ def open_source(
     Raises:
         ValueError: there is no such thing, or it is of no kind that can be read.
     """
-    options = options or load_config().prepare
+    if options is None:
+        from mmsa_dist.config.load import load_config  # here, for the import of an embedder needs no YAML
+
+        options = load_config().prepare
     if isinstance(source, str | os.PathLike):
         path = os.fspath(source)
         files, where = fsspec.core.url_to_fs(path)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
-from torch_geometric.nn.norm import GraphNorm
 
 from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.encoders.base import Encoder, register
@@ -153,6 +152,8 @@ class InteractionBlock(nn.Module):
         self.dihedral_linear = Linear(hidden, hidden)
         self.join = Linear(2 * hidden, hidden)
         self.residuals = nn.ModuleList(Linear(hidden, hidden) for _ in range(3))
+        from torch_geometric.nn.norm import GraphNorm  # here, for it takes as long to import as torch
+
         self.norm = GraphNorm(hidden)
         self.outward = Linear(hidden, hidden)
 

@@ -1,0 +1,51 @@
+"""One column of SMILES out of whatever holds one, and what stands in it that is no text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import pyarrow as pa
+
+
+def rows_of(molecules: object) -> list[object]:
+    """Returns the rows of a column of SMILES as they are.
+
+    Args:
+        molecules: a list or other iterable, a numpy array, or a column of pandas, polars or Arrow; a table of one
+            column counts as that.
+
+    Raises:
+        TypeError: one string, no column at all, or a table of several columns.
+    """
+    if isinstance(molecules, str | bytes):
+        raise TypeError(f"transform takes a list of SMILES, not one string; pass [{molecules!r}]")
+    if isinstance(molecules, pa.Array | pa.ChunkedArray):
+        return molecules.to_pylist()
+    if not hasattr(molecules, "shape"):
+        if isinstance(molecules, Mapping) or not isinstance(molecules, Iterable):
+            raise TypeError(f"transform takes a list of SMILES, not a {type(molecules).__name__}; pass one column")
+        return list(molecules)
+    column = np.asarray(molecules, dtype=object)
+    if column.ndim == 2 and column.shape[1] == 1:  # a table of one column, as a ColumnTransformer passes it
+        column = column[:, 0]
+    if column.ndim != 1:
+        raise TypeError(f"transform takes one column of SMILES, not a table of shape {column.shape}; select one")
+    return list(column)
+
+
+def is_text_or_missing(row: object) -> bool:
+    """Whether `row` is text, None, NaN or pandas' NA."""
+    if row is None or isinstance(row, str):
+        return True
+    try:
+        return bool(row != row)  # NaN alone is not itself
+    except TypeError:
+        return True  # pandas' NA, which does not even know that
+    except ValueError:
+        return False  # an array, which compares by element
+
+
+def not_text(row: object) -> tuple[str, str]:
+    """Reason and message of a row that is neither text nor missing."""
+    return "not_text", f"of type {type(row).__name__}, not the text of a SMILES"
