@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmsa_dist.config.schema import Loss
 from mmsa_dist.data.batch import MoleculeBatch
+from mmsa_dist.encoders.base import without_statistics
 from mmsa_dist.encoders.gin import GIN
 from mmsa_dist.fusion import FusionOutput
 from mmsa_dist.losses.contrast import contrast_loss
@@ -65,10 +66,10 @@ class Objective(nn.Module):
             value = memory_loss(output.structure.g_BD, output.structure.readout_BD, weights.temperature)
             weighted["memory"] = (weights.memory, value)
         if weights.atom > 0:
-            weighted["atom"] = (
-                weights.atom,
-                self.masked_atom(batch, cast(GIN, self.model.encoder("gin")).encode_atoms, generator),
-            )
+            gin = cast(GIN, self.model.encoder("gin"))
+            # Inference sees no masks, so that batch norm must not learn what molecules look like with them.
+            with without_statistics(gin):
+                weighted["atom"] = (weights.atom, self.masked_atom(batch, gin.encode_atoms, generator))
         return ObjectiveOutput(
             total=torch.stack([weight * value for weight, value in weighted.values()]).sum(),
             losses={name: value.detach() for name, (_, value) in weighted.items()},

@@ -145,3 +145,17 @@ def test_the_total_is_the_weighted_sum(batch: MoleculeBatch) -> None:
     losses = output.losses
     expected = 2 * losses["contrast"] + 3 * losses["reconstruct"] + 0.5 * losses["memory"]
     torch.testing.assert_close(output.total.detach(), expected)
+
+
+def test_batch_norm_learns_nothing_from_masked_molecules(batch: MoleculeBatch) -> None:
+    """Inference sees no masks: with their statistics mixed in, held-out molecules would be found less and less."""
+    statistics = []
+    for weight in (0.0, 1.0):
+        config = configuration(f"loss.atom={weight}")
+        torch.manual_seed(0)
+        model = MMSAModel(config.model)
+        Objective(model, config.loss)(batch, NoNeighbours(), torch.Generator().manual_seed(0))
+        statistics.append({name: buffer.clone() for name, buffer in model.encoder("gin").named_buffers()})
+    assert any(name.endswith("running_mean") and buffer.any() for name, buffer in statistics[0].items())
+    for name, buffer in statistics[0].items():
+        assert torch.equal(buffer, statistics[1][name]), name

@@ -48,7 +48,7 @@ class Encoder(nn.Module, ABC):
 
         def run(*inputs: Any) -> Tensor:
             # The first pass is without a graph.
-            with _without_statistics(self) if torch.is_grad_enabled() else nullcontext():
+            with without_statistics(self) if torch.is_grad_enabled() else nullcontext():
                 return function(*inputs)
 
         result: Tensor = (
@@ -68,12 +68,12 @@ class Encoder(nn.Module, ABC):
 
 
 def _passes(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), _without_statistics(module)
+    return nullcontext(), without_statistics(module)
 
 
 @contextmanager
-def _without_statistics(module: nn.Module) -> Iterator[None]:
-    """Batch norms within leave their running statistics and their count as they are."""
+def without_statistics(module: nn.Module) -> Iterator[None]:
+    """Batch norms of `module` leave their running statistics and their count as they are."""
     norms = [norm for norm in module.modules() if isinstance(norm, _NormBase)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
