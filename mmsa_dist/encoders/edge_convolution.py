@@ -71,9 +71,7 @@ def _edge_convolution(
 
 
 @_edge_convolution.register_fake
-def _(
-    x_AD: Tensor, feature_FP: Tensor, weight_DF: Tensor, reverse_FP: Tensor, sender_P: Tensor, ptr: Tensor
-) -> Tensor:
+def _(x_AD: Tensor, feature_FP: Tensor, weight_DF: Tensor, reverse_FP: Tensor, sender_P: Tensor, ptr: Tensor) -> Tensor:
     return torch.empty_like(x_AD)
 
 

@@ -133,7 +133,7 @@ class _Run:
             rank=rank(),
             world=world_size(),
             workers=self.config.data.workers,
-            pin_memory=self.device.type == "cuda",
+            device=self.device,
             state=self.state.loader,
         )
 
