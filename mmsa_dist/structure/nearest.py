@@ -181,10 +181,14 @@ def squared_distances(query_GC: Tensor, rows_FC: Tensor, row_Gk: Tensor) -> Tens
 
 
 def by_distance(distance_Gk: Tensor, id_Gk: Tensor) -> tuple[Tensor, Tensor]:
-    """Sorts each row of candidates by distance, then by id."""
-    id_Gk, order_Gk = id_Gk.sort(dim=1)
-    distance_Gk, again_Gk = distance_Gk.gather(1, order_Gk).sort(dim=1, stable=True)
-    return distance_Gk, id_Gk.gather(1, again_Gk)
+    """Sorts each row of candidates by distance, then by id; those in order already, most of them, cost a look."""
+    further_Gk, same_Gk = distance_Gk.diff(dim=1) > 0, distance_Gk[:, 1:] == distance_Gk[:, :-1]
+    mixed_G = (~(further_Gk | (same_Gk & (id_Gk.diff(dim=1) >= 0))).all(dim=1)).nonzero().flatten()
+    if len(mixed_G) == 0:
+        return distance_Gk, id_Gk
+    id_Mk, order_Mk = id_Gk[mixed_G].sort(dim=1)
+    distance_Mk, again_Mk = distance_Gk[mixed_G].gather(1, order_Mk).sort(dim=1, stable=True)
+    return distance_Gk.index_copy(0, mixed_G, distance_Mk), id_Gk.index_copy(0, mixed_G, id_Mk.gather(1, again_Mk))
 
 
 def centre(rows_FC: Tensor) -> Tensor:
