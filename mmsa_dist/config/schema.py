@@ -162,6 +162,7 @@ class Train(Section):
     precision: Literal["fp32", "bf16"]
     zero_stage: Literal[0, 1, 2, 3]
     activation_checkpointing: bool
+    compile: tuple[str, ...]
     max_bad_steps: Positive
     lost_after_s: Annotated[float, Field(ge=1)]
 
@@ -223,6 +224,7 @@ class Config(Section):
                 "train.activation_checkpointing at train.zero_stage=3 needs loss.atom=0, because DeepSpeed cannot go "
                 "back twice through one module there; change one of the three"
             )
+        self._compiled_encoders_fit()
         views = ("structure", "unified", *self.model.encoders)
         if self.embed.view not in views:
             raise ValueError(f"embed.view={self.embed.view!r} must be one of {', '.join(views)}")
@@ -232,6 +234,26 @@ class Config(Section):
                 f"train.lr_scale names {sorted(strangers)}, which are not encoders; known: {list(self.model.encoders)}"
             )
         return self
+
+    def _compiled_encoders_fit(self) -> None:
+        compiled, train = list(self.train.compile), self.train
+        if not compiled:
+            return
+        if missing := set(compiled) - set(self.model.encoders):
+            raise ValueError(
+                f"train.compile={compiled} names {sorted(missing)}, which are not among model.encoders="
+                f"{list(self.model.encoders)}; leave them out"
+            )
+        if train.zero_stage == 3:
+            raise ValueError(
+                f"train.compile={compiled} needs train.zero_stage of 0 to 2, because at stage 3 DeepSpeed gathers "
+                "parameters in the middle of what would be compiled; set train.compile=[] or another stage"
+            )
+        if train.activation_checkpointing:
+            raise ValueError(
+                f"train.compile={compiled} needs train.activation_checkpointing=false, because what is compiled "
+                "chooses by itself what it computes again; set one of the two to nothing"
+            )
 
     @property
     def shards_dir(self) -> str:

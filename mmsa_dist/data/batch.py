@@ -70,6 +70,14 @@ class MoleculeBatch:
         """Returns the batch in page-locked memory (called by torch's DataLoader)."""
         return self._map(lambda tensor: tensor.pin_memory())
 
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Says that `stream` works on the batch, so that its memory on the GPU is not given away before it is done."""
+        for tensor in self._tensors().values():
+            tensor.record_stream(stream)
+
     def _map(self, function: Callable[[Tensor], Tensor]) -> MoleculeBatch:
+        return dataclasses.replace(self, **{name: function(tensor) for name, tensor in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, Tensor]:
         tensors = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return dataclasses.replace(self, **{name: function(t) for name, t in tensors.items() if t is not None})
+        return {name: tensor for name, tensor in tensors.items() if tensor is not None}

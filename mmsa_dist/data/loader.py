@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from mmsa_dist.data.augment import random_conformer, random_pose
@@ -15,6 +16,7 @@ from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.data.collate import collate
 from mmsa_dist.data.columns import MoleculeColumns, from_block, join
 from mmsa_dist.data.order import EpochOrder, LoaderState
+from mmsa_dist.data.prefetch import Prefetched
 from mmsa_dist.data.sizes import BlockSizes
 from mmsa_shards.manifest import BlockEntry, Manifest, Split
 from mmsa_shards.shard import read_entry
@@ -106,11 +108,20 @@ class LoaderOptions:
     augment: bool
 
 
-class Loader:
-    """Iterates over the micro-batches of one rank for ever, epoch after epoch.
+class Loader(Iterator[MoleculeBatch]):
+    """The micro-batches of one rank for ever, epoch after epoch.
 
     `accumulate` micro-batches in a row make this rank's part of one global batch. `state` is where the run stands:
     it moves on when the last micro-batch of a global batch has been taken, however far workers have read ahead.
+
+    Args:
+        reader: of the shards.
+        options: what decides the batches.
+        rank: of this process.
+        world: number of processes.
+        workers: processes that make batches; 0 = this one.
+        device: that batches come on; for CUDA they are pinned and `look_ahead` sends them beside a step.
+        state: where to begin.
 
     Raises:
         ValueError: more lanes than blocks, lanes that the ranks do not divide, or too few molecules for a batch.
@@ -124,7 +135,7 @@ class Loader:
         rank: int = 0,
         world: int = 1,
         workers: int = 0,
-        pin_memory: bool = False,
+        device: torch.device | str = "cpu",
         state: LoaderState | None = None,
     ) -> None:
         if options.lanes % world:
@@ -141,21 +152,29 @@ class Loader:
             )
         self.state = state or LoaderState()
         self._accumulate = options.accumulate
-        self._loader = DataLoader(
+        self._taken = 0
+        batches = DataLoader(
             _MicroBatches(reader, options, rank, world, self.state, self.steps_per_epoch),
             batch_size=None,
             num_workers=workers,
-            pin_memory=pin_memory,
+            pin_memory=torch.device(device).type == "cuda",
             # Forked children would inherit locks of gloo, OpenMP and Arrow threads.
             multiprocessing_context="forkserver" if workers else None,
             prefetch_factor=4 if workers else None,
         )
+        self._batches = Prefetched(batches, device)
 
-    def __iter__(self) -> Iterator[MoleculeBatch]:
-        for number, batch in enumerate(self._loader, start=1):
-            if number % self._accumulate == 0:
-                self.state = advance(self.state, self.steps_per_epoch)
-            yield batch
+    def __next__(self) -> MoleculeBatch:
+        """Returns the next micro-batch, on the device."""
+        batch = next(self._batches)
+        self._taken += 1
+        if self._taken % self._accumulate == 0:
+            self.state = advance(self.state, self.steps_per_epoch)
+        return batch
+
+    def look_ahead(self) -> None:
+        """Begins with the next micro-batch before it is asked for; `state` stays."""
+        self._batches.look_ahead()
 
 
 def advance(state: LoaderState, steps_per_epoch: int) -> LoaderState:

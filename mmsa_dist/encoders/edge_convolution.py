@@ -6,7 +6,8 @@ backward pass. As W is the same for all edges it comes out of the sum,
     out_i = Σ_k W_k ⊙ (S_k x)_i,     S_k[i, j] = feature k of the edge j → i,
 
 so one weighted gather-and-add per feature is all, and the backward pass is the same with S_k transposed. On
-one core it is four times as fast as the first form, and memory is that of the atoms alone.
+one core it is four times as fast as the first form, and memory is that of the atoms alone. Both passes are operators of
+their own, which `torch.compile` does not look into.
 
 A atoms, P directed edges j → i, D width, F features of an edge.
 """
@@ -18,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def edge_convolution(x_AD: Tensor, edges: EdgeFeatures, weight_DF: Tensor) -> Te
         weight_DF: (D, F): W.
     """
     dtype = torch.promote_types(x_AD.dtype, torch.float32)
-    out_AD = _EdgeConvolution.apply(
+    out_AD: Tensor = torch.ops.mmsa_dist.edge_convolution(
         x_AD.to(dtype),
         edges.feature_FP.to(dtype),
         weight_DF.to(dtype),
@@ -60,38 +60,59 @@ def edge_convolution(x_AD: Tensor, edges: EdgeFeatures, weight_DF: Tensor) -> Te
     return out_AD.to(x_AD.dtype)
 
 
-class _EdgeConvolution(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x_AD: Tensor,
-        feature_FP: Tensor,
-        weight_DF: Tensor,
-        reverse_FP: Tensor,
-        sender_P: Tensor,
-        ptr: Tensor,
-    ) -> Tensor:
-        ctx.save_for_backward(x_AD, weight_DF, reverse_FP, sender_P, ptr)
-        out_AD = torch.zeros_like(x_AD)
-        for feature_P, weight_D in zip(feature_FP, weight_DF.unbind(dim=1), strict=True):
-            out_AD.addcmul_(_weighted_sum(x_AD, sender_P, ptr, feature_P), weight_D)
-        return out_AD
+@torch.library.custom_op("mmsa_dist::edge_convolution", mutates_args=())
+def _edge_convolution(
+    x_AD: Tensor, feature_FP: Tensor, weight_DF: Tensor, reverse_FP: Tensor, sender_P: Tensor, ptr: Tensor
+) -> Tensor:
+    out_AD = torch.zeros_like(x_AD)
+    for feature_P, weight_D in zip(feature_FP, weight_DF.unbind(dim=1), strict=True):
+        out_AD.addcmul_(_weighted_sum(x_AD, sender_P, ptr, feature_P), weight_D)
+    return out_AD
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_AD: Tensor) -> tuple[Tensor | None, ...]:
-        x_AD, weight_DF, reverse_FP, sender_P, ptr = ctx.saved_tensors
-        grad_x_AD, grad_weight_DF = torch.zeros_like(x_AD), torch.empty_like(weight_DF)
-        grad_AD = grad_AD.contiguous()
-        for k, (reverse_P, weight_D) in enumerate(zip(reverse_FP, weight_DF.unbind(dim=1), strict=True)):
-            back_AD = _weighted_sum(grad_AD, sender_P, ptr, reverse_P)  # S_kᵀ grad
-            grad_x_AD.addcmul_(back_AD, weight_D)
-            grad_weight_DF[:, k] = (back_AD * x_AD).sum(dim=0)
-        grad_feature_FP = None
-        if ctx.needs_input_grad[1]:  # only where someone asks for forces
-            receiver_P = torch.repeat_interleave(ptr.diff(), output_size=sender_P.shape[0])
-            grad_feature_FP = weight_DF.T @ (grad_AD[receiver_P] * x_AD[sender_P]).T
-        return grad_x_AD, grad_feature_FP, grad_weight_DF, None, None, None
+
+@_edge_convolution.register_fake
+def _(x_AD: Tensor, feature_FP: Tensor, weight_DF: Tensor, reverse_FP: Tensor, sender_P: Tensor, ptr: Tensor) -> Tensor:
+    return torch.empty_like(x_AD)
+
+
+@torch.library.custom_op("mmsa_dist::edge_convolution_gradients", mutates_args=())
+def _gradients(
+    grad_AD: Tensor, x_AD: Tensor, weight_DF: Tensor, reverse_FP: Tensor, sender_P: Tensor, ptr: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Of `x_AD` and `weight_DF`."""
+    grad_x_AD, grad_weight_DF = torch.zeros_like(x_AD), torch.empty_like(weight_DF)
+    grad_AD = grad_AD.contiguous()
+    for k, (reverse_P, weight_D) in enumerate(zip(reverse_FP, weight_DF.unbind(dim=1), strict=True)):
+        back_AD = _weighted_sum(grad_AD, sender_P, ptr, reverse_P)  # S_kᵀ grad
+        grad_x_AD.addcmul_(back_AD, weight_D)
+        grad_weight_DF[:, k] = (back_AD * x_AD).sum(dim=0)
+    return grad_x_AD, grad_weight_DF
+
+
+@_gradients.register_fake
+def _(
+    grad_AD: Tensor, x_AD: Tensor, weight_DF: Tensor, reverse_FP: Tensor, sender_P: Tensor, ptr: Tensor
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x_AD), torch.empty_like(weight_DF)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    x_AD, _, weight_DF, reverse_FP, sender_P, ptr = inputs
+    ctx.save_for_backward(x_AD, weight_DF, reverse_FP, sender_P, ptr)
+
+
+def _backward(ctx: Any, grad_AD: Tensor) -> tuple[Tensor | None, ...]:
+    saved = ctx.saved_tensors  # to be asked for once only, where activations are computed again
+    grad_x_AD, grad_weight_DF = torch.ops.mmsa_dist.edge_convolution_gradients(grad_AD, *saved)
+    grad_feature_FP = None
+    if ctx.needs_input_grad[1]:  # only where someone asks for forces
+        x_AD, weight_DF, _, sender_P, ptr = saved
+        receiver_P = torch.repeat_interleave(ptr.diff(), output_size=sender_P.shape[0])
+        grad_feature_FP = weight_DF.T @ (grad_AD[receiver_P] * x_AD[sender_P]).T
+    return grad_x_AD, grad_feature_FP, grad_weight_DF, None, None, None
+
+
+_edge_convolution.register_autograd(_backward, setup_context=_keep)
 
 
 def _weighted_sum(x_AD: Tensor, sender_P: Tensor, ptr: Tensor, weight_P: Tensor) -> Tensor:

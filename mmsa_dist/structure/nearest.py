@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 MAX_CANDIDATES = 4096
 """Candidates fetched for a query at most; more are needed only where thousands of rows are almost the same."""
@@ -143,18 +144,14 @@ def nearest(candidates: Candidates, query_GC: Tensor, rows_FC: Tensor, k: int) -
 
 def _nearest_of_named(candidates: Candidates, query_GC: Tensor, rows_FC: Tensor, k: int) -> Nearest:
     """Asks once and ranks anew; nothing is proved, so nothing is counted as uncertain."""
-    distance_Gk = query_GC.new_full((len(query_GC), k), torch.inf, dtype=torch.float64)
-    row_Gk = query_GC.new_full((len(query_GC), k), -1, dtype=torch.int64)
-    finite_G = query_GC.isfinite().all(dim=1).nonzero().flatten()
-    if len(finite_G):
-        query = query_GC[finite_G]
-        fetched = min(k * candidates.per_neighbour + _SPARE, len(candidates))
-        row = candidates(query.float() - candidates.centre_C, fetched)[1]
-        distance = squared_distances(query, rows_FC, row.clamp(min=0)).masked_fill(row < 0, torch.inf)
-        distance, row = by_distance(distance, row)
-        taken = min(k, fetched)
-        distance_Gk[finite_G, :taken], row_Gk[finite_G, :taken] = distance[:, :taken], row[:, :taken]
-    return Nearest(distance_Gk, row_Gk, 0)
+    centred_GC = query_GC.float() - candidates.centre_C
+    finite_G = centred_GC.sum(dim=1).isfinite()  # no sum of finite float16 values overflows float32
+    fetched = min(k * candidates.per_neighbour + _SPARE, len(candidates))
+    row = candidates(centred_GC.where(finite_G[:, None], 0.0), fetched)[1].masked_fill(~finite_G[:, None], -1)
+    distance = squared_distances(query_GC, rows_FC, row.clamp(min=0)).masked_fill(row < 0, torch.inf)
+    distance, row = by_distance(distance, row)
+    missing = (0, max(0, k - fetched))
+    return Nearest(pad(distance[:, :k], missing, value=torch.inf), pad(row[:, :k], missing, value=-1), 0)
 
 
 def squared_distances(query_GC: Tensor, rows_FC: Tensor, row_Gk: Tensor) -> Tensor:
@@ -181,10 +178,14 @@ def squared_distances(query_GC: Tensor, rows_FC: Tensor, row_Gk: Tensor) -> Tens
 
 
 def by_distance(distance_Gk: Tensor, id_Gk: Tensor) -> tuple[Tensor, Tensor]:
-    """Sorts each row of candidates by distance, then by id."""
-    id_Gk, order_Gk = id_Gk.sort(dim=1)
-    distance_Gk, again_Gk = distance_Gk.gather(1, order_Gk).sort(dim=1, stable=True)
-    return distance_Gk, id_Gk.gather(1, again_Gk)
+    """Sorts each row of candidates by distance, then by id; those in order already, most of them, cost a look."""
+    further_Gk, same_Gk = distance_Gk.diff(dim=1) > 0, distance_Gk[:, 1:] == distance_Gk[:, :-1]
+    mixed_G = (~(further_Gk | (same_Gk & (id_Gk.diff(dim=1) >= 0))).all(dim=1)).nonzero().flatten()
+    if len(mixed_G) == 0:
+        return distance_Gk, id_Gk
+    id_Mk, order_Mk = id_Gk[mixed_G].sort(dim=1)
+    distance_Mk, again_Mk = distance_Gk[mixed_G].gather(1, order_Mk).sort(dim=1, stable=True)
+    return distance_Gk.index_copy(0, mixed_G, distance_Mk), id_Gk.index_copy(0, mixed_G, id_Mk.gather(1, again_Mk))
 
 
 def centre(rows_FC: Tensor) -> Tensor:

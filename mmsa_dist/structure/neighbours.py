@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mmsa_dist.runtime.distributed import gather, world_size
+from mmsa_dist.runtime.onednn import linear
 from mmsa_dist.structure.nearest import Candidates, ProductCandidates, by_distance, centre, nearest
 from mmsa_dist.structure.routing import swap
 from mmsa_dist.structure.sources import look_up
@@ -28,6 +29,7 @@ IVF_BYTES = 16 << 30
 """Bytes of float32 rows of a rank up to which ``auto`` keeps them whole."""
 
 _ROWS_PER_ADD = 1 << 16
+_QUERIES_PER_PRODUCT = 1 << 10  # their distances to all centres stay in a core's cache
 _ROWS_TO_TRAIN_A_LIST = 39  # what FAISS asks for
 # Fewer cannot train the 256 centres of a code, and are searched in no time.
 _LEAST_FOR_LISTS = 256 * _ROWS_TO_TRAIN_A_LIST
@@ -93,6 +95,7 @@ class InvertedLists:
         for part in rows_FC.split(_ROWS_PER_ADD):
             index.add(self._centred(part))
         self._index = index
+        self._lists = None if rows_FC.is_cuda and gpu_faiss() else _NearestLists(quantizer)
         self.probes = self._tuned(rows_FC, recall_target, sample, k)
 
     def __len__(self) -> int:
@@ -100,7 +103,17 @@ class InvertedLists:
 
     def __call__(self, query_GC: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """See `Candidates`."""
-        return _search(self._index, query_GC, k)
+        device = query_GC.device
+        if self._lists is None:
+            return _search(self._index, query_GC, k)
+        distance_Gp, list_Gp = self._lists(query_GC.cpu(), self._index.nprobe)
+        order_G = list_Gp[:, 0].argsort()  # a list is read once for all queries that begin with it
+        query_GC, place_G = query_GC.cpu()[order_G], order_G.argsort()
+        found = self._index.search_preassigned(
+            query_GC.numpy(), k, list_Gp[order_G].numpy(), distance_Gp[order_G].numpy()
+        )
+        distance_Gk, row_Gk = (torch.from_numpy(part)[place_G].to(device) for part in found)
+        return distance_Gk, row_Gk
 
     def _centred(self, rows_RC: Tensor) -> Any:
         return (rows_RC - self.centre_C).cpu().numpy()
@@ -116,6 +129,28 @@ class InvertedLists:
             if probes == most or float((found_Qk <= farthest_Q1).double().mean()) >= recall_target:
                 return probes
             probes = min(2 * probes, most)
+
+
+class _NearestLists:
+    """Which lists are nearest to a query, on a CPU: at one probe half of a search by FAISS, a fifth with oneDNN.
+
+    Args:
+        quantizer: with the centres of the lists.
+    """
+
+    def __init__(self, quantizer: faiss.IndexFlatL2) -> None:
+        centre_LC = torch.from_numpy(quantizer.reconstruct_n(0, quantizer.ntotal))
+        self._square_L = centre_LC.square().sum(dim=1)
+        self._minus_twice_LC = -2 * centre_LC
+
+    def __call__(self, query_GC: Tensor, probes: int) -> tuple[Tensor, Tensor]:
+        """Returns for (G, C) float32 queries squared distances (G, probes), ascending, and numbers of lists."""
+        nearest_lists = [
+            linear(query_bC, self._minus_twice_LC, self._square_L).topk(probes, dim=1, largest=False)
+            for query_bC in query_GC.split(_QUERIES_PER_PRODUCT)
+        ]
+        distance_Gp, list_Gp = (torch.cat(part) for part in zip(*nearest_lists, strict=True))
+        return distance_Gp + query_GC.square().sum(dim=1, keepdim=True), list_Gp
 
 
 def gpu_faiss() -> bool:
@@ -146,9 +181,10 @@ def make_candidates(rows_FC: Tensor, kind: IndexKind, *, recall_target: float, s
 
 
 def _search(index: faiss.Index, query_GC: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    distance_Gk, row_Gk = index.search(query_GC.cpu().numpy(), k)
-    device = query_GC.device
-    return torch.from_numpy(distance_Gk).to(device), torch.from_numpy(row_Gk).to(device)
+    distance_Gk, row_Gk = (
+        torch.from_numpy(part).to(query_GC.device) for part in index.search(query_GC.cpu().numpy(), k)
+    )
+    return distance_Gk, row_Gk
 
 
 class NeighbourIndex:
@@ -240,11 +276,21 @@ class NeighbourIndex:
         distance_Gk, row_Gk, uncertain = nearest(candidates, query_GC, self.rows_FC, k + 1)
         self.uncertain += uncertain
         id_Gk = look_up(self.ids_F, row_Gk)
-        itself_Gk = id_Gk == index_G[:, None]
-        distance_Gk = distance_Gk.masked_fill(itself_Gk, torch.inf)
-        id_Gk = id_Gk.masked_fill(itself_Gk, -1)
+        distance_Gk, id_Gk = _itself_last(distance_Gk, id_Gk, index_G)
 
         shape = (world_size(), len(query_BC), k + 1)
         distance_WBk, id_WBk = swap(distance_Gk.view(shape)), swap(id_Gk.view(shape))
         distance_BK, id_BK = by_distance(*(t.transpose(0, 1).flatten(1) for t in (distance_WBk, id_WBk)))
         return id_BK[:, :k].contiguous(), distance_BK[:, :k].contiguous()
+
+
+def _itself_last(distance_Gk: Tensor, id_Gk: Tensor, index_G: Tensor) -> tuple[Tensor, Tensor]:
+    """Takes the molecule of each query out of what was found for it; the others keep their order."""
+    itself_Gk = id_Gk == index_G[:, None]
+    last = id_Gk.shape[1] - 1
+    column_Gk = torch.arange(last + 1, device=id_Gk.device) + itself_Gk.cummax(dim=1).values.long()
+    column_Gk = column_Gk.clamp(max=last)
+    distance_Gk, id_Gk = distance_Gk.gather(1, column_Gk), id_Gk.gather(1, column_Gk)
+    found_G = itself_Gk.any(dim=1)
+    distance_Gk[found_G, last], id_Gk[found_G, last] = torch.inf, -1
+    return distance_Gk, id_Gk

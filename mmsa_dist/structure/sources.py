@@ -139,9 +139,9 @@ class TableNeighbours(NeighbourSource):
 
 def look_up(table_N: Tensor, row_BK: Tensor) -> Tensor:
     """Returns table[row], and -1 where row is -1."""
-    found_BK = torch.full_like(row_BK, -1)
-    found_BK[row_BK >= 0] = table_N[row_BK[row_BK >= 0]]
-    return found_BK
+    if len(table_N) == 0:  # then there is no row but -1
+        return row_BK.clone()
+    return table_N[row_BK.clamp(min=0)].masked_fill(row_BK < 0, -1)
 
 
 def number_vertices(id_BK: Tensor, chosen_BK: Tensor, first: int) -> tuple[Tensor, Tensor]:

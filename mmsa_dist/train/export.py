@@ -38,6 +38,7 @@ def export_model(
     Embedder.from_model(model, config, rows_RC, metrics, data=data).save_pretrained(folder.model)
 
 
+@torch.compiler.set_stance("force_eager")  # see `train.compiling`
 @torch.no_grad()
 def reference_rows(model: MMSAModel, config: Config, reader: BlockReader, device: torch.device) -> Tensor | None:
     """(R, C) float16 unified embeddings of whole blocks spread evenly over the split; None if R is to be 0.

@@ -25,6 +25,7 @@ from mmsa_dist.structure.choice import neighbour_source
 from mmsa_dist.structure.sources import NeighbourSource
 from mmsa_dist.train.bad_steps import BadSteps, BadStepsInARow
 from mmsa_dist.train.checkpoint import CheckpointError, Checkpoints, RunState
+from mmsa_dist.train.compiling import compile_encoders
 from mmsa_dist.train.engine import (
     number_of_parameters,
     start_engine,
@@ -105,6 +106,10 @@ class _Run:
         torch.manual_seed(config.run.seed)
         self.objective = Objective(MMSAModel(config.model), config.loss).to(device)
         self.engine = start_engine(self.objective, config)
+        if config.train.compile:
+            with watchdog.slow("compiling encoders"):
+                first = Loader(self.reader, loader_options(config), rank=0, world=world_size())
+                compile_encoders(self.objective.model, config, next(iter(first)).to(device))
         self.state = RunState(step=0, loader=LoaderState())
         self.restore(newest)
         self.saver = CheckpointSaver(
@@ -128,7 +133,7 @@ class _Run:
             rank=rank(),
             world=world_size(),
             workers=self.config.data.workers,
-            pin_memory=self.device.type == "cuda",
+            device=self.device,
             state=self.state.loader,
         )
 

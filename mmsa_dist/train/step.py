@@ -41,7 +41,7 @@ class TrainStep:
     ) -> None:
         self._engine = engine
         self._config = config
-        self._batches = iter(loader)
+        self._loader = loader
         self._neighbours = neighbours
         self._device = device
         self._bad_steps = bad_steps
@@ -83,6 +83,7 @@ class TrainStep:
             good, self.stop_agreed = good and finite, self.stop_agreed or not go_on
             if good:
                 self._engine.backward(output.total)
+                self._look_ahead(last=micro == train.accumulate - 1 and step + 1 == (train.stop_after or train.steps))
                 outputs.append((batch.index_B, output))
         if good and not gradients_are_finite(self._engine):
             good = False
@@ -134,9 +135,16 @@ class TrainStep:
 
     def _next_batch(self) -> MoleculeBatch:
         begin = time.perf_counter()
-        batch = next(self._batches)
+        batch = next(self._loader)
         self._wait_s += time.perf_counter() - begin
-        return batch.to(self._device)
+        return batch
+
+    def _look_ahead(self, *, last: bool) -> None:
+        """Sends the next batch to a GPU, which still has the backward pass to do; a CPU has nothing to overlap."""
+        if self._device.type == "cuda" and not last:
+            begin = time.perf_counter()
+            self._loader.look_ahead()
+            self._wait_s += time.perf_counter() - begin
 
     def _count(self, output: ObjectiveOutput) -> None:
         self._last = output

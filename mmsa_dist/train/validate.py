@@ -16,6 +16,7 @@ from mmsa_dist.runtime.distributed import all_ranks_agree, all_reduce_mean, rank
 _METERS = ("valid/retrieval_at_1", "valid/chance", "valid/alignment", "valid/uniformity")
 
 
+@torch.compiler.set_stance("force_eager")  # see `train.compiling`
 @torch.no_grad()
 def validate(model: MMSAModel, reader: BlockReader, config: Config, device: torch.device) -> dict[str, float]:
     """How well codes agree on the molecules of `reader` (collective).

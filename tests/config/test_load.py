@@ -75,11 +75,20 @@ def test_later_layers_win(tmp_path: Path) -> None:
         ("model.encoders=[gin,gin]", ["model.encoders", "twice"]),
         ("train.lr_scale.resnte=0.1", ["train.lr_scale", "resnte"]),
         ("train.steps", ["train.steps", "section.key=value"]),
+        ("train.compile=[gni]", ["train.compile=['gni']", "model.encoders=['gin', 'comenet', 'resnet']", "leave"]),
+        (
+            "train.compile=[gin] train.zero_stage=3",
+            ["train.compile=['gin']", "train.zero_stage of 0 to 2", "train.compile=[]"],
+        ),
+        (
+            "train.compile=[gin] train.activation_checkpointing=true",
+            ["train.compile=['gin']", "train.activation_checkpointing=false", "set one"],
+        ),
     ],
 )
 def test_what_is_wrong_is_named_with_its_mend(setting: str, words: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
-        load_config(None, [setting])
+        load_config(None, setting.split())
     for word in words:
         assert word in str(caught.value)
 

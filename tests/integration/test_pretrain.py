@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from mmsa_dist.report import write_report
+from mmsa_dist.report.record import read_record
 from tests.fixtures.pretraining import SMALL, different, losses, metrics, pretrain, start
 
 METRICS = {
@@ -123,7 +125,7 @@ def test_a_run_that_is_there_is_not_overwritten_and_a_finished_one_is_not_done_a
     assert len(metrics(undisturbed)) == 12
 
 
-def test_sigterm_finishes_the_step_and_saves(shards: Path) -> None:
+def test_a_run_is_reported_on_and_sigterm_finishes_the_step_and_saves(shards: Path) -> None:
     run = shards.parent / "terminated"
     words = ["train.steps=100000", "train.save_every=100000", "train.valid_every=100000"]
     process = start(run, shards, *words)
@@ -132,6 +134,10 @@ def test_sigterm_finishes_the_step_and_saves(shards: Path) -> None:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)
+    for _ in range(2):  # a report may be asked for at any moment
+        assert write_report(run).stat().st_size > 100_000
+        assert read_record(run).faults == {}
+    assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 0, said

@@ -1,0 +1,35 @@
+"""Encoders that torch compiles for training (`train.compile`)."""
+
+from __future__ import annotations
+
+import torch
+
+from mmsa_dist.config.schema import Config
+from mmsa_dist.data.batch import MoleculeBatch
+from mmsa_dist.model import MMSAModel
+
+
+def compile_encoders(model: MMSAModel, config: Config, batch: MoleculeBatch) -> None:
+    """Compiles forward and backward pass of the encoders that `config` names, for batches of any size, in place.
+
+    Parameters keep their names and values. Inference does not call what is compiled
+    (``torch.compiler.set_stance("force_eager")``): a second form would take as long to compile.
+
+    Args:
+        model: in the hands of DeepSpeed already, at stage 0 to 2.
+        config: names them under `train.compile`, and the precision.
+        batch: the same for every rank and every start of a run, on the device of the model. What torch compiles, and
+            so how it rounds, depends on the sizes that it sees first, and all ranks take what one of them has left
+            in torch's cache.
+    """
+    for name in config.train.compile:
+        encoder = model.encoder(name)
+        encoder.compile(dynamic=True)
+        statistics = [buffer.clone() for buffer in encoder.buffers()]
+        encoder.train()
+        with torch.autocast(batch.device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
+            feature = encoder(batch)
+        # Not by `backward`: DeepSpeed would take the gradients for those of a step.
+        torch.autograd.grad(feature.sum(), list(encoder.parameters()), allow_unused=True)
+        for buffer, before in zip(encoder.buffers(), statistics, strict=True):
+            buffer.copy_(before)
