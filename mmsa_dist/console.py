@@ -65,10 +65,13 @@ def row_progress(stage: str) -> Iterator[Callable[[int, int | None], None]]:
 
 
 @contextmanager
-def job_progress() -> Iterator[Callable[[int, int, str], None]]:
-    """Shows how many jobs are done and what is being done; yields what `mmsa_dist.evaluate` reports to."""
+def evaluation_progress() -> Iterator[tuple[Callable[[int, int, str], None], Callable[[int, int], None]]]:
+    """Shows jobs and what is being done, and the search for leaks; yields what `mmsa_dist.evaluate` reports to."""
     with _Bars(rated=False) as bars:
-        yield lambda done, total, words: bars.update("evaluate", done, total, words)
+        yield (
+            lambda done, total, words: bars.update("evaluate", done, total, words),
+            lambda done, total: bars.update("look for leaks", done, total, ""),
+        )
 
 
 @contextmanager

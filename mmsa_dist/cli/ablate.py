@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -24,7 +25,7 @@ from mmsa_dist.cli.judging import (
     show,
 )
 from mmsa_dist.config.load import load_config
-from mmsa_dist.console import job_progress, say
+from mmsa_dist.console import evaluation_progress, say
 
 
 def ablate(
@@ -65,13 +66,15 @@ def ablate(
 
     from mmsa_dist.evaluate import evaluate as judge
     from mmsa_dist.evaluate.ablation import budget, pretrain_arms, read_arms
+    from mmsa_dist.evaluate.leaks import leak_warnings
     from mmsa_dist.evaluate.protocols import methods_of
 
     loaded = load_tasks(tasks, data, csv, smiles_column, label_columns, metric)
     trained = read_arms(arms, out, config, settings)
     given = budget(trained)
     models = pretrain_arms(trained, ranks, say)
-    with job_progress() as progress:
+    first = trained[0].folder.model  # all of them saw the same molecules
+    with evaluation_progress() as (progress, looked):
         results = judge(
             methods_of(protocol, models, shared),
             loaded,
@@ -81,6 +84,7 @@ def ablate(
             resume=True,
             parallel=parallel,
             report=progress,
+            check=partial(leak_warnings, first, progress=looked),
             about={
                 "protocol": protocol,
                 "models": {name: model.digest for name, model in models.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Optional
 
 import typer
@@ -23,7 +24,7 @@ from mmsa_dist.cli.judging import (
     show,
 )
 from mmsa_dist.config.load import load_config
-from mmsa_dist.console import job_progress
+from mmsa_dist.console import evaluation_progress
 
 
 def evaluate(
@@ -63,11 +64,13 @@ def evaluate(
 
     from mmsa_dist.embed.pretrained import PretrainedModel
     from mmsa_dist.evaluate import evaluate as judge
+    from mmsa_dist.evaluate.leaks import leak_warnings
     from mmsa_dist.evaluate.protocols import methods_of
 
     loaded = load_tasks(tasks, data, csv, smiles_column, label_columns, metric)
     model = None if checkpoint == "none" else PretrainedModel.load(checkpoint)
-    with job_progress() as progress:
+    with evaluation_progress() as (progress, looked):
+        check = partial(leak_warnings, checkpoint, progress=looked) if model else None
         results = judge(
             methods_of(protocol, {"pre-trained": model} if model else {}, resolved),
             loaded,
@@ -77,6 +80,7 @@ def evaluate(
             resume=resume,
             parallel=parallel,
             report=progress,
+            check=check,
             about={"protocol": protocol, "models": {"pre-trained": model.digest} if model else {}},
         )
     show(results, out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Optional
 
 import typer
@@ -26,6 +27,15 @@ def prepare(
         typer.Option("--out", "-o", help="Folder or URL of the shards; left out: data.shards, or <run.dir>/shards."),
     ] = None,
     config: ConfigFile = None,
+    exclude: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            help="File, folder or pattern of molecules that must not enter, such as downstream test sets; matched by "
+            "skeleton. May be given more than once; adds to prepare.exclude.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
     allow_truncated: Annotated[
         bool, typer.Option("--allow-truncated", help="Take what there is of files that end too early or are damaged.")
     ] = False,
@@ -38,14 +48,17 @@ def prepare(
     The same command again goes on from what is finished. Other inputs with the same --out are added: only the
     shards that their molecules belong to are written again.
 
-    Example: mmsa prepare molecules.smi.gz --out shards prepare.conformers=etkdg prepare.workers=8
+    Example: mmsa prepare molecules.smi.gz --out shards --exclude moleculenet prepare.workers=8
     """
     inputs, settings = split_settings(words)
     if not inputs and not mend:
         raise ValueError("no input was named; say mmsa prepare FILE... --out FOLDER")
     if inputs and mend:
         raise ValueError("--repair takes no inputs, the folder knows its own; to add some leave --repair out")
+    if exclude and mend:
+        raise ValueError("--repair leaves out what the folder was prepared without; leave --exclude out")
     resolved = load_config(config, [*settings, *(["prepare.allow_truncated=true"] if allow_truncated else [])])
+    options = replace(resolved.prepare, exclude=(*resolved.prepare.exclude, *(exclude or [])))
 
     from mmsa_dist.console import changes_summary, preparation_progress, preparation_summary
     from mmsa_shards.changes import changes_between
@@ -56,12 +69,12 @@ def prepare(
     folder = out or resolved.shards_dir
     if mend:
         with preparation_progress() as progress:
-            made = repair(folder, resolved.prepare, progress=progress)
+            made = repair(folder, options, progress=progress)
         say(f"made again: {', '.join(made)}" if made else "every shard is what the manifest says")
         return
     before = held_manifest(folder)
     with preparation_progress() as progress:
-        manifest = prepare_shards(inputs, folder, resolved.prepare, progress=progress)
+        manifest = prepare_shards(inputs, folder, options, progress=progress)
     say(preparation_summary(manifest, folder))
     if before is not None:
         say(changes_summary(changes_between(before, manifest)))

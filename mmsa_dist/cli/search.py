@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -20,8 +23,15 @@ def search(
     ] = None,
     by_id: Annotated[bool, typer.Option("--by-id", help="The queries are ids of the folder.")] = False,
     k: Annotated[int, typer.Option("-k", help="Neighbours for each query.", min=1)] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    html: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--html", help="Write a page with structures, which needs no network."),
+    ] = None,
 ) -> None:
     """Find the nearest neighbours of molecules among embedded ones, by cosine.
+
+    Up to 131,072 vectors are compared one by one; of more an index is built at the first search, and kept there.
 
     Example: mmsa search runs/quickstart/embeddings "CC(=O)Oc1ccccc1C(=O)O" --model runs/quickstart/model -k 5
     """
@@ -40,7 +50,24 @@ def search(
             model, view=origin.view, conformers=origin.conformers, pictures=origin.pictures
         )
         answers = index.by_smiles(embedder, queries, k)
-    for query, neighbours in zip(queries, answers, strict=True):
+    by_query = dict(zip(queries, answers, strict=True))
+    if html is not None:
+        from mmsa_dist.report.gallery import write_gallery
+
+        facts = {
+            "molecules": f"{len(index):,}",
+            "view": index.origin.view,
+            "recall of the index": f"{index.recall:.3f}",
+        }
+        write_gallery(by_query, html, title=folder.resolve().name, facts=facts, queries_are_smiles=not by_id)
+    if as_json:
+        plain = {query: [dataclasses.asdict(hit) for hit in hits] for query, hits in by_query.items()}
+        sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
+        return
+    if html is not None:
+        say(f"wrote {html}")
+        return
+    for query, neighbours in by_query.items():
         table = Table(title=query, title_justify="left")
         for name in ("similarity", "id", "smiles"):
             table.add_column(name, justify="right" if name == "similarity" else "left", overflow="fold")

@@ -207,6 +207,10 @@ class Results:
         files = {(s.digest, d.task.name): s.write(folder / "splits", d).name for s, d in self.splits}
         about = {
             **self.about,
+            "tasks": {
+                data.task.name: {"digest": data.digest, "molecules": len(data), "dropped": len(data.dropped)}
+                for _, data in self.splits
+            },
             "notes": self.notes(),
             "means": [plain(line) for line in self.means()],
             "summaries": [plain(line) for line in self.summaries()],

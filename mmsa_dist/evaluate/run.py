@@ -20,6 +20,8 @@ JOBS = "jobs"
 
 Report = Callable[[int, int, str], None]
 """Is told (jobs done, jobs in all, what is being done)."""
+Check = Callable[[Sequence[tuple[TaskData, Split]]], Sequence[str]]
+"""Tasks with their splits to what a reader must know of them."""
 
 
 def evaluate(
@@ -33,7 +35,7 @@ def evaluate(
     parallel: int = 1,
     report: Report | None = None,
     about: Mapping[str, Any] | None = None,
-    warnings: Sequence[str] = (),
+    check: Check | None = None,
 ) -> Results:
     """Judges `methods` on `tasks`, and writes the results, the splits and the jobs to `out`.
 
@@ -49,7 +51,7 @@ def evaluate(
         parallel: jobs at a time; more than one run in Ray.
         report: is told how far it is.
         about: what is judged, and how, for ``results.json``.
-        warnings: sentences that belong to the results.
+        check: is asked before anything is judged; its sentences belong to the results.
 
     Raises:
         ValueError: no seed, an unknown split, or a task too small to split.
@@ -60,6 +62,8 @@ def evaluate(
     folder = Path(out) / JOBS
     splits = {(data.task.name, seed): choose_split(data, split, seed) for data in tasks for seed in seeds}
     jobs = list(_jobs(methods, tasks, seeds, splits))
+    used = {(job.data.task.name, job.split.digest): (job.split, job.data) for job in jobs}
+    warnings = check([(data, of_task) for of_task, data in used.values()]) if check is not None else ()
     scores = {job.name: score for job in jobs if resume and (score := kept(folder, job)) is not None}
     todo = [job for job in jobs if job.name not in scores]
     inputs: dict[object, Inputs] = {}
@@ -71,7 +75,6 @@ def evaluate(
         scores[job.name] = judge(job, outcome, inputs[job.inputs_key].missing, seconds)
         keep(folder, job, outcome, scores[job.name])
         tell(len(scores), len(jobs), job.name)
-    used = {(job.data.task.name, job.split.digest): (job.split, job.data) for job in jobs}
     results = Results(tuple(scores[job.name] for job in jobs), tuple(used.values()), about or {}, tuple(warnings))
     results.write(out)
     plot_results(results, Path(out) / "results.png")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import datetime
-import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mmsa_dist import __version__
@@ -24,6 +22,7 @@ from mmsa_dist.report.figures import Line, bars, chemical_map, counts, curve
 from mmsa_dist.report.record import RunRecord, Series, read_record
 from mmsa_dist.report.space import LARGEST_MAP, ChemicalSpace, Picture
 from mmsa_dist.report.style import FONT
+from mmsa_dist.report.templates import environment
 from mmsa_dist.runtime.files import write_atomically
 from mmsa_dist.runtime.run_folder import RunFolder
 
@@ -101,35 +100,8 @@ def write_report(run_dir: str | os.PathLike[str], *, progress: Progress | None =
         "figure_script": Markup(script),
     }
     path = RunFolder(record.root).report
-    write_atomically(path, _environment().get_template("page.html").render(context))
+    write_atomically(path, environment().get_template("page.html").render(context))
     return path
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("mmsa_dist.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "drawing": lambda picture: Markup(picture.svg),
-        "figure": _figure,
-        "words": lambda name: name.replace("_", " "),
-    }
-    return environment
-
-
-def _figure(value: object) -> str:
-    """A number as people read it."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "–"
-    if isinstance(value, bool | str):
-        return str(value)
-    if isinstance(value, int) or (isinstance(value, float) and value.is_integer() and abs(value) >= 10):
-        return f"{value:,.0f}"
-    return f"{value:,.4g}" if isinstance(value, float) else str(value)
 
 
 def _training_figures(record: RunRecord) -> dict[str, Any]:

@@ -155,7 +155,8 @@ def _read_environment(path: Path) -> dict[str, Any]:
 def _read_evaluation(path: Path) -> dict[str, Any]:
     content = json.loads(path.read_text())
     lines = content.get("summaries") if isinstance(content, dict) else None
-    if not isinstance(lines, list) or not all(map(_is_summary, lines)):
+    notes = content.get("notes", []) if isinstance(content, dict) else None
+    if not isinstance(lines, list) or not all(map(_is_summary, lines)) or not isinstance(notes, list):
         raise ValueError(f"{path.name} is not what `mmsa evaluate` writes")
     return content
 

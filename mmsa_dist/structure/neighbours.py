@@ -29,9 +29,8 @@ IVF_BYTES = 16 << 30
 
 _ROWS_PER_ADD = 1 << 16
 _ROWS_TO_TRAIN_A_LIST = 39  # what FAISS asks for
-_LEAST_FOR_LISTS = (
-    256 * _ROWS_TO_TRAIN_A_LIST
-)  # fewer cannot train the 256 centres of a code; they are searched in no time
+# Fewer cannot train the 256 centres of a code, and are searched in no time.
+_LEAST_FOR_LISTS = 256 * _ROWS_TO_TRAIN_A_LIST
 _PER_NEIGHBOUR_COMPRESSED = 8
 _MOST_PROBES = 2048  # what FAISS takes on a GPU
 
@@ -86,9 +85,8 @@ class InvertedLists:
             index = faiss.IndexIVFPQ(quantizer, width, self.lists, pieces, 8)
         else:
             index = faiss.IndexIVFFlat(quantizer, width, self.lists)
-        index.train(
-            self._centred(rows_FC[evenly_spaced(rows, max(self.lists * _ROWS_TO_TRAIN_A_LIST, _LEAST_FOR_LISTS))])
-        )
+        sample_rows = evenly_spaced(rows, max(self.lists * _ROWS_TO_TRAIN_A_LIST, _LEAST_FOR_LISTS))
+        index.train(self._centred(rows_FC[sample_rows]))
         if rows_FC.is_cuda and gpu_faiss():
             self._resources = faiss.StandardGpuResources()  # must outlive the index
             index = faiss.index_cpu_to_gpu(self._resources, rows_FC.get_device(), index)

@@ -132,14 +132,22 @@ def encode_block(block: pa.RecordBatch, compression: Compression) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def decode_block(data: bytes | memoryview) -> pa.RecordBatch:
+def decode_block(data: bytes | memoryview, columns: Sequence[str] = BLOCK_SCHEMA.names) -> pa.RecordBatch:
     """Reads the bytes of `encode_block`.
+
+    Args:
+        data: the bytes.
+        columns: of `BLOCK_SCHEMA`, in its order; the others are not unpacked.
 
     Raises:
         ValueError: `data` is no Arrow stream, or not of this schema or version.
     """
+    # None for all: a list of them would be looked at for every block.
+    fields = None if len(columns) == len(BLOCK_SCHEMA) else [BLOCK_SCHEMA.get_field_index(name) for name in columns]
     try:
-        with pa.ipc.open_stream(data, options=pa.ipc.IpcReadOptions(use_threads=False)) as reader:
+        with pa.ipc.open_stream(
+            data, options=pa.ipc.IpcReadOptions(use_threads=False, included_fields=fields)
+        ) as reader:
             block = reader.read_next_batch()
     except (pa.ArrowException, OSError, StopIteration) as error:
         raise ValueError(f"not a block, which is an Arrow IPC stream of one record batch: {error}") from error
@@ -148,7 +156,7 @@ def decode_block(data: bytes | memoryview) -> pa.RecordBatch:
         raise ValueError(
             f"a block of schema version {version}, this program reads {SCHEMA_VERSION}; prepare the shards again"
         )
-    if not block.schema.equals(BLOCK_SCHEMA):
+    if not block.schema.equals(BLOCK_SCHEMA if fields is None else pa.schema([BLOCK_SCHEMA.field(i) for i in fields])):
         raise ValueError(f"a block of another schema (columns {block.schema.names}); prepare the shards again")
     return block
 

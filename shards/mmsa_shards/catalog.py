@@ -16,7 +16,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from mmsa_shards.atomic import write_atomically
 from mmsa_shards.block import conformer_to_bytes, fits
-from mmsa_shards.errors import PrepareError
+from mmsa_shards.errors import ColumnError, PrepareError
 from mmsa_shards.job import Input
 from mmsa_shards.options import PrepareOptions, Standardization
 from mmsa_shards.read import Record, Refused, read_records
@@ -148,7 +148,17 @@ def catalog_input(
 
 
 def skeletons(source: Input, options: PrepareOptions) -> frozenset[str]:
-    """Returns the first blocks of the InChIKeys in a file of molecules that must not enter."""
+    """Returns the first blocks of the InChIKeys in a file of molecules that must not enter.
+
+    A table that lacks the columns that `options` names, which are those of the inputs, is read by the usual names.
+    """
+    try:
+        return _skeletons(source, options)
+    except ColumnError:
+        return _skeletons(source, replace(options, smiles_column="", id_column=""))
+
+
+def _skeletons(source: Input, options: PrepareOptions) -> frozenset[str]:
     found: set[str] = set()
     for chunk in _chunks_of(read_records(source.url, options)):
         structures = [record.structure for record in chunk if isinstance(record, Record)]

@@ -1,4 +1,4 @@
-"""SMILES -> block within one process: preparation without files and without Ray, for inference."""
+"""SMILES -> block, or InChIKeys, within one process: preparation without files and without Ray."""
 
 from __future__ import annotations
 
@@ -60,6 +60,17 @@ def smiles_to_block(
             molecules.append(made)
             kept.append(row)
     return molecules_to_block(molecules), np.asarray(kept, dtype=np.int64), refusals
+
+
+def standard_inchikeys(smiles: Sequence[str], standardization: Standardization) -> list[str | None]:
+    """Returns the InChIKey under which preparation files each SMILES; None for those that it refuses.
+
+    Args:
+        smiles: what to read.
+        standardization: as in the preparation.
+    """
+    parents = standardize_many([Structure("SMILES", text) for text in smiles], standardization)
+    return [None if isinstance(parent, Refusal) else parent.inchikey for parent in parents]
 
 
 def _parents(smiles: Sequence[str | None], standardization: Standardization | None) -> Iterable[Parent | Refusal]:

@@ -119,7 +119,7 @@ def describe(inputs: Sequence[str], options: PrepareOptions, before: Job | None)
     names = (field for field in asdict(options) if field not in _WITHOUT_EFFECT)
     return Job(
         inputs=tuple(sorted((*known.values(), *added), key=attrgetter("name"))),
-        exclude=tuple(_named(map(_look_at, options.exclude), ())),
+        exclude=tuple(_named(map(_look_at, chain.from_iterable(map(_expand, options.exclude))), ())),
         # As they come back from a file: lists for tuples.
         options=json.loads(json.dumps({name: getattr(options, name) for name in names})),
         versions={name: importlib.metadata.version(name) for name in _LIBRARIES},

@@ -42,7 +42,7 @@ class PrepareOptions:
     """Column of CSV and Parquet inputs; empty looks for the usual names."""
     id_column: str
     exclude: tuple[str, ...]
-    """Files of molecules that must not enter (matched by the first block of the InChIKey)."""
+    """Files of molecules that must not enter (matched by the first block of the InChIKey), folders or patterns."""
     allow_truncated: bool
     """Accept an input that ends in mid-record or mid-gzip; it is still named in the ledger."""
     work_dir: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import fsspec
@@ -14,6 +14,7 @@ import pyarrow as pa
 from mmsa_shards.atomic import write_atomically
 from mmsa_shards.block import Compression, decode_block, encode_block
 from mmsa_shards.manifest import BlockEntry, ShardEntry, Split
+from mmsa_shards.schema import BLOCK_SCHEMA
 
 _MEND = "make this shard again with mmsa prepare --repair"
 
@@ -70,14 +71,17 @@ def read_block(folder: str | Path, shard: ShardEntry, number: int) -> pa.RecordB
     return read_entry(folder, shard.name, number, shard.blocks[number])
 
 
-def read_entry(folder: str | Path, name: str, number: int, entry: BlockEntry) -> pa.RecordBatch:
-    """Reads one block as `read_block` does, for callers that do not keep the manifest.
+def read_entry(
+    folder: str | Path, name: str, number: int, entry: BlockEntry, columns: Sequence[str] = BLOCK_SCHEMA.names
+) -> pa.RecordBatch:
+    """Reads one block as `read_block` does, for callers that do not keep the manifest or do not want all columns.
 
     Args:
         folder: of the shards; a path or any URL that fsspec knows.
         name: of the shard file.
         number: of the block within the shard, for messages.
         entry: of the block in the manifest.
+        columns: to be unpacked, in the order of the schema.
 
     Raises:
         ShardError: the shard is missing, or the block is not what the manifest says.
@@ -93,7 +97,7 @@ def read_entry(folder: str | Path, name: str, number: int, entry: BlockEntry) ->
                 data = file.read(entry.size)
     except OSError as error:
         raise ShardError(f"cannot read block {number} of {url}: {error}; {_MEND}") from error
-    return _checked(data, entry, f"block {number} of {url}")
+    return _checked(data, entry, f"block {number} of {url}", columns)
 
 
 def read_shard(folder: str | Path, shard: ShardEntry) -> Iterator[pa.RecordBatch | ShardError]:
@@ -186,14 +190,14 @@ def is_intact(folder: str | Path, shard: ShardEntry) -> bool:
     return (size, digest.hexdigest()) == (shard.bytes, shard.sha256)
 
 
-def _checked(data: bytes, entry: BlockEntry, place: str) -> pa.RecordBatch:
+def _checked(data: bytes, entry: BlockEntry, place: str, columns: Sequence[str] = BLOCK_SCHEMA.names) -> pa.RecordBatch:
     """Decodes a block that is what the manifest says; `place` names it in errors."""
     if len(data) != entry.size:
         raise ShardError(f"{place} ends after {len(data)} of its {entry.size} bytes, the file was cut short; {_MEND}")
     if zlib.crc32(data) != entry.crc32:
         raise ShardError(f"{place} is damaged: its CRC-32 is not that of the manifest; {_MEND}")
     try:
-        block = decode_block(data)
+        block = decode_block(data, columns)
     except ValueError as error:
         raise ShardError(f"cannot read {place}: {error}; {_MEND}") from error
     if block.num_rows != entry.molecules:

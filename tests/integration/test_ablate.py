@@ -47,12 +47,16 @@ def test_two_arms(tiny_shards: Path, tmp_path: Path) -> None:
     assert lines == ["GIN, 2D+3D", "GIN, + memory", "GIN, no pre-training", "ECFP4", "none"]
     assert about["budget"] == {"shards": str(tiny_shards), "steps": 3, "batch_size": 8, "seed": 0}
     assert len(set(about["models"].values())) == 2
-    losses = [
-        {name for name in json.loads(line) if name.startswith("loss/")}
+    losses = {
+        arm: {
+            name
+            for line in (tmp_path / "out" / arm / "metrics.jsonl").read_text().splitlines()
+            for name in json.loads(line)
+            if name.startswith("train/") and name.endswith("_loss")
+        }
         for arm in ("2d-3d", "memory")
-        for line in (tmp_path / "out" / arm / "metrics.jsonl").read_text().splitlines()[-1:]
-    ]
-    assert losses[1] - losses[0] == {"loss/memory"}
+    }
+    assert losses["memory"] - losses["2d-3d"] == {"train/memory_loss"}
 
     again = ablate(tmp_path, shards)
     assert again.returncode == 0, again.stdout + again.stderr

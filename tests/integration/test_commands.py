@@ -15,6 +15,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from mmsa_dist.evaluate.leaks import shards_of
+
 ROOT = Path(__file__).resolve().parents[2]
 MINI = ROOT / "tests" / "fixtures" / "mini.yaml"
 SMALL = [
@@ -76,6 +78,7 @@ def test_the_whole_way(molecules: Path) -> None:
 
     trained = mmsa("pretrain", "--config", MINI, *settings)
     assert trained.returncode == 0, trained.stderr
+    assert shards_of(run / "model") == str(run / "shards")
 
     vectors = run / "embeddings"
     embedded = mmsa("embed", molecules, "--model", run / "model", "--out", vectors, "--config", MINI, *settings)
@@ -146,8 +149,16 @@ def test_what_is_wrong_is_said_in_a_sentence(tmp_path: Path, command: list[str],
 
 
 def test_adding_comparing_and_repairing(molecules: Path, tmp_path: Path) -> None:
-    out, settings = tmp_path / "shards", [*SMALL, "prepare.conformers=none"]
-    assert mmsa("prepare", molecules, "--out", out, *settings).returncode == 0
+    (tmp_path / "bace.csv.gz").write_bytes(gzip.compress(b"mol,CID,Class\nOCCCC,B1,1\n"))
+    (tmp_path / "mine.csv").write_text("smiles,y\nCCCN,1\n[Na+].CCCCC(=O)[O-],0\n")
+    left_out = ["--exclude", tmp_path / "bace.csv.gz", "--exclude", tmp_path / "mine.csv"]
+    out, settings = tmp_path / "shards", [*left_out, *SMALL, "prepare.conformers=none"]
+    first = mmsa("prepare", molecules, "--out", out, *settings)
+    assert first.returncode == 0, first.stderr
+    assert "3  excluded as asked" in first.stdout
+    (tmp_path / "none.smi").write_text("CCCCCCCCCCCCO\n")
+    without = mmsa("prepare", tmp_path / "none.smi", "--out", out, *SMALL, "prepare.conformers=none")
+    assert (without.returncode, "exclude was" in without.stderr) == (2, True)
     (tmp_path / "more.smi").write_text("CCCOCC ether\nCCO twice-again\n")
     added = mmsa("prepare", tmp_path / "more.smi", "--out", out, *settings)
     assert added.returncode == 0, added.stderr
@@ -189,4 +200,5 @@ def test_ctrl_c_says_that_the_same_command_goes_on(molecules: Path, tmp_path: Pa
 def test_help_teaches() -> None:
     text = mmsa("prepare", "--help").stdout
     assert "Example: mmsa prepare" in text
+    assert "--exclude" in text
     assert mmsa("--help").returncode == 0

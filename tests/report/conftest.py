@@ -43,6 +43,9 @@ def run(make_tiny_shards, tmp_path_factory) -> Path:
     embedder = random_embedder()
     embedder.save_pretrained(root / "model")
     export_embeddings(embedder, root / "shards", root / "embeddings")
-    score = Score("freesolv", "hu-scaffold", "d", 0, "ECFP4", "linear", "rmse", 4.1651, 1, 1, 65)
-    Results((score,), without_vector={"freesolv": 3}).write(root / "evaluation")
+    score = Score(
+        task="freesolv", split="hu-scaffold", split_digest="d", seed=0, features="ECFP4", model="linear",
+        metric="rmse", value=4.1651, valid=4.0, labels_scored=1, labels=1, test_molecules=65, missing=3, seconds=1.0,
+    )  # fmt: skip
+    Results((score,)).write(root / "evaluation")
     return root

@@ -80,7 +80,7 @@ def test_every_section_says_what_was_measured(page):
     assert "55 molecules by their structure vector, laid out by UMAP" in text["map"]
     assert text["gallery"].count("M-") == 6 * 6
     assert "ECFP4 linear 4.165" in text["evaluation"]
-    assert "3 molecules have no vector" in text["evaluation"]
+    assert "ECFP4 sees nothing of 3 molecules, which are given the mean" in text["evaluation"]
     assert "torch" in text["environment"]
     assert not [name for name in SECTIONS if "Not measured yet" in text[name] or "Cannot be read" in text[name]]
 

@@ -47,7 +47,7 @@ STAGES_OF_FILES = {
 OWNERS = {
     "ray": {"shards/mmsa_shards/cluster.py"},
     "deepspeed": {"mmsa_dist/train/engine.py", "mmsa_dist/train/engine_files.py"},
-    "faiss": {"mmsa_dist/structure/neighbours.py", "mmsa_dist/embed/search.py"},
+    "faiss": {"mmsa_dist/structure/neighbours.py", "mmsa_dist/embed/vector_index.py"},
     "triton": {
         "kernels/mmsa_kernels/hyperedge_memory/kernels.py",
         "kernels/mmsa_kernels/hyperedge_memory/launch.py",

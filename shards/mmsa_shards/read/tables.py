@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import pyarrow.parquet as pq
 
-from mmsa_shards.errors import PrepareError
+from mmsa_shards.errors import ColumnError
 from mmsa_shards.options import PrepareOptions
 from mmsa_shards.read.record import Place, Record, Refused, smiles_record, too_long
 
@@ -102,7 +102,7 @@ def _columns(names: Sequence[str], file: str, options: PrepareOptions) -> tuple[
         (id_at, "id_column", options.id_column),
     ):
         if at is None and wanted:
-            raise PrepareError(
+            raise ColumnError(
                 f"{file} has no {wanted} column, its columns are {', '.join(repr(name[:40]) for name in names)}: "
                 f"name one of them with prepare.{option}=..."
             )

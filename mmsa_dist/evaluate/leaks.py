@@ -1,0 +1,230 @@
+"""Whether a model has seen the molecules that it is judged on.
+
+A molecule counts as seen if one of the same skeleton (first block of the InChIKey, so whatever its stereo, isotopes
+and protons) is in the shards of the pre-training, train or val. The SMILES of a task are standardized as those shards
+were. `mmsa prepare --exclude` keeps such molecules out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmsa_dist.config.load import ConfigError, load_config
+from mmsa_dist.embed.pretrained import CONFIG
+from mmsa_dist.evaluate.splits import PARTS, Split
+from mmsa_dist.evaluate.tasks import TaskData
+from mmsa_dist.runtime.run_folder import RunFolder
+from mmsa_shards.from_smiles import standard_inchikeys
+from mmsa_shards.manifest import Manifest, ManifestError
+from mmsa_shards.options import Standardization
+from mmsa_shards.shard import ShardError, read_entry
+
+_SKELETON = 14
+"""Characters of the first block of an InChIKey."""
+_EXAMPLES = 3
+_AT_A_TIME = 1 << 20
+"""Molecules of the shards that are looked up in one go, for the table of what is wanted is built anew each time."""
+
+Progress = Callable[[int, int], None]
+
+
+class LeakError(ValueError):
+    """Shards in which molecules cannot be looked for; the message says which, why and what to do."""
+
+
+@dataclass(frozen=True)
+class Leak:
+    """How many molecules of a task, by the part of its split, were among the pre-training molecules."""
+
+    task: str
+    split_digest: str
+    molecules: Mapping[str, int]
+    """Of each part."""
+    seen: Mapping[str, int]
+    """Of them."""
+    refused: int
+    """Molecules that standardization refuses: no shard can hold them."""
+    examples: tuple[str, ...]
+    """SMILES of the first test molecules that were seen."""
+
+    @property
+    def sentence(self) -> str:
+        """What a person is to be told."""
+        counts = {part: f"{self.seen[part]:,} of {self.molecules[part]:,} {part}" for part in PARTS}
+        others = f"{counts['valid']} and {counts['train']} molecules"
+        if not self.seen["test"]:
+            return f"{self.task}: none of {self.molecules['test']:,} test molecules was in the pre-training ({others})"
+        share = 100 * self.seen["test"] / self.molecules["test"]
+        return (
+            f"{self.task}: {counts['test']} molecules ({share:.1f} %) were in the pre-training ({others}), such as "
+            f"{', '.join(self.examples)}; to remove them prepare the shards with --exclude and train again"
+        )
+
+
+@dataclass(frozen=True)
+class NotChecked:
+    """That nobody knows whether molecules were seen."""
+
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        """What a person is to be told."""
+        return f"whether test molecules were in the pre-training was not checked, because {self.reason}"
+
+
+def check_leaks(
+    model: str | os.PathLike[str], tasks: Sequence[tuple[TaskData, Split]], *, progress: Progress | None = None
+) -> list[Leak] | NotChecked:
+    """Looks for the molecules of tasks in the shards that a model was trained on.
+
+    Args:
+        model: folder of an exported model.
+        tasks: each with its split; the shards are read once for all.
+        progress: told how many molecules of the shards have been looked at, and of how many.
+    """
+    shards = shards_of(model)
+    if isinstance(shards, NotChecked):
+        return shards
+    try:
+        return find_leaks(shards, tasks, progress=progress)
+    except (ManifestError, ShardError, LeakError) as error:
+        return NotChecked(str(error))
+
+
+def leak_warnings(
+    model: str | os.PathLike[str], tasks: Sequence[tuple[TaskData, Split]], *, progress: Progress | None = None
+) -> list[str]:
+    """What a reader of results must know: test molecules that were seen, or that nobody looked (see `check_leaks`)."""
+    found = check_leaks(model, tasks, progress=progress)
+    if isinstance(found, NotChecked):
+        return [found.sentence]
+    return [leak.sentence for leak in found if leak.seen["test"]]
+
+
+def shards_of(model: str | os.PathLike[str]) -> str | NotChecked:
+    """Finds the shards that an exported model was trained on, by the configuration of the run that it lies in.
+
+    They are those only if their manifest has the digest that the model was exported with.
+
+    Args:
+        model: its folder, ``<run.dir>/model``.
+
+    Returns:
+        The folder or URL of the shards, or why they cannot be told.
+    """
+    folder = Path(model)
+    try:
+        about = json.loads((folder / CONFIG).read_text())
+        digest = about["training"]["data"]["manifest"]
+    except OSError:
+        return NotChecked(f"{folder} is not a folder with the {CONFIG} of a model")
+    except (ValueError, KeyError, TypeError):
+        return NotChecked(f"{folder / CONFIG} does not say which shards the model was trained on")
+    run = RunFolder(folder.resolve().parent)
+    if not run.config.is_file():
+        return NotChecked(f"{folder} does not lie in the folder of its run, whose config.yaml names the shards")
+    try:
+        config = load_config(run.config)
+    except ConfigError as error:
+        return NotChecked(f"the configuration of the run cannot be read: {error}")
+    # Beside the model, wherever the run's folder may have been moved to since.
+    shards = config.data.shards or str(run.root / "shards")
+    try:
+        manifest = Manifest.load(shards)
+    except ManifestError as error:
+        return NotChecked(f"the shards of the training are gone: {error}")
+    if manifest.digest != digest:
+        return NotChecked(
+            f"{shards} is not what the model was trained on: its manifest has the digest {manifest.digest[:12]}, "
+            f"that of the training was {str(digest)[:12]}"
+        )
+    return shards
+
+
+def find_leaks(
+    shards: str | os.PathLike[str], tasks: Sequence[tuple[TaskData, Split]], *, progress: Progress | None = None
+) -> list[Leak]:
+    """Looks for the molecules of tasks in a folder of shards.
+
+    Args:
+        shards: folder or URL with a manifest.
+        tasks: each with its split; the shards are read once for all.
+        progress: told how many molecules of the shards have been looked at, and of how many.
+
+    Raises:
+        ManifestError: there is no manifest, or a damaged one.
+        ShardError: a shard is missing or damaged.
+        LeakError: the manifest does not say how molecules were standardized.
+    """
+    manifest = Manifest.load(os.fspath(shards))
+    how = _standardization(manifest, os.fspath(shards))
+    skeletons = {data.smiles_digest: _skeletons(data, how) for data, _ in tasks}
+    wanted = {skeleton for ours in skeletons.values() for skeleton in ours if skeleton is not None}
+    seen = _seen(os.fspath(shards), manifest, wanted, progress)
+    return [_leak(data, split, skeletons[data.smiles_digest], seen) for data, split in tasks]
+
+
+def _standardization(manifest: Manifest, shards: str) -> Standardization:
+    names = [field.name for field in fields(Standardization)]
+    missing = [name for name in names if name not in manifest.options]
+    if missing:
+        raise LeakError(
+            f"the manifest of {shards} does not say how molecules were standardized (it lacks {', '.join(missing)}): "
+            "prepare the shards again"
+        )
+    return Standardization(**{name: manifest.options[name] for name in names})
+
+
+def _skeletons(data: TaskData, how: Standardization) -> list[str | None]:
+    return [None if key is None else key[:_SKELETON] for key in standard_inchikeys(data.smiles, how)]
+
+
+def _seen(shards: str, manifest: Manifest, wanted: set[str], progress: Progress | None) -> set[str]:
+    """Those of `wanted` that occur in the shards."""
+    table = pa.array(sorted(wanted), pa.string())
+    total = sum(shard.molecules for shard in manifest.shards)
+    seen: set[str] = set()
+    done = 0
+    for keys in _inchikeys(shards, manifest):
+        skeletons = pc.utf8_slice_codeunits(keys, 0, _SKELETON)
+        seen.update(skeletons.filter(pc.is_in(skeletons, value_set=table)).unique().to_pylist())
+        done += len(keys)
+        if progress is not None:
+            progress(done, total)
+    return seen
+
+
+def _inchikeys(shards: str, manifest: Manifest) -> Iterator[pa.ChunkedArray]:
+    """The InChIKeys of all molecules, about a million at a time."""
+    parts: list[pa.Array] = []
+    held = 0
+    for shard in manifest.shards:
+        for number, entry in enumerate(shard.blocks):
+            parts.append(read_entry(shards, shard.name, number, entry, ("inchikey",)).column(0))
+            held += entry.molecules
+            if held >= _AT_A_TIME:
+                yield pa.chunked_array(parts)
+                parts, held = [], 0
+    if parts:
+        yield pa.chunked_array(parts)
+
+
+def _leak(data: TaskData, split: Split, skeletons: Sequence[str | None], seen: set[str]) -> Leak:
+    is_seen = np.array([skeleton in seen for skeleton in skeletons], dtype=bool)
+    return Leak(
+        task=data.task.name,
+        split_digest=split.digest,
+        molecules={part: len(getattr(split, part)) for part in PARTS},
+        seen={part: int(is_seen[getattr(split, part)].sum()) for part in PARTS},
+        refused=sum(skeleton is None for skeleton in skeletons),
+        examples=tuple(data.smiles[row] for row in split.test[is_seen[split.test]][:_EXAMPLES]),
+    )

@@ -1,0 +1,52 @@
+"""Answers of a search as one HTML page that needs no network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from markupsafe import Markup
+
+from mmsa_dist import __version__
+from mmsa_dist.embed.search import Neighbour
+from mmsa_dist.report.drawing import structure_svg
+from mmsa_dist.report.style import FONT
+from mmsa_dist.report.templates import environment
+from mmsa_dist.runtime.files import write_atomically
+
+
+def write_gallery(
+    answers: Mapping[str, Sequence[Neighbour]],
+    path: Path,
+    *,
+    title: str,
+    facts: Mapping[str, object],
+    queries_are_smiles: bool,
+) -> None:
+    """Writes the page.
+
+    Args:
+        answers: by query, the nearest first.
+        path: of the page, replaced if it is there.
+        title: of the page.
+        facts: what stands below the title.
+        queries_are_smiles: whether queries are to be drawn.
+    """
+    shown = [
+        {
+            "query": query,
+            "svg": Markup(structure_svg(query)) if queries_are_smiles else None,
+            "hits": [
+                {
+                    "id": hit.id,
+                    "smiles": hit.smiles,
+                    "svg": Markup(structure_svg(hit.smiles)),
+                    "note": f"{hit.similarity:.3f}",
+                }
+                for hit in hits
+            ],
+        }
+        for query, hits in answers.items()
+    ]
+    page = environment().get_template("gallery.html")
+    write_atomically(path, page.render(answers=shown, title=title, facts=facts, font=Markup(FONT), version=__version__))
