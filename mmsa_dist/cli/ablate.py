@@ -8,28 +8,14 @@ from typing import Annotated, Optional
 
 import typer
 
+from mmsa_dist.cli import judging
 from mmsa_dist.cli.arguments import SETTINGS, ConfigFile, split_settings
-from mmsa_dist.cli.judging import (
-    Csv,
-    Data,
-    LabelColumns,
-    MetricOfCsv,
-    Out,
-    Parallel,
-    Protocol,
-    Seeds,
-    SmilesColumn,
-    SplitChoice,
-    Tasks,
-    load_tasks,
-    show,
-)
 from mmsa_dist.config.load import load_config
 from mmsa_dist.console import evaluation_progress, say
 
 
 def ablate(
-    out: Out,
+    out: judging.Out,
     arms: Annotated[Path, typer.Option(help="YAML file of the arms, such as launch/configs/ablation.yaml.")],
     words: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -39,17 +25,17 @@ def ablate(
             show_default=False,
         ),
     ] = None,
-    protocol: Protocol = "finetune",
-    tasks: Tasks = None,
-    data: Data = None,
-    csv: Csv = None,
-    smiles_column: SmilesColumn = "smiles",
-    label_columns: LabelColumns = "",
-    metric: MetricOfCsv = "roc_auc",
-    split: SplitChoice = "hu-scaffold",
-    seeds: Seeds = 3,
+    protocol: judging.Protocol = "finetune",
+    tasks: judging.Tasks = None,
+    data: judging.Data = None,
+    csv: judging.Csv = None,
+    smiles_column: judging.SmilesColumn = "smiles",
+    label_columns: judging.LabelColumns = "",
+    metric: judging.MetricOfCsv = "roc_auc",
+    split: judging.SplitChoice = "hu-scaffold",
+    seeds: judging.Seeds = 3,
     ranks: Annotated[int, typer.Option(help="Processes that pre-train an arm, under deepspeed.", min=1)] = 1,
-    parallel: Parallel = 1,
+    parallel: judging.Parallel = 1,
     config: ConfigFile = None,
 ) -> None:
     """Pre-train one model per arm on the same molecules with the same budget, and judge them in one table.
@@ -69,7 +55,7 @@ def ablate(
     from mmsa_dist.evaluate.leaks import leak_warnings
     from mmsa_dist.evaluate.protocols import methods_of
 
-    loaded = load_tasks(tasks, data, csv, smiles_column, label_columns, metric)
+    loaded = judging.load_tasks(tasks, data, csv, smiles_column, label_columns, metric)
     trained = read_arms(arms, out, config, settings)
     given = budget(trained)
     models = pretrain_arms(trained, ranks, say)
@@ -91,4 +77,4 @@ def ablate(
                 "budget": given,
             },
         )
-    show(results, out)
+    judging.show(results, out)

@@ -7,28 +7,14 @@ from typing import Annotated, Optional
 
 import typer
 
+from mmsa_dist.cli import judging
 from mmsa_dist.cli.arguments import SETTINGS, ConfigFile, split_settings
-from mmsa_dist.cli.judging import (
-    Csv,
-    Data,
-    LabelColumns,
-    MetricOfCsv,
-    Out,
-    Parallel,
-    Protocol,
-    Seeds,
-    SmilesColumn,
-    SplitChoice,
-    Tasks,
-    load_tasks,
-    show,
-)
 from mmsa_dist.config.load import load_config
 from mmsa_dist.console import evaluation_progress
 
 
 def evaluate(
-    out: Out,
+    out: judging.Out,
     words: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Argument(help="Settings such as finetune.epochs=30.", metavar=SETTINGS, show_default=False),
@@ -39,17 +25,17 @@ def evaluate(
             "--checkpoint", "--model", "-m", help="Exported model (<run.dir>/model), hub id, or none: no pre-training."
         ),
     ] = "none",
-    protocol: Protocol = "probe",
-    tasks: Tasks = None,
-    data: Data = None,
-    csv: Csv = None,
-    smiles_column: SmilesColumn = "smiles",
-    label_columns: LabelColumns = "",
-    metric: MetricOfCsv = "roc_auc",
-    split: SplitChoice = "hu-scaffold",
-    seeds: Seeds = 3,
+    protocol: judging.Protocol = "probe",
+    tasks: judging.Tasks = None,
+    data: judging.Data = None,
+    csv: judging.Csv = None,
+    smiles_column: judging.SmilesColumn = "smiles",
+    label_columns: judging.LabelColumns = "",
+    metric: judging.MetricOfCsv = "roc_auc",
+    split: judging.SplitChoice = "hu-scaffold",
+    seeds: judging.Seeds = 3,
     resume: Annotated[bool, typer.Option("--resume", help="Keep the jobs that are done in --out.")] = False,
-    parallel: Parallel = 1,
+    parallel: judging.Parallel = 1,
     config: ConfigFile = None,
 ) -> None:
     """Judge a model on labelled molecules, beside no pre-training, ECFP4 and the mean, by the same code.
@@ -67,7 +53,7 @@ def evaluate(
     from mmsa_dist.evaluate.leaks import leak_warnings
     from mmsa_dist.evaluate.protocols import methods_of
 
-    loaded = load_tasks(tasks, data, csv, smiles_column, label_columns, metric)
+    loaded = judging.load_tasks(tasks, data, csv, smiles_column, label_columns, metric)
     model = None if checkpoint == "none" else PretrainedModel.load(checkpoint)
     with evaluation_progress() as (progress, looked):
         check = partial(leak_warnings, checkpoint, progress=looked) if model else None
@@ -83,4 +69,4 @@ def evaluate(
             check=check,
             about={"protocol": protocol, "models": {"pre-trained": model.digest} if model else {}},
         )
-    show(results, out)
+    judging.show(results, out)
