@@ -27,16 +27,18 @@ _FENCE = re.compile(r"^(`{3,}|~{3,}).*?^\1", re.DOTALL | re.MULTILINE)
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the generated pages, and those that they link to in turn."""
-    sources = {f"docs/{file.src_uri}": file.src_uri for file in files.documentation_pages()}
-    waiting = [*sources, *PAGES]
+    waiting = [f"docs/{file.src_uri}" for file in files.documentation_pages()] + list(PAGES)
+    seen: set[str] = set()
     while waiting:
         source = waiting.pop()
-        if source not in sources:
-            sources[source] = _page_of(source)
-            files.append(File.generated(config, sources[source], content=_content(source)))
+        if source in seen:
+            continue
+        seen.add(source)
+        if not source.startswith("docs/"):
+            files.append(File.generated(config, _page_of(source), content=_content(source)))
         if source.endswith(".md"):
             found = {_target(source, match[2]) for match in _LINK.finditer(_prose((ROOT / source).read_text()))}
-            waiting += [f for f in found if f not in sources and (ROOT / f).is_file() and _is_ours(f)]
+            waiting += [f for f in found if _is_ours(f) and not f.startswith("docs/") and (ROOT / f).is_file()]
     files.append(File.generated(config, "css/code.css", content=_colours()))
     return files
 

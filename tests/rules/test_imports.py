@@ -55,6 +55,7 @@ OWNERS = {
     "requests": {"shards/mmsa_shards/download_sources.py"},
     "tenacity": {"shards/mmsa_shards/download_patience.py"},
     "cv2": {"mmsa_dist/data/pictures.py"},
+    "torch_geometric": {"mmsa_dist/encoders/comenet.py"},
     "webdataset": set(),
 }
 
