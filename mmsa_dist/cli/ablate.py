@@ -16,7 +16,7 @@ from mmsa_dist.console import evaluation_progress, say
 
 def ablate(
     out: judging.Out,
-    arms: Annotated[Path, typer.Option(help="YAML file of the arms, such as launch/configs/ablation.yaml.")],
+    arms: Annotated[Path, typer.Option(help="YAML file of the arms, such as launch/ablation.yaml.")],
     words: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Argument(
@@ -42,7 +42,7 @@ def ablate(
 
     What is done is not done twice: the same command goes on with the arm, the checkpoint and the job where it stood.
 
-    Example: mmsa ablate --arms launch/configs/ablation.yaml data.shards=shards train.steps=10000 --tasks bbbp,sider
+    Example: mmsa ablate --arms launch/ablation.yaml data.shards=shards train.steps=10000 --tasks bbbp,sider
     --data moleculenet --out runs/ablation
     """
     strangers, settings = split_settings(words)

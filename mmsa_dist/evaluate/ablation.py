@@ -61,7 +61,7 @@ def read_arms(file: Path, out: Path, config: Path | None, settings: Sequence[str
         raise ConfigError(f"the file of arms {file} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, ValidationError) as error:
         raise ConfigError(
-            f"{file} must hold `cumulative` and `arms`, as launch/configs/ablation.yaml does: {error}"
+            f"{file} must hold `cumulative` and `arms`, as launch/ablation.yaml does: {error}"
         ) from error
     so_far: dict[str, Any] = {}
     arms: list[Arm] = []

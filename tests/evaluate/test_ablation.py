@@ -1,0 +1,65 @@
+"""Arms of an ablation: what they differ in, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mmsa_dist.config.load import ConfigError
+from mmsa_dist.evaluate.ablation import budget, read_arms
+
+SHIPPED = Path(__file__).resolve().parents[2] / "launch" / "ablation.yaml"
+
+
+def written(folder: Path, text: str) -> Path:
+    (folder / "arms.yaml").write_text(text)
+    return folder / "arms.yaml"
+
+
+def test_the_arms_that_are_shipped_build_on_each_other(tmp_path):
+    arms = read_arms(SHIPPED, tmp_path, None, ["data.shards=shards", "train.steps=1000", "train.warmup_steps=10"])
+    configs = [arm.config for arm in arms]
+    assert [arm.name for arm in arms] == [
+        "2D+3D", "+ image", "+ reconstruction", "+ memory", "+ hypergraph of the batch", "+ hypergraph of all molecules",
+    ]  # fmt: skip
+    assert [config.model.encoders for config in configs] == [("gin", "comenet"), *[("gin", "comenet", "resnet")] * 5]
+    assert [config.loss.reconstruct > 0 for config in configs] == [False, False, True, True, True, True]
+    assert [config.loss.memory > 0 for config in configs] == [False, False, False, True, True, True]
+    assert [config.model.structure.neighbours for config in configs] == [*["none"] * 4, "batch", "global"]
+    assert len({config.run.dir for config in configs}) == 6
+    assert budget(arms) == {"shards": "shards", "steps": 1000, "batch_size": 512, "seed": 0}
+
+
+def test_arms_that_do_not_build_on_each_other(tmp_path):
+    file = written(tmp_path, "cumulative: false\narms: {a: {loss.memory: 0.0}, b: {loss.temperature: 0.2}}")
+    a, b = read_arms(file, tmp_path, None, [])
+    assert (a.config.loss.memory, b.config.loss.memory) == (0, 0.5)
+    assert (a.config.loss.temperature, b.config.loss.temperature) == (0.1, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("arms: {a: {}}", "must hold `cumulative` and `arms`"),
+        ("cumulative: true\narms: {}", "must hold `cumulative` and `arms`"),
+        ("cumulative: [", "must hold `cumulative` and `arms`"),
+        ("cumulative: true\narms: {a: {loss.memmory: 1.0}}", "arm 'a': unknown key loss.memmory; did you mean 'memory'"),
+        ("cumulative: true\narms: {+ a: {}, a: {}}", "the arm 'a' needs a name of its own"),
+        ("cumulative: true\narms: {++: {}}", "needs a name of its own in letters and digits"),
+    ],
+)
+def test_what_cannot_be_used_is_said(tmp_path, text, words):
+    with pytest.raises(ConfigError, match=words):
+        read_arms(written(tmp_path, text), tmp_path, None, [])
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_arms(tmp_path / "no.yaml", tmp_path, None, [])
+
+
+def test_arms_must_be_given_the_same(tmp_path):
+    file = written(tmp_path, "cumulative: true\narms: {a: {}, b: {train.steps: 5, train.warmup_steps: 1}}")
+    with pytest.raises(ValueError, match=r"the arm 'b' is given .*'steps': 5.* give all arms the same"):
+        budget(read_arms(file, tmp_path, None, ["data.shards=s"]))
+    same = written(tmp_path, "cumulative: true\narms: {a: {}}")
+    with pytest.raises(ValueError, match="say data.shards=FOLDER"):
+        budget(read_arms(same, tmp_path, None, []))
