@@ -60,15 +60,14 @@ def read_arms(file: Path, out: Path, config: Path | None, settings: Sequence[str
     except OSError as error:
         raise ConfigError(f"the file of arms {file} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, ValidationError) as error:
-        raise ConfigError(
-            f"{file} must hold `cumulative` and `arms`, as launch/ablation.yaml does: {error}"
-        ) from error
+        raise ConfigError(f"{file} must hold `cumulative` and `arms`, as launch/ablation.yaml does: {error}") from error
     so_far: dict[str, Any] = {}
     arms: list[Arm] = []
     for name, own in given.arms.items():
         so_far = {**so_far, **own} if given.cumulative else own
-        folder = out / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-        if not folder.name or folder in [Path(arm.config.run.dir) for arm in arms]:
+        word = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        folder = out / word
+        if not word or folder in [arm.folder.root for arm in arms]:
             raise ConfigError(f"{file}: the arm {name!r} needs a name of its own in letters and digits")
         words = [f"{key}={json.dumps(value)}" for key, value in so_far.items()]
         try:

@@ -44,7 +44,10 @@ def test_arms_that_do_not_build_on_each_other(tmp_path):
         ("arms: {a: {}}", "must hold `cumulative` and `arms`"),
         ("cumulative: true\narms: {}", "must hold `cumulative` and `arms`"),
         ("cumulative: [", "must hold `cumulative` and `arms`"),
-        ("cumulative: true\narms: {a: {loss.memmory: 1.0}}", "arm 'a': unknown key loss.memmory; did you mean 'memory'"),
+        (
+            "cumulative: true\narms: {a: {loss.memmory: 1.0}}",
+            "arm 'a': unknown key loss.memmory; did you mean 'memory'",
+        ),
         ("cumulative: true\narms: {+ a: {}, a: {}}", "the arm 'a' needs a name of its own"),
         ("cumulative: true\narms: {++: {}}", "needs a name of its own in letters and digits"),
     ],
