@@ -21,7 +21,8 @@ def test_the_arms_that_are_shipped_build_on_each_other(tmp_path):
     arms = read_arms(SHIPPED, tmp_path, None, ["data.shards=shards", "train.steps=1000", "train.warmup_steps=10"])
     configs = [arm.config for arm in arms]
     assert [arm.name for arm in arms] == [
-        "2D+3D", "+ image", "+ reconstruction", "+ memory", "+ hypergraph of the batch", "+ hypergraph of all molecules",
+        "2D+3D", "+ image", "+ reconstruction", "+ memory", "+ hypergraph of the batch",
+        "+ hypergraph of all molecules",
     ]  # fmt: skip
     assert [config.model.encoders for config in configs] == [("gin", "comenet"), *[("gin", "comenet", "resnet")] * 5]
     assert [config.loss.reconstruct > 0 for config in configs] == [False, False, True, True, True, True]
@@ -64,5 +65,5 @@ def test_arms_must_be_given_the_same(tmp_path):
     with pytest.raises(ValueError, match=r"the arm 'b' is given .*'steps': 5.* give all arms the same"):
         budget(read_arms(file, tmp_path, None, ["data.shards=s"]))
     same = written(tmp_path, "cumulative: true\narms: {a: {}}")
-    with pytest.raises(ValueError, match="say data.shards=FOLDER"):
+    with pytest.raises(ValueError, match=r"say data\.shards=FOLDER"):
         budget(read_arms(same, tmp_path, None, []))
