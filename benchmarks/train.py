@@ -103,6 +103,7 @@ def measure(config: Config, device: torch.device, steps: int, turns: int, folder
     ready = list(islice(loader(0), steps + 1))
     gate(objective, bare, ready[0])
     engine = start_engine(objective, config)
+    compile_encoders(objective.model, config, ready[0])
     bad_steps = BadSteps(folder / "bad_steps", reader, limit=config.train.max_bad_steps)
     whole = TrainStep(engine, config, loader(config.data.workers), neighbours, device, bad_steps)
 

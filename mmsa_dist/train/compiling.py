@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
 from mmsa_dist.config.schema import Config
@@ -22,6 +24,7 @@ def compile_encoders(model: MMSAModel, config: Config, batch: MoleculeBatch) -> 
             so how it rounds, depends on the sizes that it sees first, and all ranks take what one of them has left
             in torch's cache.
     """
+    batch = _without_the_first_conformer_and_picture(batch)
     for name in config.train.compile:
         encoder = model.encoder(name)
         encoder.compile(dynamic=True)
@@ -33,3 +36,14 @@ def compile_encoders(model: MMSAModel, config: Config, batch: MoleculeBatch) -> 
         torch.autograd.grad(feature.sum(), list(encoder.parameters()), allow_unused=True)
         for buffer, before in zip(encoder.buffers(), statistics, strict=True):
             buffer.copy_(before)
+
+
+def _without_the_first_conformer_and_picture(batch: MoleculeBatch) -> MoleculeBatch:
+    """Makes sizes differ that are equal where no molecule lacks anything, or torch would compile for equal ones."""
+    others_B = torch.arange(len(batch), device=batch.device) > 0
+    return dataclasses.replace(
+        batch,
+        has_xyz_B=batch.has_xyz_B & others_B,
+        xyz_A3=batch.xyz_A3.where(others_B[batch.molecule_of_atom_A, None], torch.nan),
+        has_picture_B=batch.has_picture_B & others_B,
+    )

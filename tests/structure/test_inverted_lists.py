@@ -88,3 +88,13 @@ def test_the_index_over_lists_names_no_molecule_its_own_neighbour(rows):
     asked = torch.arange(0, 400)
     ids, _ = index.search(rows[asked], 3 * asked, 8)
     assert not (ids == 3 * asked[:, None]).any()
+
+
+def test_the_lists_and_the_order_of_queries_are_our_own_and_change_nothing(rows):
+    lists = InvertedLists(rows, compressed=False, **OPTIONS)
+    query = rows[:500].float() - lists.centre_C
+    distance, row = lists(query, 9)
+    expected, _ = lists._index.search(query.numpy(), 9)
+    torch.testing.assert_close(distance, torch.from_numpy(expected), rtol=1e-4, atol=1e-4)
+    of_these = squared_distances(rows[:500], rows, row).float()  # rows that are copies may come in another order
+    torch.testing.assert_close(distance, of_these, rtol=1e-4, atol=1e-4)
