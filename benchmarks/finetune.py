@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -32,6 +33,7 @@ from mmsa_dist.config.schema import Config
 from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.data.collate import collate
 from mmsa_dist.encoders import build_encoder
+from mmsa_dist.encoders.dropout import Dropout
 from mmsa_dist.encoders.gin import GIN
 from mmsa_dist.evaluate import load_task, make_split
 from mmsa_dist.evaluate.finetune import fine_tune
@@ -40,6 +42,7 @@ from mmsa_dist.evaluate.graphs import graphs
 LEAST = 0.85  # of the bare encoder's rate, that fine-tuning must reach
 LEAST_AGAINST_PYG = 1.0  # of PyG's rate, that the encoder must reach
 SELF_LOOP, MISC_IS = 4, 5
+Edges = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int]
 
 
 def main() -> None:
@@ -75,11 +78,11 @@ def measure(config: Config, task: str, folder: Path | None, turns: int) -> dict[
     pyg = PyG(gin)
     gate(gin, pyg, batches[0])
 
-    def bare(model: nn.Module) -> Callable[[], None]:
+    def bare(model: nn.Module, ready: list[Any]) -> Callable[[], None]:
         def run() -> None:
             model.train()
             for _ in range(options.epochs):
-                for batch in batches:
+                for batch in ready:
                     model.zero_grad()
                     model(batch).sum().backward()
 
@@ -88,7 +91,7 @@ def measure(config: Config, task: str, folder: Path | None, turns: int) -> dict[
     def ours() -> None:
         fine_tune(x, data, split, 0, lambda words: None, architecture=architecture, weights=None, options=options)
 
-    sides = {"fine-tuning": ours, "bare GIN": bare(gin), "PyG": bare(pyg)}
+    sides = {"fine-tuning": ours, "bare GIN": bare(gin, batches), "PyG": bare(pyg, [edges(batch) for batch in batches])}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(turns + 1):
         for name, run in sides.items():
@@ -117,23 +120,29 @@ class PyG(nn.Module):
             layer.mlp = nn.Sequential(*(_plain(part) for part in layer.mlp))
         self.convs = nn.ModuleList(_Conv(layer.mlp) for layer in self.gin.gnns)
         self.gin.load_state_dict(gin.state_dict())  # again, for `GINEConv` draws weights anew
-        self.dropout = nn.Dropout(gin.dropout.p)
+        self.dropout = Dropout(gin.dropout.p)  # ours, so that the layers are compared
 
-    def forward(self, batch: MoleculeBatch) -> Tensor:
+    def forward(self, batch: Edges) -> Tensor:
         """Returns (B, width), as `GIN.forward`."""
-        atoms, bonds = batch.atoms_A9.long(), batch.bonds_E4.long()
-        ends = torch.arange(len(atoms))
-        edge_index = torch.cat([batch.bond_ends_E2.T, batch.bond_ends_E2.flip(1).T, ends.expand(2, -1)], dim=1)
-        kind = torch.where(bonds[:, 0] == 4, MISC_IS, bonds[:, 0])
-        kind = torch.cat([kind, kind, torch.full_like(ends, SELF_LOOP)])
-        direction = torch.cat([bonds[:, 3], bonds[:, 3], torch.zeros_like(ends)])
+        atoms, edge_index, kind, direction, molecule, molecules = batch
         x = self.gin.x_embedding1(atoms[:, 0]) + self.gin.x_embedding2(atoms[:, 1])
         for number, (conv, layer, norm) in enumerate(zip(self.convs, self.gin.gnns, self.gin.batch_norms, strict=True)):
             tables = layer.edge_embedding1.weight, layer.edge_embedding2.weight
             edges = nn.functional.embedding(kind, tables[0]) + nn.functional.embedding(direction, tables[1])
             x = norm(conv(x, edge_index, edges))
             x = self.dropout(x if number == len(self.convs) - 1 else x.relu())
-        return global_mean_pool(x, batch.molecule_of_atom_A, len(batch))
+        return global_mean_pool(x, molecule, molecules)
+
+
+def edges(batch: MoleculeBatch) -> Edges:
+    """What PyG's loader would have ready."""
+    atoms, bonds = batch.atoms_A9.long(), batch.bonds_E4.long()
+    ends = torch.arange(len(atoms))
+    edge_index = torch.cat([batch.bond_ends_E2.T, batch.bond_ends_E2.flip(1).T, ends.expand(2, -1)], dim=1)
+    kind = torch.where(bonds[:, 0] == 4, MISC_IS, bonds[:, 0])
+    kind = torch.cat([kind, kind, torch.full_like(ends, SELF_LOOP)])
+    direction = torch.cat([bonds[:, 3], bonds[:, 3], torch.zeros_like(ends)])
+    return atoms, edge_index, kind, direction, batch.molecule_of_atom_A, len(batch)
 
 
 class _Conv(GINEConv):
@@ -156,7 +165,7 @@ def _plain(part: nn.Module) -> nn.Module:
 
 def gate(gin: GIN, pyg: PyG, batch: MoleculeBatch) -> None:
     with torch.no_grad():
-        ours, theirs = gin.eval()(batch), pyg.eval()(batch)
+        ours, theirs = gin.eval()(batch), pyg.eval()(edges(batch))
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 

@@ -62,7 +62,7 @@ def ablate(
     first = trained[0].folder.model  # all of them saw the same molecules
     with evaluation_progress() as (progress, looked):
         results = judge(
-            methods_of(protocol, models, shared),
+            methods_of(protocol, models, shared, {arm.name: arm.config.embed.view for arm in trained}),
             loaded,
             out=out,
             split=split,

@@ -64,11 +64,17 @@ def load_tasks(
     }
     words = [word.strip() for word in (tasks or ("" if csv else "freesolv")).split(",") if word.strip()]
     names = dict.fromkeys(name for word in words for name in groups.get(word, [word]))
+    if not names and csv is None:
+        raise ValueError(f"--tasks={tasks!r} names no task; known: {', '.join([*TASKS, *groups])}")
     loaded = [load_task(name, data) for name in names]
     if csv is not None:
         columns = [name.strip() for name in label_columns.split(",") if name.strip()]
         if not columns:
             raise ValueError("--csv needs --label-columns, such as --label-columns active")
+        if len(set(columns)) < len(columns):
+            raise ValueError(f"--label-columns={label_columns!r} names a column twice; name each once")
+        if not csv.is_file():
+            raise ValueError(f"--csv={csv} is not a file; check the path")
         loaded.append(load_csv(csv, smiles_column=smiles_column, label_columns=columns, metric=metric))
     return loaded
 

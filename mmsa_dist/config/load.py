@@ -55,6 +55,15 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
+def read_yaml(file: Path) -> Any:
+    """The mapping in a YAML file, read as configuration files are: ``1e-4`` is a number, and no key comes twice.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds no mapping.
+    """
+    return OmegaConf.to_container(_read(file), resolve=True)
+
+
 def _read(file: Path) -> DictConfig:
     try:
         tree = OmegaConf.load(file)
@@ -68,6 +77,8 @@ def _read(file: Path) -> DictConfig:
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem}, line {error.problem_mark.line + 1}"
     return " ".join(str(error).split("\n")[:2]).strip()
 
 

@@ -107,8 +107,10 @@ def _build(unit: NDArray[np.float32], of: str) -> VectorIndex:
         index.nprobe = probes
         found = index.search(queries, _TRIED)[1]
         recall = float(np.mean([len(np.intersect1d(*rows)) / _TRIED for rows in zip(found, truth, strict=True)]))
-        if recall >= RECALL or probes >= lists:
+        if recall >= RECALL:
             return VectorIndex(index, About(of, n, lists, probes, recall))
+        if probes == lists:  # vectors so close together that float16 cannot tell them apart
+            return VectorIndex.exact(unit)
         probes = min(2 * probes, lists)
 
 
@@ -128,7 +130,8 @@ def _evenly(n: int, wanted: int) -> NDArray[np.int64]:
 
 
 def _keep(folder: Path, built: VectorIndex) -> None:
-    assert built.about is not None
+    if built.about is None:
+        return
     temporary = folder / f".{_FILE}.{os.getpid()}.tmp"
     try:
         faiss.write_index(built._index, str(temporary))

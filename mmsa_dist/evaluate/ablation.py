@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mmsa_dist.config.load import ConfigError, load_config, to_yaml
+from mmsa_dist.config.load import ConfigError, load_config, read_yaml, to_yaml
 from mmsa_dist.config.schema import Config
 from mmsa_dist.embed.pretrained import PretrainedModel
 from mmsa_dist.runtime.files import write_atomically
 from mmsa_dist.runtime.run_folder import RunFolder
+
+_TAKEN = ("no-pre-training", "jobs", "splits")
+"""Names that the table or the folder of the results have already."""
+_NOT_OF_AN_ARM = ("finetune", "run")
+"""Sections of the configuration."""
 
 
 class _Arms(BaseModel):
@@ -56,10 +60,8 @@ def read_arms(file: Path, out: Path, config: Path | None, settings: Sequence[str
         ConfigError: the file is not of this form, or an arm's configuration cannot be used.
     """
     try:
-        given = _Arms.model_validate(yaml.safe_load(file.read_text()))
-    except OSError as error:
-        raise ConfigError(f"the file of arms {file} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, ValidationError) as error:
+        given = _Arms.model_validate(read_yaml(file))
+    except ValidationError as error:
         raise ConfigError(f"{file} must hold `cumulative` and `arms`, as launch/ablation.yaml does: {error}") from error
     so_far: dict[str, Any] = {}
     arms: list[Arm] = []
@@ -67,11 +69,19 @@ def read_arms(file: Path, out: Path, config: Path | None, settings: Sequence[str
         so_far = {**so_far, **own} if given.cumulative else own
         word = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
         folder = out / word
-        if not word or folder in [arm.folder.root for arm in arms]:
-            raise ConfigError(f"{file}: the arm {name!r} needs a name of its own in letters and digits")
+        if not word or word in _TAKEN or folder in [arm.folder.root for arm in arms]:
+            raise ConfigError(
+                f"{file}: the arm {name!r} needs a name of its own in letters and digits, and none of "
+                f"{', '.join(_TAKEN)}"
+            )
+        stray = [key for key in own if key.split(".")[0] in _NOT_OF_AN_ARM]
+        if stray:
+            raise ConfigError(
+                f"{file}, arm {name!r}: {stray[0]} is no matter of pre-training; say it on the command line"
+            )
         words = [f"{key}={json.dumps(value)}" for key, value in so_far.items()]
         try:
-            arms.append(Arm(name, load_config(config, [*settings, *words, f"run.dir={folder}"])))
+            arms.append(Arm(name, load_config(config, [*settings, *words, f"run.dir={json.dumps(str(folder))}"])))
         except ConfigError as error:
             raise ConfigError(f"{file}, arm {name!r}: {error}") from error
     return arms
@@ -92,7 +102,8 @@ def pretrain_arms(arms: Sequence[Arm], ranks: int, say: Callable[[str], None]) -
     """
     for number, arm in enumerate(arms, 1):
         path = arm.folder.root / "arm.yaml"
-        wanted = to_yaml(arm.config)
+        # How models are tuned afterwards is not of the arm: another number of epochs is not another pre-training.
+        wanted = to_yaml(arm.config.model_copy(update={"finetune": load_config().finetune}))
         if path.exists() and path.read_text() != wanted:
             raise ValueError(
                 f"{arm.folder.root} holds an arm {arm.name!r} with other settings; take another --out, or remove it"
@@ -107,11 +118,18 @@ def pretrain_arms(arms: Sequence[Arm], ranks: int, say: Callable[[str], None]) -
         command = [*_launcher(ranks), "pretrain", "--config", str(path), *(["--resume"] if begun else [])]
         if status := subprocess.run(command, env=_environment()).returncode:
             raise ValueError(f"the pre-training of {arm.name!r} ended with status {status}; its words stand above")
-    return {arm.name: PretrainedModel.load(arm.folder.model) for arm in arms}
+    models = {arm.name: PretrainedModel.load(arm.folder.model) for arm in arms}
+    manifests = {name: model.training.get("data", {}).get("manifest") for name, model in models.items()}
+    if len(set(manifests.values())) > 1:
+        raise ValueError(
+            f"the arms were trained on different molecules (digests of the manifests: {manifests}), because the shards "
+            "were prepared anew in between; remove the folders of the older arms"
+        )
+    return models
 
 
 def budget(arms: Sequence[Arm]) -> Mapping[str, Any]:
-    """What each arm was given, and that it was the same.
+    """What each arm is given, and that it is the same.
 
     Raises:
         ValueError: arms differ in it, so that they cannot be compared.

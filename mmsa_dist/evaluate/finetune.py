@@ -78,7 +78,9 @@ def fine_tune(
     weights: Mapping[str, Tensor] | None,
     options: Finetune,
 ) -> Outcome:
-    """Tunes on the training molecules and predicts the test molecules at the best validation epoch.
+    """Tunes on the training molecules and predicts the test molecules at the best validation epoch, or the last one.
+
+    The last one counts where no label has both classes among the validation molecules.
 
     Regression labels are standardized by the training molecules. A molecule without a graph takes no part in the
     training and is predicted by the mean.
@@ -125,7 +127,8 @@ def fine_tune(
             valid = judged["valid"].score(model)
             curve.append({"epoch": epoch, "loss": mean_loss, "valid": valid})
             # The test molecules are looked at where they may come to count, and nowhere choose anything.
-            if epoch == 1 or better(valid, best, data.task):
+            nothing_chooses = math.isnan(best) and epoch == options.epochs
+            if better(valid, best, data.task) or nothing_chooses:
                 best = valid
                 predictions[judged["test"].rows] = judged["test"].predict(model)
     return Outcome(predictions, best, tuple(curve))

@@ -8,7 +8,9 @@ They are written when the job is done, so that an evaluation that was stopped go
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import importlib.metadata
 import json
 import re
 import time
@@ -17,19 +19,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from mmsa_dist.evaluate.methods import Inputs, Method, Outcome, Progress
-from mmsa_dist.evaluate.metrics import score_labels
+from mmsa_dist.evaluate.methods import FitPredict, Inputs, Method, Outcome, Progress
+from mmsa_dist.evaluate.metrics import both_classes, score_labels
 from mmsa_dist.evaluate.results import Score, plain, score_from_plain
 from mmsa_dist.evaluate.splits import Split
 from mmsa_dist.evaluate.tasks import TaskData
 from mmsa_dist.runtime.files import write_atomically
 from mmsa_shards import atomic
 
-_VERSION = 1
+_VERSION = 2
 """Goes up when the same job would come out otherwise."""
+_LIBRARIES = ("torch", "rdkit", "scikit-learn", "numpy")
+"""Whose versions an outcome depends on."""
 
 
 @dataclass(frozen=True)
@@ -54,36 +60,48 @@ class Job:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that the outcome depends on."""
-        parts = (_VERSION, self.name, self.data.digest, self.split.digest, self.method.identity, self.seed)
+        """SHA-256 of all that the outcome depends on, but for the kind of processor."""
+        task = self.data.task
+        parts = (
+            *(_VERSION, self.name, task.kind, task.metric, self.data.digest, self.split.digest),
+            *(self.method.identity, self.seed, [importlib.metadata.version(name) for name in _LIBRARIES]),
+        )
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def fit(job: Job, value: Any, progress: Progress) -> tuple[Outcome, float]:
+def fit(
+    fit_predict: FitPredict, value: Any, data: TaskData, split: Split, seed: int, progress: Progress
+) -> tuple[Outcome, float]:
     """Returns the outcome of a job, and the seconds it took.
 
-    Args:
-        job: what to do.
-        value: its inputs.
-        progress: is told how far it is.
+    Its parts stand for the job, so that a worker elsewhere is not sent the model from which the inputs were made.
     """
     begun = time.monotonic()
-    outcome = job.method.fit_predict(value, job.data, job.split, job.seed, progress)
-    return outcome, time.monotonic() - begun
+    return fit_predict(value, data, split, seed, progress), time.monotonic() - begun
 
 
 def judge(job: Job, outcome: Outcome, missing: int, seconds: float) -> Score:
-    """The score of a job on its test molecules."""
-    test = job.split.test
-    judged = score_labels(job.data.labels[test], outcome.predictions[test], job.data.task.metric)
+    """The score of a job on its test molecules.
+
+    Raises:
+        FloatingPointError: a prediction is not finite.
+    """
+    test, metric = job.split.test, job.data.task.metric
+    if not np.isfinite(outcome.predictions[test]).all():
+        raise FloatingPointError(
+            f"{job.name}: predictions are not finite; look at the vectors of the model, or at the labels of the task"
+        )
+    learnable = _learnable(job.data, job.split)
+    judged = score_labels(job.data.labels[test][:, learnable], outcome.predictions[test][:, learnable], metric)
     return Score(
         task=job.data.task.name,
-        split=job.split.title,
+        split=job.split.name,
+        split_source=job.split.source,
         split_digest=job.split.digest,
         seed=job.seed,
         features=job.method.features,
         model=job.method.model,
-        metric=job.data.task.metric,
+        metric=metric,
         value=judged.value,
         valid=outcome.valid,
         labels_scored=judged.labels_scored,
@@ -113,4 +131,14 @@ def kept(folder: Path, job: Job) -> Score | None:
     """The score of a job that is done; None where it is not, or where anything that it depends on has changed."""
     path = folder / f"{job.name}.json"
     about = json.loads(path.read_text()) if path.exists() else {}
-    return score_from_plain(about["score"]) if about.get("digest") == job.digest else None
+    if about.get("digest") != job.digest:
+        return None
+    score = score_from_plain(about["score"])
+    return dataclasses.replace(score, split_source=job.split.source)  # the same split may lie in another file now
+
+
+def _learnable(data: TaskData, split: Split) -> NDArray[np.bool_]:
+    """(T,) the labels of which the training molecules have what there is to tell apart."""
+    if data.task.kind == "regression":
+        return np.array([not np.isnan(y).all() for y in data.labels[split.train].T], dtype=bool)
+    return np.array([both_classes(y) for y in data.labels[split.train].T], dtype=bool)

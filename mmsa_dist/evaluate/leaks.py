@@ -126,7 +126,7 @@ def shards_of(model: str | os.PathLike[str]) -> str | NotChecked:
         about = json.loads((folder / CONFIG).read_text())
         digest = about["training"]["data"]["manifest"]
     except OSError:
-        return NotChecked(f"{folder} is not a folder with the {CONFIG} of a model")
+        return NotChecked(f"{folder} is no folder on this machine, so that its run and its shards are not at hand")
     except (ValueError, KeyError, TypeError):
         return NotChecked(f"{folder / CONFIG} does not say which shards the model was trained on")
     run = RunFolder(folder.resolve().parent)

@@ -37,6 +37,10 @@ class Outcome:
     """What was seen at each epoch, where there are epochs."""
 
 
+FitPredict = Callable[[Any, TaskData, Split, int, Progress], Outcome]
+"""(value of the inputs, task, split, seed, progress) to predictions."""
+
+
 @dataclass(frozen=True)
 class Method:
     """A line of the table."""
@@ -47,8 +51,8 @@ class Method:
     """What is fitted, likewise."""
     make: Callable[[TaskData], Inputs]
     """Makes its inputs for a task, once for all splits and seeds."""
-    fit_predict: Callable[[Any, TaskData, Split, int, Progress], Outcome]
-    """(value of the inputs, task, split, seed, progress) to predictions; must be picklable."""
+    fit_predict: FitPredict
+    """Must be picklable."""
     seeded: bool
     """Whether the outcome depends on the seed even where the split does not."""
     identity: str

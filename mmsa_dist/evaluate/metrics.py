@@ -32,10 +32,15 @@ def score_labels(labels: NDArray[np.float64], predictions: NDArray[np.float64], 
     values = []
     for truth, prediction in zip(labels.T, predictions.T, strict=True):
         known = ~np.isnan(truth)
-        if not known.any() or (metric == "roc_auc" and len(np.unique(truth[known])) < 2):
+        if not known.any() or (metric == "roc_auc" and not both_classes(truth)):
             continue
         values.append(_METRICS[metric](truth[known], prediction[known]))
     return Judgement(float(np.mean(values)) if values else math.nan, len(values))
+
+
+def both_classes(y: NDArray[np.float64]) -> bool:
+    """Whether the known ones of (n,) labels are of two classes."""
+    return len(np.unique(y[~np.isnan(y)])) > 1
 
 
 def better(value: float, than: float, task: Task) -> bool:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from mmsa_dist.evaluate.results import METRIC_NAMES, Results, Summary
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 _PANELS_ACROSS = 3
 _OURS, _OTHERS = "#1b6ca8", "#8a8f98"
@@ -19,20 +17,17 @@ _OURS, _OTHERS = "#1b6ca8", "#8a8f98"
 
 def plot_results(results: Results, path: Path) -> None:
     """Draws `results` into a PNG, methods from top to bottom as in the table; nothing where nothing is defined."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
     lines = [line for line in results.summaries() if not math.isnan(line.mean)]
     if not lines:
+        path.unlink(missing_ok=True)
         return
     tasks = list(dict.fromkeys(line.task for line in lines))
     methods = list(dict.fromkeys(f"{line.features}\n{line.model}" for line in lines))
     across = min(_PANELS_ACROSS, len(tasks))
     down = -(-len(tasks) // across)
     size = (1.6 + 3.2 * across, down * (1.1 + 0.42 * len(methods)))
-    figure, axes = pyplot.subplots(down, across, figsize=size, squeeze=False, sharey=True, layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False, sharey=True)
     for axis in axes.flat[len(tasks) :]:
         axis.set_visible(False)
     for axis, task in zip(axes.flat, tasks, strict=False):
@@ -50,7 +45,6 @@ def plot_results(results: Results, path: Path) -> None:
         axis.spines[["top", "right", "left"]].set_visible(False)
         axis.tick_params(axis="y", length=0)
     figure.savefig(path, dpi=160)
-    pyplot.close(figure)
 
 
 def _draw(axis: Axes, line: Summary, row: int) -> None:

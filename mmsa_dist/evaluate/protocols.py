@@ -34,28 +34,32 @@ _BARE = "no pre-training"
 _SIMPLE = {"linear": linear, "k-NN": nearest}
 
 
-def methods_of(protocol: Protocol, models: Mapping[str, PretrainedModel], config: Config) -> tuple[Method, ...]:
+def methods_of(
+    protocol: Protocol, models: Mapping[str, PretrainedModel], config: Config, views: Mapping[str, str] | None = None
+) -> tuple[Method, ...]:
     """The lines of the table.
 
     Args:
         protocol: what is done with the models.
-        models: are judged, each under its name; none leaves the baselines alone, of the architecture of `config`.
+        models: are judged, each under its name; with none there are only the baselines, of the architecture of
+            `config`.
         config: how vectors are made (``embed``), how is tuned (``finetune``), and the seed of untrained weights.
+        views: of models whose vectors are others than `config` says.
 
     Raises:
         ValueError: a model has not what the protocol needs.
     """
-    lines = (_probe if protocol == "probe" else _finetune)(models, config)
+    lines = _probe(models, config, views or {}) if protocol == "probe" else _finetune(models, config)
     return (*lines, *BASELINES)
 
 
-def _probe(models: Mapping[str, PretrainedModel], config: Config) -> list[Method]:
+def _probe(models: Mapping[str, PretrainedModel], config: Config, views: Mapping[str, str]) -> list[Method]:
     first = next(iter(models.values()), None)
     inference = first.inference if first else Inference.of(config)
     methods = []
     for name, model in {**models, _BARE: _untrained(inference, config.run.seed)}.items():
         options: dict[str, Any] = {
-            "view": model.inference.view,
+            "view": views.get(name, config.embed.view),
             "conformers": config.embed.conformers,
             "batch_size": config.embed.batch_size,
         }

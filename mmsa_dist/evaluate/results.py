@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmsa_dist.evaluate.metrics import both_classes
 from mmsa_dist.evaluate.splits import Split
 from mmsa_dist.evaluate.tasks import Metric, TaskData
 from mmsa_dist.runtime.files import write_atomically
@@ -30,6 +31,8 @@ class Score:
 
     task: str
     split: str
+    split_source: str | None
+    """The file of a split from a file."""
     split_digest: str
     seed: int
     features: str
@@ -40,7 +43,7 @@ class Score:
     valid: float
     """The same on the validation molecules, by which alone anything was chosen."""
     labels_scored: int
-    """Labels that enter the mean; the others have one class only among the test molecules."""
+    """Labels that enter the mean; the others have one class only among the training or the test molecules."""
     labels: int
     test_molecules: int
     missing: int
@@ -95,9 +98,9 @@ class Results:
 
     def summaries(self) -> list[Summary]:
         """One line per task and method, in the order of the scores."""
-        groups: dict[tuple[str, str, str, str], list[Score]] = defaultdict(list)
+        groups: dict[tuple[str, str, str], list[Score]] = defaultdict(list)
         for score in self.scores:
-            groups[score.task, score.split, score.features, score.model].append(score)
+            groups[score.task, score.features, score.model].append(score)
         means = {key: _mean([s.value for s in group]) for key, group in groups.items()}
         lines = []
         for key, group in groups.items():
@@ -105,16 +108,16 @@ class Results:
             lines.append(
                 Summary(
                     task=key[0],
-                    split=key[1],
+                    split=group[0].split,
                     metric=group[0].metric,
-                    features=key[2],
-                    model=key[3],
+                    features=key[1],
+                    model=key[2],
                     mean=means[key],
                     spread=_spread(values),
                     valid=_mean([s.valid for s in group]),
                     values=values,
                     missing=group[0].missing,
-                    best=means[key] == _best([means[o] for o in groups if o[:2] == key[:2]], group[0].metric),
+                    best=means[key] == _best([means[o] for o in groups if o[0] == key[0]], group[0].metric),
                 )
             )
         return lines
@@ -156,13 +159,23 @@ class Results:
                     f"are left out (record {', '.join(str(row + 1) for row, _ in data.dropped[:10])}"
                     f"{', ...' if len(data.dropped) > 10 else ''})"
                 )
+        for split, data in self.splits:
+            blind = sum(not both_classes(y) for y in data.labels[split.valid].T)
+            if data.task.kind == "classification" and blind:
+                seed = "" if split.seed is None else f", seed {split.seed}"
+                sentences.append(
+                    f"{data.task.name}{seed}: {blind} of {data.labels.shape[1]} labels have one class among the "
+                    "validation molecules, so that nothing is chosen by them"
+                )
         for task, scored, labels in sorted({(s.task, s.labels_scored, s.labels) for s in self.scores}):
             if scored == 0:
-                sentences.append(f"{task}: no label has both classes among the test molecules; it enters no mean")
+                sentences.append(
+                    f"{task}: no label has both classes among the training and the test molecules; it enters no mean"
+                )
             elif scored < labels:
                 sentences.append(
-                    f"{task}: {scored} of {labels} labels have both classes among the test molecules; the others are "
-                    "left out of the mean"
+                    f"{task}: {scored} of {labels} labels have both classes among the training and the test molecules; "
+                    "the others are left out of the mean"
                 )
         for task, features, missing in sorted({(s.task, s.features, s.missing) for s in self.scores if s.missing}):
             sentences.append(f"{task}: {features} sees nothing of {missing} molecules, which are given the mean")
@@ -280,8 +293,8 @@ def plain(item: Any) -> dict[str, Any]:
 
 def score_from_plain(values: Mapping[str, Any]) -> Score:
     """The score of which `plain` made `values`."""
-    given: dict[str, Any] = {name: math.nan if value is None else value for name, value in values.items()}
-    return Score(**given)
+    undefined: dict[str, Any] = {name: math.nan for name in ("value", "valid") if values[name] is None}
+    return Score(**{**values, **undefined})
 
 
 def _mean(values: list[float]) -> float:

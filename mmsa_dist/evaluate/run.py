@@ -10,7 +10,6 @@ from typing import Any
 
 from mmsa_dist.evaluate.job import Job, fit, judge, keep, kept
 from mmsa_dist.evaluate.methods import Inputs, Method, Outcome
-from mmsa_dist.evaluate.plot import plot_results
 from mmsa_dist.evaluate.results import Results
 from mmsa_dist.evaluate.split_files import choose_split
 from mmsa_dist.evaluate.splits import Split
@@ -18,6 +17,7 @@ from mmsa_dist.evaluate.tasks import TaskData
 
 JOBS = "jobs"
 
+Runner = Callable[[Sequence[Job], Mapping[object, Inputs], Callable[[str], None]], Iterator[tuple[Job, Outcome, float]]]
 Report = Callable[[int, int, str], None]
 """Is told (jobs done, jobs in all, what is being done)."""
 Check = Callable[[Sequence[tuple[TaskData, Split]]], Sequence[str]]
@@ -56,12 +56,21 @@ def evaluate(
     Raises:
         ValueError: no seed, an unknown split, or a task too small to split.
     """
-    if not seeds:
-        raise ValueError("seeds must hold at least one number")
+    from mmsa_dist.evaluate.plot import plot_results  # before hours of work: matplotlib may be missing, and so may Ray
+
+    run: Runner = _one_by_one
+    if parallel != 1:
+        from mmsa_dist.evaluate.side_by_side import side_by_side
+
+        run = partial(side_by_side, parallel)
+    if not seeds or not tasks:
+        raise ValueError(f"there must be at least one {'task' if seeds else 'seed'}")
+    _check_names("tasks", [data.task.name for data in tasks])
     tell = report or (lambda done, total, words: None)
     folder = Path(out) / JOBS
     splits = {(data.task.name, seed): choose_split(data, split, seed) for data in tasks for seed in seeds}
     jobs = list(_jobs(methods, tasks, seeds, splits))
+    _check_names("jobs", [job.name for job in jobs])
     used = {(job.data.task.name, job.split.digest): (job.split, job.data) for job in jobs}
     warnings = check([(data, of_task) for of_task, data in used.values()]) if check is not None else ()
     scores = {job.name: score for job in jobs if resume and (score := kept(folder, job)) is not None}
@@ -71,7 +80,7 @@ def evaluate(
         if job.inputs_key not in inputs:
             tell(len(scores), len(jobs), f"{job.data.task.name}: {job.method.features}")
             inputs[job.inputs_key] = job.method.make(job.data)
-    for job, outcome, seconds in _run(todo, inputs, parallel, lambda words: tell(len(scores), len(jobs), words)):
+    for job, outcome, seconds in run(todo, inputs, lambda words: tell(len(scores), len(jobs), words)):
         scores[job.name] = judge(job, outcome, inputs[job.inputs_key].missing, seconds)
         keep(folder, job, outcome, scores[job.name])
         tell(len(scores), len(jobs), job.name)
@@ -97,18 +106,20 @@ def _jobs(
             seen.add(split.digest)
 
 
-def _run(
-    jobs: Sequence[Job], inputs: Mapping[object, Inputs], parallel: int, tell: Callable[[str], None]
+def _one_by_one(
+    jobs: Sequence[Job], inputs: Mapping[object, Inputs], tell: Callable[[str], None]
 ) -> Iterator[tuple[Job, Outcome, float]]:
-    """Runs jobs, in this process or in Ray; yields each when it is done."""
-    if parallel == 1 or len(jobs) < 2:
-        for job in jobs:
-            yield job, *fit(job, inputs[job.inputs_key].value, partial(_of_job, tell, job.name))
-        return
-    from mmsa_dist.evaluate.side_by_side import side_by_side  # here, so that jobs one by one need no Ray
-
-    yield from side_by_side(jobs, inputs, parallel, lambda: tell(f"{parallel or 'all'} side by side"))
+    """Runs jobs in this process, and yields each when it is done."""
+    for job in jobs:
+        value, progress = inputs[job.inputs_key].value, partial(_of_job, tell, job.name)
+        yield job, *fit(job.method.fit_predict, value, job.data, job.split, job.seed, progress)
 
 
 def _of_job(tell: Callable[[str], None], name: str, words: str) -> None:
     tell(f"{name} {words}")
+
+
+def _check_names(what: str, names: Sequence[str]) -> None:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"two {what} are called {twice!r}, and would be taken for one: rename one of them")

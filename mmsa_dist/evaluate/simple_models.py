@@ -17,7 +17,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
 from mmsa_dist.evaluate.methods import Outcome, Progress
-from mmsa_dist.evaluate.metrics import better, score_labels
+from mmsa_dist.evaluate.metrics import better, both_classes, score_labels
 from mmsa_dist.evaluate.splits import Split
 from mmsa_dist.evaluate.tasks import Kind, TaskData
 
@@ -59,6 +59,8 @@ def nearest(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: 
 
     def path(y: NDArray[np.float64], train: NDArray[np.int64]) -> Iterator[NDArray[np.float64]]:
         train = train[~blind[train]]
+        if not len(train):
+            return
         most = min(max(NEIGHBOURS), len(train))
         index = NearestNeighbors(n_neighbors=most, metric="cosine", algorithm="brute").fit(x[train])
         found = index.kneighbors(x[~blind], return_distance=False)
@@ -93,7 +95,7 @@ def _label_by_label(choices: _Label, data: TaskData, split: Split) -> Outcome:
     for label, y in enumerate(data.labels.T):
         train, valid = (rows[~np.isnan(y[rows])] for rows in (split.train, split.valid))
         best = np.full(len(data), y[train].mean() if len(train) else 0.0)
-        if len(train) and (data.task.kind == "regression" or len(np.unique(y[train])) == 2):
+        if len(train) and (data.task.kind == "regression" or both_classes(y[train])):
             best_value: float | None = None
             for prediction in choices(y, train):
                 value = score_labels(y[valid, None], prediction[valid, None], data.task.metric).value

@@ -44,11 +44,6 @@ class Split:
     """Of a split from a file: the name of the file without its suffixes."""
 
     @property
-    def title(self) -> str:
-        """What results call it."""
-        return self.name if self.source is None else f"{self.name} {self.source}"
-
-    @property
     def digest(self) -> str:
         """SHA-256 of the three sets, whatever their order: equal digests, comparable results."""
         sets = {part: sorted(getattr(self, part).tolist()) for part in PARTS}

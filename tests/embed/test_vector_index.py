@@ -70,6 +70,15 @@ def test_an_index_of_other_vectors_is_built_anew(unit, tmp_path):
     assert (again.search(unit[:20], 1)[1][:, 0] == np.arange(20)).all()
 
 
+def test_vectors_that_float16_cannot_tell_apart_are_searched_exactly(tmp_path):
+    random = np.random.default_rng(0)
+    vectors = 1 + 1e-5 * random.standard_normal((3000, 32))
+    unit = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    index = VectorIndex.kept(tmp_path, unit, "collapsed")
+    assert index.about is None
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_cannot_be_written_to_does_not_hinder(unit, tmp_path):
     index = VectorIndex.kept(tmp_path / "nowhere", unit, "many")
     assert share_found(index, unit) > 0.95

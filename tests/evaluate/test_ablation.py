@@ -28,6 +28,7 @@ def test_the_arms_that_are_shipped_build_on_each_other(tmp_path):
     assert [config.loss.reconstruct > 0 for config in configs] == [False, False, True, True, True, True]
     assert [config.loss.memory > 0 for config in configs] == [False, False, False, True, True, True]
     assert [config.model.structure.neighbours for config in configs] == [*["none"] * 4, "batch", "global"]
+    assert [config.embed.view for config in configs] == [*["unified"] * 3, *["structure"] * 3]
     assert len({config.run.dir for config in configs}) == 6
     assert budget(arms) == {"shards": "shards", "steps": 1000, "batch_size": 512, "seed": 0}
 
@@ -44,12 +45,16 @@ def test_arms_that_do_not_build_on_each_other(tmp_path):
     [
         ("arms: {a: {}}", "must hold `cumulative` and `arms`"),
         ("cumulative: true\narms: {}", "must hold `cumulative` and `arms`"),
-        ("cumulative: [", "must hold `cumulative` and `arms`"),
+        ("cumulative: [", "is not valid YAML"),
         (
             "cumulative: true\narms: {a: {loss.memmory: 1.0}}",
             "arm 'a': unknown key loss.memmory; did you mean 'memory'",
         ),
         ("cumulative: true\narms: {+ a: {}, a: {}}", "the arm 'a' needs a name of its own"),
+        ("cumulative: true\narms: {a: {}, a: {}}", "found duplicate key a"),
+        ("cumulative: true\narms: {No pre-training: {}}", "none of no-pre-training, jobs, splits"),
+        ("cumulative: true\narms: {a: {finetune.lr: 0.1}}", "arm 'a': finetune.lr is no matter of pre-training"),
+        ("cumulative: true\narms: {a: {run.dir: x}}", "arm 'a': run.dir is no matter of pre-training"),
         ("cumulative: true\narms: {++: {}}", "needs a name of its own in letters and digits"),
     ],
 )
@@ -58,6 +63,13 @@ def test_what_cannot_be_used_is_said(tmp_path, text, words):
         read_arms(written(tmp_path, text), tmp_path, None, [])
     with pytest.raises(ConfigError, match="cannot be read"):
         read_arms(tmp_path / "no.yaml", tmp_path, None, [])
+
+
+def test_values_and_folders_are_taken_as_they_are_meant(tmp_path):
+    file = written(tmp_path, "cumulative: true\narms: {a: {train.lr: 1e-4}, b: {}}")
+    arms = read_arms(file, tmp_path / "try #1: two", None, [])
+    assert arms[0].config.train.lr == 1e-4
+    assert [arm.folder.root for arm in arms] == [tmp_path / "try #1: two" / name for name in "ab"]
 
 
 def test_arms_must_be_given_the_same(tmp_path):

@@ -104,6 +104,25 @@ def test_the_best_validation_epoch_counts_and_not_the_last():
     np.testing.assert_array_equal(outcome.predictions[split.test], until_then.predictions[split.test])
 
 
+def test_where_no_validation_label_can_choose_the_last_epoch_counts():
+    few = has_ring()
+    split = make_split(few, "random", 1)
+    labels = few.labels.copy()
+    labels[split.valid] = 1.0
+    data = replace(few, labels=labels)
+    outcome, _, _ = tuned(data, epochs=5)
+    assert math.isnan(outcome.valid)
+    last, _, _ = tuned(few, epochs=1)
+    assert not np.array_equal(outcome.predictions[split.test], last.predictions[split.test])
+    # A validation that always gets better takes the last epoch too.
+    whole = fine_tune(
+        graphs(data).value, data, replace(split, valid=split.train), 0, lambda words: None,
+        architecture=ARCHITECTURE, weights=None, options=options(epochs=5),
+    )  # fmt: skip
+    if int(np.argmax([epoch["valid"] for epoch in whole.curve])) == 4:
+        np.testing.assert_array_equal(outcome.predictions[split.test], whole.predictions[split.test])
+
+
 def test_pre_trained_weights_are_where_it_begins():
     torch.manual_seed(3)
     weights = build_encoder("gin", ARCHITECTURE).state_dict()

@@ -135,7 +135,7 @@ def reason(model: Path) -> str:
 
 
 def test_what_was_not_checked_is_said(model, shards, tmp_path):
-    assert "is not a folder with the config.json of a model" in reason(tmp_path / "nowhere")
+    assert "is no folder on this machine" in reason(tmp_path / "nowhere")
 
     digest = Manifest.load(shards).digest
     (model / "config.json").write_text(json.dumps({"training": {"data": {"manifest": "0" * 64}}}))

@@ -52,4 +52,11 @@ def test_probe(model):
     np.testing.assert_array_equal(
         untrained, methods_of("probe", {"pre-trained": model}, load_config())[2].make(data).value
     )
+    other = methods_of("probe", {"pre-trained": model}, load_config(), {"pre-trained": "unified"})
+    assert lines(other)[0] == ("MMSA, pre-trained (unified)", "linear")
+    asked = methods_of("probe", {"pre-trained": model}, load_config(None, ["embed.view=unified"]))
+    assert {features for features, _ in lines(asked)[:4]} == {
+        "MMSA, pre-trained (unified)",
+        "MMSA, no pre-training (unified)",
+    }
     assert lines(methods_of("probe", {}, mini_config())) == [*simple[2:], *BASELINES]

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mmsa_dist.evaluate import Results, Score, evaluate
+from mmsa_dist.evaluate import Results, Score, evaluate, make_split
 from mmsa_dist.evaluate.plot import plot_results
 from mmsa_dist.evaluate.results import score_from_plain
 from mmsa_dist.evaluate.splits import PARTS, Split
@@ -19,7 +19,8 @@ from tests.fixtures.labelled import TOLD, as_classification, some_of_freesolv
 
 def score(task: str, features: str, value: float, seed: int = 0, **others) -> Score:
     given = {
-        "task": task, "split": "random", "split_digest": "d", "seed": seed, "features": features, "model": "m",
+        "task": task, "split": "random", "split_source": None, "split_digest": "d", "seed": seed,
+        "features": features, "model": "m",
         "metric": "roc_auc", "value": value, "valid": value + 0.1, "labels_scored": 1, "labels": 1,
         "test_molecules": 3, "missing": 0, "seconds": 1.0,
     }  # fmt: skip
@@ -49,6 +50,15 @@ def test_means_over_tasks_by_hand():
     assert [row.cells[0].best for row in regression.rows] == [True, False]
 
 
+def test_a_label_of_one_class_in_training_is_left_out(tmp_path):
+    data = as_classification(some_of_freesolv())
+    split = make_split(data, "random", 0)
+    labels = data.labels.copy()
+    labels[split.train, 0] = 1.0
+    linear = evaluate(TOLD, [replace(data, labels=labels)], out=tmp_path, split="random", seeds=(0,)).scores[0]
+    assert (linear.labels_scored, linear.labels) == (1, 3)
+
+
 def test_markdown():
     text = Results((score("a", "x", 0.6), score("a", "y", 0.7)), warnings=("beware",)).to_markdown()
     assert text == (
@@ -63,8 +73,11 @@ def test_what_a_reader_must_know(tmp_path):
     notes = evaluate(TOLD, [data, ones], out=tmp_path, split="random", seeds=(0,)).notes()
     assert notes == [
         "two: 2 of 202 rows do not parse and are left out (record 5, 10)",
-        "ones: no label has both classes among the test molecules; it enters no mean",
-        "two: 2 of 3 labels have both classes among the test molecules; the others are left out of the mean",
+        "two, seed 0: 1 of 3 labels have one class among the validation molecules, so that nothing is chosen by them",
+        "ones, seed 0: 3 of 3 labels have one class among the validation molecules, so that nothing is chosen by them",
+        "ones: no label has both classes among the training and the test molecules; it enters no mean",
+        "two: 2 of 3 labels have both classes among the training and the test molecules; the others are left out of "
+        "the mean",
     ]
     missing = Results((score("a", "x", 0.5, missing=3),))
     assert missing.notes() == ["a: x sees nothing of 3 molecules, which are given the mean"]

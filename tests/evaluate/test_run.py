@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmsa_dist.evaluate import Results, Score, evaluate
-from mmsa_dist.evaluate.methods import Method
+from mmsa_dist.evaluate.methods import Method, Outcome
 from mmsa_dist.evaluate.simple_models import forest
 from tests.fixtures.labelled import TOLD, as_classification, some_of_freesolv, told
 
@@ -74,6 +74,42 @@ def test_what_is_done_is_kept_where_nothing_that_it_depends_on_has_changed(frees
     before = job_files(tmp_path)
     evaluate(other, [freesolv], **{**options, "resume": False})
     assert not set(job_files(tmp_path).items()) & set(before.items())
+
+
+def test_another_metric_is_another_job(freesolv, tmp_path):
+    options = {"out": tmp_path, "split": "random", "seeds": (0,), "resume": True}
+    evaluate(TOLD, [freesolv], **options)
+    absolute = replace(freesolv, task=replace(freesolv.task, metric="mae"))
+    (kept, _) = evaluate(TOLD, [absolute], **options).scores
+    (fresh, _) = evaluate(TOLD, [absolute], out=tmp_path / "fresh", split="random", seeds=(0,)).scores
+    assert (kept.metric, kept.value) == ("mae", fresh.value)
+
+
+def test_what_would_be_taken_for_one_is_refused(freesolv, tmp_path):
+    with pytest.raises(ValueError, match="two tasks are called 'freesolv', and would be taken for one"):
+        evaluate(TOLD, [freesolv, replace(freesolv, labels=freesolv.labels + 1)], out=tmp_path)
+    with pytest.raises(ValueError, match="two jobs are called 'freesolv/told-linear-hu-scaffold-seed0'"):
+        evaluate([*TOLD, replace(TOLD[0], features="TOLD!", identity="2")], [freesolv], out=tmp_path, seeds=(0,))
+    with pytest.raises(ValueError, match="at least one task"):
+        evaluate(TOLD, [], out=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_splits_from_files_are_seeds_like_others(freesolv, tmp_path):
+    made = evaluate(TOLD, [freesolv], out=tmp_path / "made", split="random", seeds=(0, 1, 2))
+    read = evaluate(TOLD, [freesolv], out=tmp_path / "read", split=str(tmp_path / "made/splits"), seeds=(0, 1, 2))
+    assert [(x.mean, x.spread) for x in read.summaries()] == [(x.mean, x.spread) for x in made.summaries()]
+    assert [table.title for table in read.tables()] == ["RMSE, lower is better; file split"]
+    assert {score.split_source for score in read.scores} == {f"freesolv-random-seed{seed}" for seed in range(3)}
+
+
+def test_a_prediction_that_is_not_finite_is_named(freesolv, tmp_path):
+    def broken(x, data, split, seed, progress):
+        return Outcome(np.full(data.labels.shape, np.nan), 0.0)
+
+    method = replace(TOLD[0], fit_predict=broken)
+    with pytest.raises(FloatingPointError, match="freesolv/told-linear-random-seed0: predictions are not finite"):
+        evaluate([method], [freesolv], out=tmp_path, split="random", seeds=(0,))
 
 
 def test_the_files_of_a_job(freesolv, tmp_path):

@@ -81,6 +81,14 @@ def test_a_molecule_without_a_vector_is_given_the_mean_one(freesolv):
     assert prediction[split.test[0]] == pytest.approx(freesolv.labels[split.train, 0].mean(), abs=0.2)
 
 
+def test_vectors_that_are_all_missing_give_the_mean(freesolv):
+    split = make_split(freesolv, "random", 0)
+    x = np.full((200, 3), np.nan, np.float32)
+    for model in (models.linear, models.nearest):
+        prediction = model(x, freesolv, split, 0, quiet).predictions[:, 0]
+        assert prediction == pytest.approx(freesolv.labels[split.train, 0].mean())
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_the_labels_of_the_test_molecules_are_not_seen(freesolv, model):
     split = make_split(freesolv, "random", 0)

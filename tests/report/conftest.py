@@ -44,7 +44,8 @@ def run(make_tiny_shards, tmp_path_factory) -> Path:
     embedder.save_pretrained(root / "model")
     export_embeddings(embedder, root / "shards", root / "embeddings")
     score = Score(
-        task="freesolv", split="hu-scaffold", split_digest="d", seed=0, features="ECFP4", model="linear",
+        task="freesolv", split="hu-scaffold", split_source=None, split_digest="d", seed=0,
+        features="ECFP4", model="linear",
         metric="rmse", value=4.1651, valid=4.0, labels_scored=1, labels=1, test_molecules=65, missing=3, seconds=1.0,
     )  # fmt: skip
     Results((score,)).write(root / "evaluation")
