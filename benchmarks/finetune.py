@@ -50,8 +50,13 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", metavar="section.key=value", help="such as finetune.batch_size=256")
     parser.add_argument("--task", default="freesolv", help="a task of `mmsa evaluate` (freesolv)")
     parser.add_argument("--data", type=Path, help="folder of MoleculeNet's CSV files; FreeSolv needs none")
-    parser.add_argument("--epochs", type=int, default=3, help="of a turn (3)")
-    parser.add_argument("--turns", type=int, default=3, help="of each (3)")
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        default=8,
+        help="of a turn (8); the first looks at the test molecules, later ones seldom do",
+    )
+    parser.add_argument("--turns", type=int, default=2, help="of each (2)")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
