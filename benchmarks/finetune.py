@@ -54,7 +54,7 @@ def main() -> None:
         "--epochs",
         type=int,
         default=8,
-        help="of a turn (8); the first looks at the test molecules, later ones seldom do",
+        help="of a turn (8); test molecules are looked at mostly in the first",
     )
     parser.add_argument("--turns", type=int, default=2, help="of each (2)")
     parser.add_argument("--json", type=Path, help="write the figures here too")
