@@ -8,14 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from mmsa_dist.evaluate.tasks import Task
-
-
-class TaskError(ValueError):
-    """A task that cannot be loaded; the message says which, why and what to do."""
+from mmsa_dist.evaluate.moleculenet import Task, TaskError
 
 
 def find_file(task: Task, folder: Path | None = None) -> Path:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import mean_absolute_error, roc_auc_score, root_mean_squared_error
 
-from mmsa_dist.evaluate.tasks import Metric, Task
+from mmsa_dist.evaluate.moleculenet import Metric, Task
 
 
 @dataclass(frozen=True)

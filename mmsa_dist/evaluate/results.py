@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from mmsa_dist.evaluate.metrics import both_classes
+from mmsa_dist.evaluate.moleculenet import Metric
 from mmsa_dist.evaluate.splits import Split
-from mmsa_dist.evaluate.tasks import Metric, TaskData
+from mmsa_dist.evaluate.tasks import TaskData
 from mmsa_dist.runtime.files import write_atomically
 
 RESULTS = "results"

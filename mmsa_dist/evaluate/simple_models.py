@@ -18,8 +18,9 @@ from sklearn.preprocessing import StandardScaler
 
 from mmsa_dist.evaluate.methods import Outcome, Progress
 from mmsa_dist.evaluate.metrics import better, both_classes, score_labels
+from mmsa_dist.evaluate.moleculenet import Kind
 from mmsa_dist.evaluate.splits import Split
-from mmsa_dist.evaluate.tasks import Kind, TaskData
+from mmsa_dist.evaluate.tasks import TaskData
 
 PENALTIES = tuple(float(p) for p in np.logspace(-2, 5, 15))
 """Ridge: the penalty on squared weights of standardized features. Logistic: its inverse is scikit-learn's C."""

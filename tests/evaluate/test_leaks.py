@@ -11,8 +11,9 @@ import pytest
 
 from mmsa_dist.evaluate import leaks
 from mmsa_dist.evaluate.leaks import Leak, LeakError, NotChecked, check_leaks, find_leaks, leak_warnings, shards_of
+from mmsa_dist.evaluate.moleculenet import Task
 from mmsa_dist.evaluate.splits import Split
-from mmsa_dist.evaluate.tasks import Task, TaskData
+from mmsa_dist.evaluate.tasks import TaskData
 from mmsa_shards.from_smiles import smiles_to_block, standard_inchikeys
 from mmsa_shards.manifest import Ledger, Manifest
 from mmsa_shards.shard import ShardError, write_shard

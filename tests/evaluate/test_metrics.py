@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from mmsa_dist.evaluate.fingerprints import ecfp4
 from mmsa_dist.evaluate.metrics import better, score_labels
-from mmsa_dist.evaluate.tasks import Task
+from mmsa_dist.evaluate.moleculenet import Task
 
 
 def test_metrics():

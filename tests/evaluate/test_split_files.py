@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from mmsa_dist.evaluate import choose_split, load_task, make_split
+from mmsa_dist.evaluate.moleculenet import Task
 from mmsa_dist.evaluate.split_files import SplitError, load_split
 from mmsa_dist.evaluate.splits import PARTS, Split
-from mmsa_dist.evaluate.tasks import Task, TaskData
+from mmsa_dist.evaluate.tasks import TaskData
 
 CHAINS = ["C" * n for n in range(1, 11)]
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from mmsa_dist.evaluate import TASKS, load_task, make_split
+from mmsa_dist.evaluate.moleculenet import Task
 from mmsa_dist.evaluate.splits import PARTS, Split, random_split, scaffold_split
-from mmsa_dist.evaluate.tasks import Task, TaskData
+from mmsa_dist.evaluate.tasks import TaskData
 
 
 def task_of(smiles: list[str], *, canonical: bool = False) -> TaskData:
