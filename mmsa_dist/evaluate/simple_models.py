@@ -35,6 +35,8 @@ def linear(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: P
     """Ridge or logistic regression on standardized features, its penalty chosen on the validation molecules."""
 
     def path(y: NDArray[np.float64], train: NDArray[np.int64]) -> Iterator[NDArray[np.float64]]:
+        if np.isnan(x[train]).all():
+            return
         scaled = StandardScaler().fit(x[train].astype(np.float64)).transform(x.astype(np.float64))
         yield from _linear_path(np.nan_to_num(scaled, nan=0.0), y, train, data.task.kind)
 
