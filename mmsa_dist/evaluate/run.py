@@ -54,7 +54,8 @@ def evaluate(
         check: is asked before anything is judged; its sentences belong to the results.
 
     Raises:
-        ValueError: no seed, an unknown split, or a task too small to split.
+        ValueError: no task, no seed, an unknown split, a task too small to split, or two tasks or methods of one name.
+        FloatingPointError: a loss or a prediction is not finite.
     """
     from mmsa_dist.evaluate.plot import plot_results  # before hours of work: matplotlib may be missing, and so may Ray
 

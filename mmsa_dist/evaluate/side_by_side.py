@@ -25,6 +25,8 @@ def side_by_side(
         inputs: by `Job.inputs_key`.
         tell: is told every second or so how many run.
     """
+    if not jobs:  # all are done: Ray takes seconds to start
+        return
 
     def heartbeat() -> None:
         tell(f"{parallel or 'all'} side by side")
