@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from mmsa_dist.cli import judging
-from mmsa_dist.cli.arguments import SETTINGS, ConfigFile, split_settings
+from mmsa_dist.cli.arguments import SETTINGS, ConfigFile, only_settings
 from mmsa_dist.config.load import load_config
 from mmsa_dist.console import evaluation_progress, say
 
@@ -45,9 +45,7 @@ def ablate(
     Example: mmsa ablate --arms launch/ablation.yaml data.shards=shards train.steps=10000 --tasks bbbp,sider
     --data moleculenet --out runs/ablation
     """
-    strangers, settings = split_settings(words)
-    if strangers:
-        raise ValueError(f"{strangers[0]!r} is not of the form section.key=value, such as train.steps=1000")
+    settings = only_settings(words)
     shared = load_config(config, settings)
 
     from mmsa_dist.evaluate import evaluate as judge

@@ -29,3 +29,15 @@ def split_settings(words: list[str] | None) -> tuple[list[str], list[str]]:
         [word for word in words if not _SETTING.match(word)],
         [word for word in words if _SETTING.match(word)],
     )
+
+
+def only_settings(words: list[str] | None, example: str = "train.steps=1000") -> list[str]:
+    """The words of a command that takes settings and nothing else.
+
+    Raises:
+        ValueError: another word is among them; the message shows `example`.
+    """
+    strangers, settings = split_settings(words)
+    if strangers:
+        raise ValueError(f"{strangers[0]!r} is not of the form section.key=value, such as {example}")
+    return settings

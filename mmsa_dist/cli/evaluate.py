@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from mmsa_dist.cli import judging
-from mmsa_dist.cli.arguments import SETTINGS, ConfigFile, split_settings
+from mmsa_dist.cli.arguments import SETTINGS, ConfigFile, only_settings
 from mmsa_dist.config.load import load_config
 from mmsa_dist.console import evaluation_progress
 
@@ -43,9 +43,7 @@ def evaluate(
     Example: mmsa evaluate --checkpoint runs/base/model --protocol finetune --tasks bbbp,sider --data moleculenet
     --seeds 10 --parallel 0 --out evaluation
     """
-    strangers, settings = split_settings(words)
-    if strangers:
-        raise ValueError(f"{strangers[0]!r} is not of the form section.key=value, such as finetune.epochs=30")
+    settings = only_settings(words, example="finetune.epochs=30")
     resolved = load_config(config, settings)
 
     from mmsa_dist.embed.pretrained import PretrainedModel

@@ -6,7 +6,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from mmsa_dist.cli.arguments import SETTINGS, ConfigFile, split_settings
+from mmsa_dist.cli.arguments import SETTINGS, ConfigFile, only_settings
 from mmsa_dist.config.load import load_config
 
 
@@ -26,9 +26,7 @@ def pretrain(
 
     Example: deepspeed --num_accelerators 8 launch/pretrain.py --config launch/configs/base.yaml run.dir=runs/one
     """
-    strangers, settings = split_settings(words)
-    if strangers:
-        raise ValueError(f"{strangers[0]!r} is not of the form section.key=value, such as train.steps=1000")
+    settings = only_settings(words)
     resolved = load_config(config, settings)
 
     from mmsa_dist.train.loop import pretrain as train

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mmsa_dist.config.load import ConfigError, load_config, read_yaml, to_yaml
 from mmsa_dist.config.schema import Config
 from mmsa_dist.embed.pretrained import PretrainedModel
-from mmsa_dist.runtime.files import write_atomically
+from mmsa_dist.runtime.files import as_file_name, write_atomically
 from mmsa_dist.runtime.run_folder import RunFolder
 
 _TAKEN = ("no-pre-training", "jobs", "splits")
@@ -67,7 +66,7 @@ def read_arms(file: Path, out: Path, config: Path | None, settings: Sequence[str
     arms: list[Arm] = []
     for name, own in given.arms.items():
         so_far = {**so_far, **own} if given.cumulative else own
-        word = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        word = as_file_name(name)
         folder = out / word
         if not word or word in _TAKEN or folder in [arm.folder.root for arm in arms]:
             raise ConfigError(

@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from mmsa_dist.evaluate.metrics import both_classes, score_labels
 from mmsa_dist.evaluate.results import Score, plain, score_from_plain
 from mmsa_dist.evaluate.splits import Split
 from mmsa_dist.evaluate.tasks import TaskData
-from mmsa_dist.runtime.files import write_atomically
+from mmsa_dist.runtime.files import as_file_name, write_atomically
 from mmsa_shards import atomic
 
 _VERSION = 2
@@ -50,7 +49,7 @@ class Job:
     @property
     def name(self) -> str:
         """Of its files, without the ending."""
-        method = re.sub(r"[^a-z0-9]+", "-", f"{self.method.features} {self.method.model}".lower()).strip("-")
+        method = as_file_name(f"{self.method.features} {self.method.model}")
         return f"{self.data.task.name}/{method}-{self.split.name}-seed{self.seed}"
 
     @property

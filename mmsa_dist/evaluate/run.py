@@ -69,8 +69,7 @@ def evaluate(
     _check_names("tasks", [data.task.name for data in tasks])
     tell = report or (lambda done, total, words: None)
     folder = Path(out) / JOBS
-    splits = {(data.task.name, seed): choose_split(data, split, seed) for data in tasks for seed in seeds}
-    jobs = list(_jobs(methods, tasks, seeds, splits))
+    jobs = [job for data in tasks for job in _jobs(methods, data, _by_seed(data, split, seeds))]
     _check_names("jobs", [job.name for job in jobs])
     used = {(job.data.task.name, job.split.digest): (job.split, job.data) for job in jobs}
     warnings = check([(data, of_task) for of_task, data in used.values()]) if check is not None else ()
@@ -91,20 +90,24 @@ def evaluate(
     return results
 
 
-def _jobs(
-    methods: Sequence[Method],
-    tasks: Sequence[TaskData],
-    seeds: Sequence[int],
-    splits: Mapping[tuple[str, int], Split],
-) -> Iterator[Job]:
-    for data in tasks:
-        seen: set[str] = set()
-        for seed in seeds:
-            split = splits[data.task.name, seed]
-            for method in methods:
-                if method.seeded or split.digest not in seen:
-                    yield Job(data, method, split, seed)
-            seen.add(split.digest)
+def _by_seed(data: TaskData, choice: str, seeds: Sequence[int]) -> dict[int, Split]:
+    """The split for each seed; one that has none is made once, for scaffolds of many molecules take their time."""
+    splits: dict[int, Split] = {}
+    made: Split | None = None
+    for seed in seeds:
+        if made is None or made.seed is not None or made.source is not None:
+            made = choose_split(data, choice, seed)
+        splits[seed] = made
+    return splits
+
+
+def _jobs(methods: Sequence[Method], data: TaskData, splits: Mapping[int, Split]) -> Iterator[Job]:
+    seen: set[str] = set()
+    for seed, split in splits.items():
+        for method in methods:
+            if method.seeded or split.digest not in seen:
+                yield Job(data, method, split, seed)
+        seen.add(split.digest)
 
 
 def _one_by_one(

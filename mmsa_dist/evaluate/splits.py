@@ -15,6 +15,7 @@ import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -43,7 +44,7 @@ class Split:
     source: str | None = None
     """Of a split from a file: the name of the file without its suffixes."""
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the three sets, whatever their order: equal digests, comparable results."""
         sets = {part: sorted(getattr(self, part).tolist()) for part in PARTS}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 from mmsa_shards import atomic
 from mmsa_shards.atomic import flush
 
-__all__ = ["flush", "sha256_of", "write_atomically"]
+__all__ = ["as_file_name", "flush", "sha256_of", "write_atomically"]
 
 _CHUNK = 1 << 20  # bytes
 
@@ -17,6 +18,11 @@ def write_atomically(path: Path, text: str) -> None:
     """Writes `text` to `path`, whole or not at all: a failure leaves what was there."""
     with atomic.write_atomically(path) as file:
         file.write(text.encode())
+
+
+def as_file_name(words: str) -> str:
+    """Words as the name of a file: letters and digits in lower case, joined by hyphens; empty where there are none."""
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 
 def sha256_of(path: Path) -> str:
