@@ -43,7 +43,18 @@ def main() -> None:
         embedder = Embedder.from_model(MMSAModel(config.model), config, None)
         embedder.save_pretrained(model)
         wheels = folder / "wheels"
-        run(sys.executable, "-m", "pip", "-qq", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels, ROOT)
+        run(
+            sys.executable,
+            "-m",
+            "pip",
+            "-qq",
+            "wheel",
+            "--no-deps",
+            "--no-build-isolation",
+            "--wheel-dir",
+            wheels,
+            ROOT,
+        )
         (wheel,) = wheels.glob("*.whl")
         versions = folder / "versions.txt"
         versions.write_text((ROOT / "requirements.lock").read_text())
