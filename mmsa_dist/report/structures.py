@@ -112,7 +112,8 @@ def _to_steps(xy: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 def _label(atom: Any) -> tuple[str, int, int, int]:
     hydrogens, charge, isotope = atom.GetTotalNumHs(), atom.GetFormalCharge(), atom.GetIsotope()
-    corner = atom.GetAtomicNum() == 6 and atom.GetDegree() > 0 and not charge and not isotope
+    on_a_line = all(bond.GetBondTypeAsDouble() == 2 for bond in atom.GetBonds()) and atom.GetDegree() == 2
+    corner = atom.GetAtomicNum() == 6 and atom.GetDegree() > 0 and not (charge or isotope or on_a_line)
     return ("", 0, 0, 0) if corner else (atom.GetSymbol(), hydrogens, charge, isotope)
 
 
