@@ -102,7 +102,8 @@ def curve(title: str, lines: Sequence[Line], *, height: int = 220, reach: tuple[
     if reach is not None:
         everything = [value for line in lines for value in line.series.values]
         low, high = min(reach[0], *everything), max(reach[1], *everything)
-        plot.y_range = Range1d(low, high + 0.05 * (high - low))
+        margin = 0.05 * (high - low)
+        plot.y_range = Range1d(low - margin * (low < reach[0]), high + margin)
     return Figure(plot, f"{title}. " + " ".join(_in_words(line) for line in lines))
 
 

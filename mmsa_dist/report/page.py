@@ -144,8 +144,8 @@ def _training_figures(record: RunRecord) -> dict[str, Figure]:
         if "valid/chance" in metrics:
             lines.append(Line("chance", metrics["valid/chance"], reference=True))
         figures["retrieval"] = curve("Retrieval at 1", lines, reach=(0, 0.1), height=260)
-    add("alignment", "valid/alignment", "Squared distance of two codes of one molecule (0 to 4)", (0, 1))
-    add("uniformity", "valid/uniformity", "Uniformity of codes (0 = all alike, −4 = spread)", (-1, 0))
+    add("alignment", "valid/alignment", "Squared distance of codes (0 to 4)", (0, 1))
+    add("uniformity", "valid/uniformity", "Uniformity (0 = alike, −4 = spread)", (-1, 0))
     add("anchor_entropy", "memory/anchor_entropy", "Entropy of anchor usage (1 = all alike)", (0, 1))
     add("dead_anchors", "memory/dead_anchors", "Dead anchors", (0, 5))
     add("g_cosine", "memory/g_cosine", "Mean cosine between two molecules", (0, 0.2))

