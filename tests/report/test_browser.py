@@ -30,14 +30,9 @@ PRINTED_CANVASES = """() => [...document.querySelectorAll("section [data-root-id
 })"""
 
 
-@pytest.fixture(scope="session")
-def written(run: Path) -> str:
-    return write_report(run).resolve().as_uri()
-
-
 @pytest.fixture
-def opened(browser, written) -> Iterator[Opened]:  # noqa: F811
-    with Opened(browser, written) as page:
+def opened(browser, report: Path) -> Iterator[Opened]:  # noqa: F811
+    with Opened(browser, report.as_uri()) as page:
         yield page
         assert page.wrong == []
 
@@ -175,8 +170,8 @@ def test_headings_and_names_for_those_who_do_not_see(opened):
 
 
 @pytest.mark.parametrize("width", [1280, 768, 390])
-def test_nothing_is_wider_than_the_window(browser, written, width):  # noqa: F811
-    with Opened(browser, written, width=width) as opened:
+def test_nothing_is_wider_than_the_window(browser, report, width):  # noqa: F811
+    with Opened(browser, report.as_uri(), width=width) as opened:
         assert opened.page.evaluate(WIDER_THAN_THE_WINDOW) == []
 
 
@@ -215,7 +210,9 @@ def test_names_that_are_markup_stay_names(browser, tmp_path):  # noqa: F811
 
 
 def test_answers_of_a_search_that_are_markup_stay_answers(browser, tmp_path):  # noqa: F811
+    long = "C" * 300
     answers = {EVIL: [Neighbour(EVIL, "CCO", "K", 0.5), Neighbour("b", EVIL, "K", 0.4)]}
+    answers |= {long: [Neighbour(long, long, "K", 0.3)]}
     write_gallery(answers, tmp_path / "page.html", title=EVIL, facts={EVIL: EVIL}, queries_are_smiles=True)
     for width in (1280, 390):
         with Opened(browser, (tmp_path / "page.html").as_uri(), width=width, ready="h1") as opened:
