@@ -156,5 +156,5 @@ class Manifest:
             raise ManifestError(f"{path} does not match its own digest: it was changed by hand or damaged")
         for shard in manifest.shards:  # a name is all that stands between a manifest and any file of the reader's
             if not _SHARD_NAME.fullmatch(shard.name):
-                raise ManifestError(f"{path} names a shard {shard.name!r}, which is no file of its folder: do not use it")
+                raise ManifestError(f"{path} names a shard {shard.name!r}, which is no file of its folder: distrust it")
         return manifest
