@@ -141,9 +141,10 @@ def _double(bond: Any, xy: NDArray[np.float64]) -> Stroke:
     """Where the second line lies: within the smallest ring, else on the side with more neighbours."""
     begin, end = _ends(bond)
     rings = bond.GetOwningMol().GetRingInfo()
-    around: list[tuple[int, ...]] = [ring for ring in rings.AtomRings() if begin in ring and end in ring]
+    around = [tuple(ring) for ring in rings.AtomRings() if begin in ring and end in ring]
     if around and bond.IsInRing():
-        beside = [xy[list(min(around, key=lambda ring: len(ring)))].mean(axis=0)]
+        smallest = min(around, key=len)
+        beside = [xy[list(smallest)].mean(axis=0)]
     elif min(bond.GetBeginAtom().GetDegree(), bond.GetEndAtom().GetDegree()) == 1:
         return Stroke.DOUBLE
     else:
