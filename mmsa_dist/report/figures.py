@@ -212,11 +212,10 @@ def chemical_map(coordinates: NDArray[np.float32], groups: NDArray[np.integer], 
         line_width=0.5,
         nonselection_fill_alpha=0.85,
         nonselection_line_color="white",
-        selection_line_color=INK,
-        selection_line_width=2.5,
         # To mark the dot below the pointer, all are drawn anew.
         **({} if many else {"hover_line_color": INK, "hover_fill_color": {"field": "value", "transform": mapper}}),
     )
+    dots.selection_glyph = dots.glyph.clone(size=13, line_color=INK, line_width=2.5)  # to be found among thousands
     plot.add_tools(HoverTool(renderers=[dots], tooltips=None, visible=False))
     plot.add_tools(WheelZoomTool(modifiers={"ctrl": True}))  # the bare wheel goes on scrolling the page
     bar = ColorBar(

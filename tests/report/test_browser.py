@@ -45,7 +45,7 @@ def test_hover_shows_the_structure_and_a_click_chooses_it(opened):
     assert page.is_visible("#tip")
     hovered = page.text_content("#tip .id")
     assert hovered.startswith("M-")
-    assert page.text_content("#tip .mono") in hovered or len(page.text_content("#tip .mono")) > 0
+    assert set(page.text_content("#tip .mono")) <= set("CONlc()=1"), "the SMILES"
     assert page.locator("#tip svg path").count() > 0
     page.mouse.click(x, y)
     opened.frame()
