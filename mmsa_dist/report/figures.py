@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from mmsa_dist.report.record import Series
-from mmsa_dist.report.style import ACCENT, FAINT, FONT, INK, MUTED, plain_axes
+from mmsa_dist.report.style import ACCENT, FAINT, FONT, HUES, INK, MUTED, plain_axes
 
+_DRAWN_ANEW = 5000  # dots, at most, at every step of the pointer
 _SMOOTHED_FROM = 40  # points: shorter curves are shown as they are
 
 
@@ -25,7 +27,22 @@ class Line:
     """Something to compare with, drawn as a dashed grey line."""
 
 
-def curve(title: str, lines: Sequence[Line], *, height: int = 220, reach: tuple[float, float] | None = None) -> Any:
+@dataclass(frozen=True)
+class Figure:
+    """A figure and what it shows in words, for those who do not see it."""
+
+    plot: Any
+    words: str = ""
+    """Empty where the page says it elsewhere."""
+
+    def with_words(self, div: str) -> Markup:
+        """The element in which the figure will be drawn, with its words."""
+        if not self.words:
+            return Markup(div)
+        return Markup('<div role="img" aria-label="{}">{}</div>').format(self.words, Markup(div))
+
+
+def curve(title: str, lines: Sequence[Line], *, height: int = 220, reach: tuple[float, float] | None = None) -> Figure:
     """A figure of metrics over steps.
 
     A curve of many points is drawn twice: as measured, faint, and its moving mean over a twentieth of its length.
@@ -85,11 +102,12 @@ def curve(title: str, lines: Sequence[Line], *, height: int = 220, reach: tuple[
     if reach is not None:
         everything = [value for line in lines for value in line.series.values]
         low, high = min(reach[0], *everything), max(reach[1], *everything)
-        plot.y_range = Range1d(low, high + 0.05 * (high - low))
-    return plot
+        margin = 0.05 * (high - low)
+        plot.y_range = Range1d(low - margin * (low < reach[0]), high + margin)
+    return Figure(plot, f"{title}. " + " ".join(_in_words(line) for line in lines))
 
 
-def bars(title: str, values: NDArray[np.floating], *, label: str, reference: float, height: int = 200) -> Any:
+def bars(title: str, values: NDArray[np.floating], *, label: str, reference: float, height: int = 200) -> Figure:
     """A figure of shares, one bar per entry of `values`.
 
     Args:
@@ -113,10 +131,11 @@ def bars(title: str, values: NDArray[np.floating], *, label: str, reference: flo
     plot.x_range.range_padding = 0.02
     plot.xaxis.axis_label = label
     plot.yaxis.formatter = NumeralTickFormatter(format="0.0 %")
-    return plot
+    least, most = (100 * float(limit) for limit in (values.min(), values.max()))
+    return Figure(plot, f"{title}: {len(values)} bars from {most:.1f} % down to {least:.1f} %.")
 
 
-def counts(title: str, names: Sequence[str], values: Sequence[int], *, label: str, height: int = 230) -> Any:
+def counts(title: str, names: Sequence[str], values: Sequence[int], *, label: str, height: int = 230) -> Figure:
     """A figure of counts, one bar per name, in the order given.
 
     Args:
@@ -145,32 +164,37 @@ def counts(title: str, names: Sequence[str], values: Sequence[int], *, label: st
     plot.y_range.start = 0
     plot.xaxis.axis_label = label
     plot.yaxis.formatter = NumeralTickFormatter(format="0,0")
-    return plot
+    bars_in_words = ", ".join(f"{name}: {value:,}" for name, value in zip(names, values, strict=True))
+    return Figure(plot, f"{title}, by {label}. {bars_in_words}.")
 
 
-def chemical_map(coordinates: NDArray[np.float32], values: NDArray[np.float32]) -> Any:
+def chemical_map(coordinates: NDArray[np.float32], groups: NDArray[np.integer], number: int) -> Figure:
     """The map of n molecules.
 
-    The page's script recolours it and listens to it through its models named ``molecules`` and ``colours``.
+    The page's script recolours it and listens to it through its models named ``chart``, ``molecules``, ``colours`` and
+    ``bar``.
 
     Args:
         coordinates: (n, 2).
-        values: (n,) what colours the dots at first.
+        groups: (n,) what colours the dots at first.
+        number: of groups.
     """
     from bokeh.models import ColorBar, ColumnDataSource, HoverTool, LinearColorMapper, WheelZoomTool
-    from bokeh.palettes import Viridis256
     from bokeh.plotting import figure
 
+    many = len(groups) > _DRAWN_ANEW
     source = ColumnDataSource(
-        {"x": coordinates[:, 0], "y": coordinates[:, 1], "value": values.astype(np.float32)}, name="molecules"
+        {"x": coordinates[:, 0], "y": coordinates[:, 1], "value": groups.astype(np.float32)}, name="molecules"
     )
-    mapper = LinearColorMapper(palette=Viridis256[:244], low=0, high=1, nan_color="#cccccc", name="colours")
+    hues = list(HUES[:number])
+    mapper = LinearColorMapper(palette=hues, low=-0.5, high=number - 0.5, nan_color="#dde2e4", name="colours")
     plot = figure(
         height=640,
         sizing_mode="stretch_width",
         tools="pan,box_zoom,zoom_in,zoom_out,reset,tap",
         active_drag="pan",
         toolbar_location="above",
+        name="chart",
     )
     plain_axes(plot)
     plot.axis.visible = False
@@ -181,22 +205,23 @@ def chemical_map(coordinates: NDArray[np.float32], values: NDArray[np.float32]) 
         "x",
         "y",
         source=source,
-        size=7 if len(values) < 5000 else 4,
+        size=4 if many else 7,
         fill_color={"field": "value", "transform": mapper},
         fill_alpha=0.85,
         line_color="white",
         line_width=0.5,
         nonselection_fill_alpha=0.85,
         nonselection_line_color="white",
-        selection_line_color=INK,
-        selection_line_width=2.5,
-        hover_line_color=INK,
-        hover_fill_color={"field": "value", "transform": mapper},
+        # To mark the dot below the pointer, all are drawn anew.
+        **({} if many else {"hover_line_color": INK, "hover_fill_color": {"field": "value", "transform": mapper}}),
     )
+    dots.selection_glyph = dots.glyph.clone(size=13, line_color=INK, line_width=2.5)  # to be found among thousands
     plot.add_tools(HoverTool(renderers=[dots], tooltips=None, visible=False))
     plot.add_tools(WheelZoomTool(modifiers={"ctrl": True}))  # the bare wheel goes on scrolling the page
     bar = ColorBar(
         color_mapper=mapper,
+        name="bar",
+        visible=False,
         orientation="horizontal",
         height=8,
         padding=4,
@@ -208,7 +233,15 @@ def chemical_map(coordinates: NDArray[np.float32], values: NDArray[np.float32]) 
         background_fill_alpha=0,
     )
     plot.add_layout(bar, "below")
-    return plot
+    return Figure(plot)
+
+
+def _in_words(line: Line) -> str:
+    steps, values = line.series.steps, line.series.values
+    if len(steps) == 1:
+        return f"{line.name}: {values[0]:.4g} at step {steps[0]:,}."
+    between = f"least {min(values):.4g}, most {max(values):.4g}"
+    return f"{line.name}: {values[0]:.4g} at step {steps[0]:,}, {values[-1]:.4g} at step {steps[-1]:,}; {between}."
 
 
 def _moving_mean(values: NDArray[np.floating], width: int) -> NDArray[np.floating]:

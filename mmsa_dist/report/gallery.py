@@ -41,7 +41,7 @@ def write_gallery(
                     "id": hit.id,
                     "smiles": hit.smiles,
                     "svg": Markup(structure_svg(hit.smiles)),
-                    "note": f"{hit.similarity:.3f}",
+                    "note": f"cosine {hit.similarity:.3f}",
                 }
                 for hit in hits
             ],

@@ -18,15 +18,17 @@ import numpy as np
 from markupsafe import Markup
 
 from mmsa_dist import __version__
-from mmsa_dist.report.figures import Line, bars, chemical_map, counts, curve
+from mmsa_dist.report.figures import Figure, Line, bars, chemical_map, counts, curve
+from mmsa_dist.report.groups import MOST_READ, Groups, by_prefix, by_shards
 from mmsa_dist.report.record import RunRecord, Series, read_record
 from mmsa_dist.report.space import LARGEST_MAP, ChemicalSpace, Picture
 from mmsa_dist.report.style import FONT
 from mmsa_dist.report.templates import environment
 from mmsa_dist.runtime.files import write_atomically
 from mmsa_dist.runtime.run_folder import RunFolder
+from mmsa_shards.shard import ShardError
 
-_TYPICAL, _NEAR = 6, 5
+_NEAR = 5
 _ANCHORS_SHOWN, _PER_ANCHOR = 6, 4
 _ELEMENTS_SHOWN = 16
 _FEWEST = 3  # molecules of which a map can be made
@@ -50,7 +52,7 @@ def write_report(run_dir: str | os.PathLike[str], *, progress: Progress | None =
     say = progress or (lambda words: None)
     say("reading the run")
     record = read_record(run_dir)
-    figures: dict[str, Any] = _training_figures(record) | _molecule_figures(record)
+    figures = _training_figures(record) | _molecule_figures(record)
     context: dict[str, Any] = {
         "record": record,
         "title": record.root.resolve().name,
@@ -71,16 +73,19 @@ def write_report(run_dir: str | os.PathLike[str], *, progress: Progress | None =
         say(f"drawing {len(space):,} molecules")
         properties = space.properties()
         say(f"mapping {len(space):,} vectors by {space.method}")
-        figures["map"] = chemical_map(space.coordinates(), next(iter(properties.values())))
+        groups, untold = _groups(record, space)
+        figures["map"] = chemical_map(space.coordinates(), groups[0].of, len(groups[0].labels))
         context["space"] = {
             "method": space.method,
             "shown": len(space),
             "in_all": space.in_all,
             "largest": LARGEST_MAP,
             "origin": record.embeddings.summary.origin,
+            "groups": groups,
+            "untold": untold,
             "properties": list(properties),
-            "payload": Markup(space.payload(properties)),
-            "gallery": space.gallery(_TYPICAL, _NEAR),
+            "payload": Markup(space.payload(groups, properties)),
+            "gallery": space.gallery(_NEAR),
         }
         attention = None if record.model is None else space.anchors(record.model)
         if attention is not None:
@@ -93,9 +98,9 @@ def write_report(run_dir: str | os.PathLike[str], *, progress: Progress | None =
             )
             context["anchors"] = _anchor_gallery(space, attention)
     say("writing the page")
-    script, divs = components(figures) if figures else ("", {})
+    script, divs = components({name: figure.plot for name, figure in figures.items()}) if figures else ("", {})
     context |= {
-        "figures": {name: Markup(div) for name, div in divs.items()},
+        "figures": {name: figures[name].with_words(div) for name, div in divs.items()},
         "bokeh": Markup(Resources(mode="inline", components=["bokeh"]).render_js() if figures else ""),
         "figure_script": Markup(script),
     }
@@ -104,10 +109,26 @@ def write_report(run_dir: str | os.PathLike[str], *, progress: Progress | None =
     return path
 
 
-def _training_figures(record: RunRecord) -> dict[str, Any]:
+def _groups(record: RunRecord, space: ChemicalSpace) -> tuple[list[Groups], str]:
+    """What the dots can be coloured by besides properties, and why something is missing."""
+    groups, untold = [space.clusters.groups], ""
+    if record.manifest is not None:
+        try:
+            found = by_shards(record.shards, record.manifest, space.shown.inchikeys)
+            groups += found or ()
+            if found is None:
+                untold = f"Not by split and conformer source: the shards hold more than {MOST_READ:,} molecules."
+        except ShardError as error:
+            untold = f"Not by split and conformer source: {error}"
+    if (prefixes := by_prefix(space.shown.ids)) is not None:
+        groups.append(prefixes)
+    return groups, untold
+
+
+def _training_figures(record: RunRecord) -> dict[str, Figure]:
     """Figures of whatever metrics there are, by name."""
     metrics = record.metrics
-    figures: dict[str, Any] = {}
+    figures: dict[str, Figure] = {}
 
     def add(key: str, metric: str, title: str, reach: tuple[float, float] | None = None, height: int = 200) -> None:
         if metric in metrics:
@@ -122,9 +143,9 @@ def _training_figures(record: RunRecord) -> dict[str, Any]:
         lines = [Line("retrieval@1", metrics["valid/retrieval_at_1"])]
         if "valid/chance" in metrics:
             lines.append(Line("chance", metrics["valid/chance"], reference=True))
-        figures["retrieval"] = curve("", lines, reach=(0, 0.1), height=260)
-    add("alignment", "valid/alignment", "Squared distance of two codes of one molecule (0 to 4)", (0, 1))
-    add("uniformity", "valid/uniformity", "Uniformity of codes (0 = all alike, −4 = spread)", (-1, 0))
+        figures["retrieval"] = curve("Retrieval at 1", lines, reach=(0, 0.1), height=260)
+    add("alignment", "valid/alignment", "Squared distance of codes (0 to 4)", (0, 1))
+    add("uniformity", "valid/uniformity", "Uniformity (0 = alike, −4 = spread)", (-1, 0))
     add("anchor_entropy", "memory/anchor_entropy", "Entropy of anchor usage (1 = all alike)", (0, 1))
     add("dead_anchors", "memory/dead_anchors", "Dead anchors", (0, 5))
     add("g_cosine", "memory/g_cosine", "Mean cosine between two molecules", (0, 0.2))
@@ -135,7 +156,7 @@ def _training_figures(record: RunRecord) -> dict[str, Any]:
     return figures
 
 
-def _molecule_figures(record: RunRecord) -> dict[str, Any]:
+def _molecule_figures(record: RunRecord) -> dict[str, Figure]:
     """Histograms of the prepared molecules, by name."""
     found = record.molecules
     if found is None or not found.molecules_read:

@@ -46,6 +46,8 @@ class RunRecord:
     metrics: dict[str, Series]
     """By name; a metric without any finite value is not here."""
     manifest: Manifest | None
+    shards: Path
+    """Where the manifest lies, or would."""
     molecules: ShardStatistics | None
     """Of the manifest's shards."""
     sheet: bytes | None
@@ -112,6 +114,7 @@ def read_record(run_dir: str | os.PathLike[str]) -> RunRecord:
         environment=read("environment", folder.environment, _read_environment),
         metrics=read("metrics", folder.metrics, read_metrics) or {},
         manifest=manifest,
+        shards=shards,
         molecules=molecules,
         sheet=read("molecules", shards, small_sheet) if molecules is not None else None,
         model=read("model", folder.model, PretrainedModel.load),

@@ -5,24 +5,25 @@ n molecules, D width of vectors, k neighbours, S anchors.
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import gzip
 import importlib.util
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 
 from mmsa_dist.embed.parquet import Embeddings
 from mmsa_dist.embed.pretrained import PretrainedModel
 from mmsa_dist.embed.search import SearchIndex
 from mmsa_dist.report.drawing import structure_svg
+from mmsa_dist.report.groups import Clusters, Groups, cluster
+from mmsa_dist.report.payload import to_payload
+from mmsa_dist.report.structures import pack
+from mmsa_dist.report.style import HUES
 from mmsa_kernels import anchor_scores
 
 LARGEST_MAP = 20_000
@@ -68,9 +69,9 @@ class ChemicalSpace:
         return len(self.shown.ids)
 
     @cached_property
-    def drawings(self) -> list[str]:
-        """N SVG elements."""
-        return [structure_svg(smiles) for smiles in self.shown.smiles]
+    def clusters(self) -> Clusters:
+        """The molecules by similarity of their vectors."""
+        return cluster(_unit(self.shown.vectors))
 
     @cached_property
     def neighbours(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -98,21 +99,36 @@ class ChemicalSpace:
         reducer = umap.UMAP(metric="cosine", n_neighbors=15, min_dist=0.3, random_state=0, n_jobs=1)
         return reducer.fit_transform(self.shown.vectors).astype(np.float32)
 
-    def payload(self, properties: dict[str, NDArray[np.float32]]) -> str:
-        """What the page's script reads: JSON, gzipped, in base64, so that no character of it is markup."""
+    def payload(self, groups: Sequence[Groups], properties: dict[str, NDArray[np.float32]]) -> str:
+        """What the page's script reads (`to_payload`): texts, structures, neighbours and what colours the dots."""
+        from bokeh.palettes import Viridis256
+
         similarities, rows = self.neighbours
-        content = {
+        structures = pack(self.shown.smiles)
+        texts = {
             "ids": self.shown.ids,
             "smiles": self.shown.smiles,
-            "drawings": self.drawings,
-            "neighbours": rows.tolist(),
-            "similarities": np.round(similarities.astype(float), 3).tolist(),
-            "properties": {
-                name: [None if np.isnan(v) else round(float(v), 2) for v in values]
-                for name, values in properties.items()
-            },
+            "labels": structures.labels,
+            "groups": [{"name": division.name, "labels": division.labels} for division in groups],
+            "properties": list(properties),
+            "hues": HUES,
+            "scale": Viridis256[:244:4],  # without the yellows, which are faint on white
         }
-        return base64.b64encode(gzip.compress(json.dumps(content).encode(), 9, mtime=0)).decode()
+        columns = {
+            "neighbours": rows.astype(np.uint16),
+            "similarities": np.round(1000 * similarities).astype(np.int16),
+            "atoms": structures.atoms,
+            "bonds": structures.bonds,
+            "x": np.diff(structures.x, prepend=np.uint8(0)),  # modulo 256: a fifth smaller once it is gzipped
+            "y": np.diff(structures.y, prepend=np.uint8(0)),
+            "label": structures.label,
+            "first": structures.first,
+            "second": structures.second,
+            "stroke": structures.stroke,
+        }
+        columns |= {f"group{number}": division.of for number, division in enumerate(groups)}
+        columns |= {f"property{number}": values.round(2) for number, values in enumerate(properties.values())}
+        return to_payload(texts, columns)
 
     def properties(self) -> dict[str, NDArray[np.float32]]:
         """N values of each simple property, by name; NaN where RDKit cannot tell."""
@@ -131,19 +147,19 @@ class ChemicalSpace:
 
     def picture(self, row: int, note: str = "") -> Picture:
         """A molecule of the map for a gallery."""
-        return Picture(self.shown.ids[row], self.shown.smiles[row], self.drawings[row], note)
+        smiles = self.shown.smiles[row]
+        return Picture(self.shown.ids[row], smiles, _drawn(smiles), note)
 
-    def gallery(self, queries: int, near: int) -> list[tuple[Picture, list[Picture]]]:
-        """Typical molecules, each with its `near` nearest neighbours: one for each of `queries` regions."""
-        unit = _unit(self.shown.vectors)
-        regions = KMeans(min(queries, len(self)), n_init=4, random_state=0).fit(unit)
-        distances = regions.transform(unit)
+    def gallery(self, near: int) -> list[tuple[Picture, list[Picture]]]:
+        """The typical molecule of each cluster with its `near` nearest neighbours."""
         similarities, rows = self.neighbours
         result = []
-        for region in np.argsort(-np.bincount(regions.labels_)):
-            row = int(distances[:, region].argmin())
+        for row, label, size in zip(
+            self.clusters.typical, self.clusters.groups.labels, self.clusters.groups.counts, strict=True
+        ):
             found = zip(rows[row, :near], similarities[row, :near], strict=True)
-            result.append((self.picture(row), [self.picture(int(r), f"{s:.3f}") for r, s in found]))
+            note = f"{label} · {size:,} molecule{'s' if size != 1 else ''}"
+            result.append((self.picture(row, note), [self.picture(int(r), f"{s:.3f}") for r, s in found]))
         return result
 
     def anchors(self, pretrained: PretrainedModel) -> NDArray[np.float32] | None:
@@ -156,6 +172,9 @@ class ChemicalSpace:
             g = torch.from_numpy(self.shown.vectors).to(memory.anchors_SD.device)
             scores = anchor_scores(g, memory.anchors_SD.float(), memory.scale, memory.similarity)
             return scores.softmax(dim=1).cpu().numpy()
+
+
+_drawn = cache(structure_svg)
 
 
 def _even(n: int, most: int) -> NDArray[np.int64]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 ACCENT, FAINT, INK, MUTED, GRID = "#0f766e", "#a7d3cd", "#1c2326", "#6b7780", "#e8ecee"
+HUES = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#ee8833", "#555555")
+"""Of groups. The first six are Paul Tol's "bright" (https://sronpersonalpages.nl/~pault), which colour-blind people
+tell apart."""
 FONT = 'Inter, "Segoe UI", system-ui, -apple-system, "Helvetica Neue", Arial, sans-serif'
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from mmsa_shards.atomic import write_atomically
 from mmsa_shards.schema import SCHEMA_VERSION
 
 MANIFEST_NAME = "manifest.json"
+_SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.tar")
 
 Split = Literal["train", "val"]
 
@@ -152,4 +154,7 @@ class Manifest:
             raise ManifestError(f"{path} is not a manifest of shards ({error!r}): prepare the shards again") from error
         if digest != manifest.digest:
             raise ManifestError(f"{path} does not match its own digest: it was changed by hand or damaged")
+        for shard in manifest.shards:  # a name is all that stands between a manifest and any file of the reader's
+            if not _SHARD_NAME.fullmatch(shard.name):
+                raise ManifestError(f"{path} names a shard {shard.name!r}, which is no file of its folder: distrust it")
         return manifest

@@ -10,6 +10,7 @@ import pytest
 from mmsa_dist.config.load import to_yaml
 from mmsa_dist.embed import export_embeddings
 from mmsa_dist.evaluate import Results, Score
+from mmsa_dist.report import write_report
 from mmsa_dist.runtime.run_folder import environment
 from tests.fixtures.embedders import mini_config, random_embedder
 
@@ -50,3 +51,12 @@ def run(make_tiny_shards, tmp_path_factory) -> Path:
     )  # fmt: skip
     Results((score,)).write(root / "evaluation")
     return root
+
+
+@pytest.fixture(scope="session")
+def report(run: Path) -> Path:
+    """The page on it."""
+    pytest.importorskip("bokeh", reason="the report needs bokeh, of the extra report")
+    path = write_report(run)
+    assert path == run / "report.html"
+    return path.resolve()

@@ -8,13 +8,18 @@ import io
 import json
 import re
 import shutil
+from collections import Counter
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from mmsa_dist.embed import export_embeddings
 from mmsa_dist.report import write_report
+from mmsa_dist.report.structures import pack
+from mmsa_shards.manifest import Manifest
+from mmsa_shards.shard import read_block
 from tests.fixtures.embedders import DRUGS, random_embedder
 
 pytest.importorskip("bokeh", reason="the report needs bokeh, of the extra report")
@@ -55,15 +60,21 @@ class Page(HTMLParser):
 
     def payload(self) -> dict:
         (packed,) = (s for s in self.scripts if re.fullmatch(r"[A-Za-z0-9+/=]{100,}", s.strip()))
-        return json.loads(gzip.decompress(base64.b64decode(packed)))
+        content = gzip.decompress(base64.b64decode(packed))
+        at = 4 + int.from_bytes(content[:4], "little")
+        found = json.loads(content[4:at])
+        for name, kind, size in found.pop("columns"):
+            found[name] = np.frombuffer(content, np.dtype(kind.lower()).newbyteorder("<"), size, at)
+            at += found[name].nbytes
+        assert at == len(content)
+        return found
 
 
 @pytest.fixture(scope="session")
-def page(run) -> Page:
-    path = write_report(run)
-    assert path == run / "report.html"
-    assert path.stat().st_size < 3e6
-    return Page(path.read_text())
+def page(report) -> Page:
+    assert report.name == "report.html"
+    assert report.stat().st_size < 3e6
+    return Page(report.read_text())
 
 
 def words(text: str) -> str:
@@ -78,7 +89,9 @@ def test_every_section_says_what_was_measured(page):
     assert "Losses by name" in text["training"]
     assert "Use of the 8 anchors" in text["anchors"]
     assert "55 molecules by their structure vector, laid out by UMAP" in text["map"]
-    assert text["gallery"].count("M-") == 6 * 6
+    assert text["gallery"].count("M-") == 8 * 6
+    assert re.search(r"cluster 1 · \d+ molecules", text["gallery"])
+    assert "Not by split" not in text["map"]
     assert "ECFP4 linear 4.165" in text["evaluation"]
     assert "ECFP4 sees nothing of 3 molecules, which are given the mean" in text["evaluation"]
     assert "torch" in text["environment"]
@@ -112,16 +125,49 @@ def test_shards_that_cannot_be_read_say_so(run, tmp_path):
 
 def test_structures_are_in_the_page(page):
     payload = page.payload()
-    assert len(payload["ids"]) == len(payload["drawings"]) == len(payload["neighbours"]) == 55
-    assert all(drawing.startswith("<svg ") for drawing in payload["drawings"])
-    assert all(i not in near for i, near in enumerate(payload["neighbours"])), "no molecule is its own neighbour"
-    assert {len(values) for values in payload["properties"].values()} == {55}
-    assert sum(tag == "svg" for tag, _ in page.tags) == 6 * 6 + 6 * 4, "galleries of neighbours and of anchors"
+    assert len(payload["ids"]) == len(payload["smiles"]) == len(payload["atoms"]) == 55
+    drawn = pack(payload["smiles"])
+    assert [tuple(label) for label in payload["labels"]] == drawn.labels
+    for name in ("atoms", "bonds", "label", "first", "second", "stroke"):
+        assert payload[name].tolist() == getattr(drawn, name).tolist(), name
+    for name in ("x", "y"):
+        assert np.cumsum(payload[name], dtype=np.uint8).tolist() == getattr(drawn, name).tolist()
+    near = payload["neighbours"].reshape(55, 6)
+    assert all(i not in row for i, row in enumerate(near.tolist())), "no molecule is its own neighbour"
+    assert {payload[f"property{n}"].size for n in range(len(payload["properties"]))} == {55}
+    assert sum(tag == "svg" for tag, _ in page.tags) == 8 * 6 + 6 * 4, "galleries of neighbours and of anchors"
+
+
+def test_groups_are_what_the_shards_say(page, run):
+    payload = page.payload()
+    names = [group["name"] for group in payload["groups"]]
+    assert names == ["cluster", "split", "3D from"], "all ids begin alike, which tells nothing"
+    labels = {n: [payload["groups"][n]["labels"][of] for of in payload[f"group{n}"]] for n in range(3)}
+    assert Counter(labels[1]) == {"train": 44, "val": 11}
+    assert Counter(labels[2]) == {"etkdg": 43, "none": 12}
+    in_order = [
+        source
+        for shard in Manifest.load(run / "shards").shards
+        for number in range(len(shard.blocks))
+        for source in read_block(run / "shards", shard, number)["conformer_source"].to_pylist()
+    ]
+    assert labels[2] == in_order, "the export has the order of the shards"
+
+
+def test_shards_that_are_damaged_leave_the_other_colours(run, tmp_path):
+    root = tmp_path / "run"
+    shutil.copytree(run, root, ignore=shutil.ignore_patterns("report.html", "config.yaml"))
+    (root / "shards" / "train-00001.tar").unlink()
+    page = Page(write_report(root).read_text())
+    assert [group["name"] for group in page.payload()["groups"]] == ["cluster"]
+    assert "Not by split and conformer source: cannot read block 0 of" in page.text["map"]
 
 
 def test_the_same_run_gives_the_same_map(run, page):
     again = Page(write_report(run).read_text())
-    assert again.payload() == page.payload()
+    ours, theirs = again.payload(), page.payload()
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
 
 
 def test_a_run_that_has_only_begun(tmp_path):

@@ -72,3 +72,12 @@ def test_other_schema_damage_and_editing_are_refused(tmp_path):
     path.write_text("{")
     with pytest.raises(ManifestError, match="cannot read"):
         Manifest.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["../train-00000.tar", "/etc/passwd", "a/train-00000.tar", "..", "", ".tar", "x.pkl", "a\\b.tar"]
+)
+def test_a_shard_outside_the_folder_is_refused(tmp_path, name):
+    dataclasses.replace(MANIFEST, shards=(*MANIFEST.shards, _shard(name, 4))).save(tmp_path)
+    with pytest.raises(ManifestError, match="which is no file of its folder"):
+        Manifest.load(tmp_path)

@@ -1,0 +1,108 @@
+"""What the molecules of a map belong to: its clusters, and where they come from as far as the run's files tell.
+
+n molecules.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.cluster import MiniBatchKMeans
+
+from mmsa_shards.manifest import Manifest
+from mmsa_shards.shard import read_entry
+
+CLUSTERS = 8
+"""At most: as many as colours can be told apart."""
+MOST_READ = 2_000_000
+"""Molecules of a folder of shards whose ids are compared with those of the map: some ten seconds."""
+
+_PREFIX = re.compile(r"[A-Za-z_.:-]*[A-Za-z]")
+
+
+@dataclass(frozen=True)
+class Groups:
+    """One division of the molecules."""
+
+    name: str
+    labels: tuple[str, ...]
+    of: NDArray[np.int8]
+    """(n,) number in `labels`."""
+
+    @property
+    def counts(self) -> list[int]:
+        """Molecules of each label."""
+        return np.bincount(self.of, minlength=len(self.labels)).tolist()
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """The n molecules in groups of similar vectors, the largest first."""
+
+    groups: Groups
+    typical: list[int]
+    """Of each: the row nearest to its middle."""
+
+
+def cluster(unit: NDArray[np.float32]) -> Clusters:
+    """Groups vectors by k-means on the sphere, nearly: of unit vectors, distances order as cosines do.
+
+    Args:
+        unit: (n, D) of length one; equal ones give equal clusters.
+    """
+    k = min(CLUSTERS, len(np.unique(unit, axis=0)))
+    found = MiniBatchKMeans(k, n_init=4, batch_size=4096, random_state=0).fit(unit)
+    distances = found.transform(unit)
+    near = distances.argmin(axis=1)
+    sizes = np.bincount(near, minlength=k)
+    order = [int(c) for c in np.argsort(-sizes, kind="stable") if sizes[c]]
+    number = np.zeros(k, np.int8)
+    number[order] = np.arange(len(order))
+    labels = tuple(f"cluster {n}" for n in range(1, len(order) + 1))
+    typical = [int(np.where(near == c, distances[:, c], np.inf).argmin()) for c in order]
+    return Clusters(Groups("cluster", labels, number[near]), typical)
+
+
+def by_shards(
+    folder: str | os.PathLike[str], manifest: Manifest, inchikeys: Sequence[str]
+) -> tuple[Groups, Groups] | None:
+    """Split and conformer source of molecules, looked up by InChIKey among those of shards.
+
+    Returns:
+        Both divisions, with those that are not in the shards as a group of their own; None if the shards hold more
+        than `MOST_READ` molecules.
+
+    Raises:
+        ShardError: a block is missing or damaged.
+    """
+    if sum(shard.molecules for shard in manifest.shards) > MOST_READ:
+        return None
+    wanted = set(inchikeys)
+    found: dict[str, tuple[str, str]] = {}
+    for shard in manifest.shards:
+        for number, entry in enumerate(shard.blocks):
+            block = read_entry(os.fspath(folder), shard.name, number, entry, ("inchikey", "conformer_source"))
+            keys, sources = (block[column].to_pylist() for column in ("inchikey", "conformer_source"))
+            found |= {key: (shard.split, source) for key, source in zip(keys, sources, strict=True) if key in wanted}
+    absent = ("not in the shards", "not in the shards")
+    splits, sources = zip(*(found.get(key, absent) for key in inchikeys), strict=True)
+    return _divide("split", splits), _divide("3D from", sources)
+
+
+def by_prefix(ids: Sequence[str]) -> Groups | None:
+    """Divides molecules by the letters that their ids begin with, such as CHEMBL or CID; None if that tells nothing."""
+    prefixes = [match.group() if (match := _PREFIX.match(name)) else "no letters" for name in ids]
+    return _divide("id begins with", prefixes) if 1 < len(set(prefixes)) <= CLUSTERS else None
+
+
+def _divide(name: str, labels: Sequence[str]) -> Groups:
+    """The most frequent label first."""
+    order = [label for label, _ in Counter(labels).most_common()]
+    number = {label: n for n, label in enumerate(order)}
+    return Groups(name, tuple(order), np.array([number[label] for label in labels], np.int8))
