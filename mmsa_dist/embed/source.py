@@ -93,7 +93,7 @@ class ShardRows:
                 start -= skipped
                 if skipped == entry.molecules:
                     continue
-                again = skipped % self._embedder.batch_size
+                again = skipped % self._embedder.batch_size_
                 block = read_block(self._folder, shard, number).slice(skipped - again)
                 vectors, without = self._embedder.embed_block(block)
                 reasons = {row: reason for row, (reason, _) in without.items()}
@@ -121,12 +121,12 @@ class FileRows:
 
     def rows(self, start: int) -> Iterator[Row]:
         """Embeds the rows from number `start` on, in order; those before their batch are read, not embedded."""
-        again = start % self._embedder.batch_size
+        again = start % self._embedder.batch_size_
         return islice(self._batches(start - again), again, None)
 
     def _batches(self, start: int) -> Iterator[Row]:
         records = islice((r for path in self._paths for r in read_records(path, self._options)), start, None)
-        while chunk := list(islice(records, self._embedder.batch_size)):
+        while chunk := list(islice(records, self._embedder.batch_size_)):
             given = [_smiles(record) for record in chunk]
             result = self._embedder.embed(given)
             reasons = {bad.row: bad.reason for bad in result.invalid}
