@@ -230,7 +230,7 @@ class Embedder(TransformerMixin, BaseEstimator):
             chosen = self.batch_size
         else:
             device = device_of(self.device)
-            key = self.digest, self.view_, self.conformers, self.pictures, device
+            key = self.pretrained, self.view_, self.conformers, self.pictures, device
             if getattr(self, "_chosen_for", None) != key:
                 self._chosen, self._chosen_for = fitting_batch_size(device, self._infer), key
             chosen = self._chosen
