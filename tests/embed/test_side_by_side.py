@@ -128,7 +128,7 @@ def test_a_killed_run_goes_on(embedder: Embedder, tmp_path: Path) -> None:
         run.wait()
     time.sleep(1)  # its workers notice
     written = {path.name: path.read_bytes() for path in out.glob("part-*.parquet")}
-    assert 3 <= len(written)
+    assert len(written) >= 3
     finished = export_embeddings(embedder, many, out, rows_per_part=5, parallel=2)
     assert finished.parts == 66
     assert finished.reused_parts >= 3
