@@ -52,6 +52,7 @@ class Fusion(nn.Module):
             code: C.
         """
         super().__init__()
+        self.code = code
         self.modalities = tuple(widths)
         self.project = nn.ModuleDict({name: nn.Linear(width, projection) for name, width in widths.items()})
         self.encode = nn.ModuleDict({name: nn.Linear(projection, code) for name in widths})

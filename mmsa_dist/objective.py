@@ -13,6 +13,7 @@ from mmsa_dist.encoders.base import without_statistics
 from mmsa_dist.encoders.gin import GIN
 from mmsa_dist.fusion import FusionOutput
 from mmsa_dist.losses.contrast import contrast_loss
+from mmsa_dist.losses.fingerprint import FingerprintLoss, circular_fingerprint
 from mmsa_dist.losses.masked_atom import MaskedAtomLoss
 from mmsa_dist.losses.memory import memory_loss
 from mmsa_dist.losses.reconstruct import reconstruct_loss
@@ -31,7 +32,9 @@ class ObjectiveOutput(NamedTuple):
 
 
 class Objective(nn.Module):
-    """L = λc L_contrast + λr L_reconstruct + λm L_memory + λa L_atom.
+    """L = λc L_contrast + λr L_reconstruct + λm L_memory + λa L_atom + λf L_fingerprint.
+
+    L_fingerprint is the mean of that of u and that of g, each through a head of its own.
 
     Raises:
         ValueError: `loss.atom` is above 0 and the model has no encoder ``gin``.
@@ -45,6 +48,9 @@ class Objective(nn.Module):
             if "gin" not in model.encoders:
                 raise ValueError(f"loss.atom={loss.atom} needs gin among model.encoders; add it, or set loss.atom=0")
             self.masked_atom = MaskedAtomLoss(model.encoder("gin").width, mask_rate=loss.mask_rate)
+        if loss.fingerprint > 0:
+            self.fingerprint_of_u = FingerprintLoss(model.fusion.code, loss.fingerprint_bits)
+            self.fingerprint_of_g = FingerprintLoss(model.structure.width, loss.fingerprint_bits)
 
     def forward(self, batch: MoleculeBatch, neighbours: NeighbourSource, generator: torch.Generator) -> ObjectiveOutput:
         """Returns the losses of B molecules (collective: negatives come from all ranks).
@@ -70,6 +76,11 @@ class Objective(nn.Module):
             # Inference sees no masks, so that batch norm must not learn what molecules look like with them.
             with without_statistics(gin):
                 weighted["atom"] = (weights.atom, self.masked_atom(batch, gin.encode_atoms, generator))
+        if weights.fingerprint > 0:
+            fingerprint_BF = circular_fingerprint(batch, weights.fingerprint_bits)
+            of_u = self.fingerprint_of_u(output.fusion.unified_BC, fingerprint_BF)
+            of_g = self.fingerprint_of_g(output.structure.g_BD, fingerprint_BF)
+            weighted["fingerprint"] = (weights.fingerprint, (of_u + of_g) / 2)
         return ObjectiveOutput(
             total=torch.stack([weight * value for weight, value in weighted.values()]).sum(),
             losses={name: value.detach() for name, (_, value) in weighted.items()},

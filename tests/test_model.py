@@ -145,7 +145,7 @@ def test_twenty_steps_with_the_kernels_are_those_with_the_reference(
 
 
 def test_every_parameter_learns(batch: MoleculeBatch) -> None:
-    config = configuration("loss.atom=1.0")
+    config = configuration("loss.atom=1.0", "loss.fingerprint=1.0")
     objective = Objective(MMSAModel(config.model), config.loss)
     objective(batch, NoNeighbours(), torch.Generator().manual_seed(0)).total.backward()
     idle = [name for name, p in objective.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
@@ -154,10 +154,13 @@ def test_every_parameter_learns(batch: MoleculeBatch) -> None:
 
 
 def test_the_total_is_the_weighted_sum(batch: MoleculeBatch) -> None:
-    config = configuration("loss.contrast=2.0", "loss.reconstruct=3.0", "loss.memory=0.5")
+    config = configuration(
+        "loss.contrast=2.0", "loss.reconstruct=3.0", "loss.memory=0.5", "loss.atom=0.25", "loss.fingerprint=4.0"
+    )
     output = Objective(MMSAModel(config.model), config.loss)(batch, NoNeighbours(), torch.Generator().manual_seed(0))
     losses = output.losses
     expected = 2 * losses["contrast"] + 3 * losses["reconstruct"] + 0.5 * losses["memory"]
+    expected += 0.25 * losses["atom"] + 4 * losses["fingerprint"]
     torch.testing.assert_close(output.total.detach(), expected)
 
 

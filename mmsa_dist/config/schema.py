@@ -139,8 +139,10 @@ class Loss(Section):
     reconstruct: NonNegative
     memory: NonNegative
     atom: NonNegative
+    fingerprint: NonNegative
     temperature: Above0
     mask_rate: Annotated[float, Field(gt=0, lt=1)]
+    fingerprint_bits: Positive
 
 
 class Train(Section):

@@ -51,6 +51,7 @@ class StructureLayer(nn.Module):
         normalization: Literal["random_walk", "symmetric"],
     ) -> None:
         super().__init__()
+        self.width = width
         self.theta = _WideLinear(code, width, bias=False)
         self.memory = Memory(anchors, width, similarity=similarity, temperature=temperature)
         self.normalization: Literal["random_walk", "symmetric"] = normalization

@@ -68,7 +68,8 @@ class Pool:
     ) -> Iterator[R]:
         """Runs ``function(*call)`` for every call and yields results as they come, in any order.
 
-        Calls are drawn when a worker is free for them, so that memory stays bounded however many there are.
+        Calls are drawn when a worker is free for them, so that memory stays bounded however many there are. Where
+        the caller stops early, running calls end with the connection to Ray, or by themselves if it stays.
 
         Args:
             function: of module level.
@@ -90,16 +91,12 @@ class Pool:
                 if done:
                     return done[0]
 
-        try:
-            for call in calls:
-                if len(running) >= self._in_flight:
-                    yield _result(finished())
-                running.append(task.remote(*call))
-            while running:
+        for call in calls:
+            if len(running) >= self._in_flight:
                 yield _result(finished())
-        finally:
-            for reference in running:
-                ray.cancel(reference, force=True)
+            running.append(task.remote(*call))
+        while running:
+            yield _result(finished())
 
     def check_that_all_see(self, folder: Path) -> None:
         """Raises PrepareError where a node of the cluster does not see a folder of this machine."""
@@ -132,19 +129,23 @@ def _result(reference: ray.ObjectRef) -> Any:
 def ray_pool(workers: int) -> Iterator[Pool]:
     """Gives the workers of the Ray cluster that RAY_ADDRESS names, or of a local one for the while.
 
+    Leaving ends what still runs, as Ray ends the tasks of a driver that is gone. They are not cancelled one by one:
+    Ray aborts the driver where a task ends while it is being cancelled (its pull request 54798 mends one such case).
+    A connection that the caller has made stays, and with it what still runs.
+
     Args:
         workers: tasks at a time; 0 takes what the cluster has.
     """
-    if ray.is_initialized() or "RAY_ADDRESS" in os.environ:
-        if not ray.is_initialized():
-            ray.init(log_to_driver=False, logging_level=logging.ERROR)
-        yield Pool(workers)
-        return
-    _start_local(workers or len(os.sched_getaffinity(0)))
+    connected = ray.is_initialized()
+    if not connected and "RAY_ADDRESS" in os.environ:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    elif not connected:
+        _start_local(workers or len(os.sched_getaffinity(0)))
     try:
         yield Pool(workers)
     finally:
-        ray.shutdown()
+        if not connected:
+            ray.shutdown()
 
 
 def _start_local(num_cpus: int) -> None:

@@ -22,14 +22,15 @@ def test_the_arms_that_are_shipped_build_on_each_other(tmp_path):
     configs = [arm.config for arm in arms]
     assert [arm.name for arm in arms] == [
         "2D+3D", "+ image", "+ reconstruction", "+ memory", "+ hypergraph of the batch",
-        "+ hypergraph of all molecules",
+        "+ hypergraph of all molecules", "+ substructures",
     ]  # fmt: skip
-    assert [config.model.encoders for config in configs] == [("gin", "comenet"), *[("gin", "comenet", "resnet")] * 5]
-    assert [config.loss.reconstruct > 0 for config in configs] == [False, False, True, True, True, True]
-    assert [config.loss.memory > 0 for config in configs] == [False, False, False, True, True, True]
-    assert [config.model.structure.neighbours for config in configs] == [*["none"] * 4, "batch", "global"]
-    assert [config.embed.view for config in configs] == [*["unified"] * 3, *["structure"] * 3]
-    assert len({config.run.dir for config in configs}) == 6
+    assert [config.model.encoders for config in configs] == [("gin", "comenet"), *[("gin", "comenet", "resnet")] * 6]
+    assert [config.loss.reconstruct > 0 for config in configs] == [False, False, True, True, True, True, True]
+    assert [config.loss.memory > 0 for config in configs] == [False, False, False, True, True, True, True]
+    assert [config.loss.fingerprint > 0 for config in configs] == [*[False] * 6, True]
+    assert [config.model.structure.neighbours for config in configs] == [*["none"] * 4, "batch", "global", "global"]
+    assert [config.embed.view for config in configs] == [*["unified"] * 3, *["structure"] * 4]
+    assert len({config.run.dir for config in configs}) == 7
     assert budget(arms) == {"shards": "shards", "steps": 1000, "batch_size": 512, "seed": 0}
 
 

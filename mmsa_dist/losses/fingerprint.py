@@ -1,0 +1,94 @@
+"""Prediction of a molecule's circular substructures, those that Morgan fingerprints count: which of them has it?
+
+The targets are free and hang on the 2D graph alone. The idea is that of GROVER's motifs (Rong et al. 2020, arXiv
+2007.02835); the substructures are those of extended-connectivity fingerprints (Rogers and Hahn 2010). B molecules,
+A atoms, F bits, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mmsa_dist.data.batch import MoleculeBatch
+from mmsa_shards.schema import ATOM_CATEGORIES, BOND_CATEGORIES
+
+_RADIUS = 2  # bonds from the middle, as in ECFP4
+_ATOM_INVARIANTS = tuple(
+    number
+    for number, category in enumerate(ATOM_CATEGORIES)
+    if category.name in {"atomic_number", "degree", "formal_charge", "hydrogens", "in_ring"}
+)
+_BOND_TYPE = next(number for number, category in enumerate(BOND_CATEGORIES) if category.name == "type")
+
+
+class FingerprintLoss(nn.Module):
+    """How far what is predicted linearly from a molecule's vector is from its substructures."""
+
+    def __init__(self, width: int, bits: int) -> None:
+        """Builds the head.
+
+        Args:
+            width: D of the molecules' vectors.
+            bits: F, to which substructures are folded.
+        """
+        super().__init__()
+        self.head = nn.Linear(width, bits)
+
+    def forward(self, x_BD: Tensor, fingerprint_BF: Tensor) -> Tensor:
+        """Returns the mean over molecules of KL(t ‖ softmax(head(x))), where t_f is 1/n for each of n set bits.
+
+        Args:
+            x_BD: (B, D) vectors.
+            fingerprint_BF: (B, F) bool: `circular_fingerprint` of the same molecules.
+
+        Returns:
+            () float32, to be averaged over ranks, which hold as many molecules each.
+        """
+        target_BF = fingerprint_BF / fingerprint_BF.sum(dim=1, keepdim=True)
+        return functional.kl_div(self.head(x_BD).float().log_softmax(dim=1), target_BF, reduction="batchmean")
+
+
+def circular_fingerprint(batch: MoleculeBatch, bits: int) -> Tensor:
+    """Returns (B, bits) bool: which substructures of up to two bonds around an atom a molecule has, folded by a hash.
+
+    Atoms differ by element, degree, charge, hydrogens and ring membership, bonds by their type; stereo is not seen.
+    """
+    bond_of_end, here, there = _ends(batch)
+    state_A = torch.zeros(len(batch.atoms_A9), dtype=torch.int64, device=batch.device)
+    for number in _ATOM_INVARIANTS:
+        state_A = _mix(state_A + batch.atoms_A9[:, number])
+    type_2E = batch.bonds_E4[bond_of_end, _BOND_TYPE].long()
+    molecule_A = batch.molecule_of_atom_A
+    fingerprint_BF = torch.zeros(len(batch), bits, dtype=torch.bool, device=batch.device)
+    fingerprint_BF[molecule_A, state_A % bits] = True
+    for radius in range(1, _RADIUS + 1):
+        # A sum of hashes does not hang on the order of the bonds.
+        seen_2E = _mix(_mix(state_A)[there] + type_2E)
+        state_A = _mix(state_A + radius + torch.zeros_like(state_A).index_add_(0, here, seen_2E))
+        fingerprint_BF[molecule_A[here], state_A[here] % bits] = True  # an atom without bonds has no surroundings
+    return fingerprint_BF
+
+
+def _ends(batch: MoleculeBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns bond, near atom and far atom of each of the 2E ends of bonds."""
+    bond_E = torch.arange(len(batch.bond_ends_E2), device=batch.device)
+    ends_E2 = batch.bond_ends_E2
+    return torch.cat([bond_E, bond_E]), ends_E2.T.reshape(-1), ends_E2.flip(1).T.reshape(-1)
+
+
+def _mix(state: Tensor) -> Tensor:
+    """(n,) int64 to (n,) int64, one to one: SplitMix64 (Steele, Lea, Flood 2014), of which numbers wrap around."""
+    state = state + _signed(0x9E3779B97F4A7C15)
+    state = (state ^ _shifted(state, 30)) * _signed(0xBF58476D1CE4E5B9)
+    state = (state ^ _shifted(state, 27)) * _signed(0x94D049BB133111EB)
+    return state ^ _shifted(state, 31)
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 64) if word >> 63 else word
+
+
+def _shifted(state: Tensor, places: int) -> Tensor:
+    return (state >> places) & ((1 << (64 - places)) - 1)  # torch carries the sign along
