@@ -46,13 +46,14 @@ def linear(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: P
 def _linear_path(
     x: NDArray[np.float64], y: NDArray[np.float64], train: NDArray[np.int64], kind: Kind
 ) -> Iterator[NDArray[np.float64]]:
-    """The strongest penalty first: a tie keeps the simpler model."""
+    """The strongest penalty first: a tie keeps the simpler model, and the next logistic model begins at the last."""
+    logistic = LogisticRegression(max_iter=1000, warm_start=True)
     for penalty in reversed(PENALTIES):
         if kind == "regression":
             yield Ridge(alpha=penalty).fit(x[train], y[train]).predict(x)
         else:
-            model = LogisticRegression(C=1 / penalty, max_iter=1000)
-            yield model.fit(x[train], y[train]).predict_proba(x)[:, 1]
+            logistic.set_params(C=1 / penalty)
+            yield logistic.fit(x[train], y[train]).predict_proba(x)[:, 1]
 
 
 def nearest(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: Progress) -> Outcome:

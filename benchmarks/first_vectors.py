@@ -1,0 +1,90 @@
+"""From an empty virtual environment to vectors, once everything is downloaded; and what importing the embedder takes.
+
+    python benchmarks/first_vectors.py
+    python benchmarks/first_vectors.py --json first_vectors.json
+
+The wheel of this checkout and its mandatory dependencies, at the versions of requirements.lock, are fetched into a
+folder first; that is not counted. Wall time. Correctness gate: the new environment gives this one's vectors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from mmsa_dist.config.load import load_config
+from mmsa_dist.embed import Embedder
+from mmsa_dist.model import MMSAModel
+
+ROOT = Path(__file__).resolve().parents[1]
+SMILES = ["CC(=O)Oc1ccccc1C(=O)O", "CN1C=NC2=C1C(=O)N(C(=O)N2C)C", "CC(C)Cc1ccc(cc1)[C@@H](C)C(=O)O"]
+MOST_S, MOST_IMPORT_S = 60.0, 3.0
+_IMPORTS = 5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = folder / "model"
+        config = load_config()
+        embedder = Embedder.from_model(MMSAModel(config.model), config, None)
+        embedder.save_pretrained(model)
+        wheels = folder / "wheels"
+        run(sys.executable, "-m", "pip", "-qq", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels, ROOT)
+        (wheel,) = wheels.glob("*.whl")
+        versions = folder / "versions.txt"
+        versions.write_text((ROOT / "requirements.lock").read_text())
+        run(sys.executable, "-m", "pip", "-qq", "download", "--constraint", versions, "--dest", wheels, wheel)
+
+        python = folder / "new" / "bin" / "python"
+        making = timed(sys.executable, "-m", "venv", folder / "new")
+        installing = timed(python, "-m", "pip", "-qq", "install", "--no-index", "--find-links", wheels, wheel)
+        vectors = folder / "vectors.json"
+        embed = (
+            "import json; from mmsa_dist.embed import Embedder; "
+            f"vectors = Embedder.from_pretrained({str(model)!r}).transform({SMILES!r}); "
+            f"json.dump(vectors.tolist(), open({str(vectors)!r}, 'w'))"
+        )
+        embedding = timed(python, "-c", embed)
+        np.testing.assert_allclose(json.loads(vectors.read_text()), embedder.transform(SMILES), atol=1e-5)
+        importing = statistics.median(timed(python, "-c", "import mmsa_dist.embed") for _ in range(_IMPORTS))
+    whole = making + installing + embedding
+    table = Table(title="From an empty virtual environment to vectors")
+    for heading in ("", "measured", "asked"):
+        table.add_column(heading)
+    table.add_row("venv, then pip install from a folder", f"{making:.1f} s, {installing:.1f} s", "")
+    table.add_row("first vectors, model loaded", f"{embedding:.1f} s", "")
+    table.add_row("together", f"{whole:.1f} s", f"{MOST_S:.0f} s")
+    table.add_row(f"import mmsa_dist.embed, median of {_IMPORTS}", f"{importing:.2f} s", f"{MOST_IMPORT_S:.0f} s")
+    Console().print(table)
+    if arguments.json is not None:
+        figures = {"venv_s": making, "install_s": installing, "embed_s": embedding, "import_s": importing}
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def timed(*words: object) -> float:
+    """Runs a command and returns the seconds that it took."""
+    began = time.perf_counter()
+    run(*words)
+    return time.perf_counter() - began
+
+
+def run(*words: object) -> None:
+    subprocess.run([str(word) for word in words], check=True, stdout=subprocess.DEVNULL, cwd=tempfile.gettempdir())
+
+
+if __name__ == "__main__":
+    main()
