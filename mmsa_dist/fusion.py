@@ -91,10 +91,10 @@ class Fusion(nn.Module):
         partner = {name: self.modalities[permutation[number]] for number, name in enumerate(self.modalities)}
 
         projected = {name: self.project[name](features[name]).tanh() for name in self.modalities}
-        codes = {name: self.encode[name](projected[name]).tanh() for name in self.modalities}
+        codes = self._codes(projected)
         return FusionOutput(
             codes=codes,
-            unified_BC=_mean_of_present(codes, present),
+            unified_BC=mean_of_present(codes, present),
             projected=projected,
             self_reconstruction={name: self.decode[name](codes[name]).tanh() for name in codes},
             cross_reconstruction={name: self.decode[name](codes[partner[name]]).tanh() for name in codes},
@@ -102,8 +102,16 @@ class Fusion(nn.Module):
             cross_present={name: present[name] & present[partner[name]] for name in codes},
         )
 
+    def codes_of(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Returns (B, C) c_m of the modalities that `features` has, and makes nothing else: what inference needs."""
+        return self._codes({name: self.project[name](feature).tanh() for name, feature in features.items()})
 
-def _mean_of_present(codes: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+    def _codes(self, projected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: self.encode[name](x_BP).tanh() for name, x_BP in projected.items()}
+
+
+def mean_of_present(codes: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+    """Returns (B, C) u: the mean of the codes that each molecule has; 0 where it has none."""
     present_MB = torch.stack([present[name] for name in codes])
     total_BC = torch.stack(list(codes.values())).where(present_MB[..., None], 0.0).sum(dim=0)
     return total_BC / present_MB.sum(dim=0).clamp(min=1)[:, None]

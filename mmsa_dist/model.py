@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmsa_dist.config.schema import Model
 from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.encoders import Encoder, build_encoder
-from mmsa_dist.fusion import Fusion, FusionOutput
+from mmsa_dist.fusion import Fusion, FusionOutput, mean_of_present
 from mmsa_dist.structure.layer import StructureLayer, StructureOutput
 from mmsa_dist.structure.sources import NeighbourSource, NoNeighbours, TableNeighbours
 
@@ -82,26 +82,38 @@ class MMSAModel(nn.Module):
             return ModelOutput(fusion=fusion, structure=structure)
 
     @torch.no_grad()
-    def embed(self, batch: MoleculeBatch, reference_RC: Tensor | None = None) -> dict[str, Tensor]:
+    def embed(self, batch: MoleculeBatch, view: str, neighbours: NeighbourSource) -> tuple[Tensor, Tensor]:
         """Returns vectors that depend on nothing else in the batch; the model must be in eval mode.
+
+        Only what the view needs is computed: one encoder for its code, all of them for the others.
 
         Args:
             batch: B molecules.
-            reference_RC: (R, C) unified embeddings among which neighbours are sought; None makes a molecule's
-                hyperedge itself alone.
+            view: ``structure`` (g), ``unified`` (u), or the name of an encoder (its code).
+            neighbours: among what those of ``structure`` are sought, each molecule by itself.
 
         Returns:
-            ``structure`` (B, D) g, ``unified`` (B, C) u, and under the name of each encoder (B, C) its code, NaN
-            where the molecule lacks that modality.
+            (B, D) vectors, and (B,) bool: the molecules of which the view sees a modality. The rows of others are
+            finite but mean nothing.
         """
         if self.training:
             raise ValueError("embed needs the model in eval mode, or batch norm would mix molecules; call .eval()")
-        fusion = self.fuse(batch)
-        source = NoNeighbours() if reference_RC is None else TableNeighbours(reference_RC, self._k)
-        found = source.find(fusion.unified_BC, batch.index_B)
-        structure = self.structure(fusion.unified_BC, found, isolated=True)
-        codes = {
-            name: code_BC.masked_fill(~fusion.present[name][:, None], torch.nan)
-            for name, code_BC in fusion.codes.items()
-        }
-        return {"structure": structure.g_BD, "unified": fusion.unified_BC, **codes}
+        names = [view] if view in self.encoders else list(self.encoders)
+        present = {name: self.encoder(name).present(batch) for name in names}
+        codes = self.fusion.codes_of({name: self.encoders[name](batch) for name in names})
+        if view in codes:
+            return codes[view], present[view]
+        seen_B = torch.stack(list(present.values())).any(dim=0)
+        unified_BC = mean_of_present(codes, present)
+        if view == "unified":
+            return unified_BC, seen_B
+        found = neighbours.find(unified_BC, batch.index_B)
+        return self.structure(unified_BC, found, isolated=True).g_BD, seen_B
+
+    def reference(self, rows_RC: Tensor | None) -> NeighbourSource:
+        """Returns the source of neighbours for `embed`: the reference rows, or none, and each molecule is alone.
+
+        Args:
+            rows_RC: (R, C) unified embeddings of the reference molecules, on the device of the batches.
+        """
+        return NoNeighbours() if rows_RC is None else TableNeighbours(rows_RC, self._k)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -58,22 +59,35 @@ def test_u_is_the_mean_of_the_codes_that_are_there(model: MMSAModel, batch: Mole
 def test_an_embedded_vector_does_not_depend_on_the_batch(
     model: MMSAModel, batch: MoleculeBatch, tiny_shards: Path
 ) -> None:
-    reference_RC = torch.randn(30, 32)
-    whole = model.embed(batch, reference_RC)
-    assert set(whole) == {"structure", "unified", "gin", "comenet", "resnet"}
-    assert torch.isnan(whole["comenet"]).any(dim=1).sum() == 4
-    alone = [
-        model.embed(one, reference_RC)
-        for one in validation_batches(BlockReader(str(tiny_shards), "train"), batch_size=1, picture_size=32)
-    ]
-    for view, rows in whole.items():
-        together = torch.cat([one[view] for one in alone[: len(batch)]])
-        torch.testing.assert_close(rows, together, rtol=1e-5, atol=1e-6, equal_nan=True)
+    reference = model.reference(torch.randn(30, 32))
+    alone = validation_batches(BlockReader(str(tiny_shards), "train"), batch_size=1, picture_size=32)
+    ones = list(islice(alone, len(batch)))
+    for view in ("structure", "unified", "gin", "comenet", "resnet"):
+        rows, seen = model.embed(batch, view, reference)
+        assert (~seen).sum() == (4 if view == "comenet" else 0)
+        singly = [torch.cat(parts) for parts in zip(*(model.embed(one, view, reference) for one in ones), strict=True)]
+        torch.testing.assert_close([rows, seen], singly, rtol=1e-5, atol=1e-6)
+
+
+def test_embedding_gives_what_training_sees(model: MMSAModel, batch: MoleculeBatch) -> None:
+    fusion = model.fuse(batch)
+    expected = {"unified": fusion.unified_BC, **fusion.codes}
+    for view, rows in expected.items():
+        assert torch.equal(model.embed(batch, view, NoNeighbours())[0], rows)
+
+
+@pytest.mark.parametrize("view", ["gin", "comenet", "resnet"])
+def test_the_code_of_an_encoder_takes_no_other(model: MMSAModel, batch: MoleculeBatch, view: str) -> None:
+    called = []
+    for name, encoder in model.encoders.items():
+        encoder.register_forward_hook(lambda *_, name=name: called.append(name))
+    model.embed(batch, view, NoNeighbours())
+    assert called == [view]
 
 
 def test_embedding_in_training_mode_is_refused(model: MMSAModel, batch: MoleculeBatch) -> None:
     with pytest.raises(ValueError, match="eval mode"):
-        model.train().embed(batch)
+        model.train().embed(batch, "unified", NoNeighbours())
 
 
 @pytest.mark.parametrize("words", [(), ("loss.atom=1.0",), ("loss.memory=0.0", "loss.reconstruct=0.0")])

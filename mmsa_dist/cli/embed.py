@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,16 +15,32 @@ def embed(
     words: Annotated[
         list[str],
         typer.Argument(
-            help="Files of molecules or one folder of shards, then settings.", metavar=f"SOURCE... {SETTINGS}"
+            help="Files of molecules or one folder of shards, paths or URLs; - for SMILES from standard input. "
+            "Then settings.",
+            metavar=f"SOURCE... {SETTINGS}",
         ),
     ],
     model: ModelFolder,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the Parquet parts.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder of the Parquet parts, a path or URL.")],
+    format: Annotated[  # the option's name
+        Literal["parquet", "npy"],
+        typer.Option(
+            help="npy: besides, all vectors as one array in _vectors.npy, row for row; NaN where there is none."
+        ),
+    ] = "parquet",
+    parallel: Annotated[
+        int,
+        typer.Option(
+            help="Parts side by side in Ray, each on a GPU or a core; 1 = without Ray, 0 = as many as it has room for.",
+            min=0,
+        ),
+    ] = 1,
     config: ConfigFile = None,
 ) -> None:
     """Write a vector for every molecule to Parquet: id, inchikey, smiles, embedding, ok, reason, in input order.
 
-    Example: mmsa embed library.smi --model runs/quickstart/model --out vectors embed.view=unified
+    Examples: mmsa embed library.smi --model runs/quickstart/model --out vectors embed.view=unified;
+    zcat *.smi.gz | mmsa embed - --model runs/quickstart/model --out vectors --format npy --parallel 0
     """
     sources, settings = split_settings(words)
     if not sources:
@@ -37,7 +52,11 @@ def embed(
 
     options = resolved.embed
     embedder = Embedder.from_pretrained(
-        model, view=options.view, conformers=options.conformers, batch_size=options.batch_size
+        model,
+        view=options.view,
+        conformers=options.conformers,
+        batch_size=options.batch_size,
+        readers=options.readers,
     )
     with row_progress("embed") as progress:
         summary = export_embeddings(
@@ -45,6 +64,8 @@ def embed(
             sources[0] if len(sources) == 1 else sources,
             out,
             dtype=options.dtype,
+            format=format,
+            parallel=parallel,
             options=resolved.prepare,
             progress=progress,
         )

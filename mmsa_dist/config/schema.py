@@ -185,7 +185,8 @@ class Embed(Section):
 
     view: str
     conformers: Literal["none", "given", "etkdg"]
-    batch_size: Positive
+    batch_size: Positive | Literal["auto"]
+    readers: Count
     reference_molecules: Count
     dtype: Literal["float16", "float32"]
 

@@ -13,8 +13,7 @@ elements lie in (-1, 1).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -28,8 +27,11 @@ from torch import Tensor
 
 from mmsa_dist.config.schema import Config
 from mmsa_dist.data.collate import block_to_batch
-from mmsa_dist.embed.column import is_text_or_missing, not_text, rows_of
+from mmsa_dist.embed.column import rows_of
+from mmsa_dist.embed.device import device_of, exact_float32
+from mmsa_dist.embed.memory import fitting_batch_size, is_out_of_memory
 from mmsa_dist.embed.pretrained import Inference, PretrainedModel
+from mmsa_dist.embed.reading import Reading, read_ahead
 from mmsa_dist.model import MMSAModel
 
 NO_MODALITY = ("no_modality", "none of the modalities that the view sees could be made for this molecule")
@@ -37,6 +39,9 @@ NO_MODALITY = ("no_modality", "none of the modalities that the view sees could b
 
 NOT_FINITE = ("not_finite", "the model gives numbers that are not finite for this molecule")
 """Likewise of one whose vector would hold NaN or infinity, as those of a training that diverged do."""
+
+# Encoders that look at nothing of the kind; one of a user's own may look at anything.
+_SEE_NO_PICTURE, _SEE_NO_3D = frozenset({"gin", "comenet"}), frozenset({"gin", "resnet"})
 
 _FEWEST = 8  # molecules computed at a time: see the numerics above
 
@@ -91,8 +96,10 @@ class Embedder(TransformerMixin, BaseEstimator):
         on_error: what becomes of rows that have no vector. ``nan`` keeps them as rows of NaN, ``raise`` is an
             `EmbeddingError`, ``drop`` leaves them out: `kept_` says which stayed. Rows that are dropped no longer
             fit the index of a pandas column, so pass a list where `set_output` asks for pandas.
-        batch_size: molecules computed at a time; changes no vector.
+        batch_size: molecules computed at a time; changes no vector. ``auto`` takes what the memory of a GPU holds, and
+            256 on a CPU.
         device: torch device; None takes a GPU where there is one.
+        readers: processes that read SMILES while the model computes; 0 takes one for each core but one.
 
     Attributes:
         report_: rows of the last `transform` that have no vector, as `InvalidMolecule`.
@@ -112,8 +119,9 @@ class Embedder(TransformerMixin, BaseEstimator):
         conformers: Literal["none", "given", "etkdg"] = "none",
         pictures: bool = True,
         on_error: Literal["nan", "raise", "drop"] = "nan",
-        batch_size: int = 256,
+        batch_size: int | Literal["auto"] = 256,
         device: str | torch.device | None = None,
+        readers: int = 0,
     ) -> None:
         self.model = model
         self.view = view
@@ -122,6 +130,7 @@ class Embedder(TransformerMixin, BaseEstimator):
         self.on_error = on_error
         self.batch_size = batch_size
         self.device = device
+        self.readers = readers
 
     @classmethod
     def from_pretrained(cls, folder_or_hub_id: str | os.PathLike[str], **options: Any) -> Self:
@@ -214,6 +223,19 @@ class Embedder(TransformerMixin, BaseEstimator):
         """Length D of a vector."""
         return self.pretrained.width(self.view_)
 
+    @property
+    def batch_size_(self) -> int:
+        """Molecules that are computed at a time: `batch_size`, or fewer where memory was too short for it."""
+        if self.batch_size != "auto":
+            chosen = self.batch_size
+        else:
+            device = device_of(self.device)
+            key = self.pretrained, self.view_, self.conformers, self.pictures, device
+            if getattr(self, "_chosen_for", None) != key:
+                self._chosen, self._chosen_for = fitting_batch_size(device, self._infer), key
+            chosen = self._chosen
+        return min(chosen, getattr(self, "_most", chosen))
+
     def fit(self, X: object = None, y: object = None) -> Self:
         """Does nothing but load the model; there is nothing to learn from `X`."""
         self._check()
@@ -245,53 +267,74 @@ class Embedder(TransformerMixin, BaseEstimator):
             )
         return result.vectors[self.kept_] if self.on_error == "drop" else result.vectors
 
-    def embed(self, molecules: Iterable[object]) -> EmbeddedMolecules:
-        """Embeds molecules and tells, besides, what each of them was standardized to (see `transform`)."""
-        # Here, so that a model loads and shards embed without RDKit.
-        from mmsa_shards.from_smiles import smiles_to_block
+    def embed(self, molecules: Iterable[object], progress: Callable[[int], None] | None = None) -> EmbeddedMolecules:
+        """Embeds molecules and tells, besides, what each of them was standardized to (see `transform`).
 
+        Args:
+            molecules: as in `transform`.
+            progress: told after each batch the number of rows done.
+        """
         self._check()
         rows = rows_of(molecules)
         vectors = np.full((len(rows), self.width_), np.nan, dtype=np.float32)
         smiles: list[str | None] = [None] * len(rows)
         inchikeys: list[str | None] = [None] * len(rows)
         invalid = []
-        inference = self.pretrained.inference
-        for start in range(0, len(rows), self.batch_size):
-            chunk = rows[start : start + self.batch_size]
-            block, kept, refused = smiles_to_block(
-                [row if isinstance(row, str) else None for row in chunk],
-                conformers="etkdg" if self.conformers == "etkdg" else "none",
-                seed=inference.conformer_seed,
-                conformer_timeout_s=inference.conformer_timeout_s,
-                standardization=inference.standardization,
-            )
-            refused |= {row: not_text(chunk[row]) for row in refused if not is_text_or_missing(chunk[row])}
-            of_block, without = self.embed_block(block)
-            vectors[start + kept] = of_block
-            for row, text, key in zip(kept, block["smiles"].to_pylist(), block["inchikey"].to_pylist(), strict=True):
+        start = 0
+        reading = Reading(
+            self.pretrained.inference,
+            conformers="etkdg" if self.conformers == "etkdg" and self._looks_beyond(_SEE_NO_3D) else "none",
+            drawn=self._pictures,
+        )
+        for read in read_ahead(rows, reading, batch_size=self.batch_size_, readers=self.readers):
+            of_block, without = self.embed_block(read.block)
+            vectors[start + read.rows] = of_block
+            names = (read.block[column].to_pylist() for column in ("smiles", "inchikey"))
+            for row, text, key in zip(read.rows, *names, strict=True):
                 smiles[start + row], inchikeys[start + row] = text, key
-            refused |= {int(kept[i]): why for i, why in without.items()}
-            invalid += [InvalidMolecule(start + row, chunk[row], *why) for row, why in sorted(refused.items())]
+            refused = read.refused | {int(read.rows[i]): why for i, why in without.items()}
+            invalid += [InvalidMolecule(start + row, rows[start + row], *why) for row, why in sorted(refused.items())]
+            start += len(read.rows) + len(read.refused)
+            if progress is not None:
+                progress(start)
         return EmbeddedMolecules(vectors, tuple(smiles), tuple(inchikeys), tuple(invalid))
 
-    def embed_block(self, block: pa.RecordBatch) -> tuple[NDArray[np.float32], dict[int, tuple[str, str]]]:
+    def embed_block(
+        self, block: pa.RecordBatch, progress: Callable[[int], None] | None = None
+    ) -> tuple[NDArray[np.float32], dict[int, tuple[str, str]]]:
         """Embeds the n molecules of one block, at most `batch_size` at a time.
+
+        Where memory is too short for so many, half as many are computed at a time from then on.
 
         Args:
             block: columns of `mmsa_shards.schema.BLOCK_SCHEMA`; its conformers count unless `conformers` is
                 ``none``.
+            progress: told after each batch the number of molecules done.
 
         Returns:
             (n, D) float32; and for every row that is NaN the reason (a word) and the message (a sentence), which
             are `NO_MODALITY` or `NOT_FINITE`.
+
+        Raises:
+            RuntimeError: memory is too short for a single molecule.
         """
         self._check()
         vectors = np.full((block.num_rows, self.width_), np.nan, dtype=np.float32)
         seen = np.zeros(block.num_rows, dtype=bool)
-        for start in range(0, block.num_rows, self.batch_size):
-            part = slice(start, start + self.batch_size)
-            vectors[part], seen[part] = self._infer(block.slice(start, self.batch_size))
+        start = 0
+        while start < block.num_rows:
+            size = self.batch_size_
+            part = slice(start, start + size)
+            try:
+                vectors[part], seen[part] = self._infer(block.slice(start, size))
+            except RuntimeError as error:
+                if size == 1 or not is_out_of_memory(error):
+                    raise
+                self._most = size // 2
+                continue
+            start += size
+            if progress is not None:
+                progress(min(start, block.num_rows))
         broken = seen & ~np.isfinite(vectors).all(axis=1)
         vectors[~seen | broken] = np.nan
         without = dict.fromkeys(np.flatnonzero(~seen).tolist(), NO_MODALITY)
@@ -321,43 +364,31 @@ class Embedder(TransformerMixin, BaseEstimator):
         for name, (value, allowed) in choices.items():
             if value not in allowed:
                 raise ValueError(f"{name}={value!r} must be one of {', '.join(allowed)}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size} must be 1 or more")
+        if self.batch_size != "auto" and (isinstance(self.batch_size, str) or self.batch_size < 1):
+            raise ValueError(f"batch_size={self.batch_size!r} must be 1 or more, or 'auto'")
+        if self.readers < 0:
+            raise ValueError(f"readers={self.readers} must be 0 or more")
         _ = self.view_
 
+    @property
+    def _pictures(self) -> bool:
+        return self.pictures and self._looks_beyond(_SEE_NO_PICTURE)
+
+    def _looks_beyond(self, known: frozenset[str]) -> bool:
+        """Whether the view needs an encoder that is not among `known`."""
+        encoders = self.pretrained.inference.model.encoders
+        return not known.issuperset([self.view_] if self.view_ in encoders else encoders)
+
     def _infer(self, block: pa.RecordBatch) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        pretrained, view = self.pretrained, self.view_
+        pretrained = self.pretrained
         rows = block.num_rows
         if rows < _FEWEST:
             block = block.take(pa.array(np.arange(_FEWEST) % rows))
-        batch = block_to_batch(block, picture_size=pretrained.inference.picture_size if self.pictures else None)
+        batch = block_to_batch(block, picture_size=pretrained.inference.picture_size if self._pictures else None)
         if self.conformers == "none":
             batch = batch.without_conformers()
-        device = _device(self.device)
+        device = device_of(self.device)
         model = pretrained.model.to(device)
-        reference = None if pretrained.reference_RC is None else pretrained.reference_RC.to(device, torch.float32)
-        with torch.inference_mode(), _exact_float32(device):
-            batch = batch.to(device)
-            vectors = model.embed(batch, reference)[view]
-            present = {name: model.encoder(name).present(batch) for name in model.encoders}
-        seen = present[view] if view in present else torch.stack(list(present.values())).any(dim=0)
+        with torch.inference_mode(), exact_float32(device):
+            vectors, seen = model.embed(batch.to(device), self.view_, pretrained.neighbours(device))
         return vectors[:rows].float().cpu().numpy(), seen[:rows].cpu().numpy()
-
-
-def _device(asked: str | torch.device | None) -> torch.device:
-    return torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-@contextmanager
-def _exact_float32(device: torch.device) -> Iterator[None]:
-    """Computes in plain float32: no TF32, no autocast, no choice of algorithm by timing."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with (
-            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
-            torch.autocast(device.type, enabled=False),
-        ):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)

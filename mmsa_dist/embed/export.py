@@ -1,66 +1,72 @@
 """From files or shards to Parquet: a row for every input row, in input order, and a restart that goes on.
 
-The input is cut into parts of equal numbers of rows. A part is written whole or not at all, so what an interrupted
-export left behind is a prefix of the output; the next run checks that it came from the same model and input, and
-goes on after it. Where a part was lost, it goes on from there.
+The input is cut into pieces of equal numbers of rows, and a part of the output is made from each piece alone. A part
+is written whole or not at all, so what an interrupted export left behind are some of the parts; the next run checks
+that they came from the same model and input, and makes the others.
 """
 
 from __future__ import annotations
 
 import os
-import re
+import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from itertools import count, islice
-from pathlib import Path
-from typing import get_args
-
-import numpy as np
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal, get_args
 
 from mmsa_dist.embed.embedder import Embedder
+from mmsa_dist.embed.npy import UNFINISHED, VECTORS, write_npy
 from mmsa_dist.embed.parquet import (
     SUMMARY,
     Dtype,
     ExportError,
     ExportSummary,
     Origin,
+    Reasons,
     part_name,
-    part_origin,
+    part_number,
+    read_part,
     read_summary,
     write_part,
     write_summary,
 )
-from mmsa_dist.embed.source import Row, open_source
+from mmsa_dist.embed.source import Piece, open_source
+from mmsa_shards.folder import Folder
 from mmsa_shards.options import PrepareOptions
+
+Format = Literal["parquet", "npy"]
 
 Progress = Callable[[int, int | None], None]
 """Called with the rows done and the rows in all (None where that is not known)."""
 
-_REPORT_EVERY = 256  # rows
-
 
 def export_embeddings(
     embedder: Embedder,
-    source: str | os.PathLike[str] | Sequence[str],
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
     *,
     dtype: Dtype = "float16",
+    format: Format = "parquet",
     rows_per_part: int = 16384,
     options: PrepareOptions | None = None,
+    parallel: int = 1,
     progress: Progress | None = None,
 ) -> ExportSummary:
     """Embeds all molecules of `source` into the folder `out`.
 
     Args:
         embedder: gives view, modalities and device; its `on_error` is not asked, for every row is kept.
-        source: a folder of shards, or one or several files that `mmsa prepare` reads.
-        out: folder of the result; made if it is not there. An unfinished export of the same vectors is finished,
-            one that lost parts is mended, a finished one is left as it is.
-        dtype: of the vectors in Parquet.
+        source: a folder of shards, or one or several files that `mmsa prepare` reads; paths or URLs that fsspec knows.
+            ``-`` is SMILES from standard input.
+        out: folder of the result, a path or URL; made if it is not there. An unfinished export of the same vectors is
+            finished, one that lost parts is mended, a finished one is left as it is.
+        dtype: of the vectors.
+        format: ``npy`` writes the vectors as one array besides (`mmsa_dist.embed.npy`).
         rows_per_part: rows in one file.
         options: how files are read (`smiles_column`, `id_column`, `allow_truncated`); None takes the defaults.
+        parallel: parts at a time; more than one are made in Ray, and 0 takes what the cluster has. The vectors are the
+            same.
         progress: called before the first row and after every few.
 
     Raises:
@@ -69,10 +75,16 @@ def export_embeddings(
     """
     if rows_per_part < 1:
         raise ValueError(f"rows_per_part={rows_per_part} must be 1 or more")
-    if dtype not in get_args(Dtype):
-        raise ValueError(f"dtype={dtype!r} must be one of {', '.join(get_args(Dtype))}")
-    folder = Path(out)
-    rows = open_source(source, embedder, options)
+    for name, value, allowed in (("dtype", dtype, get_args(Dtype)), ("format", format, get_args(Format))):
+        if value not in allowed:
+            raise ValueError(f"{name}={value!r} must be one of {', '.join(allowed)}")
+    make = _one_by_one
+    if parallel != 1:
+        from mmsa_dist.embed.side_by_side import side_by_side  # here, for Ray may be missing
+
+        make = partial(side_by_side, parallel)
+    folder = Folder(out)
+    rows = open_source(source, options)
     origin = Origin(
         model=embedder.digest,
         view=embedder.view_,
@@ -83,81 +95,138 @@ def export_embeddings(
         width=embedder.width_,
         rows_per_part=rows_per_part,
     )
-    done = _parts_done(folder, origin)
-    if (folder / SUMMARY).exists():
-        finished = read_summary(folder)
-        if done == finished.parts:
-            return finished
-        (folder / SUMMARY).unlink()  # parts were lost since: it is unfinished again
-    folder.mkdir(parents=True, exist_ok=True)
-    counts: Counter[str | None] = Counter()
-    for number in range(done):
-        counts += _reasons(folder / part_name(number))
-    parts = done
-    start = done * rows_per_part
-    embedded = _reported(rows.rows(start), start, rows.total, progress or (lambda done, total: None))
-    while part := list(islice(embedded, rows_per_part)):
-        batch = [row for row, _ in part]
-        write_part(folder, parts, batch, np.stack([vector for _, vector in part]), origin)
-        parts += 1
-        counts += Counter(row.reason for row in batch)
-    if counts.total() == 0:
-        raise ExportError(f"{source} holds no records; nothing was embedded")
-    summary = ExportSummary(
-        folder=folder,
-        rows=counts.total(),
-        ok=counts[None],
-        reasons={reason: n for reason, n in counts.most_common() if reason is not None},
-        parts=parts,
-        reused_parts=done,
-        origin=origin,
-    )
-    write_summary(summary)
+    there = _parts_there(folder, origin)
+    summary = _finished(folder, there)
+    if summary is None:
+        ledger = _Ledger(rows.total, progress or (lambda done, total: None))
+        if folder.path is not None:
+            folder.path.mkdir(parents=True, exist_ok=True)
+        for reasons in make(
+            embedder, origin, folder.url, ledger.missing(rows.pieces(rows_per_part), there), ledger.tell
+        ):
+            ledger.reasons += reasons
+        if not ledger.parts:
+            raise ExportError(f"{source} holds no records; nothing was embedded")
+        summary = _summary(folder, origin, ledger)
+        write_summary(summary)
+        ledger.progress(summary.rows, summary.rows)
+    if format == "npy":
+        write_npy(summary)
     return summary
 
 
-def _reported(rows: Iterator[Row], done: int, total: int | None, progress: Progress) -> Iterator[Row]:
-    """Passes rows on and tells of them, from before the first until after the last."""
-    progress(done, total)
-    for row in rows:
-        yield row
-        done += 1
-        if done % _REPORT_EVERY == 0:
-            progress(done, total)
-    progress(done, done)
+def make_part(
+    embedder: Embedder,
+    origin: Origin,
+    url: str,
+    number: int,
+    piece: Piece,
+    progress: Callable[[int], None] | None = None,
+) -> Reasons:
+    """Embeds a piece and writes its part; returns what became of its rows.
+
+    Args:
+        embedder: of `origin`.
+        origin: of the export.
+        url: of its folder.
+        number: of the part.
+        piece: of the input.
+        progress: told how many rows of the piece are done.
+    """
+    rows, vectors = piece.embed(embedder, progress)
+    write_part(Folder(url), number, rows, vectors, origin)
+    return Counter(row.reason for row in rows)
 
 
-def _parts_done(folder: Path, origin: Origin) -> int:
-    """Number of parts, counted from the first up to a missing one, that are there already.
+@dataclass
+class _Ledger:
+    """What has become of the pieces that came by."""
+
+    total: int | None
+    """Rows of the input; None where that is not known."""
+    progress: Progress
+    parts: int = 0
+    reused_parts: int = 0
+    reasons: Reasons = field(default_factory=Counter)
+    """Rows of parts that are there."""
+
+    def missing(self, pieces: Iterable[Piece], there: Mapping[int, Reasons]) -> Iterator[tuple[int, Piece]]:
+        """Yields the pieces of which there is no part, with their number."""
+        for number, piece in enumerate(pieces):
+            self.parts += 1
+            if number in there and there[number].total() == len(piece):
+                self.reused_parts += 1
+                self.reasons += there[number]
+            else:
+                self.tell()
+                yield number, piece
+
+    def tell(self, inside: int = 0) -> None:
+        """Tells how many rows are done, `inside` of them in a part that is not yet there."""
+        self.progress(self.reasons.total() + inside, self.total)
+
+
+def _one_by_one(
+    embedder: Embedder, origin: Origin, url: str, pieces: Iterable[tuple[int, Piece]], tell: Callable[[int], None]
+) -> Iterator[Reasons]:
+    """Makes parts in this process; yields what became of the rows of each."""
+    for number, piece in pieces:
+        yield make_part(embedder, origin, url, number, piece, tell)
+
+
+def _parts_there(folder: Folder, origin: Origin) -> dict[int, Reasons]:
+    """The parts that are there already, by number, and what became of their rows.
 
     Raises:
         ExportError: `folder` holds other things, or parts of other vectors.
     """
-    if not folder.exists():
-        return 0
-    if not folder.is_dir():
-        raise ExportError(f"{folder} is a file; name a folder for the embeddings")
-    for leftover in folder.glob(".part-*.tmp"):  # of a process that was killed
-        leftover.unlink()
-    parts = {path.name for path in folder.iterdir()} - {SUMMARY}
-    if strange := sorted(name for name in parts if not re.fullmatch(r"part-\d{5,}\.parquet", name)):
-        raise ExportError(f"{folder} holds other files than embeddings ({strange[0]}, ...); choose another folder")
-    for name in sorted(parts):
-        found = part_origin(folder / name)
+    if folder.path is not None and folder.path.exists():
+        if not folder.path.is_dir():
+            raise ExportError(f"{folder.path} is a file; name a folder for the embeddings")
+        for leftover in folder.path.glob(".part-*.tmp"):  # of a process that was killed
+            leftover.unlink()
+        for leftover in folder.path.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(leftover)
+    there = {}
+    for name in folder.names():
+        number = part_number(name)
+        if number is None and name.startswith(("_", ".")):  # what belongs to the folder, and no part of it
+            continue
+        if number is None:
+            raise ExportError(f"{folder.url} holds other files than embeddings ({name}, ...); choose another folder")
+        found, there[number] = read_part(folder, number)
         if found != origin:
-            field = next(key for key in vars(origin) if getattr(found, key) != getattr(origin, key))
+            wrong = next(key for key in vars(origin) if getattr(found, key) != getattr(origin, key))
             raise ExportError(
-                f"{folder} holds embeddings of another origin ({field} was {getattr(found, field)!r}, is now "
-                f"{getattr(origin, field)!r}); choose another folder or remove this one"
+                f"{folder.url} holds embeddings of another origin ({wrong} was {getattr(found, wrong)!r}, is now "
+                f"{getattr(origin, wrong)!r}); choose another folder or remove this one"
             )
-    done = next(number for number in count() if part_name(number) not in parts)
-    if done and not (folder / SUMMARY).exists():
-        # Only a full part can be followed by another: a shorter one, which is the last, is written again.
-        last = pq.read_metadata(folder / part_name(done - 1)).num_rows
-        return done if last == origin.rows_per_part else done - 1
-    return done
+    return there
 
 
-def _reasons(path: Path) -> Counter[str | None]:
-    counts = pc.value_counts(pq.read_table(path, columns=["reason"])["reason"].combine_chunks())
-    return Counter({item["values"]: item["counts"] for item in counts.to_pylist()})
+def _finished(folder: Folder, there: Mapping[int, Reasons]) -> ExportSummary | None:
+    """The summary of an export all of whose parts are there; what belongs to a finished one is removed otherwise."""
+    if SUMMARY in folder.names():
+        summary = read_summary(folder.url)
+        if set(there) == set(range(summary.parts)):
+            return summary
+    folder.remove(SUMMARY)
+    folder.remove(VECTORS)
+    return None
+
+
+def _summary(folder: Folder, origin: Origin, ledger: _Ledger) -> ExportSummary:
+    missing = {part_name(number) for number in range(ledger.parts)} - set(folder.names())
+    if missing:
+        raise ExportError(
+            f"{folder.url} lacks {min(missing)}, which was written; name a folder that every process of Ray sees"
+        )
+    return ExportSummary(
+        folder=folder.url,
+        rows=ledger.reasons.total(),
+        ok=ledger.reasons[None],
+        reasons={reason: n for reason, n in ledger.reasons.most_common() if reason is not None},
+        parts=ledger.parts,
+        reused_parts=ledger.reused_parts,
+        origin=origin,
+    )

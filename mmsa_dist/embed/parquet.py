@@ -1,5 +1,9 @@
 """The folder that an export writes: Parquet parts in input order, and a summary that is there once all parts are.
 
+    part-00000.parquet ...   rows
+    _vectors.npy             on request: all vectors as one array (`mmsa_dist.embed.npy`)
+    _export.json             what was done
+
 Columns: `id`, `inchikey`, `smiles` (of the standardized parent where ok, as given elsewhere), `embedding`
 (fixed_size_list<float16 or float32>[D], null where not ok), `ok`, `reason` (null where ok).
 """
@@ -9,19 +13,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
+import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mmsa_dist.runtime.files import flush, write_atomically
+from mmsa_shards.folder import Folder
 
 SUMMARY = "_export.json"  # the underscore makes readers of a whole folder of Parquet pass it by
+Reasons = Counter[str | None]
+"""Rows by the reason why they have no vector; None for those that have one."""
 Dtype = Literal["float16", "float32"]
 
 
@@ -49,7 +58,8 @@ class Origin:
 class ExportSummary:
     """What an export did."""
 
-    folder: Path
+    folder: str
+    """Path or URL."""
     rows: int
     """Input rows, each of which has a row in the output."""
     ok: int
@@ -78,8 +88,14 @@ def part_name(number: int) -> str:
     return f"part-{number:05d}.parquet"
 
 
+def part_number(name: str) -> int | None:
+    """The number of the part that has this file name; None where it is none."""
+    found = re.fullmatch(r"part-(\d{5,})\.parquet", name)
+    return None if found is None else int(found[1])
+
+
 def write_part(
-    folder: Path, number: int, rows: Sequence[EmbeddedRow], vectors: NDArray[np.float32], origin: Origin
+    folder: Folder, number: int, rows: Sequence[EmbeddedRow], vectors: NDArray[np.float32], origin: Origin
 ) -> None:
     """Writes one part, which appears whole or not at all.
 
@@ -108,30 +124,52 @@ def write_part(
             "reason": pa.array([row.reason for row in rows], pa.string()),
         }
     ).replace_schema_metadata({"mmsa_origin": json.dumps(dataclasses.asdict(origin))})
-    temporary = folder / f".{part_name(number)}.{os.getpid()}.tmp"
-    pq.write_table(table, temporary, compression="zstd")
-    flush(temporary)
-    temporary.replace(folder / part_name(number))
-    flush(folder)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    folder.write(part_name(number), sink.getvalue().to_pybytes())
 
 
-def part_origin(path: Path) -> Origin:
-    """The origin of a part.
+def read_part(folder: Folder, number: int) -> tuple[Origin, Reasons]:
+    """The origin of a part, and what became of its rows; vectors are not read.
 
     Raises:
         ExportError: the file is no part of an export.
     """
+    url = f"{folder.url}/{part_name(number)}"
     try:
-        metadata = pq.read_schema(path).metadata or {}
-        return Origin(**json.loads(metadata[b"mmsa_origin"]))
+        with fsspec.open(url, "rb") as stream:
+            file = pq.ParquetFile(stream)
+            origin = Origin(**json.loads((file.schema_arrow.metadata or {})[b"mmsa_origin"]))
+            reasons = pc.value_counts(file.read(columns=["reason"])["reason"].combine_chunks())
+            return origin, Counter({item["values"]: item["counts"] for item in reasons.to_pylist()})
     except (OSError, KeyError, ValueError, TypeError, pa.ArrowInvalid) as error:
-        raise ExportError(f"{path} is not a part of an embedding export ({error}); remove it") from error
+        raise ExportError(f"{url} is not a part of an embedding export ({error}); remove it") from error
+
+
+def part_table(folder: Folder, number: int, columns: Sequence[str] | None = None) -> pa.Table:
+    """Reads a part, or some of its columns.
+
+    Raises:
+        ExportError: it is not there.
+    """
+    content = folder.read(part_name(number))
+    if content is None:
+        raise ExportError(f"{folder.url} lacks {part_name(number)}; run `mmsa embed` on it again")
+    return pq.read_table(pa.BufferReader(content), columns=columns)
+
+
+def vectors_of(table: pa.Table, width: int) -> NDArray[np.float16] | NDArray[np.float32]:
+    """The (n, D) vectors of a part, in its dtype; what stands in rows that have none means nothing."""
+    column = table["embedding"].combine_chunks()
+    # `values` and not `flatten`, which leaves out the rows that are null.
+    flat = column.values.slice(column.offset * width, len(column) * width)
+    return flat.to_numpy(zero_copy_only=False).reshape(-1, width)
 
 
 def write_summary(summary: ExportSummary) -> None:
     """Marks an export as finished."""
-    about = dataclasses.asdict(summary) | {"folder": summary.folder.name}
-    write_atomically(summary.folder / SUMMARY, json.dumps(about, indent=2) + "\n")
+    about = dataclasses.asdict(summary) | {"folder": summary.folder.rpartition("/")[2]}
+    Folder(summary.folder).write(SUMMARY, (json.dumps(about, indent=2) + "\n").encode())
 
 
 def read_summary(folder: str | os.PathLike[str]) -> ExportSummary:
@@ -140,16 +178,19 @@ def read_summary(folder: str | os.PathLike[str]) -> ExportSummary:
     Raises:
         ExportError: no finished export is there.
     """
-    folder = Path(folder)
+    place = Folder(folder)
     try:
-        about = json.loads((folder / SUMMARY).read_text())
-        return ExportSummary(**about | {"folder": folder, "origin": Origin(**about["origin"])})
-    except FileNotFoundError:
-        raise ExportError(
-            f"{folder} holds no finished embeddings ({SUMMARY} is missing); run `mmsa embed` on it again"
-        ) from None
+        content = place.read(SUMMARY)
+        if content is None:
+            raise ExportError(
+                f"{place.url} holds no finished embeddings ({SUMMARY} is missing); run `mmsa embed` on it again"
+            )
+        about = json.loads(content)
+        return ExportSummary(**about | {"folder": place.url, "origin": Origin(**about["origin"])})
+    except ExportError:
+        raise
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ExportError(f"{folder / SUMMARY} cannot be read ({error}); export into another folder") from error
+        raise ExportError(f"{place.url}/{SUMMARY} cannot be read ({error}); export into another folder") from error
 
 
 @dataclass(frozen=True)
@@ -171,19 +212,15 @@ def read_embeddings(folder: str | os.PathLike[str]) -> Embeddings:
         ExportError: no finished export is there, or a part is missing.
     """
     summary = read_summary(folder)
-    paths = [summary.folder / part_name(number) for number in range(summary.parts)]
-    for path in paths:
-        if not path.exists():
-            raise ExportError(f"{folder} lacks {path.name}; remove the folder and run `mmsa embed` again")
-    table = pa.concat_tables(pq.read_table(path) for path in paths)
+    place = Folder(folder)
+    table = pa.concat_tables(part_table(place, number) for number in range(summary.parts))
     if table.num_rows != summary.rows:
         raise ExportError(f"{folder} holds {table.num_rows} rows instead of {summary.rows}; export into another folder")
     table = table.filter(table["ok"])
-    flat = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return Embeddings(
         ids=table["id"].to_pylist(),
         inchikeys=table["inchikey"].to_pylist(),
         smiles=table["smiles"].to_pylist(),
-        vectors=flat.reshape(-1, summary.origin.width).astype(np.float32),
+        vectors=vectors_of(table, summary.origin.width).astype(np.float32),
         summary=summary,
     )

@@ -32,6 +32,7 @@ from mmsa_dist.config.schema import Config, Model
 from mmsa_dist.embed.card import model_card
 from mmsa_dist.model import MMSAModel
 from mmsa_dist.runtime.files import flush
+from mmsa_dist.structure.sources import NeighbourSource
 from mmsa_shards.options import Standardization
 from mmsa_shards.schema import SCHEMA_VERSION
 
@@ -87,6 +88,7 @@ class PretrainedModel:
     """Last value of each metric of the training, for the model card."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Facts of the training (data, losses, steps), for the model card."""
+    _neighbours: dict[torch.device, NeighbourSource] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         code = self.inference.model.code
@@ -111,6 +113,13 @@ class PretrainedModel:
     def width(self, view: str) -> int:
         """Length of the vectors of `view`."""
         return self.inference.model.structure.width if view == "structure" else self.inference.model.code
+
+    def neighbours(self, device: torch.device) -> NeighbourSource:
+        """Among what the neighbours of molecules on `device` are sought; made once for each device."""
+        if device not in self._neighbours:
+            rows = None if self.reference_RC is None else self.reference_RC.to(device)
+            self._neighbours[device] = self.model.reference(rows)
+        return self._neighbours[device]
 
     @cached_property
     def digest(self) -> str:

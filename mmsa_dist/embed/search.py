@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mmsa_dist.embed.embedder import Embedder
 from mmsa_dist.embed.parquet import Embeddings, Origin, read_embeddings
+from mmsa_shards.folder import Folder
 
 
 class SearchError(ValueError):
@@ -60,11 +61,13 @@ class SearchIndex:
     def open(cls, folder: str | os.PathLike[str]) -> SearchIndex:
         """Opens the index of a finished export; of many vectors it is built at the first time, and kept there.
 
+        Where the folder is not on this machine nothing is kept there, and every vector is compared with a query.
+
         Raises:
             ExportError: no finished export is there.
             SearchError: none of its rows has a vector.
         """
-        return cls(read_embeddings(folder), keep_in=folder)
+        return cls(read_embeddings(folder), keep_in=Folder(folder).path)
 
     @property
     def recall(self) -> float:

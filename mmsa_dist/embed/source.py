@@ -1,55 +1,77 @@
-"""What can be embedded: folders of shards and files of molecules, both as rows in a fixed order, from any row on."""
+"""What can be embedded: folders of shards and files of molecules, as pieces of equal numbers of rows in a fixed order.
+
+A piece holds all that its vectors depend on, so that pieces can be embedded by anyone, anywhere and in any order, and
+still give the same bytes.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from mmsa_dist.embed.embedder import Embedder
 from mmsa_dist.embed.parquet import EmbeddedRow
-from mmsa_shards.manifest import Manifest
+from mmsa_shards.manifest import BlockEntry, Manifest
 from mmsa_shards.options import PrepareOptions
 from mmsa_shards.read import Record, Refused, Structure, read_records
-from mmsa_shards.shard import read_block
+from mmsa_shards.shard import read_entry
 
-Row = tuple[EmbeddedRow, NDArray[np.float32]]
-"""What is known of an input row, and its vector (D,); NaN where there is none."""
+Embedded = tuple[list[EmbeddedRow], NDArray[np.float32]]
+"""What is known of n input rows, and their vectors (n, D); NaN where there is none."""
+Progress = Callable[[int], None]
+"""Is told how many rows of a piece are done."""
+
+STDIN = "-"
 
 _TIP = 1 << 20  # bytes at either end of a file that enter its digest
 
 
-class Source(Protocol):
-    """Input rows in a fixed order.
+class Piece(Protocol):
+    """Input rows that follow each other; can be pickled."""
 
-    Wherever one starts, batches are cut at the same rows, so that a row gets the same bits.
-    """
+    def __len__(self) -> int:
+        """Number of its rows."""
+        ...
+
+    def embed(self, embedder: Embedder, progress: Progress | None = None) -> Embedded:
+        """Embeds its rows, in order."""
+        ...
+
+
+class Source(Protocol):
+    """Input rows in a fixed order."""
 
     digest: str
     """Changes when the input does."""
     total: int | None
     """Rows in all; None where only reading would tell."""
 
-    def rows(self, start: int) -> Iterator[Row]:
-        """Embeds the rows from number `start` on, in order."""
+    def pieces(self, rows: int) -> Iterator[Piece]:
+        """Cuts all input rows into pieces of `rows` each, of which the last may have fewer."""
         ...
 
 
 def open_source(
-    source: str | os.PathLike[str] | Sequence[str], embedder: Embedder, options: PrepareOptions | None = None
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], options: PrepareOptions | None = None
 ) -> Source:
     """Finds out what `source` is.
 
     Args:
-        source: a folder of shards, or one or several files; paths or URLs that fsspec knows.
-        embedder: will embed the rows.
+        source: a folder of shards, or one or several files; paths or URLs that fsspec knows. ``-`` is SMILES from
+            standard input, one a line, as in a ``.smi`` file, gzipped or not.
         options: how files are read (`smiles_column`, `id_column`, `allow_truncated`); None takes the defaults.
 
     Raises:
@@ -59,13 +81,14 @@ def open_source(
         from mmsa_dist.config.load import load_config  # here, for the import of an embedder needs no YAML
 
         options = load_config().prepare
-    if isinstance(source, str | os.PathLike):
-        path = os.fspath(source)
+    if not isinstance(source, str | os.PathLike):
+        return FileRows([os.fspath(path) for path in source], options)
+    path = os.fspath(source)
+    if path != STDIN:
         files, where = fsspec.core.url_to_fs(path)
         if files.isdir(where):
-            return ShardRows(path, embedder)
-        return FileRows([path], embedder, options)
-    return FileRows(list(source), embedder, options)
+            return ShardRows(path)
+    return FileRows([path], options)
 
 
 class ShardRows:
@@ -78,62 +101,120 @@ class ShardRows:
         ManifestError: `folder` has no good manifest.
     """
 
-    def __init__(self, folder: str, embedder: Embedder) -> None:
+    def __init__(self, folder: str) -> None:
         manifest = Manifest.load(folder)
-        self._folder, self._embedder = folder, embedder
+        self._folder = folder
         self._shards = (*manifest.split("train"), *manifest.split("val"))
         self.digest = manifest.digest
         self.total: int | None = sum(shard.molecules for shard in self._shards)
 
-    def rows(self, start: int) -> Iterator[Row]:
-        """Embeds the rows from number `start` on, in order; blocks before them are not read."""
+    def pieces(self, rows: int) -> Iterator[Piece]:
+        """See `Source`; no shard is opened."""
+        spans: list[_Span] = []
+        wanted = rows
         for shard in self._shards:
             for number, entry in enumerate(shard.blocks):
-                skipped = min(start, entry.molecules)
-                start -= skipped
-                if skipped == entry.molecules:
-                    continue
-                again = skipped % self._embedder.batch_size
-                block = read_block(self._folder, shard, number).slice(skipped - again)
-                vectors, without = self._embedder.embed_block(block)
-                reasons = {row: reason for row, (reason, _) in without.items()}
-                names = zip(*(block[column].to_pylist() for column in ("id", "inchikey", "smiles")), strict=True)
-                for row, (name, key, smiles) in islice(enumerate(names), again, None):
-                    yield EmbeddedRow(name, key, smiles, reasons.get(row)), vectors[row]
+                start = 0
+                while start < entry.molecules:
+                    stop = min(start + wanted, entry.molecules)
+                    spans.append(_Span(shard.name, number, entry, start, stop))
+                    wanted -= stop - start
+                    start = stop
+                    if wanted == 0:
+                        yield ShardPiece(self._folder, tuple(spans))
+                        spans, wanted = [], rows
+        if spans:
+            yield ShardPiece(self._folder, tuple(spans))
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Rows `start:stop` of a block."""
+
+    shard: str
+    number: int
+    entry: BlockEntry
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class ShardPiece:
+    """Rows of blocks that follow each other."""
+
+    folder: str
+    spans: tuple[_Span, ...]
+
+    def __len__(self) -> int:
+        return sum(span.stop - span.start for span in self.spans)
+
+    def embed(self, embedder: Embedder, progress: Progress | None = None) -> Embedded:
+        """See `Piece`."""
+        blocks = [
+            read_entry(self.folder, s.shard, s.number, s.entry).slice(s.start, s.stop - s.start) for s in self.spans
+        ]
+        block = pa.concat_batches(blocks)
+        vectors, without = embedder.embed_block(block, progress)
+        reasons = {row: reason for row, (reason, _) in without.items()}
+        names = zip(*(block[column].to_pylist() for column in ("id", "inchikey", "smiles")), strict=True)
+        rows = [EmbeddedRow(name, key, smiles, reasons.get(row)) for row, (name, key, smiles) in enumerate(names)]
+        return rows, vectors
 
 
 class FileRows:
     """Rows of files of molecules, one file after the other; a row that cannot be read is a row without a vector.
 
-    Molfiles enter as the SMILES that they amount to: their own 3D coordinates are not used.
+    Molfiles enter as the SMILES that they amount to: their own 3D coordinates are not used. Standard input is kept in
+    a temporary file while this object lives, because what it holds must be known before anything is written.
 
     Raises:
         PrepareError: a file is missing or of no known kind.
+        ValueError: standard input is named twice.
     """
 
-    def __init__(self, paths: Sequence[str], embedder: Embedder, options: PrepareOptions) -> None:
-        self._paths, self._embedder, self._options = paths, embedder, options
-        for path in paths:  # before anything is written
+    def __init__(self, paths: Sequence[str], options: PrepareOptions) -> None:
+        self._options = options
+        if paths.count(STDIN) > 1:
+            raise ValueError(f"standard input ({STDIN}) is named {paths.count(STDIN)} times; it can be read once")
+        self._kept = _standard_input() if STDIN in paths else None
+        self._paths = [path if path != STDIN or not self._kept else _in(self._kept) for path in paths]
+        for path in self._paths:  # before anything is written
             next(read_records(path, options))
         how = repr((options.smiles_column, options.id_column, options.allow_truncated))
-        self.digest = hashlib.sha256("".join([how, *map(_fingerprint, paths)]).encode()).hexdigest()
+        self.digest = hashlib.sha256("".join([how, *map(_fingerprint, self._paths)]).encode()).hexdigest()
         self.total: int | None = None
 
-    def rows(self, start: int) -> Iterator[Row]:
-        """Embeds the rows from number `start` on, in order; those before their batch are read, not embedded."""
-        again = start % self._embedder.batch_size
-        return islice(self._batches(start - again), again, None)
+    def pieces(self, rows: int) -> Iterator[Piece]:
+        """See `Source`; reads the files, once."""
+        records = (record for path in self._paths for record in read_records(path, self._options))
+        while piece := tuple(islice(records, rows)):
+            yield RecordPiece(piece)
 
-    def _batches(self, start: int) -> Iterator[Row]:
-        records = islice((r for path in self._paths for r in read_records(path, self._options)), start, None)
-        while chunk := list(islice(records, self._embedder.batch_size)):
-            given = [_smiles(record) for record in chunk]
-            result = self._embedder.embed(given)
-            reasons = {bad.row: bad.reason for bad in result.invalid}
-            for row, record in enumerate(chunk):
-                reason = record.reason if isinstance(record, Refused) else reasons.get(row)
-                smiles = result.smiles[row] or given[row]
-                yield EmbeddedRow(record.id, result.inchikeys[row], smiles, reason), result.vectors[row]
+
+@dataclass(frozen=True)
+class RecordPiece:
+    """Records of files, as text."""
+
+    records: tuple[Record | Refused, ...]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def embed(self, embedder: Embedder, progress: Progress | None = None) -> Embedded:
+        """See `Piece`."""
+        given = [_smiles(record) for record in self.records]
+        result = embedder.embed(given, progress)
+        reasons = {bad.row: bad.reason for bad in result.invalid}
+        rows = [
+            EmbeddedRow(
+                record.id,
+                result.inchikeys[row],
+                result.smiles[row] or given[row],
+                record.reason if isinstance(record, Refused) else reasons.get(row),
+            )
+            for row, record in enumerate(self.records)
+        ]
+        return rows, result.vectors
 
 
 def _smiles(record: Record | Refused) -> str | None:
@@ -152,12 +233,31 @@ def _of_molfile(structure: Structure) -> str | None:
         return None if mol is None else Chem.MolToSmiles(mol)
 
 
+def _standard_input() -> TemporaryDirectory[str]:
+    folder: TemporaryDirectory[str] = TemporaryDirectory(prefix="mmsa-embed-")
+    with Path(_in(folder)).open("wb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    return folder
+
+
+def _in(folder: TemporaryDirectory[str]) -> str:
+    return f"{folder.name}/stdin.smi"
+
+
 def _fingerprint(path: str) -> str:
     """Name, size and both ends of a file: enough to notice that it is another one, cheap for a file of any size."""
     digest = hashlib.sha256(PurePosixPath(path).name.encode())
     with fsspec.open(path, "rb") as file:
-        digest.update(file.read(_TIP))
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(size - _TIP, 0))
-        digest.update(file.read(_TIP) + str(size).encode())
+        tip = file.read(_TIP)
+        digest.update(tip)
+        try:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - _TIP, 0))
+            tip = file.read(_TIP)
+        except ValueError:  # from a server that gives no part of a file all of it has to come
+            size = len(tip)
+            while more := file.read(_TIP):
+                size += len(more)
+                tip = (tip + more)[-_TIP:]
+        digest.update(tip + str(size).encode())
     return digest.hexdigest()

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from mmsa_dist.runtime.onednn import linear
+
 MAX_CANDIDATES = 4096
 """Candidates fetched for a query at most; more are needed only where thousands of rows are almost the same."""
 
@@ -81,7 +83,7 @@ class ProductCandidates:
             for start in range(0, len(self), _ROWS_PER_PRODUCT):
                 stop = min(start + _ROWS_PER_PRODUCT, len(self))
                 # |q|² is the same for every row of a query; it is added at the end.
-                part_GF = torch.addmm(self._square_F[start:stop], query_GC, self._rows_FC[start:stop].T, alpha=-2)
+                part_GF = linear(-2 * query_GC, self._rows_FC[start:stop], self._square_F[start:stop])
                 part_Gk, found_Gk = part_GF.topk(min(k, stop - start), largest=False)
                 best_Gk, row_Gk = torch.cat([best_Gk, part_Gk], 1), torch.cat([row_Gk, found_Gk + start], 1)
                 best_Gk, kept_Gk = best_Gk.topk(min(k, best_Gk.shape[1]), largest=False)

@@ -43,7 +43,8 @@ class Molecule:
     bond_ends: NDArray[np.uint16]
     """(E, 2): numbers of the two atoms."""
     xy: NDArray[np.float32]
-    """(A, 2): depiction, RDKit's units. The block keeps where atoms lie to each other, within 0.01."""
+    """(A, 2): depiction, RDKit's units; (0, 2) where none was made, which no shard may hold. The block keeps where
+    atoms lie to each other, within 0.01."""
     conformers: NDArray[np.float32]
     """(n, A, 3), Å: n conformers, 0 where there is none. The block keeps where atoms lie to each other, within
     0.001 Å."""

@@ -1,7 +1,8 @@
-"""The folder that preparation fills, on a local disk or at any URL that fsspec knows."""
+"""A folder that is filled with whole files, on a local disk or at any URL that fsspec knows."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -47,6 +48,11 @@ class Folder:
         (self.path / name).parent.mkdir(parents=True, exist_ok=True)
         with write_atomically(self.path / name) as file:
             file.write(content)
+
+    def remove(self, name: str) -> None:
+        """Removes a file, if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            self._system.rm_file(self._at(name))
 
     def take(self, file: Path, name: str) -> None:
         """Moves a local file here, replacing the one of that name."""

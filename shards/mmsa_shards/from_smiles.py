@@ -24,6 +24,7 @@ def smiles_to_block(
     seed: int = 0,
     conformer_timeout_s: float = 0.0,
     standardization: Standardization | None,
+    drawn: bool = True,
 ) -> tuple[pa.RecordBatch, NDArray[np.int64], dict[int, tuple[str, str]]]:
     """Turns SMILES into a block exactly as preparation does, without Ray.
 
@@ -35,6 +36,8 @@ def smiles_to_block(
         conformer_timeout_s: seconds that the embedding of one molecule may take before it goes without 3D.
         standardization: as in the preparation; None takes the SMILES, which must parse, as they are given, and
             makes no InChIKeys.
+        drawn: whether molecules are laid out in the plane, which takes longer than all else; without it no picture
+            can be drawn of the block, and none is refused for its drawing.
 
     Returns:
         The block of the N molecules that were read; their (N,) int64 rows in `smiles`, ascending; and for
@@ -53,7 +56,7 @@ def smiles_to_block(
     wanted = Conformers(mode=conformers, count=1, seed=seed, timeout_s=conformer_timeout_s)
     molecules: list[Molecule] = []
     kept: list[int] = []
-    for row, made in zip(rows, make_molecules(orders, wanted), strict=True):
+    for row, made in zip(rows, make_molecules(orders, wanted, drawn=drawn), strict=True):
         if isinstance(made, Refusal):
             refusals[row] = (made.reason, made.message)
         else:

@@ -176,14 +176,23 @@ class Guard:
         return exit_code
 
 
-def guard_of_this_process() -> Guard:
-    """Returns the guard that everything in this process shares; a forked process gets its own."""
-    return _guard_of(os.getpid())
+@contextlib.contextmanager
+def free_guard() -> Iterator[Guard]:
+    """Gives, for the while, a guard that no other thread of this process uses; it is kept for the next who asks."""
+    idle = _idle(os.getpid())
+    try:
+        guard = idle.pop()
+    except IndexError:
+        guard = Guard()
+    try:
+        yield guard
+    finally:
+        idle.append(guard)
 
 
 @cache
-def _guard_of(pid: int) -> Guard:
-    return Guard()
+def _idle(pid: int) -> list[Guard]:
+    return []  # of this process alone: a forked one starts its own
 
 
 def _open_nursery() -> tuple[subprocess.Popen[bytes], socket.socket]:

@@ -17,7 +17,7 @@ from mmsa_shards.conformers import embed
 from mmsa_shards.conformers_nvmolkit import embed_many
 from mmsa_shards.depiction import depict
 from mmsa_shards.features import atom_features, bond_features
-from mmsa_shards.guard import Lost, guard_of_this_process
+from mmsa_shards.guard import Lost, free_guard
 from mmsa_shards.options import PrepareOptions
 from mmsa_shards.schema import STEPS_PER_ANGSTROM, STEPS_PER_DRAWING_UNIT
 from mmsa_shards.standardize import Refusal, first_line
@@ -70,10 +70,15 @@ class Order:
     """One of `mmsa_shards.schema.CONFORMER_SOURCES`."""
 
 
-def make_molecules(orders: Sequence[Order], conformers: Conformers) -> list[Molecule | Refusal]:
+def make_molecules(orders: Sequence[Order], conformers: Conformers, *, drawn: bool = True) -> list[Molecule | Refusal]:
     """Makes molecules in a guard, so that none of them can hang or crash the caller.
 
     A molecule whose embedding takes too long, or ends RDKit, is made again without being embedded.
+
+    Args:
+        orders: standardized molecules.
+        conformers: what to do about 3D.
+        drawn: whether they are laid out in the plane, which takes longer than all else; otherwise `xy` is empty.
 
     Returns:
         In order, a molecule, or the refusal of one that cannot be made even so.
@@ -83,10 +88,10 @@ def make_molecules(orders: Sequence[Order], conformers: Conformers) -> list[Mole
     """
     if conformers.mode == "etkdg" and conformers.backend == "nvmolkit":
         orders = _embedded_together(orders, conformers)
-    made = _guarded(orders, conformers)
+    made = _guarded(orders, conformers, drawn)
     if conformers.mode == "etkdg":
         lost = [number for number, result in enumerate(made) if isinstance(result, Lost)]
-        again = _guarded([orders[n] for n in lost], dataclasses.replace(conformers, mode="given"))
+        again = _guarded([orders[n] for n in lost], dataclasses.replace(conformers, mode="given"), drawn)
         for number, result in zip(lost, again, strict=True):
             made[number] = result
     return [Refusal(m.reason, f"RDKit {m.message}") if isinstance(m, Lost) else m for m in made]
@@ -108,24 +113,23 @@ def _embedded_together(orders: Sequence[Order], conformers: Conformers) -> list[
     return results
 
 
-def _guarded(orders: Sequence[Order], conformers: Conformers) -> list[Molecule | Refusal | Lost]:
+def _guarded(orders: Sequence[Order], conformers: Conformers, drawn: bool) -> list[Molecule | Refusal | Lost]:
     seconds = conformers.timeout_s if conformers.mode == "etkdg" else SECONDS_WITHOUT_EMBEDDING
-    return list(guard_of_this_process().map(partial(make_molecule, conformers=conformers), orders, seconds=seconds))
+    make = partial(make_molecule, conformers=conformers, drawn=drawn)
+    with free_guard() as guard:
+        return list(guard.map(make, orders, seconds=seconds))
 
 
-def make_molecule(order: Order, conformers: Conformers) -> Molecule | Refusal:
-    """Makes one molecule in this process."""
+def make_molecule(order: Order, conformers: Conformers, drawn: bool = True) -> Molecule | Refusal:
+    """Makes one molecule in this process; see `make_molecules`."""
     mol = Chem.MolFromSmiles(order.smiles)
     if mol is None:
         return Refusal("standardization", f"its standardized form does not parse: {order.smiles}")
     xyz, source = _conformers(mol, order, conformers)
     bonds, bond_ends = bond_features(mol)
-    try:
-        xy = depict(mol)
-    except (RuntimeError, ValueError) as error:  # all of RDKit's exceptions derive from these two
-        return Refusal("depiction", f"RDKit cannot draw it: {first_line(error)}")
-    if not fits(xy, STEPS_PER_DRAWING_UNIT):
-        return Refusal("depiction", "its drawing is too wide to be kept in a block")
+    xy = _drawing(mol) if drawn else np.empty((0, 2), dtype=np.float32)
+    if isinstance(xy, Refusal):
+        return xy
     if kept := [conformer for conformer in xyz if fits(conformer, STEPS_PER_ANGSTROM)]:
         xyz = np.stack(kept)
     else:
@@ -141,6 +145,16 @@ def make_molecule(order: Order, conformers: Conformers) -> Molecule | Refusal:
         conformers=xyz,
         conformer_source=source,
     )
+
+
+def _drawing(mol: Chem.Mol) -> NDArray[np.float32] | Refusal:
+    try:
+        xy = depict(mol)
+    except (RuntimeError, ValueError) as error:  # all of RDKit's exceptions derive from these two
+        return Refusal("depiction", f"RDKit cannot draw it: {first_line(error)}")
+    if not fits(xy, STEPS_PER_DRAWING_UNIT):
+        return Refusal("depiction", "its drawing is too wide to be kept in a block")
+    return xy
 
 
 def _conformers(mol: Chem.Mol, order: Order, wanted: Conformers) -> tuple[NDArray[np.float32], str]:

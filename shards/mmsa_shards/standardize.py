@@ -19,7 +19,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
 from mmsa_shards.conformers import given_coordinates
-from mmsa_shards.guard import Lost, guard_of_this_process
+from mmsa_shards.guard import Lost, free_guard
 from mmsa_shards.options import Standardization
 from mmsa_shards.read import Structure
 
@@ -99,7 +99,8 @@ class Refusal:
 
 def standardize_many(structures: Sequence[Structure], how: Standardization) -> list[Parent | Refusal]:
     """Standardizes one structure after the other in a guard, so that none can hang or crash the caller."""
-    results = guard_of_this_process().map(partial(standardize_text, how=how), structures, seconds=SECONDS_PER_RECORD)
+    with free_guard() as guard:
+        results = list(guard.map(partial(standardize_text, how=how), structures, seconds=SECONDS_PER_RECORD))
     return [Refusal(r.reason, f"RDKit {r.message}") if isinstance(r, Lost) else r for r in results]
 
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -13,6 +16,7 @@ from sklearn.base import clone
 
 from mmsa_dist.embed import Embedder, ExportError, ExportSummary, export_embeddings, read_embeddings
 from mmsa_dist.embed import export as export_module
+from mmsa_shards.folder import Folder
 from mmsa_shards.manifest import Manifest
 from mmsa_shards.shard import read_block
 from tests.fixtures.embedders import DRUGS, random_embedder
@@ -49,7 +53,7 @@ def test_a_row_for_every_input_row_in_order(embedder, table, tmp_path, dtype):
     )
     assert (summary.rows, summary.ok, summary.parts) == (13, 11, 3)
     assert summary.reasons == {"syntax": 1, "empty": 1}
-    assert seen == [(0, None), (13, 13)]
+    assert seen == [(0, None), (4, None), (5, None), (5, None), (9, None), (10, None), (10, None), (13, None), (13, 13)]
     written = rows(tmp_path / "out")
     names = [f"D{n}" for n in range(11)]
     assert [row["id"] for row in written] == [*names[:3], "BAD", "EMPTY", *names[3:]]
@@ -114,7 +118,7 @@ def test_a_killed_export_goes_on(embedder, table, tiny_shards, tmp_path, monkeyp
 
     def dying(folder, number, *rest):
         if number == killed_at:
-            (folder / f".part-{number:05d}.parquet.123.tmp").write_bytes(b"half")
+            (folder.path / f".part-{number:05d}.parquet.123.tmp").write_bytes(b"half")
             raise KeyboardInterrupt
         calls.append(number)
         write(folder, number, *rest)
@@ -145,24 +149,24 @@ def test_killed_after_the_last_part(embedder, table, tmp_path, monkeypatch):
     summary = export_embeddings(
         embedder, table, tmp_path / "out", rows_per_part=5, progress=lambda *at: seen.append(at)
     )
-    assert (summary.rows, summary.parts, summary.reused_parts) == (13, 3, 2)
-    assert seen == [(10, None), (13, 13)], "the short part is made again, for only then is the end known"
+    assert (summary.rows, summary.parts, summary.reused_parts) == (13, 3, 3)
+    assert seen == [(13, 13)]
     assert contents(tmp_path / "out") == whole
 
 
-@pytest.mark.parametrize("lost", [0, 1, 2])
+@pytest.mark.parametrize("lost", [[0], [1], [2], [0, 2]], ids=str)
 @pytest.mark.parametrize("kind", ["file", "shards"])
 def test_a_lost_part_is_made_again(embedder, table, tiny_shards, tmp_path, lost, kind):
-    # Parts of 5 rows, batches of 4: a restart begins inside a batch.
     def export() -> ExportSummary:
         source = table if kind == "file" else tiny_shards
         return export_embeddings(embedder, source, tmp_path / "out", rows_per_part=5, dtype="float32")
 
     first = export()
     whole = contents(tmp_path / "out")
-    (tmp_path / "out" / f"part-{lost:05d}.parquet").unlink()
+    for number in lost:
+        (tmp_path / "out" / f"part-{number:05d}.parquet").unlink()
     again = export()
-    assert again.reused_parts == lost
+    assert again.reused_parts == first.parts - len(lost)
     assert (again.rows, again.reasons, again.parts) == (first.rows, first.reasons, first.parts)
     assert contents(tmp_path / "out") == whole
 
@@ -170,11 +174,11 @@ def test_a_lost_part_is_made_again(embedder, table, tiny_shards, tmp_path, lost,
 def test_a_part_that_cannot_be_embedded_leaves_the_others(embedder, table, tmp_path, monkeypatch):
     embed, batches = Embedder.embed, []
 
-    def failing(self, molecules):
+    def failing(self, molecules, progress):
         batches.append(molecules)
-        if len(batches) == 3:
+        if len(batches) == 2:
             raise RuntimeError("the machine is on fire")
-        return embed(self, molecules)
+        return embed(self, molecules, progress)
 
     whole = export_embeddings(embedder, table, tmp_path / "whole", rows_per_part=5, dtype="float32")
     monkeypatch.setattr(Embedder, "embed", failing)
@@ -185,6 +189,13 @@ def test_a_part_that_cannot_be_embedded_leaves_the_others(embedder, table, tmp_p
     summary = export_embeddings(embedder, table, tmp_path / "out", rows_per_part=5, dtype="float32")
     assert (summary.rows, summary.reused_parts) == (whole.rows, 1)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_what_search_keeps_there_is_left_alone(embedder, table, tmp_path):
+    first = export_embeddings(embedder, table, tmp_path / "out")
+    (tmp_path / "out" / "_index.faiss").write_bytes(b"lists")
+    assert export_embeddings(embedder, table, tmp_path / "out") == first
+    assert (tmp_path / "out" / "_index.faiss").read_bytes() == b"lists"
 
 
 def test_what_is_done_is_not_done_twice(embedder, table, tmp_path, monkeypatch):
@@ -220,7 +231,11 @@ def test_other_files_are_never_touched(embedder, table, tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
-    [({"dtype": "int8"}, "dtype='int8' must be one of float16, float32"), ({"rows_per_part": 0}, "rows_per_part=0")],
+    [
+        ({"dtype": "int8"}, "dtype='int8' must be one of float16, float32"),
+        ({"format": "lance"}, "format='lance' must be one of parquet, npy"),
+        ({"rows_per_part": 0}, "rows_per_part=0"),
+    ],
 )
 def test_wrong_options_are_said(embedder, table, tmp_path, options, sentence):
     with pytest.raises(ValueError, match=sentence):
@@ -266,3 +281,65 @@ def test_rows_without_finite_numbers_are_not_ok(table, tmp_path):
     assert (summary.rows, summary.ok) == (13, 0)
     assert summary.reasons == {"not_finite": 11, "syntax": 1, "empty": 1}
     assert read_embeddings(tmp_path / "out").vectors.shape == (0, 16)
+
+
+@pytest.mark.parametrize("place", ["memory", "file"])
+def test_input_and_output_by_url(embedder, table, tmp_path, place):
+    export_embeddings(embedder, table, tmp_path / "here", rows_per_part=5)
+    root = f"memory://{tmp_path.name}" if place == "memory" else f"file://{tmp_path}/there"
+    with fsspec.open(f"{root}/{table.name}", "wb", auto_mkdir=True) as file:
+        file.write(table.read_bytes())
+    out = f"{root}/out"
+    summary = export_embeddings(embedder, f"{root}/{table.name}", out, rows_per_part=5)
+    files, folder = fsspec.core.url_to_fs(out)
+    names = sorted(path.rpartition("/")[2] for path in files.ls(folder, detail=False))
+    assert names == ["_export.json", *(f"part-0000{n}.parquet" for n in range(3))]
+    for name, content in contents(tmp_path / "here").items():
+        assert files.cat_file(f"{folder}/{name}") == content
+    assert read_embeddings(out).summary == summary
+    files.rm_file(f"{folder}/part-00001.parquet")
+    with pytest.raises(ExportError, match=r"out lacks part-00001\.parquet"):
+        read_embeddings(out)
+    again = export_embeddings(embedder, f"{root}/{table.name}", out, rows_per_part=5, format="npy")
+    assert (again.reused_parts, again.rows) == (2, 13)
+    assert len(np.load(io.BytesIO(files.cat_file(f"{folder}/_vectors.npy")))) == 13
+    with pytest.raises(ExportError, match="another origin"):
+        export_embeddings(random_embedder(1), f"{root}/{table.name}", out, rows_per_part=5)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_all_vectors_as_one_array(embedder, table, tmp_path, dtype):
+    export_embeddings(embedder, table, tmp_path / "out", dtype=dtype, format="npy", rows_per_part=5)
+    array = np.load(tmp_path / "out" / "_vectors.npy", mmap_mode="r")
+    assert array.dtype == np.dtype(dtype)
+    written = rows(tmp_path / "out")
+    assert array.shape == (13, 16) == (len(written), len(written[0]["embedding"]))
+    for row, vector in zip(written, array, strict=True):
+        np.testing.assert_array_equal(vector, np.full(16, np.nan) if row["embedding"] is None else row["embedding"])
+    assert ds.dataset(tmp_path / "out").count_rows() == 13, "readers of the folder pass it by"
+
+
+def test_the_array_may_be_asked_for_later_and_is_made_once(embedder, table, tmp_path, monkeypatch):
+    first = export_embeddings(embedder, table, tmp_path / "out", rows_per_part=5)
+    path = tmp_path / "out" / "_vectors.npy"
+    assert not path.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "take", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            export_embeddings(embedder, table, tmp_path / "out", rows_per_part=5, format="npy")
+    assert not path.exists()
+    (tmp_path / "out" / ".npy-killed").mkdir()
+    monkeypatch.setattr(export_module, "write_part", lambda *_: pytest.fail("wrote again"))
+    assert export_embeddings(embedder, table, tmp_path / "out", rows_per_part=5, format="npy") == first
+    written = path.stat().st_mtime_ns
+    assert export_embeddings(embedder, table, tmp_path / "out", rows_per_part=5, format="npy") == first
+    assert path.stat().st_mtime_ns == written
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_the_array_of_other_vectors_is_removed(embedder, table, tmp_path):
+    export_embeddings(embedder, table, tmp_path / "out", format="npy")
+    for part in (tmp_path / "out").glob("part-*"):
+        part.unlink()
+    export_embeddings(random_embedder(1), table, tmp_path / "out")
+    assert not (tmp_path / "out" / "_vectors.npy").exists()

@@ -1,16 +1,24 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import gzip
+import io
+import pickle
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from mmsa_dist.config.load import load_config
 from mmsa_dist.embed import Embedder
-from mmsa_dist.embed.source import FileRows, ShardRows, Source, open_source
+from mmsa_dist.embed.source import Embedded, FileRows, ShardRows, Source, open_source
 from tests.fixtures.embedders import DRUGS, random_embedder
+from tests.fixtures.file_server import files_on_a_server
 
 
 @pytest.fixture(scope="module")
@@ -26,53 +34,124 @@ def table(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_a_path_names(embedder: Embedder, table: Path, tiny_shards: Path) -> None:
-    assert isinstance(open_source(tiny_shards, embedder), ShardRows)
-    assert isinstance(open_source(str(table), embedder), FileRows)
-    assert isinstance(open_source([str(table), str(table)], embedder), FileRows)
+def test_what_a_path_names(table: Path, tiny_shards: Path) -> None:
+    assert isinstance(open_source(tiny_shards), ShardRows)
+    assert isinstance(open_source(str(table)), FileRows)
+    assert isinstance(open_source([str(table), str(table)]), FileRows)
+
+
+def of(source: Source, rows: int, embedder: Embedder) -> list[Embedded]:
+    return [piece.embed(embedder) for piece in source.pieces(rows)]
+
+
+@pytest.mark.parametrize("rows", [1, 4, 5, 7, 100])
+@pytest.mark.parametrize("kind", ["file", "shards"])
+def test_pieces_are_all_rows_in_order(embedder: Embedder, table: Path, tiny_shards: Path, kind: str, rows: int) -> None:
+    source = open_source(table if kind == "file" else tiny_shards)
+    (whole,) = of(source, 1000, embedder)
+    total = 12 if kind == "file" else 55
+    assert source.total == (None if kind == "file" else total)
+    assert len(whole[0]) == len(whole[1]) == total
+    pieces = list(source.pieces(rows))
+    assert [len(piece) for piece in pieces] == [min(rows, total - start) for start in range(0, total, rows)]
+    made = [piece.embed(embedder) for piece in pieces]
+    assert [row for names, _ in made for row in names] == whole[0]
+    np.testing.assert_allclose(np.concatenate([vectors for _, vectors in made]), whole[1], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["file", "shards"])
-def test_batches_are_cut_at_the_same_rows_wherever_one_starts(
-    embedder: Embedder, table: Path, tiny_shards: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+def test_a_piece_is_the_same_alone_and_in_another_process(
+    embedder: Embedder, table: Path, tiny_shards: Path, kind: str
 ) -> None:
-    """What is computed together sets the last bits, so a restart has to compute the same rows together."""
-    infer, batches = Embedder._infer, []
-
-    def watched(self: Embedder, block: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
-        batches.append(block["inchikey"].to_pylist())
-        return infer(self, block)
-
-    monkeypatch.setattr(Embedder, "_infer", watched)
-    source: Source = open_source(table if kind == "file" else tiny_shards, embedder)
-    whole = list(source.rows(0))
-    all_batches = batches.copy()
-    assert len(whole) == (12 if kind == "file" else source.total)
-    for start in (1, 3, 4, 5, 7, 11, len(whole) - 1, len(whole)):
-        batches.clear()
-        found = list(source.rows(start))
-        assert batches == all_batches[len(all_batches) - len(batches) :]
-        assert [row for row, _ in found] == [row for row, _ in whole[start:]]
-        for (_, vector), (_, expected) in zip(found, whole[start:], strict=True):
-            np.testing.assert_array_equal(vector, expected)
+    """What is computed together sets the last bits, so a piece has to be computed as if there were no other."""
+    source = open_source(table if kind == "file" else tiny_shards)
+    for piece, (rows, vectors) in zip(source.pieces(5), of(source, 5, embedder), strict=True):
+        again = pickle.loads(pickle.dumps(piece)).embed(embedder)  # noqa: S301
+        assert again[0] == rows
+        np.testing.assert_array_equal(again[1], vectors)
 
 
-def test_the_digest_is_that_of_what_is_read(embedder: Embedder, table: Path) -> None:
+@pytest.mark.parametrize("kind", ["file", "shards"])
+def test_progress_is_told_within_a_piece(embedder: Embedder, table: Path, tiny_shards: Path, kind: str) -> None:
+    piece = next(open_source(table if kind == "file" else tiny_shards).pieces(10))
+    told: list[int] = []
+    piece.embed(embedder, told.append)
+    assert told == [3, 6, 9, 10]
+
+
+@pytest.fixture
+def stdin(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
+    def give(content: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+    return give
+
+
+@pytest.mark.parametrize("pack", [bytes, partial(gzip.compress, mtime=0)], ids=["text", "gzip"])
+def test_standard_input(
+    embedder: Embedder, stdin: Callable[[bytes], None], pack: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    text = "".join(f"{smiles}\n" for smiles in DRUGS).encode()
+    (tmp_path / "more.smi").write_text("CCO ethanol\n")
+    stdin(pack(text))
+    source = open_source(["-", str(tmp_path / "more.smi")])
+    ((rows, vectors),) = of(source, 100, embedder)
+    assert [row.id for row in rows] == [*(f"stdin.smi:{n + 1}" for n in range(11)), "ethanol"]
+    np.testing.assert_allclose(vectors, embedder.transform([*DRUGS, "CCO"]), atol=1e-6, rtol=0)
+    stdin(pack(text))
+    assert open_source(["-", str(tmp_path / "more.smi")]).digest == source.digest
+    stdin(pack(text + b"C"))
+    assert open_source(["-", str(tmp_path / "more.smi")]).digest != source.digest
+
+
+def test_standard_input_is_kept_no_longer_than_it_is_used(
+    stdin: Callable[[bytes], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    stdin(b"CCO\n")
+    source = open_source("-")
+    assert len(list(tmp_path.iterdir())) == 1
+    del source
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_standard_input_that_cannot_be_used_is_said(stdin: Callable[[bytes], None]) -> None:
+    stdin(b"")
+    with pytest.raises(ValueError, match=r"stdin\.smi holds no records"):
+        open_source("-")
+    with pytest.raises(ValueError, match=r"standard input \(-\) is named 2 times"):
+        open_source(["-", "-"])
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_file_on_a_server(embedder: Embedder, table: Path, ranges: bool) -> None:
+    pytest.importorskip("aiohttp", reason="fsspec reads http with aiohttp")
+    with files_on_a_server(table.parent, ranges) as url:
+        source = open_source(f"{url}/{table.name}")
+        assert source.digest == open_source(table).digest
+        ((rows, vectors),) = of(source, 100, embedder)
+    ((expected, expected_vectors),) = of(open_source(table), 100, embedder)
+    assert rows == expected
+    np.testing.assert_array_equal(vectors, expected_vectors)
+
+
+def test_the_digest_is_that_of_what_is_read(table: Path) -> None:
     options = load_config().prepare
-    digest = FileRows([str(table)], embedder, options).digest
-    assert FileRows([str(table)], embedder, options).digest == digest
+    digest = FileRows([str(table)], options).digest
+    assert FileRows([str(table)], options).digest == digest
     others = [
-        FileRows([str(table)], embedder, dataclasses.replace(options, smiles_column="product")),
-        FileRows([str(table)], embedder, dataclasses.replace(options, id_column="code")),
-        FileRows([str(table), str(table)], embedder, options),
+        FileRows([str(table)], dataclasses.replace(options, smiles_column="product")),
+        FileRows([str(table)], dataclasses.replace(options, id_column="code")),
+        FileRows([str(table), str(table)], options),
     ]
     table.write_text(table.read_text().replace("D3", "D9"))
-    others.append(FileRows([str(table)], embedder, options))
+    others.append(FileRows([str(table)], options))
     assert len({digest, *(other.digest for other in others)}) == 5
 
 
 def test_columns_are_taken_by_name(embedder: Embedder, table: Path) -> None:
     options = dataclasses.replace(load_config().prepare, smiles_column="product", id_column="code")
-    rows = [row for row, _ in open_source(table, embedder, options).rows(0)]
+    ((rows, _),) = of(open_source(table, options), 100, embedder)
     assert {row.smiles for row in rows} == {"CCO"}
     assert [row.id for row in rows[:2]] == ["E0", "E1"]

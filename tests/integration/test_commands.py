@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -36,8 +37,10 @@ def command(*words: object) -> list[str]:
     return [sys.executable, "-c", "from mmsa_dist.cli import main; main()", *map(str, words)]
 
 
-def mmsa(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*words), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=240)
+def mmsa(*words: object, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*words), cwd=ROOT, env=environment(), input=stdin, capture_output=True, text=True, timeout=240
+    )
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +91,15 @@ def test_the_whole_way(molecules: Path) -> None:
     assert table.num_rows == 62
     assert table["ok"].to_pylist() == [True] * 61 + [False]
     assert table["reason"].to_pylist()[-1] == "valence"
+
+    piped = mmsa(
+        *("embed", "-", "--model", run / "model", "--out", run / "piped", "--format", "npy", "--config", MINI),
+        *("embed.batch_size=auto", "embed.dtype=float32", "embed.readers=1"),
+        stdin=molecules.read_text(),
+    )
+    assert piped.returncode == 0, piped.stderr
+    array = np.load(run / "piped" / "_vectors.npy", mmap_mode="r")
+    assert (len(array), int(np.isnan(array).any(axis=1).sum())) == (62, 1)
 
     found = mmsa("search", vectors, "CCO", "--model", run / "model", "-k", 3)
     assert found.returncode == 0, found.stderr

@@ -36,10 +36,11 @@ SIDEWAYS = {
 }
 SHARDS_FOR_MMSA_DIST = {
     *("atomic", "schema", "options", "errors", "manifest", "changes", "shard", "verify", "read", "block"),
-    "from_smiles",
+    *("from_smiles", "folder"),
 }
 STAGES_OF_FILES = {
     "mmsa_dist/evaluate/side_by_side.py": {"cluster"},
+    "mmsa_dist/embed/side_by_side.py": {"cluster"},
     "mmsa_dist/cli/prepare.py": {"prepare", "repair", "workplace"},
     "mmsa_dist/cli/download.py": {"pubchem"},
 }

