@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmsa_dist.data.hashing import mix
+from mmsa_dist.data.hashing import STEP, mix
 from mmsa_dist.data.pictures import Pose
 
 _SMALLEST_SCALE = 0.8
@@ -33,5 +33,5 @@ def _uniform(index: np.ndarray, seed: int, epoch: int, purpose: int) -> np.ndarr
     with np.errstate(over="ignore"):
         state = index.astype(np.uint64)
         for word in (purpose, epoch, seed):
-            state = mix(state + np.uint64(0x9E3779B97F4A7C15) * np.uint64(word + 1))
+            state = mix(state + np.uint64(STEP) * np.uint64(word + 1))
     return (state >> np.uint64(11)).astype(np.float64) / 2**53

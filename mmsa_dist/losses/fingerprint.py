@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmsa_dist.data.batch import MoleculeBatch
-from mmsa_shards.schema import ATOM_CATEGORIES, BOND_CATEGORIES
+from mmsa_dist.data.hashing import STEP, mix_tensor, signed
+from mmsa_dist.encoders.gin import BOND_TYPE
+from mmsa_shards.schema import ATOM_CATEGORIES
 
 _RADIUS = 2  # bonds from the middle, as in ECFP4
 _ATOM_INVARIANTS = tuple(
@@ -20,7 +22,6 @@ _ATOM_INVARIANTS = tuple(
     for number, category in enumerate(ATOM_CATEGORIES)
     if category.name in {"atomic_number", "degree", "formal_charge", "hydrogens", "in_ring"}
 )
-_BOND_TYPE = next(number for number, category in enumerate(BOND_CATEGORIES) if category.name == "type")
 
 
 class FingerprintLoss(nn.Module):
@@ -55,11 +56,12 @@ def circular_fingerprint(batch: MoleculeBatch, bits: int) -> Tensor:
 
     Atoms differ by element, degree, charge, hydrogens and ring membership, bonds by their type; stereo is not seen.
     """
-    bond_of_end, here, there = _ends(batch)
+    # Each bond twice, seen from either end.
+    here, there = batch.bond_ends_E2.T.reshape(-1), batch.bond_ends_E2.flip(1).T.reshape(-1)
+    type_2E = batch.bonds_E4[:, BOND_TYPE].long().repeat(2)
     state_A = torch.zeros(len(batch.atoms_A9), dtype=torch.int64, device=batch.device)
     for number in _ATOM_INVARIANTS:
         state_A = _mix(state_A + batch.atoms_A9[:, number])
-    type_2E = batch.bonds_E4[bond_of_end, _BOND_TYPE].long()
     molecule_A = batch.molecule_of_atom_A
     fingerprint_BF = torch.zeros(len(batch), bits, dtype=torch.bool, device=batch.device)
     fingerprint_BF[molecule_A, state_A % bits] = True
@@ -71,24 +73,5 @@ def circular_fingerprint(batch: MoleculeBatch, bits: int) -> Tensor:
     return fingerprint_BF
 
 
-def _ends(batch: MoleculeBatch) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns bond, near atom and far atom of each of the 2E ends of bonds."""
-    bond_E = torch.arange(len(batch.bond_ends_E2), device=batch.device)
-    ends_E2 = batch.bond_ends_E2
-    return torch.cat([bond_E, bond_E]), ends_E2.T.reshape(-1), ends_E2.flip(1).T.reshape(-1)
-
-
 def _mix(state: Tensor) -> Tensor:
-    """(n,) int64 to (n,) int64, one to one: SplitMix64 (Steele, Lea, Flood 2014), of which numbers wrap around."""
-    state = state + _signed(0x9E3779B97F4A7C15)
-    state = (state ^ _shifted(state, 30)) * _signed(0xBF58476D1CE4E5B9)
-    state = (state ^ _shifted(state, 27)) * _signed(0x94D049BB133111EB)
-    return state ^ _shifted(state, 31)
-
-
-def _signed(word: int) -> int:
-    return word - (1 << 64) if word >> 63 else word
-
-
-def _shifted(state: Tensor, places: int) -> Tensor:
-    return (state >> places) & ((1 << (64 - places)) - 1)  # torch carries the sign along
+    return mix_tensor(state + signed(STEP))
