@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmsa_dist.runtime.operators import operator
+
 
 @dataclass(frozen=True)
 class EdgeFeatures:
@@ -60,7 +62,7 @@ def edge_convolution(x_AD: Tensor, edges: EdgeFeatures, weight_DF: Tensor) -> Te
     return out_AD.to(x_AD.dtype)
 
 
-@torch.library.custom_op("mmsa_dist::edge_convolution", mutates_args=())
+@operator("mmsa_dist::edge_convolution")
 def _edge_convolution(
     x_AD: Tensor, feature_FP: Tensor, weight_DF: Tensor, reverse_FP: Tensor, sender_P: Tensor, ptr: Tensor
 ) -> Tensor:
@@ -70,12 +72,12 @@ def _edge_convolution(
     return out_AD
 
 
-@_edge_convolution.register_fake
+@torch.library.register_fake("mmsa_dist::edge_convolution")
 def _(x_AD: Tensor, feature_FP: Tensor, weight_DF: Tensor, reverse_FP: Tensor, sender_P: Tensor, ptr: Tensor) -> Tensor:
     return torch.empty_like(x_AD)
 
 
-@torch.library.custom_op("mmsa_dist::edge_convolution_gradients", mutates_args=())
+@operator("mmsa_dist::edge_convolution_gradients")
 def _gradients(
     grad_AD: Tensor, x_AD: Tensor, weight_DF: Tensor, reverse_FP: Tensor, sender_P: Tensor, ptr: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -89,7 +91,7 @@ def _gradients(
     return grad_x_AD, grad_weight_DF
 
 
-@_gradients.register_fake
+@torch.library.register_fake("mmsa_dist::edge_convolution_gradients")
 def _(
     grad_AD: Tensor, x_AD: Tensor, weight_DF: Tensor, reverse_FP: Tensor, sender_P: Tensor, ptr: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -112,7 +114,7 @@ def _backward(ctx: Any, grad_AD: Tensor) -> tuple[Tensor | None, ...]:
     return grad_x_AD, grad_feature_FP, grad_weight_DF, None, None, None
 
 
-_edge_convolution.register_autograd(_backward, setup_context=_keep)
+torch.library.register_autograd("mmsa_dist::edge_convolution", _backward, setup_context=_keep)
 
 
 def _weighted_sum(x_AD: Tensor, sender_P: Tensor, ptr: Tensor, weight_P: Tensor) -> Tensor:

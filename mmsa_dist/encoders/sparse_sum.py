@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmsa_dist.runtime.operators import operator
+
 
 @dataclass(frozen=True)
 class SparseSum:
@@ -59,14 +61,14 @@ def sum_rows(x_ND: Tensor, column_Z: Tensor, ptr: Tensor) -> Tensor:
     return torch.embedding_bag(x_ND.contiguous(), column_Z, ptr, mode=0, include_last_offset=True)[0]
 
 
-@torch.library.custom_op("mmsa_dist::sparse_sum", mutates_args=())
+@operator("mmsa_dist::sparse_sum")
 def _sparse_sum(
     x_ND: Tensor, column_Z: Tensor, ptr: Tensor, transposed_column_Z: Tensor, transposed_ptr: Tensor
 ) -> Tensor:
     return sum_rows(x_ND, column_Z, ptr)
 
 
-@_sparse_sum.register_fake
+@torch.library.register_fake("mmsa_dist::sparse_sum")
 def _(x_ND: Tensor, column_Z: Tensor, ptr: Tensor, transposed_column_Z: Tensor, transposed_ptr: Tensor) -> Tensor:
     return x_ND.new_empty(ptr.shape[0] - 1, x_ND.shape[1])
 
@@ -81,4 +83,4 @@ def _backward(ctx: Any, grad_SD: Tensor) -> tuple[Tensor | None, ...]:
     return grad_ND, None, None, None, None
 
 
-_sparse_sum.register_autograd(_backward, setup_context=_keep)
+torch.library.register_autograd("mmsa_dist::sparse_sum", _backward, setup_context=_keep)

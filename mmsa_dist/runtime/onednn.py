@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mmsa_dist.runtime.operators import operator
+
 _HAS_ONEDNN = torch.backends.mkldnn.is_available()
 
 
@@ -38,24 +40,24 @@ def _by_onednn(x_ND: Tensor, weight_OD: Tensor) -> bool:
     )
 
 
-@torch.library.custom_op("mmsa_dist::linear", mutates_args=())
+@operator("mmsa_dist::linear")
 def _linear(x_ND: Tensor, weight_OD: Tensor, bias_O: Tensor | None) -> Tensor:
     return _product(_padded(x_ND), weight_OD, bias_O)[: len(x_ND)]
 
 
-@_linear.register_fake
+@torch.library.register_fake("mmsa_dist::linear")
 def _(x_ND: Tensor, weight_OD: Tensor, bias_O: Tensor | None) -> Tensor:
     return x_ND.new_empty(x_ND.shape[0], weight_OD.shape[0])
 
 
-@torch.library.custom_op("mmsa_dist::linear_weight_gradient", mutates_args=())
+@operator("mmsa_dist::linear_weight_gradient")
 def _weight_gradient(grad_NO: Tensor, x_ND: Tensor) -> Tensor:
     whole = len(x_ND) - len(x_ND) % _grain(len(x_ND))  # the rest is added by itself: padding would copy both again
     grad_OD = _product(grad_NO[:whole].T, x_ND[:whole].T)
     return grad_OD.addmm_(grad_NO[whole:].T, x_ND[whole:])
 
 
-@_weight_gradient.register_fake
+@torch.library.register_fake("mmsa_dist::linear_weight_gradient")
 def _(grad_NO: Tensor, x_ND: Tensor) -> Tensor:
     return x_ND.new_empty(grad_NO.shape[1], x_ND.shape[1])
 
@@ -74,7 +76,7 @@ def _backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor | None, Tensor | None, 
     )
 
 
-_linear.register_autograd(_backward, setup_context=_keep)
+torch.library.register_autograd("mmsa_dist::linear", _backward, setup_context=_keep)
 
 
 def _padded(x_ND: Tensor) -> Tensor:

@@ -12,6 +12,10 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
+# Its functions take the process group as a default at the moment of import. PyTorch's compiler imports it, at whatever
+# first call: were there a group by then, its threads would outlive it, and now and then abort the process at its end.
+import torch.distributed.nn.functional
+
 # DeepSpeed chooses its accelerator while it is imported, and warns where it has to guess that there is none.
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 

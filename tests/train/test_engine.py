@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 from torch import nn
 
 from mmsa_dist.config.load import load_config
 from mmsa_dist.train.engine import deepspeed_config, learning_rate, parameter_groups
+from tests.fixtures.pretraining import environment
 
 
 def test_the_batch_is_said_once_and_shared_out() -> None:
@@ -52,3 +55,28 @@ def test_every_parameter_is_in_one_group_with_its_own_rate_and_decay() -> None:
     assert of[id(module.encoders["comenet"].bias)] == (0.1, 0.0)
     assert of[id(module.encoders["gin"].weight)] == (1.0, 0.5)
     assert of[id(module.head.bias)] == (1.0, 0.0)
+
+
+def test_no_thread_of_the_process_group_outlives_it() -> None:
+    """One that does aborts the process if it lets go of a tensor while Python ends."""
+    code = """
+import sys
+from pathlib import Path
+import torch
+import torch.distributed as dist
+from mmsa_dist.train.engine import start_processes, stop_processes
+
+def threads_of_gloo():
+    return [name for task in Path("/proc/self/task").iterdir() if "gloo" in (name := (task / "comm").read_text())]
+
+start_processes()
+dist.all_reduce(torch.ones(1))
+import torch._dynamo  # what PyTorch does by itself, sooner or later
+before = threads_of_gloo()
+stop_processes()
+print(len(before) > 0, threads_of_gloo())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.stdout == "True []\n", done.stderr
