@@ -41,6 +41,7 @@ from mmsa_dist.config.schema import Config
 from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.data.loader import BlockReader, Loader
 from mmsa_dist.data.order import LoaderState
+from mmsa_dist.losses.descriptor import descriptor_scale
 from mmsa_dist.model import MMSAModel
 from mmsa_dist.objective import Objective
 from mmsa_dist.runtime.distributed import rank, world_size
@@ -90,9 +91,10 @@ def main() -> None:
 
 def measure(config: Config, device: torch.device, steps: int, turns: int, folder: Path) -> dict[str, Any]:
     torch.manual_seed(config.run.seed)
-    objective = Objective(MMSAModel(config.model), config.loss).to(device)
-    bare = Bare(deepcopy(objective.model.encoders), config)
     reader = BlockReader(config.shards_dir, "train")
+    scale = descriptor_scale(reader.descriptors_of_some()) if config.loss.descriptor else None
+    objective = Objective(MMSAModel(config.model), config.loss, scale).to(device)
+    bare = Bare(deepcopy(objective.model.encoders), config)
     structure = config.model.structure
     neighbours = neighbours_for(config, reader, device)
     options = loader_options(config)

@@ -13,6 +13,7 @@ from mmsa_dist.encoders.base import without_statistics
 from mmsa_dist.encoders.gin import GIN
 from mmsa_dist.fusion import FusionOutput
 from mmsa_dist.losses.contrast import contrast_loss
+from mmsa_dist.losses.descriptor import DescriptorLoss, DescriptorScale
 from mmsa_dist.losses.fingerprint import FingerprintLoss, circular_fingerprint
 from mmsa_dist.losses.masked_atom import MaskedAtomLoss
 from mmsa_dist.losses.memory import memory_loss
@@ -32,15 +33,22 @@ class ObjectiveOutput(NamedTuple):
 
 
 class Objective(nn.Module):
-    """L = λc L_contrast + λr L_reconstruct + λm L_memory + λa L_atom + λf L_fingerprint.
+    """L = λc L_contrast + λr L_reconstruct + λm L_memory + λa L_atom + λf L_fingerprint + λd L_descriptor.
 
-    L_fingerprint is the mean of that of u and that of g, each through a head of its own.
-
-    Raises:
-        ValueError: `loss.atom` is above 0 and the model has no encoder ``gin``.
+    The last two are the mean of that of u and that of g, each through a head of its own.
     """
 
-    def __init__(self, model: MMSAModel, loss: Loss) -> None:
+    def __init__(self, model: MMSAModel, loss: Loss, descriptors: DescriptorScale | None = None) -> None:
+        """Joins model and losses.
+
+        Args:
+            model: what is trained.
+            loss: weights and options of the losses.
+            descriptors: scale of the descriptors in the shards; needed where `loss.descriptor` is above 0.
+
+        Raises:
+            ValueError: `loss.atom` is above 0 and the model has no encoder ``gin``, or there are no descriptors.
+        """
         super().__init__()
         self.model = model
         self._loss = loss
@@ -51,6 +59,14 @@ class Objective(nn.Module):
         if loss.fingerprint > 0:
             self.fingerprint_of_u = FingerprintLoss(model.fusion.code, loss.fingerprint_bits)
             self.fingerprint_of_g = FingerprintLoss(model.structure.width, loss.fingerprint_bits)
+        if loss.descriptor > 0:
+            if descriptors is None or len(descriptors.mean_F) == 0:
+                raise ValueError(
+                    f"loss.descriptor={loss.descriptor} needs shards with descriptors; prepare them with "
+                    "prepare.descriptors=true, or set loss.descriptor=0"
+                )
+            self.descriptor_of_u = DescriptorLoss(model.fusion.code, descriptors)
+            self.descriptor_of_g = DescriptorLoss(model.structure.width, descriptors)
 
     def forward(self, batch: MoleculeBatch, neighbours: NeighbourSource, generator: torch.Generator) -> ObjectiveOutput:
         """Returns the losses of B molecules (collective: negatives come from all ranks).
@@ -81,6 +97,10 @@ class Objective(nn.Module):
             of_u = self.fingerprint_of_u(output.fusion.unified_BC, fingerprint_BF)
             of_g = self.fingerprint_of_g(output.structure.g_BD, fingerprint_BF)
             weighted["fingerprint"] = (weights.fingerprint, (of_u + of_g) / 2)
+        if weights.descriptor > 0:
+            of_u = self.descriptor_of_u(output.fusion.unified_BC, batch.descriptors_BF)
+            of_g = self.descriptor_of_g(output.structure.g_BD, batch.descriptors_BF)
+            weighted["descriptor"] = (weights.descriptor, (of_u + of_g) / 2)
         return ObjectiveOutput(
             total=torch.stack([weight * value for weight, value in weighted.values()]).sum(),
             losses={name: value.detach() for name, (_, value) in weighted.items()},

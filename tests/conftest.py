@@ -32,10 +32,10 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def make_tiny_shards() -> Callable[[Path], Path]:
+def make_tiny_shards() -> Callable[..., Path]:
     """Writes ``shards`` into a folder: two training shards and one for validation, 55 real little molecules.
 
-    Blocks hold four molecules; those of one block in five have no 3D.
+    Blocks hold four molecules; those of one block in five have no 3D, and none has descriptors unless asked for.
     """
     from mmsa_shards.from_smiles import smiles_to_block
     from mmsa_shards.manifest import Ledger, Manifest
@@ -44,7 +44,7 @@ def make_tiny_shards() -> Callable[[Path], Path]:
 
     chains = ["C" * n + end for n in range(1, 12) for end in ("O", "N", "Cl", "C(=O)O", "c1ccccc1")]
 
-    def make(parent: Path) -> Path:
+    def make(parent: Path, *, described: bool = False) -> Path:
         folder = parent / "shards"
         folder.mkdir()
         blocks = [
@@ -55,6 +55,7 @@ def make_tiny_shards() -> Callable[[Path], Path]:
                 seed=0,
                 conformer_timeout_s=5,
                 standardization=DEFAULT,
+                described=described,
             )[0]
             for i in range(0, len(chains), 4)
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from mmsa_dist.config.load import load_config
 from mmsa_dist.config.schema import Config
 from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.data.loader import BlockReader, validation_batches
+from mmsa_dist.losses.descriptor import descriptor_scale
 from mmsa_dist.model import MMSAModel
 from mmsa_dist.objective import Objective
 from mmsa_dist.structure.sources import BatchNeighbours, NoNeighbours
@@ -162,6 +164,23 @@ def test_the_total_is_the_weighted_sum(batch: MoleculeBatch) -> None:
     expected = 2 * losses["contrast"] + 3 * losses["reconstruct"] + 0.5 * losses["memory"]
     expected += 0.25 * losses["atom"] + 4 * losses["fingerprint"]
     torch.testing.assert_close(output.total.detach(), expected)
+
+
+def test_descriptors_are_a_loss_where_shards_have_them(batch: MoleculeBatch) -> None:
+    config = configuration("loss.descriptor=2.0", "loss.contrast=0.0", "loss.reconstruct=0.0", "loss.memory=0.0")
+    model = MMSAModel(config.model)
+    with pytest.raises(ValueError, match=r"needs shards with descriptors; prepare them with prepare\.descriptors=true"):
+        Objective(model, config.loss)
+    with pytest.raises(ValueError, match="needs shards with descriptors"):
+        Objective(model, config.loss, descriptor_scale(torch.empty(5, 0)))
+    described = replace(batch, descriptors_BF=torch.randn(len(batch), 3))
+    objective = Objective(model, config.loss, descriptor_scale(described.descriptors_BF))
+    output = objective(described, NoNeighbours(), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(output.total.detach(), 2 * output.losses["descriptor"])
+    output.total.backward()
+    for head in (objective.descriptor_of_u.head, objective.descriptor_of_g.head):
+        assert head.weight.grad is not None
+        assert head.weight.grad.abs().sum() > 0
 
 
 def test_batch_norm_learns_nothing_from_masked_molecules(batch: MoleculeBatch) -> None:

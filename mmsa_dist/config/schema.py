@@ -140,6 +140,7 @@ class Loss(Section):
     memory: NonNegative
     atom: NonNegative
     fingerprint: NonNegative
+    descriptor: NonNegative
     temperature: Above0
     mask_rate: Annotated[float, Field(gt=0, lt=1)]
     fingerprint_bits: Positive

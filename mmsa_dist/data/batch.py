@@ -40,6 +40,9 @@ class MoleculeBatch:
     """(B, 3, H, W) uint8 RGB: depictions; None when no picture was asked for."""
     has_picture_B: Tensor
     """(B,) bool: molecules that have a picture."""
+    descriptors_BF: Tensor
+    """(B, F) float32: `mmsa_shards.descriptors.NAMES`, NaN where there is no value; (B, 0) where the shards have none.
+    What a loss may aim at; no encoder reads them."""
 
     def __len__(self) -> int:
         return self.index_B.shape[0]

@@ -46,6 +46,7 @@ def collate(
         has_xyz_B=torch.from_numpy(columns.conformers > 0),
         picture_B3HW=picture,
         has_picture_B=torch.full((n,), picture is not None),
+        descriptors_BF=torch.from_numpy(_owned(columns.descriptors)),
     )
 
 

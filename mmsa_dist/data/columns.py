@@ -68,6 +68,8 @@ class MoleculeColumns:
     """(C, 3) int16, `mmsa_shards.schema.STEPS_PER_ANGSTROM`: likewise."""
     xyz_ptr: np.ndarray
     """(n + 1,) int64."""
+    descriptors: np.ndarray
+    """(n, F) float32: `mmsa_shards.descriptors.NAMES`, NaN where there is no value; (n, 0) where the block has none."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -89,6 +91,7 @@ class MoleculeColumns:
             conformers=self.conformers[rows],
             xyz_steps=self.xyz_steps.take(xyz_rows, axis=0),
             xyz_ptr=xyz_ptr,
+            descriptors=self.descriptors[rows],
         )
 
     def slice(self, start: int, stop: int) -> MoleculeColumns:
@@ -106,6 +109,7 @@ class MoleculeColumns:
             conformers=self.conformers[start:stop],
             xyz_steps=self.xyz_steps[self.xyz_ptr[start] : self.xyz_ptr[stop]],
             xyz_ptr=self.xyz_ptr[start : stop + 1] - self.xyz_ptr[start],
+            descriptors=self.descriptors[start:stop],
         )
 
 
@@ -135,6 +139,7 @@ def join(parts: Sequence[MoleculeColumns]) -> MoleculeColumns:
         conformers=rows("conformers"),
         xyz_steps=rows("xyz_steps"),
         xyz_ptr=row_pointers("xyz_ptr"),
+        descriptors=rows("descriptors"),
     )
 
 
@@ -165,6 +170,7 @@ def from_block(block: pa.RecordBatch, *, first_index: int | None = None) -> Mole
         conformers=np.diff(conformer_ptr),
         xyz_steps=xyz_steps,
         xyz_ptr=atom_of_conformer_ptr[conformer_ptr],
+        descriptors=_table(block.column("descriptors")),
     )
 
 
@@ -177,6 +183,12 @@ def _rows(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
     first, last = lists.offsets[0].as_py(), lists.offsets[-1].as_py()
     flat = fixed.values.to_numpy().reshape(-1, fixed.type.list_size)
     return flat[fixed.offset + first : fixed.offset + last], _offsets(lists)
+
+
+def _table(lists: pa.ListArray) -> np.ndarray:
+    """(n, F) of lists that are all equally long."""
+    flat = lists.flatten().to_numpy()
+    return flat.reshape(len(lists), len(flat) // max(1, len(lists)))
 
 
 def _offsets(column: pa.ListArray) -> np.ndarray:

@@ -16,6 +16,7 @@ from mmsa_dist.config.load import to_yaml
 from mmsa_dist.config.schema import Config
 from mmsa_dist.data.loader import BlockReader, Loader, LoaderOptions
 from mmsa_dist.data.order import LoaderState
+from mmsa_dist.losses.descriptor import descriptor_scale
 from mmsa_dist.model import MMSAModel
 from mmsa_dist.objective import Objective
 from mmsa_dist.runtime.distributed import all_ranks_agree, is_distributed, named_when_lost, rank, world_size
@@ -104,7 +105,8 @@ class _Run:
                 "run.dir"
             )
         torch.manual_seed(config.run.seed)
-        self.objective = Objective(MMSAModel(config.model), config.loss).to(device)
+        scale = descriptor_scale(self.reader.descriptors_of_some()) if config.loss.descriptor else None
+        self.objective = Objective(MMSAModel(config.model), config.loss, scale).to(device)
         self.engine = start_engine(self.objective, config)
         if config.train.compile:
             with watchdog.slow("compiling encoders"):

@@ -6,7 +6,7 @@ Needs numpy and pyarrow alone, no rdkit.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -50,6 +50,8 @@ class Molecule:
     0.001 Å."""
     conformer_source: str
     """One of `mmsa_shards.schema.CONFORMER_SOURCES`."""
+    descriptors: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+    """(F,): values of `mmsa_shards.descriptors.NAMES`, NaN where there is none; (0,) where they were not asked for."""
 
 
 def molecules_to_block(molecules: Sequence[Molecule]) -> pa.RecordBatch:
@@ -82,6 +84,11 @@ def molecules_to_block(molecules: Sequence[Molecule]) -> pa.RecordBatch:
         "conformer_source": pa.DictionaryArray.from_arrays(
             pa.array([CONFORMER_SOURCES.index(m.conformer_source) for m in molecules], pa.int8()),
             pa.array(CONFORMER_SOURCES, pa.string()),
+        ),
+        "descriptors": pa.ListArray.from_arrays(
+            _offsets([len(molecule.descriptors) for molecule in molecules]),
+            pa.array(np.concatenate([np.empty(0, np.float32), *(molecule.descriptors for molecule in molecules)])),
+            type=BLOCK_SCHEMA.field("descriptors").type,
         ),
     }
     return pa.RecordBatch.from_arrays([columns[name] for name in BLOCK_SCHEMA.names], schema=BLOCK_SCHEMA)

@@ -181,7 +181,8 @@ def build_piece(path: Path, deal_path: Path, number: int, options: PrepareOption
         How many molecules were made, and how many refused.
     """
     rows = [Entry(**{**row, "xyz": tuple(row["xyz"])}) for row in _open(deal_path).get_batch(number).to_pylist()]
-    made = make_molecules([_order(row) for row in rows], Conformers.from_options(options))
+    orders = [_order(row) for row in rows]
+    made = make_molecules(orders, Conformers.from_options(options), described=options.descriptors)
     refused = [
         Refused(row.id, Place(row.file, row.number), result.reason, result.message)
         for row, result in zip(rows, made, strict=True)

@@ -25,6 +25,7 @@ def smiles_to_block(
     conformer_timeout_s: float = 0.0,
     standardization: Standardization | None,
     drawn: bool = True,
+    described: bool = False,
 ) -> tuple[pa.RecordBatch, NDArray[np.int64], dict[int, tuple[str, str]]]:
     """Turns SMILES into a block exactly as preparation does, without Ray.
 
@@ -38,6 +39,7 @@ def smiles_to_block(
             makes no InChIKeys.
         drawn: whether molecules are laid out in the plane, which takes longer than all else; without it no picture
             can be drawn of the block, and none is refused for its drawing.
+        described: whether the block holds descriptors.
 
     Returns:
         The block of the N molecules that were read; their (N,) int64 rows in `smiles`, ascending; and for
@@ -56,7 +58,7 @@ def smiles_to_block(
     wanted = Conformers(mode=conformers, count=1, seed=seed, timeout_s=conformer_timeout_s)
     molecules: list[Molecule] = []
     kept: list[int] = []
-    for row, made in zip(rows, make_molecules(orders, wanted, drawn=drawn), strict=True):
+    for row, made in zip(rows, make_molecules(orders, wanted, drawn=drawn, described=described), strict=True):
         if isinstance(made, Refusal):
             refusals[row] = (made.reason, made.message)
         else:

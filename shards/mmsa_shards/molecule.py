@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -16,6 +16,7 @@ from mmsa_shards.block import Molecule, fits
 from mmsa_shards.conformers import embed
 from mmsa_shards.conformers_nvmolkit import embed_many
 from mmsa_shards.depiction import depict
+from mmsa_shards.descriptors import compute_descriptors
 from mmsa_shards.features import atom_features, bond_features
 from mmsa_shards.guard import Lost, free_guard
 from mmsa_shards.options import PrepareOptions
@@ -70,7 +71,9 @@ class Order:
     """One of `mmsa_shards.schema.CONFORMER_SOURCES`."""
 
 
-def make_molecules(orders: Sequence[Order], conformers: Conformers, *, drawn: bool = True) -> list[Molecule | Refusal]:
+def make_molecules(
+    orders: Sequence[Order], conformers: Conformers, *, drawn: bool = True, described: bool = False
+) -> list[Molecule | Refusal]:
     """Makes molecules in a guard, so that none of them can hang or crash the caller.
 
     A molecule whose embedding takes too long, or ends RDKit, is made again without being embedded.
@@ -79,6 +82,7 @@ def make_molecules(orders: Sequence[Order], conformers: Conformers, *, drawn: bo
         orders: standardized molecules.
         conformers: what to do about 3D.
         drawn: whether they are laid out in the plane, which takes longer than all else; otherwise `xy` is empty.
+        described: whether their descriptors are computed.
 
     Returns:
         In order, a molecule, or the refusal of one that cannot be made even so.
@@ -88,10 +92,11 @@ def make_molecules(orders: Sequence[Order], conformers: Conformers, *, drawn: bo
     """
     if conformers.mode == "etkdg" and conformers.backend == "nvmolkit":
         orders = _embedded_together(orders, conformers)
-    made = _guarded(orders, conformers, drawn)
+    make = partial(make_molecule, drawn=drawn, described=described)
+    made = _guarded(orders, make, conformers)
     if conformers.mode == "etkdg":
         lost = [number for number, result in enumerate(made) if isinstance(result, Lost)]
-        again = _guarded([orders[n] for n in lost], dataclasses.replace(conformers, mode="given"), drawn)
+        again = _guarded([orders[n] for n in lost], make, dataclasses.replace(conformers, mode="given"))
         for number, result in zip(lost, again, strict=True):
             made[number] = result
     return [Refusal(m.reason, f"RDKit {m.message}") if isinstance(m, Lost) else m for m in made]
@@ -113,14 +118,17 @@ def _embedded_together(orders: Sequence[Order], conformers: Conformers) -> list[
     return results
 
 
-def _guarded(orders: Sequence[Order], conformers: Conformers, drawn: bool) -> list[Molecule | Refusal | Lost]:
+def _guarded(
+    orders: Sequence[Order], make: Callable[..., Molecule | Refusal], conformers: Conformers
+) -> list[Molecule | Refusal | Lost]:
     seconds = conformers.timeout_s if conformers.mode == "etkdg" else SECONDS_WITHOUT_EMBEDDING
-    make = partial(make_molecule, conformers=conformers, drawn=drawn)
     with free_guard() as guard:
-        return list(guard.map(make, orders, seconds=seconds))
+        return list(guard.map(partial(make, conformers=conformers), orders, seconds=seconds))
 
 
-def make_molecule(order: Order, conformers: Conformers, drawn: bool = True) -> Molecule | Refusal:
+def make_molecule(
+    order: Order, conformers: Conformers, *, drawn: bool = True, described: bool = False
+) -> Molecule | Refusal:
     """Makes one molecule in this process; see `make_molecules`."""
     mol = Chem.MolFromSmiles(order.smiles)
     if mol is None:
@@ -144,6 +152,7 @@ def make_molecule(order: Order, conformers: Conformers, drawn: bool = True) -> M
         xy=xy,
         conformers=xyz,
         conformer_source=source,
+        descriptors=compute_descriptors(mol) if described else np.empty(0, dtype=np.float32),
     )
 
 

@@ -31,6 +31,8 @@ class PrepareOptions:
     """What embeds: RDKit on the CPU, or nvMolKit on a GPU with RDKit for what it leaves."""
     mmff_iterations: int
     """Steps of MMFF94 minimization after embedding; 0 leaves the ETKDG geometry."""
+    descriptors: bool
+    """Whether blocks keep RDKit's descriptors, which `loss.descriptor` asks for."""
     max_atoms: int
     """Molecules with more heavy atoms are rejected with a reason."""
     salts: Literal["strip", "keep"]

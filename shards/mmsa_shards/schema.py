@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 VERSION_KEY = b"mmsa_schema_version"
 """Key of the version in the metadata of a block's schema."""
 
@@ -84,6 +84,8 @@ BLOCK_SCHEMA: pa.Schema = pa.schema(
         # 0..n conformers of those atoms in that order: likewise steps, in 1/1000 Å.
         pa.field("conformers", _rows(_rows(_XYZ)), nullable=False),
         pa.field("conformer_source", pa.dictionary(pa.int8(), pa.string()), nullable=False),
+        # Those of `mmsa_shards.descriptors.NAMES`, NaN where there is no value; empty where none were asked for.
+        pa.field("descriptors", _rows(pa.float32()), nullable=False),
     ],
     metadata={VERSION_KEY: str(SCHEMA_VERSION)},
 )

@@ -27,6 +27,7 @@ def molecule(n_atoms: int, *, conformers: int = 1, tag: int = 0) -> dict[str, ob
         "xy": [[0, 0]] + [[150, tag]] * (n_atoms - 1),
         "conformers": [[[0, 0, 0]] + [[1250, c, tag]] * (n_atoms - 1) for c in range(conformers)],
         "conformer_source": "etkdg" if conformers else "none",
+        "descriptors": [tag + 0.5, 7.0],
     }
 
 
@@ -52,6 +53,13 @@ def test_a_block_becomes_columns(three: pa.RecordBatch) -> None:
     assert columns.xyz_ptr.tolist() == [0, 2, 8, 8]
     assert columns.xyz_steps[5:8].tolist() == [[0, 0, 0], [1250, 1, 1], [1250, 1, 1]]
     assert columns.xy_steps[2:5].tolist() == [[0, 0], [150, 1], [150, 1]]
+    assert columns.descriptors.tolist() == [[0.5, 7], [1.5, 7], [2.5, 7]]
+
+
+def test_a_block_without_descriptors_has_none_of_each(three: pa.RecordBatch) -> None:
+    bare = [row | {"descriptors": []} for row in three.to_pylist()]
+    assert from_block(block(*bare)).descriptors.shape == (3, 0)
+    assert from_block(block()).descriptors.shape == (0, 0)
 
 
 def test_a_sliced_block_reads_like_a_block_of_its_rows(three: pa.RecordBatch) -> None:

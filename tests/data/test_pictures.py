@@ -28,6 +28,7 @@ def chain(elements: list[int], xy: list[tuple[float, float]]) -> MoleculeColumns
         conformers=np.array([0]),
         xyz_steps=np.zeros((0, 3), np.int16),
         xyz_ptr=np.array([0, 0]),
+        descriptors=np.empty((1, 0), np.float32),
     )
 
 

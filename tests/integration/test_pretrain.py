@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,19 @@ def test_a_run_leaves_what_explains_it(undisturbed: Path) -> None:
     assert found >= {"config.yaml", "environment.json", "metrics.jsonl", "tensorboard", "checkpoints", "model"}
     assert (undisturbed / "checkpoints" / "latest").read_text() == "step_12\n"
     assert {p.name for p in (undisturbed / "checkpoints").glob("step_*")} == {"step_6", "step_12"}
+
+
+def test_descriptors_are_learned_and_their_scale_resumed(
+    make_tiny_shards: Callable[..., Path], shards: Path, tmp_path: Path
+) -> None:
+    described, words = make_tiny_shards(tmp_path, described=True), ("loss.descriptor=1.0", "train.steps=4", *SMALL)
+    assert pretrain(tmp_path / "run", described, "train.stop_after=3", *words, ranks=1).returncode == 0
+    done = pretrain(tmp_path / "run", described, "--resume", *words, ranks=1)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line["step"] for line in metrics(tmp_path / "run") if line["train/descriptor_loss"] > 0] == [1, 2, 3, 4]
+    refused = pretrain(tmp_path / "other", shards, *words, ranks=1)
+    assert refused.returncode == 2
+    assert "prepare them with prepare.descriptors=true" in refused.stderr
 
 
 def test_a_stopped_and_resumed_run_is_bitwise_the_undisturbed_one(undisturbed: Path, shards: Path) -> None:

@@ -25,6 +25,7 @@ def options() -> PrepareOptions:
         conformer_timeout_s=2.0,
         conformer_backend="rdkit",
         mmff_iterations=0,
+        descriptors=False,
         max_atoms=500,
         salts="strip",
         charges="neutralize",

@@ -41,6 +41,7 @@ def molecules(draw):
         xy=draw(hnp.arrays(np.float32, (num_atoms, 2), elements=_drawing_unit)),
         conformers=draw(hnp.arrays(np.float32, (num_conformers, num_atoms, 3), elements=_angstrom)),
         conformer_source=draw(st.sampled_from(CONFORMER_SOURCES)),
+        descriptors=draw(hnp.arrays(np.float32, st.integers(0, 3), elements=st.floats(width=32, allow_nan=False))),
     )
 
 
@@ -55,6 +56,7 @@ def test_round_trip(wanted, compression):
     for molecule, row in zip(wanted, block.to_pylist(), strict=True):
         for name in ("id", "inchikey", "smiles", "conformer_source"):
             assert row[name] == getattr(molecule, name)
+        assert row["descriptors"] == molecule.descriptors.tolist()
         for name in ("atoms", "bonds", "bond_ends"):
             expected = getattr(molecule, name)
             np.testing.assert_array_equal(np.asarray(row[name]).reshape(expected.shape), expected)
@@ -148,5 +150,5 @@ def test_a_stream_of_another_schema_is_refused():
 @pytest.mark.parametrize(("metadata", "version"), [({"mmsa_schema_version": "1"}, "1"), (None, "none")])
 def test_a_block_of_another_version_is_refused(metadata, version):
     other = molecules_to_block([]).replace_schema_metadata(metadata)
-    with pytest.raises(ValueError, match=f"schema version {version}, this program reads 2; prepare the shards again"):
+    with pytest.raises(ValueError, match=f"schema version {version}, this program reads 3; prepare the shards again"):
         decode_block(encode_block(other, "none"))

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
+from mmsa_dist.data.loader import BlockReader
+from mmsa_shards.descriptors import compute_descriptors
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.manifest import Manifest
 from mmsa_shards.options import PrepareOptions
@@ -64,6 +66,16 @@ def prepared(inputs, options, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("out") / "shards"
     prepare(inputs, str(folder), dataclasses.replace(options, conformers="etkdg", shards=3))
     return folder
+
+
+def test_blocks_keep_descriptors_where_they_are_asked_for(inputs, options, prepared, tmp_path):
+    prepare(inputs[:1], str(tmp_path / "out"), dataclasses.replace(options, descriptors=True))
+    rows = molecules(tmp_path / "out", "train")
+    for row in rows:
+        np.testing.assert_array_equal(row["descriptors"], compute_descriptors(Chem.MolFromSmiles(row["smiles"])))
+    reader = BlockReader(str(tmp_path / "out"), "train")
+    np.testing.assert_array_equal(reader.descriptors_of_some().numpy(), [row["descriptors"] for row in rows])
+    assert all(row["descriptors"] == [] for row in molecules(prepared, "train"))
 
 
 def test_the_ledger_accounts_for_every_record(prepared):

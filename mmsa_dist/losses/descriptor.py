@@ -1,0 +1,67 @@
+"""Prediction of a molecule's descriptors: logP, polar surface, charges, counts of rings and the like.
+
+The targets are computed, not measured, and hang on the 2D graph alone; the idea is that of KPGT (Li et al. 2023) and
+CheMeleon (Burns et al. 2025). B molecules, F descriptors, D width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+FARTHEST = 5.0
+"""Standard deviations from the mean at which targets are cut off: some descriptors have far outliers."""
+
+
+class DescriptorScale(NamedTuple):
+    """Mean and standard deviation of each descriptor over molecules, (F,) float32; deviations are above 0."""
+
+    mean_F: Tensor
+    deviation_F: Tensor
+
+
+class DescriptorLoss(nn.Module):
+    """How far what is predicted linearly from a molecule's vector is from its descriptors."""
+
+    def __init__(self, width: int, scale: DescriptorScale) -> None:
+        """Builds the head.
+
+        Args:
+            width: D of the molecules' vectors.
+            scale: that of the molecules trained on; kept with the weights.
+        """
+        super().__init__()
+        self.head = nn.Linear(width, len(scale.mean_F))
+        self.mean_F: Tensor
+        self.deviation_F: Tensor
+        self.register_buffer("mean_F", scale.mean_F)
+        self.register_buffer("deviation_F", scale.deviation_F)
+
+    def forward(self, x_BD: Tensor, descriptors_BF: Tensor) -> Tensor:
+        """Returns the mean squared error of head(x) against the descriptors in standard deviations, cut at `FARTHEST`.
+
+        Args:
+            x_BD: (B, D) vectors.
+            descriptors_BF: (B, F), NaN where there is no value, which counts as no error.
+
+        Returns:
+            () float32, to be averaged over ranks, which hold as many molecules each.
+        """
+        target_BF = ((descriptors_BF - self.mean_F) / self.deviation_F).clamp(-FARTHEST, FARTHEST)
+        error_BF = self.head(x_BD).float() - target_BF
+        return error_BF.where(target_BF.isfinite(), 0.0).square().mean()
+
+
+def descriptor_scale(descriptors_NF: Tensor) -> DescriptorScale:
+    """Measures the scale on N molecules, (N, F) float32, NaN where there is no value.
+
+    What does not vary, or is nowhere known, gets mean and deviation of 0 and 1 in place of what cannot be measured.
+    """
+    known_NF = descriptors_NF.isfinite()
+    number_F = known_NF.sum(dim=0).clamp(min=1)
+    wide_NF = descriptors_NF.double().where(known_NF, 0.0)
+    mean_F = wide_NF.sum(dim=0) / number_F
+    deviation_F = ((wide_NF - mean_F).where(known_NF, 0.0).square().sum(dim=0) / number_F).sqrt()
+    still_F = deviation_F <= 1e-6 * mean_F.abs()
+    return DescriptorScale(mean_F.float(), deviation_F.masked_fill(still_F, 1.0).float())
