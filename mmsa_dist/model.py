@@ -49,6 +49,7 @@ class MMSAModel(nn.Module):
             similarity=structure.similarity,
             temperature=structure.temperature,
             normalization=structure.normalization,
+            bandwidth=structure.bandwidth,
         )
         self._k = structure.k
         self._isolated = structure.hyperedges == "own"

@@ -1,8 +1,8 @@
 """From neighbour lists to the sparse operator of a hypergraph, vectorised and on the device of its inputs.
 
-A hypergraph is held as CSR: the members of hyperedge e are col[rowptr[e]:rowptr[e + 1]]. Hyperedges are sets,
-so a member that is repeated counts once. V vertices, M hyperedges, I incidences (pairs of a vertex and a
-hyperedge it is in), P pairs of vertices that share a hyperedge. Indices come out as int64; nothing here uses
+A hypergraph is held as CSR: the members of hyperedge e are col[rowptr[e]:rowptr[e + 1]], and how much of a member
+each is may stand beside it. Hyperedges are sets, so a member that is repeated counts once. V vertices, M
+hyperedges, I incidences (pairs of a vertex and a hyperedge it is in), P pairs of vertices that share a hyperedge. Indices come out as int64; nothing here uses
 float atomics, so the same bits come out of every run.
 """
 
@@ -16,26 +16,39 @@ from torch import Tensor
 Normalization = Literal["random_walk", "symmetric"]
 
 
-def hyperedges_from_neighbours(neighbours_BK: Tensor) -> tuple[Tensor, Tensor]:
+def hyperedges_from_neighbours(
+    neighbours_BK: Tensor, membership_BK: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the hyperedges e_i = {i} ∪ neighbours of i as CSR.
 
     Args:
         neighbours_BK: (B, K) integers: neighbours of vertex i, any of them repeated or i itself; negative
             where one is missing.
+        membership_BK: (B, K) floating point: how much of a member each is, where i itself is one wholly; None
+            means 1 for all. Of a neighbour that is repeated the first counts.
 
     Returns:
-        rowptr (B + 1,) and col: members of each hyperedge, ascending and distinct.
+        rowptr (B + 1,), col: members of each hyperedge, ascending and distinct; and the membership of each in
+        the dtype of `membership_BK`, float32 without it.
 
     Raises:
-        ValueError: `neighbours_BK` is not a matrix.
+        ValueError: `neighbours_BK` is not a matrix, or `membership_BK` has another shape.
     """
     if neighbours_BK.dim() != 2:
         raise ValueError(f"neighbours_BK: got shape {tuple(neighbours_BK.shape)}, expected (B, K)")
+    if membership_BK is None:
+        membership_BK = torch.ones(neighbours_BK.shape, device=neighbours_BK.device)
+    if membership_BK.shape != neighbours_BK.shape:
+        raise ValueError(
+            f"membership_BK: got shape {tuple(membership_BK.shape)}, expected that of neighbours_BK, "
+            f"{tuple(neighbours_BK.shape)}"
+        )
     own_B1 = torch.arange(neighbours_BK.shape[0], device=neighbours_BK.device)[:, None]
-    members = torch.cat([own_B1, neighbours_BK.long()], dim=1).sort(dim=1).values
+    members, order = torch.cat([own_B1, neighbours_BK.long()], dim=1).sort(dim=1, stable=True)
+    membership = torch.cat([torch.ones_like(own_B1, dtype=membership_BK.dtype), membership_BK], dim=1).gather(1, order)
     keep = members >= 0
     keep[:, 1:] &= members[:, 1:] != members[:, :-1]
-    return _pointers(keep.sum(dim=1)), members[keep]
+    return _pointers(keep.sum(dim=1)), members[keep], membership[keep]
 
 
 def hypergraph_operator(
@@ -45,12 +58,13 @@ def hypergraph_operator(
     *,
     normalization: Normalization = "random_walk",
     edge_weight: Tensor | None = None,
+    membership: Tensor | None = None,
     num_rows: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the convolution operator G of a hypergraph as CSR.
 
-    With the incidence matrix H (V×M, zeros and ones), hyperedge weights W = diag(w), hyperedge sizes
-    B_e = Σ_v H_ve and vertex degrees D_v = Σ_e w_e H_ve::
+    With the incidence matrix H (V×M, memberships, or zeros and ones), hyperedge weights W = diag(w), hyperedge
+    sizes B_e = Σ_v H_ve and vertex degrees D_v = Σ_e w_e H_ve::
 
         random_walk:  G = D^-1   H W B^-1 Hᵀ               (its rows sum to one)
         symmetric:    G = D^-1/2 H W B^-1 Hᵀ D^-1/2        (HGNN, Feng et al. 2019, arXiv 1809.09401)
@@ -64,41 +78,47 @@ def hypergraph_operator(
         normalization: ``random_walk`` or ``symmetric``.
         edge_weight: (M,) floating point, not negative; None means 1 for all. The result is differentiable in
             it.
+        membership: floating point, not negative, as many as `col`: H of each member, of one that is repeated the
+            largest; None means 1 for all.
         num_rows: give only the first rows of G; None means all V.
 
     Returns:
         rowptr (num_rows + 1,), col (ascending and distinct within a row), weight in the dtype of
-        `edge_weight`, float32 without one.
+        `edge_weight` or of `membership`, float32 without either.
 
     Raises:
         ValueError: a shape or a value is wrong, or the normalization is unknown.
     """
     num_edges = rowptr.numel() - 1
     num_rows = num_vertices if num_rows is None else num_rows
+    dtype = next((given.dtype for given in (edge_weight, membership) if given is not None), torch.float32)
     if edge_weight is None:
-        edge_weight = torch.ones(num_edges, device=col.device)
-    _check_hypergraph(rowptr, col, num_vertices, edge_weight, num_rows)
+        edge_weight = torch.ones(num_edges, device=col.device, dtype=dtype)
+    if membership is None:
+        membership = torch.ones(col.shape, device=col.device, dtype=dtype)
+    _check_hypergraph(rowptr, col, num_vertices, edge_weight, membership, num_rows)
     if normalization not in ("random_walk", "symmetric"):
         raise ValueError(f"normalization: got {normalization!r}, expected 'random_walk' or 'symmetric'")
 
     # Members of every hyperedge, then hyperedges of every vertex, each once and ascending.
-    rowptr, col = _distinct(rowptr, col, num_vertices)
-    size_M = rowptr.diff()
-    vertex_ptr, edge_I, _ = transpose_csr(rowptr, col, num_vertices)
-    degree_V = torch.segment_reduce(edge_weight[edge_I], "sum", offsets=vertex_ptr, axis=0, initial=0)
+    rowptr, col, membership = _distinct(rowptr, col, membership, num_vertices)
+    number_M = rowptr.diff()
+    share_M = edge_weight * _inverse(_sums(membership, rowptr))
+    vertex_ptr, edge_I, order_I = transpose_csr(rowptr, col, num_vertices)
+    degree_V = _sums(edge_weight[edge_I] * membership[order_I], vertex_ptr)
 
     # H W B^-1 Hᵀ: each incidence (i, e) of a wanted row i meets every member j of e.
     vertex_I = _rows(vertex_ptr)
     wanted_I = vertex_I < num_rows
-    vertex_I, edge_I = vertex_I[wanted_I], edge_I[wanted_I]
-    pair_ptr = _pointers(size_M[edge_I])
+    vertex_I, edge_I, order_I = vertex_I[wanted_I], edge_I[wanted_I], order_I[wanted_I]
+    pair_ptr = _pointers(number_M[edge_I])
     incidence_P = _rows(pair_ptr)
     edge_P = edge_I[incidence_P]
     member_P = torch.arange(incidence_P.numel(), device=col.device) - pair_ptr[incidence_P] + rowptr[edge_P]
     cell_P, order_P = (vertex_I[incidence_P] * num_vertices + col[member_P]).sort(stable=True)
-    share_P = (edge_weight / size_M.clamp(min=1))[edge_P][order_P]
+    share_P = (membership[order_I] * share_M[edge_I])[incidence_P] * membership[member_P]
     cell, pairs = cell_P.unique_consecutive(return_counts=True)
-    weight = torch.segment_reduce(share_P, "sum", offsets=_pointers(pairs), axis=0, initial=0)
+    weight = _sums(share_P[order_P], _pointers(pairs))
 
     row, col = cell // max(num_vertices, 1), cell % max(num_vertices, 1)
     if normalization == "random_walk":
@@ -133,11 +153,18 @@ def transpose_csr(rowptr: Tensor, col: Tensor, num_columns: int) -> tuple[Tensor
     return torch.searchsorted(ordered, columns), row, order
 
 
-def _distinct(rowptr: Tensor, col: Tensor, num_columns: int) -> tuple[Tensor, Tensor]:
-    """Sorts the columns of each row and drops repeated ones."""
-    cell = (_rows(rowptr) * num_columns + col).unique()
+def _distinct(rowptr: Tensor, col: Tensor, value: Tensor, num_columns: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Sorts the columns of each row and makes repeated ones one, with the largest of their values."""
+    cell, order = (_rows(rowptr) * num_columns + col).sort(stable=True)
+    cell, repeats = cell.unique_consecutive(return_counts=True)
+    value = torch.segment_reduce(value[order], "max", offsets=_pointers(repeats), axis=0, initial=0)
     row, col = cell // max(num_columns, 1), cell % max(num_columns, 1)
-    return _pointers(torch.bincount(row, minlength=rowptr.numel() - 1)), col
+    return _pointers(torch.bincount(row, minlength=rowptr.numel() - 1)), col, value
+
+
+def _sums(values: Tensor, ptr: Tensor) -> Tensor:
+    """The sum of each segment values[ptr[s]:ptr[s + 1]], in a fixed order."""
+    return torch.segment_reduce(values, "sum", offsets=ptr, axis=0, initial=0)
 
 
 def _rows(rowptr: Tensor) -> Tensor:
@@ -156,7 +183,9 @@ def _inverse(x: Tensor) -> Tensor:
     return torch.where(positive, 1 / torch.where(positive, x, 1), 0)
 
 
-def _check_hypergraph(rowptr: Tensor, col: Tensor, num_vertices: int, edge_weight: Tensor, num_rows: int) -> None:
+def _check_hypergraph(
+    rowptr: Tensor, col: Tensor, num_vertices: int, edge_weight: Tensor, membership: Tensor, num_rows: int
+) -> None:
     num_edges = rowptr.numel() - 1
     if rowptr.dim() != 1 or num_edges < 0 or int(rowptr[0]) != 0 or int(rowptr[-1]) != col.numel():
         raise ValueError(
@@ -169,8 +198,10 @@ def _check_hypergraph(rowptr: Tensor, col: Tensor, num_vertices: int, edge_weigh
         )
     if edge_weight.shape != (num_edges,):
         raise ValueError(f"edge_weight: got shape {tuple(edge_weight.shape)}, expected ({num_edges},)")
-    # Not `< 0`, which NaN would pass.
-    if not bool((edge_weight >= 0).all()):
-        raise ValueError(f"edge_weight: got a smallest value of {float(edge_weight.min())}, expected none below 0")
+    if membership.shape != col.shape:
+        raise ValueError(f"membership: got shape {tuple(membership.shape)}, expected that of col, {tuple(col.shape)}")
+    for name, values in (("edge_weight", edge_weight), ("membership", membership)):
+        if not bool((values >= 0).all()):  # not `< 0`, which NaN would pass
+            raise ValueError(f"{name}: got a smallest value of {float(values.min())}, expected none below 0")
     if not 0 <= num_rows <= num_vertices:
         raise ValueError(f"num_rows: got {num_rows}, expected 0 to num_vertices = {num_vertices}")

@@ -92,6 +92,7 @@ class Structure(Section):
     similarity: Literal["cosine", "dot"]
     temperature: Above0
     normalization: Literal["random_walk", "symmetric"]
+    bandwidth: NonNegative
     refresh_every: Positive
     refresh_lag: Count
     index: Literal["auto", "flat", "ivf", "ivfpq"]

@@ -29,7 +29,9 @@ class StructureOutput(NamedTuple):
 class StructureLayer(nn.Module):
     """g = G · (X Θ) over the hypergraph of a batch (HGNN, Feng et al. 2019), read out of a memory of anchors.
 
-    Hyperedge e_i holds molecule i and its neighbours. Runs in float32 whatever the precision around it.
+    Hyperedge e_i holds molecule i wholly, and its neighbours by exp(-d² / (bandwidth · C)), d their distance in u: the
+    probabilistic incidence of HGNN's own code, with a width that does not hang on the batch. Runs in float32 whatever
+    the precision around it.
 
     Args:
         code: C, width of the unified embedding u.
@@ -38,6 +40,7 @@ class StructureLayer(nn.Module):
         similarity: of g and an anchor, ``cosine`` or ``dot``.
         temperature: of the attention over anchors; divides the similarity.
         normalization: of G, ``random_walk`` or ``symmetric``; see `mmsa_kernels.hypergraph_operator`.
+        bandwidth: of the membership of neighbours; 0 makes all of them members wholly.
     """
 
     def __init__(
@@ -49,12 +52,14 @@ class StructureLayer(nn.Module):
         similarity: Literal["dot", "cosine"],
         temperature: float,
         normalization: Literal["random_walk", "symmetric"],
+        bandwidth: float,
     ) -> None:
         super().__init__()
         self.width = width
         self.theta = _WideLinear(code, width, bias=False)
         self.memory = Memory(anchors, width, similarity=similarity, temperature=temperature)
         self.normalization: Literal["random_walk", "symmetric"] = normalization
+        self.bandwidth = bandwidth
 
     def forward(self, u_BC: Tensor, neighbours: Neighbours, *, isolated: bool = False) -> StructureOutput:
         """Returns the structure-aware embeddings of a batch.
@@ -65,15 +70,24 @@ class StructureLayer(nn.Module):
             isolated: a molecule hears its own hyperedge alone, as if no other were in the batch: what inference
                 needs. Otherwise it also hears the hyperedges of the others that it belongs to.
         """
-        rowptr, col = hyperedges_from_neighbours(neighbours.vertices_BK)
+        membership_BK = None
+        if self.bandwidth:
+            membership_BK = (neighbours.distances_BK / (-self.bandwidth * u_BC.shape[1])).exp().float()
+        rowptr, col, membership = hyperedges_from_neighbours(neighbours.vertices_BK, membership_BK)
         num_vertices = len(u_BC) + len(neighbours.stale_VC)
         if isolated:
-            # With one hyperedge, every vertex has degree one and both normalizations are the mean of its members.
-            sizes_B = rowptr.diff()
-            weight = torch.repeat_interleave(1 / sizes_B, sizes_B, output_size=len(col))
+            # The operator of one hyperedge: the degree of a member is its membership, and 1 that of the molecule itself.
+            size_B = torch.segment_reduce(membership, "sum", offsets=rowptr, axis=0)
+            walk = self.normalization == "random_walk"
+            weight = (membership if walk else membership.sqrt()) / size_B.repeat_interleave(rowptr.diff())
         else:
             rowptr, col, weight = hypergraph_operator(
-                rowptr, col, num_vertices, normalization=self.normalization, num_rows=len(u_BC)
+                rowptr,
+                col,
+                num_vertices,
+                normalization=self.normalization,
+                membership=membership,
+                num_rows=len(u_BC),
             )
         with torch.autocast(u_BC.device.type, enabled=False):
             wide = torch.promote_types(u_BC.dtype, torch.float32)

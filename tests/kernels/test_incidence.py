@@ -35,10 +35,17 @@ def dense(rowptr: Tensor, col: Tensor, weight: Tensor, num_columns: int) -> Tens
     return matrix
 
 
-def by_formula(members: list[list[int]], num_vertices: int, weights: list[float], normalization: str) -> Tensor:
+def by_formula(
+    members: list[list[int]],
+    memberships: list[list[float]],
+    num_vertices: int,
+    weights: list[float],
+    normalization: str,
+) -> Tensor:
     incidence = torch.zeros(num_vertices, len(members), dtype=torch.float64)
     for edge, vertices in enumerate(members):
-        incidence[vertices, edge] = 1
+        for vertex, membership in zip(vertices, memberships[edge], strict=True):
+            incidence[vertex, edge] = max(membership, float(incidence[vertex, edge]))
     w = torch.tensor(weights, dtype=torch.float64)
     size, degree = incidence.sum(0), incidence @ w
     inverse_size = torch.where(size > 0, 1 / size, 0)
@@ -57,9 +64,17 @@ def test_operator_is_the_formula(normalization, hypergraph, index_dtype, data):
     rowptr, col = (t.to(index_dtype) for t in csr(members))
     num_rows = data.draw(st.integers(0, num_vertices))
     w = torch.tensor(weights, dtype=torch.float64)
-    expected = by_formula(members, num_vertices, weights, normalization)
+    memberships = [[data.draw(st.sampled_from([1.0, 0.0, 0.25, 1e-3])) for _ in row] for row in members]
+    plain = all(value == 1 for row in memberships for value in row)
+    expected = by_formula(members, memberships, num_vertices, weights, normalization)
     ptr, column, weight = hypergraph_operator(
-        rowptr, col, num_vertices, normalization=normalization, edge_weight=w, num_rows=num_rows
+        rowptr,
+        col,
+        num_vertices,
+        normalization=normalization,
+        edge_weight=w,
+        membership=None if plain else torch.tensor([v for row in memberships for v in row], dtype=torch.float64),
+        num_rows=num_rows,
     )
     torch.testing.assert_close(dense(ptr, column, weight, num_vertices), expected[:num_rows], **EXACT)
     for row in range(num_rows):
@@ -84,6 +99,17 @@ def test_three_vertices_by_hand():
     assert ptr.tolist() == [0, 2, 5, 7]
     assert col.tolist() == [0, 1, 0, 1, 2, 1, 2]
     assert weight.tolist() == [0.5, 0.5, 0.25, 0.5, 0.25, 0.5, 0.5]
+
+
+def test_three_vertices_by_hand_where_one_is_half_a_member():
+    # e0 = {0, half of 1}, e1 = {1, 2}: of vertex 1 a third goes through e0, where it meets 2/3 of vertex 0.
+    membership = torch.tensor([0.5, 1, 1, 1])
+    ptr, col, weight = hypergraph_operator(
+        torch.tensor([0, 2, 4]), torch.tensor([1, 0, 1, 2]), 3, membership=membership
+    )
+    assert ptr.tolist() == [0, 2, 5, 7]
+    assert col.tolist() == [0, 1, 0, 1, 2, 1, 2]
+    torch.testing.assert_close(weight, torch.tensor([2 / 3, 1 / 3, 2 / 9, 4 / 9, 1 / 3, 0.5, 0.5]))
 
 
 @pytest.mark.parametrize(("num_vertices", "num_edges"), [(20, 6), (6, 20), (15, 15)])
@@ -121,14 +147,19 @@ def test_a_hyperedge_of_100_000_members():
 
 def test_hyperedges_hold_self_and_drop_missing_and_repeated_members():
     neighbours = torch.tensor([[4, -1, 4, 3], [1, 1, 0, -1], [-1, -1, -1, -1]])
-    rowptr, col = hyperedges_from_neighbours(neighbours)
+    rowptr, col, membership = hyperedges_from_neighbours(neighbours)
     assert rowptr.tolist() == [0, 3, 5, 6]
     assert col.tolist() == [0, 3, 4, 0, 1, 2]
+    assert membership.tolist() == [1] * 6
+    near = torch.tensor([[0.5, 9, 0.25, 0.125], [0.5, 0.5, 0.75, 9], [9, 9, 9, 9]])
+    assert hyperedges_from_neighbours(neighbours, near)[2].tolist() == [1, 0.125, 0.5, 0.75, 1, 1]
+    with pytest.raises(ValueError, match=r"membership_BK: got shape \(3, 1\), expected .* \(3, 4\)"):
+        hyperedges_from_neighbours(neighbours, near[:, :1])
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0)])
 def test_hyperedges_without_rows_or_neighbours(shape):
-    rowptr, col = hyperedges_from_neighbours(torch.empty(shape, dtype=torch.int64))
+    rowptr, col, _ = hyperedges_from_neighbours(torch.empty(shape, dtype=torch.int64))
     assert rowptr.tolist() == list(range(shape[0] + 1))
     assert col.tolist() == list(range(shape[0]))
 
@@ -169,6 +200,8 @@ def test_transpose_of_the_first_columns(hypergraph, index_dtype, data):
         ({"edge_weight": torch.ones(2)}, r"edge_weight: got shape \(2,\), expected \(1,\)"),
         ({"edge_weight": torch.tensor([-1.0])}, "edge_weight: got a smallest value of -1.0"),
         ({"edge_weight": torch.tensor([torch.nan])}, "edge_weight"),
+        ({"membership": torch.ones(1)}, r"membership: got shape \(1,\), expected that of col, \(2,\)"),
+        ({"membership": torch.tensor([1.0, -0.5])}, "membership: got a smallest value of -0.5"),
         ({"num_rows": 4}, "num_rows: got 4"),
         ({"normalization": "hgnn"}, "normalization: got 'hgnn'"),
     ],

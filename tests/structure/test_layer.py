@@ -15,9 +15,11 @@ from mmsa_dist.structure.sources import BatchNeighbours, Neighbours, NoNeighbour
 C, D, S = 6, 4, 5
 
 
-def layer(normalization="random_walk", similarity="cosine", seed=0) -> StructureLayer:
-    torch.manual_seed(seed)
-    return StructureLayer(C, D, S, similarity=similarity, temperature=0.1, normalization=normalization)
+def layer(normalization="random_walk", similarity="cosine", bandwidth=0.0) -> StructureLayer:
+    torch.manual_seed(0)
+    return StructureLayer(
+        C, D, S, similarity=similarity, temperature=0.1, normalization=normalization, bandwidth=bandwidth
+    )
 
 
 def embeddings(rows: int, seed: int = 1) -> Tensor:
@@ -52,6 +54,21 @@ def test_is_hgnn_over_the_molecules_and_their_neighbours(normalization):
     torch.testing.assert_close(out.g_BD, g)
     torch.testing.assert_close(out.readout_BD, attention @ module.memory.anchors_SD)
     torch.testing.assert_close(out.lse_B, (g @ module.memory.anchors_SD.T / 0.1).logsumexp(1))
+
+
+@pytest.mark.parametrize("normalization", ["random_walk", "symmetric"])
+def test_neighbours_are_members_by_how_near_they_are(normalization):
+    # exp(-d² / (0.5 · 6)): a neighbour at d² = 3 ln 2 is half a member, one at 3 ln 4 a quarter.
+    u, stale = embeddings(1), embeddings(2, seed=2).half()
+    vertices_BK = torch.tensor([[1, 2, -1]])
+    distances_BK = 3 * torch.tensor([[2.0, 4.0, torch.inf]]).double().log()
+    found = Neighbours(vertices_BK, distances_BK, vertices_BK, stale)
+    module = layer(normalization, bandwidth=0.5)
+    share = torch.tensor([1, 0.5, 0.25])
+    weight = (share if normalization == "random_walk" else share.sqrt()) / 1.75
+    g = weight @ (torch.cat([u, stale.float()]) @ module.theta.weight.T)
+    for isolated in (True, False):
+        torch.testing.assert_close(module(u, found, isolated=isolated).g_BD[0], g)
 
 
 def test_gradient_reaches_fresh_rows_theta_and_anchors_but_not_stale_rows():
@@ -91,8 +108,19 @@ def test_isolated_vectors_do_not_depend_on_the_batch(normalization, source):
 
 
 @pytest.mark.parametrize("normalization", ["random_walk", "symmetric"])
+def test_nor_do_they_where_near_neighbours_count_more(normalization):
+    u, module, source = embeddings(33), layer(normalization, bandwidth=0.1), TableNeighbours(embeddings(50, seed=4), 7)
+    index = torch.full((33,), -1)
+    whole = module(u, source.find(u, index), isolated=True).g_BD
+    for row in range(33):
+        one = u[row : row + 1]
+        alone = module(one, source.find(one, index[:1]), isolated=True).g_BD
+        torch.testing.assert_close(alone[0], whole[row], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("normalization", ["random_walk", "symmetric"])
 def test_a_batch_of_one_is_isolated_anyway(normalization):
-    u, module = embeddings(1), layer(normalization)
+    u, module = embeddings(1), layer(normalization, bandwidth=0.1)
     found = TableNeighbours(embeddings(50, seed=4), 7).find(u, torch.tensor([-1]))
     joint, alone = module(u, found), module(u, found, isolated=True)
     torch.testing.assert_close(joint.g_BD, alone.g_BD)
