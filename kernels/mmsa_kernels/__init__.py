@@ -2,7 +2,7 @@
 
     from mmsa_kernels import hyperedge_memory_attention, hyperedges_from_neighbours, hypergraph_operator
 
-    rowptr, col = hyperedges_from_neighbours(neighbours_BK)
+    rowptr, col, _ = hyperedges_from_neighbours(neighbours_BK)
     rowptr, col, weight = hypergraph_operator(rowptr, col, num_vertices)
     g_BD, readout_BD, lse_B = hyperedge_memory_attention(x_ND, rowptr, col, weight, anchors_SD, scale=10.0)
 

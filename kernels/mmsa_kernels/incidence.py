@@ -1,9 +1,9 @@
 """From neighbour lists to the sparse operator of a hypergraph, vectorised and on the device of its inputs.
 
 A hypergraph is held as CSR: the members of hyperedge e are col[rowptr[e]:rowptr[e + 1]], and how much of a member
-each is may stand beside it. Hyperedges are sets, so a member that is repeated counts once. V vertices, M
-hyperedges, I incidences (pairs of a vertex and a hyperedge it is in), P pairs of vertices that share a hyperedge. Indices come out as int64; nothing here uses
-float atomics, so the same bits come out of every run.
+each is may stand beside it. Hyperedges are sets, so a member that is repeated counts once. V vertices, M hyperedges,
+I incidences (pairs of a vertex and a hyperedge it is in), P pairs of vertices that share a hyperedge. Indices come out
+as int64; nothing here uses float atomics, so the same bits come out of every run.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class StructureLayer(nn.Module):
         rowptr, col, membership = hyperedges_from_neighbours(neighbours.vertices_BK, membership_BK)
         num_vertices = len(u_BC) + len(neighbours.stale_VC)
         if isolated:
-            # The operator of one hyperedge: the degree of a member is its membership, and 1 that of the molecule itself.
+            # The operator of one hyperedge: a member's degree is its membership, and 1 that of the molecule itself.
             size_B = torch.segment_reduce(membership, "sum", offsets=rowptr, axis=0)
             walk = self.normalization == "random_walk"
             weight = (membership if walk else membership.sqrt()) / size_B.repeat_interleave(rowptr.diff())
