@@ -84,7 +84,7 @@ def hypergraph_operator(
 
     Returns:
         rowptr (num_rows + 1,), col (ascending and distinct within a row), weight in the dtype of
-        `edge_weight` or of `membership`, float32 without either.
+        `edge_weight` and `membership`, the wider where they differ, float32 without either.
 
     Raises:
         ValueError: a shape or a value is wrong, or the normalization is unknown.
@@ -203,5 +203,7 @@ def _check_hypergraph(
     for name, values in (("edge_weight", edge_weight), ("membership", membership)):
         if not bool((values >= 0).all()):  # not `< 0`, which NaN would pass
             raise ValueError(f"{name}: got a smallest value of {float(values.min())}, expected none below 0")
+        if not bool(values.isfinite().all()):
+            raise ValueError(f"{name}: got {float(values.max())}, expected finite values")
     if not 0 <= num_rows <= num_vertices:
         raise ValueError(f"num_rows: got {num_rows}, expected 0 to num_vertices = {num_vertices}")

@@ -186,9 +186,16 @@ def _rows(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _table(lists: pa.ListArray) -> np.ndarray:
-    """(n, F) of lists that are all equally long."""
-    flat = lists.flatten().to_numpy()
-    return flat.reshape(len(lists), len(flat) // max(1, len(lists)))
+    """(n, F) of lists that are all equally long.
+
+    Raises:
+        ValueError: they are not.
+    """
+    offsets = _offsets(lists)
+    width = int(offsets[-1]) // max(1, len(lists))
+    if not (np.diff(offsets) == width).all():
+        raise ValueError(f"descriptors: lists of {np.unique(np.diff(offsets)).tolist()} values in one block")
+    return lists.flatten().to_numpy().reshape(len(lists), width)
 
 
 def _offsets(column: pa.ListArray) -> np.ndarray:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmsa_dist.runtime.operators import operator
+from mmsa_dist.runtime.operators import operator, refuse_derivative
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,7 @@ def _backward(ctx: Any, grad_AD: Tensor) -> tuple[Tensor | None, ...]:
 
 
 torch.library.register_autograd("mmsa_dist::edge_convolution", _backward, setup_context=_keep)
+refuse_derivative("mmsa_dist::edge_convolution_gradients")
 
 
 def _weighted_sum(x_AD: Tensor, sender_P: Tensor, ptr: Tensor, weight_P: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mmsa_dist.runtime.operators import operator
+from mmsa_dist.runtime.operators import operator, refuse_derivative
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available()
 
@@ -77,6 +77,7 @@ def _backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor | None, Tensor | None, 
 
 
 torch.library.register_autograd("mmsa_dist::linear", _backward, setup_context=_keep)
+refuse_derivative("mmsa_dist::linear_weight_gradient")
 
 
 def _padded(x_ND: Tensor) -> Tensor:

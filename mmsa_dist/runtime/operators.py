@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -13,8 +14,9 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 def operator(name: str) -> Callable[[_Function], _Function]:
     """Makes a function of tensors, for every kind of device, the operator ``torch.ops.<namespace>.<name>``.
 
-    What `torch.library.custom_op` does, but for the checks around it, which import PyTorch's compiler at the first
-    call: 0.9 s before the first vector. The function must neither change nor return what it is given.
+    As `torch.library.custom_op`, but for the checks around it, which import PyTorch's compiler at the first call: 0.8 s
+    before the first vector. The function must neither change nor return what it is given, and one that is given no
+    derivative needs `refuse_derivative`.
 
     Args:
         name: ``namespace::name``; `torch.library.register_fake` and `torch.library.register_autograd` take it too.
@@ -27,3 +29,12 @@ def operator(name: str) -> Callable[[_Function], _Function]:
         return function
 
     return register
+
+
+def refuse_derivative(name: str) -> None:
+    """Makes a backward pass through an operator an error: PyTorch would go on with a warning, and be wrong."""
+
+    def backward(ctx: Any, *gradients: Tensor) -> None:
+        raise RuntimeError(f"{name} has no derivative: gradients of gradients are not to be had (create_graph=True)")
+
+    torch.library.register_autograd(name, backward)

@@ -29,9 +29,9 @@ class StructureOutput(NamedTuple):
 class StructureLayer(nn.Module):
     """g = G · (X Θ) over the hypergraph of a batch (HGNN, Feng et al. 2019), read out of a memory of anchors.
 
-    Hyperedge e_i holds molecule i wholly, and its neighbours by exp(-d² / (bandwidth · C)), d their distance in u: the
-    probabilistic incidence of HGNN's own code, with a width that does not hang on the batch. Runs in float32 whatever
-    the precision around it.
+    Hyperedge e_i holds molecule i wholly, and its neighbours by exp(-d² / (bandwidth · C)), d their distance in u when
+    the index was made: the probabilistic incidence of HGNN's own code, with a width that does not hang on the batch.
+    Runs in float32 whatever the precision around it.
 
     Args:
         code: C, width of the unified embedding u.
@@ -79,7 +79,9 @@ class StructureLayer(nn.Module):
             # The operator of one hyperedge: a member's degree is its membership, and 1 that of the molecule itself.
             size_B = torch.segment_reduce(membership, "sum", offsets=rowptr, axis=0)
             walk = self.normalization == "random_walk"
-            weight = (membership if walk else membership.sqrt()) / size_B.repeat_interleave(rowptr.diff())
+            weight = (membership if walk else membership.sqrt()) / size_B.repeat_interleave(
+                rowptr.diff(), output_size=len(col)
+            )
         else:
             rowptr, col, weight = hypergraph_operator(
                 rowptr,

@@ -59,7 +59,7 @@ def test_a_run_leaves_what_explains_it(undisturbed: Path) -> None:
     assert {p.name for p in (undisturbed / "checkpoints").glob("step_*")} == {"step_6", "step_12"}
 
 
-def test_descriptors_are_learned_and_their_scale_resumed(
+def test_descriptors_are_learned_also_after_a_stop(
     make_tiny_shards: Callable[..., Path], shards: Path, tmp_path: Path
 ) -> None:
     described, words = make_tiny_shards(tmp_path, described=True), ("loss.descriptor=1.0", "train.steps=4", *SMALL)

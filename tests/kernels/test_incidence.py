@@ -202,6 +202,7 @@ def test_transpose_of_the_first_columns(hypergraph, index_dtype, data):
         ({"edge_weight": torch.tensor([torch.nan])}, "edge_weight"),
         ({"membership": torch.ones(1)}, r"membership: got shape \(1,\), expected that of col, \(2,\)"),
         ({"membership": torch.tensor([1.0, -0.5])}, "membership: got a smallest value of -0.5"),
+        ({"membership": torch.tensor([1.0, torch.inf])}, "membership: got inf, expected finite values"),
         ({"num_rows": 4}, "num_rows: got 4"),
         ({"normalization": "hgnn"}, "normalization: got 'hgnn'"),
     ],

@@ -39,6 +39,16 @@ def test_operators_keep_the_rules_of_torch_library(name: str) -> None:
     torch.library.opcheck(getattr(torch.ops.mmsa_dist, name).default, ARGUMENTS[name])
 
 
+@pytest.mark.parametrize("name", ["linear", "edge_convolution"])
+def test_gradients_of_gradients_are_refused(name: str) -> None:
+    arguments = ARGUMENTS[name]
+    leaves = [x for x in arguments if x is not None and x.requires_grad]
+    out = getattr(torch.ops.mmsa_dist, name)(*arguments)
+    first = torch.autograd.grad(out.square().sum(), leaves, create_graph=True)
+    with pytest.raises(RuntimeError, match=rf"mmsa_dist::{name}_\w+ has no derivative"):
+        torch.autograd.grad(sum(g.square().sum() for g in first), leaves)
+
+
 def test_all_of_our_operators_are_among_them() -> None:
     ours = {schema.name for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("mmsa_dist::")}
     assert ours == {f"mmsa_dist::{name}" for name in ARGUMENTS}
