@@ -41,7 +41,6 @@ from mmsa_dist.config.schema import Config
 from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.data.loader import BlockReader, Loader
 from mmsa_dist.data.order import LoaderState
-from mmsa_dist.losses.descriptor import descriptor_scale
 from mmsa_dist.model import MMSAModel
 from mmsa_dist.objective import Objective
 from mmsa_dist.runtime.distributed import rank, world_size
@@ -49,7 +48,7 @@ from mmsa_dist.train.bad_steps import BadSteps
 from mmsa_dist.train.checkpoint import RunState
 from mmsa_dist.train.compiling import compile_encoders
 from mmsa_dist.train.engine import parameter_groups, start_engine, start_processes, stop_processes
-from mmsa_dist.train.loop import loader_options, neighbours_for
+from mmsa_dist.train.loop import loader_options, neighbours_for, objective_for
 from mmsa_dist.train.saving import CheckpointSaver
 from mmsa_dist.train.step import TrainStep
 
@@ -92,8 +91,7 @@ def main() -> None:
 def measure(config: Config, device: torch.device, steps: int, turns: int, folder: Path) -> dict[str, Any]:
     torch.manual_seed(config.run.seed)
     reader = BlockReader(config.shards_dir, "train")
-    scale = descriptor_scale(reader.descriptors_of_some()) if config.loss.descriptor else None
-    objective = Objective(MMSAModel(config.model), config.loss, scale).to(device)
+    objective = objective_for(config, reader).to(device)
     bare = Bare(deepcopy(objective.model.encoders), config)
     structure = config.model.structure
     neighbours = neighbours_for(config, reader, device)

@@ -91,14 +91,15 @@ def hypergraph_operator(
     """
     num_edges = rowptr.numel() - 1
     num_rows = num_vertices if num_rows is None else num_rows
-    dtype = next((given.dtype for given in (edge_weight, membership) if given is not None), torch.float32)
-    if edge_weight is None:
-        edge_weight = torch.ones(num_edges, device=col.device, dtype=dtype)
-    if membership is None:
-        membership = torch.ones(col.shape, device=col.device, dtype=dtype)
     _check_hypergraph(rowptr, col, num_vertices, edge_weight, membership, num_rows)
     if normalization not in ("random_walk", "symmetric"):
         raise ValueError(f"normalization: got {normalization!r}, expected 'random_walk' or 'symmetric'")
+    if membership is None:
+        membership = torch.ones(
+            col.shape, device=col.device, dtype=torch.float32 if edge_weight is None else edge_weight.dtype
+        )
+    if edge_weight is None:
+        edge_weight = membership.new_ones(num_edges)
 
     # Members of every hyperedge, then hyperedges of every vertex, each once and ascending.
     rowptr, col, membership = _distinct(rowptr, col, membership, num_vertices)
@@ -184,7 +185,12 @@ def _inverse(x: Tensor) -> Tensor:
 
 
 def _check_hypergraph(
-    rowptr: Tensor, col: Tensor, num_vertices: int, edge_weight: Tensor, membership: Tensor, num_rows: int
+    rowptr: Tensor,
+    col: Tensor,
+    num_vertices: int,
+    edge_weight: Tensor | None,
+    membership: Tensor | None,
+    num_rows: int,
 ) -> None:
     num_edges = rowptr.numel() - 1
     if rowptr.dim() != 1 or num_edges < 0 or int(rowptr[0]) != 0 or int(rowptr[-1]) != col.numel():
@@ -196,14 +202,16 @@ def _check_hypergraph(
         raise ValueError(
             f"col: got values from {int(col.min())} to {int(col.max())}, expected vertices 0 to {num_vertices - 1}"
         )
-    if edge_weight.shape != (num_edges,):
+    if edge_weight is not None and edge_weight.shape != (num_edges,):
         raise ValueError(f"edge_weight: got shape {tuple(edge_weight.shape)}, expected ({num_edges},)")
-    if membership.shape != col.shape:
+    if membership is not None and membership.shape != col.shape:
         raise ValueError(f"membership: got shape {tuple(membership.shape)}, expected that of col, {tuple(col.shape)}")
     for name, values in (("edge_weight", edge_weight), ("membership", membership)):
+        # One look where all is well: each makes the host wait for a GPU.
+        if values is None or bool(((values >= 0) & values.isfinite()).all()):
+            continue
         if not bool((values >= 0).all()):  # not `< 0`, which NaN would pass
             raise ValueError(f"{name}: got a smallest value of {float(values.min())}, expected none below 0")
-        if not bool(values.isfinite().all()):
-            raise ValueError(f"{name}: got {float(values.max())}, expected finite values")
+        raise ValueError(f"{name}: got {float(values.max())}, expected finite values")
     if not 0 <= num_rows <= num_vertices:
         raise ValueError(f"num_rows: got {num_rows}, expected 0 to num_vertices = {num_vertices}")

@@ -56,7 +56,7 @@ class DescriptorLoss(nn.Module):
 def descriptor_scale(descriptors_NF: Tensor) -> DescriptorScale:
     """Measures the scale on N molecules, (N, F) float32, NaN where there is no value.
 
-    What does not vary, or is nowhere known, gets mean and deviation of 0 and 1 in place of what cannot be measured.
+    What does not vary gets a deviation of 1, what is nowhere known a mean of 0 as well.
     """
     known_NF = descriptors_NF.isfinite()
     number_F = known_NF.sum(dim=0).clamp(min=1)

@@ -105,8 +105,7 @@ class _Run:
                 "run.dir"
             )
         torch.manual_seed(config.run.seed)
-        scale = descriptor_scale(self.reader.descriptors_of_some()) if config.loss.descriptor else None
-        self.objective = Objective(MMSAModel(config.model), config.loss, scale).to(device)
+        self.objective = objective_for(config, self.reader).to(device)
         self.engine = start_engine(self.objective, config)
         if config.train.compile:
             with watchdog.slow("compiling encoders"):
@@ -284,6 +283,12 @@ def loader_options(config: Config) -> LoaderOptions:
         picture_size=config.picture_size,
         augment=config.data.augment,
     )
+
+
+def objective_for(config: Config, reader: BlockReader) -> Objective:
+    """The model that the configuration asks for, with random weights, and what it is to learn from `reader`."""
+    scale = descriptor_scale(reader.descriptors_of_some()) if config.loss.descriptor > 0 else None
+    return Objective(MMSAModel(config.model), config.loss, scale)
 
 
 def neighbours_for(config: Config, reader: BlockReader, device: torch.device) -> NeighbourSource:
