@@ -20,10 +20,9 @@ from rdkit.Chem.EnumerateStereoisomers import EnumerateStereoisomers, GetStereoi
 # few ways: there the isomers are tried one by one. A larger box helps where random coordinates were crowded.
 # Of 3,000 random PubChem molecules of at most 50 heavy atoms, the four steps left 75, 16, 11 and 10 without a
 # conformer; of 2,000 others, 13 after the last. Of these 23, 17 embed at once without their stereo: they are
-# drawn with one that their rings hardly allow, and no conformer is the right answer. 20 attempts from random
-# coordinates found no more than 10, and 100 three, for a quarter more time over all molecules; a looser force
-# tolerance, ETKDGv2 and ignoreSmoothingFailures found none. Without enforceChirality 10 of 28 others came out with the
-# stereo they are drawn with, most of them pressed flat: MMFF94 turned them into another isomer.
+# drawn with one that their rings hardly allow. 20 attempts from random coordinates found no more than 10, and 100
+# three, for a quarter more time over all molecules; a looser force tolerance, ETKDGv2 and ignoreSmoothingFailures
+# found none. What is still without one goes to `_relaxed`.
 # RDKit's own `timeout` stays off: it watches the clock on the wall, so the outcome would depend on how busy the
 # machine is. What must end is ended by `mmsa_shards.guard`.
 _FROM_DISTANCES = {"useRandomCoords": False, "maxIterations": 20}
@@ -35,6 +34,19 @@ _FROM_A_LARGER_BOX = {"useRandomCoords": True, "maxIterations": 20, "boxSizeMult
 _LARGE = 50  # heavy atoms
 _FEW_FROM_DISTANCES = {"useRandomCoords": False, "maxIterations": 10}
 _FEW_FROM_RANDOM = {"useRandomCoords": True, "maxIterations": 5}
+# Strained rings contradict what ETKDG knows of rings and torsions, and chirality enforced from the start leaves them no
+# way. Without both they come out pressed flat or as another isomer: a force field gives them their shape, and it is
+# looked whether they kept the stereo that they are drawn with.
+_WITHOUT_KNOWLEDGE = {
+    "useRandomCoords": True,
+    "maxIterations": 10,
+    "boxSizeMult": 2.0,
+    "useBasicKnowledge": False,
+    "useExpTorsionAnglePrefs": False,
+    "enforceChirality": False,
+}
+_RELAXED_TRIES = 10
+_RELAXED_STEPS = 2000
 _ISOMERS = StereoEnumerationOptions(maxIsomers=8, onlyUnassigned=True, rand=0)
 
 # Bonds over the sum of their covalent radii: triple bonds measure 0.78, and of 679 random PubChem molecules two
@@ -65,16 +77,25 @@ def embed(mol: Chem.Mol, *, count: int, seed: int, inchikey: str, mmff_iteration
     for candidate, settings in _ladder(with_hydrogens):
         for name, value in settings.items():
             setattr(parameters, name, value)
-        try:
-            rdDistGeom.EmbedMultipleConfs(candidate, count, parameters)
-        except (RuntimeError, ValueError):  # no bounds to begin with: a failure to embed like any other
+        if not _embed(candidate, count, parameters):
             break
         if mmff_iterations and rdForceFieldHelpers.MMFFHasAllMoleculeParams(candidate):
             rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(candidate, maxIters=mmff_iterations)
         found = sound_conformers(mol, candidate)
         if len(found):
             return found
-    return np.empty((0, mol.GetNumAtoms(), 3), dtype=np.float32)
+    if mol.GetNumHeavyAtoms() > _LARGE:
+        return np.empty((0, mol.GetNumAtoms(), 3), dtype=np.float32)
+    return _relaxed(mol, with_hydrogens, count, parameters)
+
+
+def _embed(mol: Chem.Mol, count: int, parameters: Any) -> bool:
+    """Gives a molecule its conformers, none where that fails; returns whether there were bounds to begin with."""
+    try:
+        rdDistGeom.EmbedMultipleConfs(mol, count, parameters)
+    except (RuntimeError, ValueError):
+        return False
+    return True
 
 
 def _ladder(mol: Chem.Mol) -> Iterator[tuple[Chem.Mol, dict[str, Any]]]:
@@ -88,6 +109,37 @@ def _ladder(mol: Chem.Mol) -> Iterator[tuple[Chem.Mol, dict[str, Any]]]:
         for isomer in EnumerateStereoisomers(mol, _ISOMERS):
             yield isomer, _EACH_ISOMER
     yield mol, _FROM_A_LARGER_BOX
+
+
+def _relaxed(mol: Chem.Mol, with_hydrogens: Chem.Mol, count: int, parameters: Any) -> NDArray[np.float32]:
+    """Embeds by distances alone and minimizes by MMFF94; keeps what has the stereo of `mol` after it."""
+    for name, value in _WITHOUT_KNOWLEDGE.items():
+        setattr(parameters, name, value)
+    kept: list[NDArray[np.float32]] = [np.empty((0, mol.GetNumAtoms(), 3), dtype=np.float32)]
+    if rdForceFieldHelpers.MMFFHasAllMoleculeParams(with_hydrogens):
+        embedded = Chem.Mol(with_hydrogens)
+        _embed(embedded, max(count, _RELAXED_TRIES), parameters)
+        for conformer in embedded.GetConformers():
+            one = Chem.Mol(embedded, confId=conformer.GetId())
+            still_moving = rdForceFieldHelpers.MMFFOptimizeMolecule(one, maxIters=_RELAXED_STEPS)
+            if not still_moving and _has_stereo_of(with_hydrogens, one):
+                kept.append(sound_conformers(mol, one))
+            if sum(map(len, kept)) == count:
+                break
+    return np.concatenate(kept)
+
+
+def _has_stereo_of(drawn: Chem.Mol, embedded: Chem.Mol) -> bool:
+    """Whether a conformer shows every centre and double bond as it is drawn; what is not specified may be either."""
+    seen = Chem.Mol(embedded)
+    Chem.AssignStereochemistryFrom3D(seen, replaceExistingTags=True)
+    return all(
+        a.GetChiralTag() in (Chem.ChiralType.CHI_UNSPECIFIED, b.GetChiralTag())
+        for a, b in zip(drawn.GetAtoms(), seen.GetAtoms(), strict=True)
+    ) and all(
+        a.GetStereo() in (Chem.BondStereo.STEREONONE, Chem.BondStereo.STEREOANY, b.GetStereo())
+        for a, b in zip(drawn.GetBonds(), seen.GetBonds(), strict=True)
+    )
 
 
 def sound_conformers(mol: Chem.Mol, embedded: Chem.Mol) -> NDArray[np.float32]:

@@ -58,6 +58,29 @@ def test_a_cage_is_embedded_by_trying_its_isomers():
         assert ((lengths > 1.3) & (lengths < 1.7)).all()
 
 
+STRAINED = {
+    "benzocyclobutadiene_ketal": "C#CCOC1c2cc3ccccc3c(c2C(C)C)C1OCC#C",
+    "bridged_lactone": "COC(=O)[C@H]1[C@H]2c3ccccc3O[C@@]1(C)N=c1s/c(=C/c3ccc(OC)c(COc4ccc(F)cc4F)c3)c(=O)n12",
+    "bridged_sugar": "COCCN[C@@H]1[C@@H]2OC[C@H](O2)[C@@H](NCc2ccc(-c3ccccc3)cc2)[C@@H]1O",
+    "tropane_aziridine": "Cc1nsc(N2C[C@@H]3CC[C@]4(C2)[C@H]3N4c2nc3c(OCC(F)(F)F)cc(Cl)cn3n2)n1",
+}
+
+
+@pytest.mark.parametrize("smiles", STRAINED.values(), ids=STRAINED)
+def test_what_etkdg_has_no_way_to_is_relaxed_and_keeps_its_stereo(smiles):
+    mol = Chem.MolFromSmiles(smiles)
+    (xyz,) = embed(mol, count=1, seed=0, inchikey=KEY)
+    bare = Chem.MolFromSmiles(smiles.replace("@", "").replace("/", ""))
+    bare.AddConformer(Chem.Conformer(mol.GetNumAtoms()))
+    bare.GetConformer().SetPositions(xyz.astype(float))
+    bare.GetConformer().Set3D(True)
+    Chem.AssignStereochemistryFrom3D(bare)
+    assert bare.HasSubstructMatch(mol, useChirality=True)
+    ends = np.array([[bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()] for bond in mol.GetBonds()])
+    lengths = np.linalg.norm(xyz[ends[:, 0]] - xyz[ends[:, 1]], axis=1)
+    assert ((lengths > 1.15) & (lengths < 1.9)).all()
+
+
 def test_minimization_leads_to_a_lower_energy():
     mol = Chem.MolFromSmiles("CC(=O)Nc1ccccc1")
     embedded = embed(mol, count=1, seed=0, inchikey=KEY)
