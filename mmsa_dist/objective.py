@@ -55,7 +55,7 @@ class Objective(nn.Module):
         if loss.atom > 0:
             if "gin" not in model.encoders:
                 raise ValueError(f"loss.atom={loss.atom} needs gin among model.encoders; add it, or set loss.atom=0")
-            self.masked_atom = MaskedAtomLoss(model.encoder("gin").width, mask_rate=loss.mask_rate)
+            self.masked_atom = MaskedAtomLoss(cast(GIN, model.encoder("gin")).atom_width, mask_rate=loss.mask_rate)
         if loss.fingerprint > 0:
             self.fingerprint_of_u = FingerprintLoss(model.fusion.code, loss.fingerprint_bits)
             self.fingerprint_of_g = FingerprintLoss(model.structure.width, loss.fingerprint_bits)

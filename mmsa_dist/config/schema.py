@@ -60,6 +60,7 @@ class Gin(Section):
     width: Positive
     dropout: Share
     norm: Literal["batch", "layer"]
+    pool: Literal["mean", "mean_max"]
 
 
 class Comenet(Section):

@@ -51,15 +51,18 @@ class GIN(Encoder):
         width: int = 300,
         dropout: float = 0.0,
         norm: Literal["batch", "layer"] = "batch",
+        pool: Literal["mean", "mean_max"] = "mean",
     ) -> None:
         """Builds the encoder.
 
         Args:
             layers: number of message-passing layers, at least 1.
-            width: D of atom vectors and of the result.
+            width: D of atom vectors.
             dropout: probability, after every layer.
             norm: ``batch``, over the atoms of this rank's batch, as Hu et al.; ``layer``, over the numbers of one
                 atom, with which a vector does not depend on what else is in the batch, in training too.
+            pool: of atom vectors to a molecule's: ``mean``, as Hu et al.; ``mean_max``, the mean and the maximum side
+                by side, which no number of other atoms dilutes. It has no weights: checkpoints of both fit both.
 
         Raises:
             ValueError: `layers` is below 1.
@@ -67,7 +70,10 @@ class GIN(Encoder):
         super().__init__()
         if layers < 1:
             raise ValueError(f"model.gin.layers is {layers}; a GIN needs at least 1 layer")
-        self.width = width
+        self.atom_width = width
+        """D: of the vectors that `encode_atoms` returns."""
+        self.width = 2 * width if pool == "mean_max" else width
+        self._pool = pool
         self.x_embedding1 = nn.Embedding(MASK_TOKEN + 1, width)
         self.x_embedding2 = nn.Embedding(ATOM_CATEGORIES[CHIRALITY].size, width)
         nn.init.xavier_uniform_(self.x_embedding1.weight)
@@ -78,13 +84,19 @@ class GIN(Encoder):
         self.dropout = Dropout(dropout)
 
     def forward(self, batch: MoleculeBatch) -> Tensor:
-        """Returns (B, width): the mean of each molecule's atom vectors."""
+        """Returns (B, D), the mean of each molecule's atom vectors; or (B, 2 D), the mean and the maximum."""
         atoms_AD = self.encode_atoms(batch, batch.atoms_A9)
         sums_BD = sum_of_segments(batch.atom_ptr, batch.molecule_of_atom_A)(atoms_AD)
-        return sums_BD / batch.atom_ptr.diff()[:, None].to(sums_BD.dtype)
+        mean_BD = sums_BD / batch.atom_ptr.diff()[:, None].to(sums_BD.dtype)
+        if self._pool == "mean":
+            return mean_BD
+        # Not segment_reduce: it gives each of several equal atoms the whole of a negative gradient (torch 2.13).
+        molecule_AD = batch.molecule_of_atom_A[:, None].expand_as(atoms_AD)
+        max_BD = torch.zeros_like(mean_BD).scatter_reduce(0, molecule_AD, atoms_AD, "amax", include_self=False)
+        return torch.cat([mean_BD, max_BD], dim=1)
 
     def encode_atoms(self, batch: MoleculeBatch, atoms_A9: Tensor) -> Tensor:
-        """Returns (A, width): atom vectors before pooling.
+        """Returns (A, D): atom vectors before pooling.
 
         Args:
             batch: gives the bonds.

@@ -56,14 +56,15 @@ def finetune_method(
 
     Args:
         name: what the table calls the encoder.
-        architecture: keyword arguments of the GIN; its dropout is that of `options`.
+        architecture: keyword arguments of the GIN; its dropout is that of `options`, its pooling the protocol's.
         weights: of the GIN; None leaves them as they are drawn, by the seed.
         options: section ``finetune`` of the configuration.
     """
+    architecture = {**architecture, "pool": "mean"}
     digest = hashlib.sha256(f"{sorted(architecture.items())} {options.model_dump_json()}".encode())
     for key, tensor in sorted((weights or {}).items()):
         digest.update(key.encode() + tensor.numpy(force=True).tobytes())
-    fit = partial(fine_tune, architecture=dict(architecture), weights=weights, options=options)
+    fit = partial(fine_tune, architecture=architecture, weights=weights, options=options)
     return Method(name, "fine-tuned", graphs, fit, seeded=True, identity=digest.hexdigest(), gpu=True)
 
 

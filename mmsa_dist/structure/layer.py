@@ -57,6 +57,9 @@ class StructureLayer(nn.Module):
         super().__init__()
         self.width = width
         self.theta = _WideLinear(code, width, bias=False)
+        # As torch draws it, a fifth of the directions of u would come out of a square map at a fifth of their size or
+        # less, and training leaves it so.
+        nn.init.orthogonal_(self.theta.weight)
         self.memory = Memory(anchors, width, similarity=similarity, temperature=temperature)
         self.normalization: Literal["random_walk", "symmetric"] = normalization
         self.bandwidth = bandwidth

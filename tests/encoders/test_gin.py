@@ -90,13 +90,31 @@ def test_order_of_atoms_and_molecules_does_not_matter():
     torch.testing.assert_close(gin(batch_of(a)), there[:1])
 
 
+def test_mean_and_maximum_side_by_side():
+    batch = batch_of(*(random_molecule(size, seed=size) for size in (1, 7, 2, 19)))
+    gin = with_statistics(GIN(layers=3, width=16, pool="mean_max")).double()
+    atoms_AD = gin.encode_atoms(batch, batch.atoms_A9)
+    atoms = atoms_AD.split(batch.atom_ptr.diff().tolist())
+    expected = torch.stack([torch.cat([part.mean(dim=0), part.amax(dim=0)]) for part in atoms])
+    assert gin.width == 32 == 2 * gin.atom_width
+    torch.testing.assert_close(gin(batch), expected)
+    by_hand = torch.autograd.grad(expected.square().sum(), atoms_AD, retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(gin(batch).square().sum(), gin.x_embedding1.weight),
+                               torch.autograd.grad(atoms_AD, gin.x_embedding1.weight, by_hand))  # fmt: skip
+
+
+def test_weights_of_both_poolings_are_the_same():
+    GIN(layers=2, width=8).load_state_dict(GIN(layers=2, width=8, pool="mean_max").state_dict(), strict=True)
+
+
+@pytest.mark.parametrize("pool", ["mean", "mean_max"])
 @pytest.mark.parametrize(
     "molecules",
     [[Molecule([C])] * 3, [Molecule([N]), Molecule([C, O], [(0, 1, SINGLE)])]],
     ids=["no_bond", "one_bond"],
 )
-def test_molecules_without_bonds(molecules):
-    gin = GIN(layers=2, width=8)
+def test_molecules_without_bonds(molecules, pool):
+    gin = GIN(layers=2, width=8, pool=pool)
     gin(batch_of(*molecules)).sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in gin.parameters())
 
@@ -132,8 +150,9 @@ def test_mask_token_is_one_past_the_elements():
     assert not torch.equal(gin.encode_atoms(batch, masked), gin.encode_atoms(batch, batch.atoms_A9))
 
 
-def test_runs_in_bf16():
-    gin = GIN(layers=2, width=16)
+@pytest.mark.parametrize("pool", ["mean", "mean_max"])
+def test_runs_in_bf16(pool):
+    gin = GIN(layers=2, width=16, pool=pool)
     batch = batch_of(random_molecule(9, seed=0), random_molecule(5, seed=1))
     with torch.autocast("cpu", torch.bfloat16):
         mixed = gin(batch)

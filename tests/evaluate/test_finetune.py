@@ -145,6 +145,19 @@ def test_pre_trained_weights_are_where_it_begins():
     assert len({method.identity, *(other.identity for other in others)}) == 4
 
 
+def test_atoms_are_averaged_however_pre_training_pooled():
+    data = lengths()
+    split = make_split(data, "random", 1)
+    mean, both = (
+        finetune_method("GIN", {**ARCHITECTURE, "pool": pool}, None, options(epochs=1)) for pool in ("mean", "mean_max")
+    )
+    assert mean.identity == both.identity
+    mean_said, both_said = (
+        m.fit_predict(graphs(data).value, data, split, 0, lambda words: None).predictions for m in (mean, both)
+    )
+    np.testing.assert_array_equal(mean_said, both_said)
+
+
 def test_a_molecule_without_a_graph_is_predicted_by_the_mean():
     data = replace(has_ring(), labels=has_ring().labels.copy())
     x = graphs(data).value

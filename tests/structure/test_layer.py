@@ -42,6 +42,15 @@ def dense_operator(vertices: list[list[int]], num_vertices: int, normalization: 
     return inverse[:, None] * core if normalization == "random_walk" else root[:, None] * core * root
 
 
+@pytest.mark.parametrize("width", [4, 6])
+def test_no_direction_of_the_embedding_is_small_in_the_beginning(width):
+    torch.manual_seed(0)
+    module = StructureLayer(
+        6, width, S, similarity="cosine", temperature=0.1, normalization="random_walk", bandwidth=0.0
+    )
+    torch.testing.assert_close(torch.linalg.svdvals(module.theta.weight), torch.ones(width))
+
+
 @pytest.mark.parametrize("normalization", ["random_walk", "symmetric"])
 def test_is_hgnn_over_the_molecules_and_their_neighbours(normalization):
     # Molecule 0 has a stale neighbour (3) and molecule 1; molecule 2 has 0, a repeated one and a missing one.
@@ -92,19 +101,21 @@ def test_joint_mode_lets_a_molecule_hear_the_hyperedges_it_is_in():
 
 @pytest.mark.parametrize("normalization", ["random_walk", "symmetric"])
 @pytest.mark.parametrize("source", [NoNeighbours(), TableNeighbours(embeddings(50, seed=4), 7)], ids=["none", "table"])
-def test_isolated_vectors_do_not_depend_on_the_batch(normalization, source):
-    u, module = embeddings(33), layer(normalization)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-14)])
+def test_isolated_vectors_do_not_depend_on_the_batch(normalization, source, dtype, tolerance):
+    u, module = embeddings(33).to(dtype), layer(normalization).to(dtype)
 
     def embed(batch: int) -> Tensor:
         outputs = []
         for part in u.split(batch):
             index = torch.full((len(part),), -1)
             out = module(part, source.find(part, index), isolated=True)
-            outputs.append(torch.cat([out.g_BD, out.readout_BD, out.lse_B[:, None]], 1))
+            # The log-sum-exp is of similarities over the temperature: in units of similarity like the others.
+            outputs.append(torch.cat([out.g_BD, out.readout_BD, 0.1 * out.lse_B[:, None]], 1))
         return torch.cat(outputs)
 
-    torch.testing.assert_close(embed(1), embed(33), rtol=0, atol=1e-6)
-    torch.testing.assert_close(embed(2), embed(33), rtol=0, atol=1e-6)
+    torch.testing.assert_close(embed(1), embed(33), rtol=0, atol=tolerance)
+    torch.testing.assert_close(embed(2), embed(33), rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("normalization", ["random_walk", "symmetric"])
