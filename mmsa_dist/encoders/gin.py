@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.encoders.base import Encoder, register
 from mmsa_dist.encoders.dropout import Dropout
-from mmsa_dist.encoders.linear import Linear
+from mmsa_dist.encoders.linear import Linear, LinearReLU
 from mmsa_dist.encoders.sparse_sum import SparseSum, segment_ptr, sum_of_segments, sum_rows
 from mmsa_shards.schema import ATOM_CATEGORIES, BOND_CATEGORIES
 
@@ -123,7 +123,8 @@ class GINConv(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(Linear(width, 2 * width), nn.ReLU(), Linear(2 * width, width))
+        # The second place is that of the ReLU in published checkpoints, of which names hold the number.
+        self.mlp = nn.Sequential(LinearReLU(width, 2 * width), nn.Identity(), Linear(2 * width, width))
         self.edge_embedding1 = _CountEmbedding(_BOND_TYPES, width)
         self.edge_embedding2 = _CountEmbedding(_BOND_DIRECTIONS, width)
         nn.init.xavier_uniform_(self.edge_embedding1.weight)
@@ -139,15 +140,15 @@ class GINConv(nn.Module):
         """
         # Σ_j e_ij hangs on how many bonds of each kind there are: a product with each table gives it.
         types_A6, directions_A3 = bonds_A9.to(x_AD.dtype).split([_BOND_TYPES, _BOND_DIRECTIONS], dim=1)
-        edges_AD = self.edge_embedding1(types_A6) + self.edge_embedding2(directions_A3)
-        return self.mlp(x_AD + neighbours(x_AD) + edges_AD)
+        sum_AD = self.edge_embedding1(x_AD + neighbours(x_AD), types_A6)
+        return self.mlp(self.edge_embedding2(sum_AD, directions_A3))
 
 
 class _CountEmbedding(nn.Embedding):
-    """Sums of rows of the table, by how often each is meant."""
+    """Adds rows of the table to sums in place, each as often as it is meant."""
 
-    def forward(self, counts_AN: Tensor) -> Tensor:
-        return counts_AN @ self.weight.to(counts_AN.dtype)
+    def forward(self, sum_AD: Tensor, counts_AN: Tensor) -> Tensor:  # type: ignore[override]
+        return sum_AD.addmm_(counts_AN, self.weight.to(counts_AN.dtype))
 
 
 def from_hu(published: Mapping[str, Tensor]) -> dict[str, Tensor]:

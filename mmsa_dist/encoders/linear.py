@@ -13,3 +13,11 @@ class Linear(nn.Linear):
     def forward(self, x_ND: Tensor) -> Tensor:
         """Returns x Wᵀ + b, (N, out) for (N, in)."""
         return linear(x_ND, self.weight, self.bias)
+
+
+class LinearReLU(nn.Linear):
+    """`torch.nn.Linear` and the ReLU behind it in one pass over memory."""
+
+    def forward(self, x_ND: Tensor) -> Tensor:
+        """Returns max(x Wᵀ + b, 0), (N, out) for (N, in)."""
+        return linear(x_ND, self.weight, self.bias, relu=True)

@@ -20,12 +20,20 @@ from mmsa_dist.runtime.operators import operator, refuse_derivative
 _HAS_ONEDNN = torch.backends.mkldnn.is_available()
 
 
-def linear(x_ND: Tensor, weight_OD: Tensor, bias_O: Tensor | None) -> Tensor:
-    """Returns x Wᵀ + b, (N, out), as `torch.nn.functional.linear`: by oneDNN where that is faster."""
+def linear(x_ND: Tensor, weight_OD: Tensor, bias_O: Tensor | None, *, relu: bool = False) -> Tensor:
+    """Returns x Wᵀ + b, (N, out), as `torch.nn.functional.linear`: by oneDNN where that is faster.
+
+    Args:
+        x_ND: (N, in).
+        weight_OD: (out, in).
+        bias_O: (out,), or None.
+        relu: negative results are set to 0, on the way.
+    """
     if _by_onednn(x_ND, weight_OD):
-        result: Tensor = torch.ops.mmsa_dist.linear(x_ND, weight_OD, bias_O)
+        result: Tensor = torch.ops.mmsa_dist.linear(x_ND, weight_OD, bias_O, relu)
         return result
-    return functional.linear(x_ND, weight_OD, bias_O)
+    plain = functional.linear(x_ND, weight_OD, bias_O)
+    return plain.relu() if relu else plain
 
 
 def _by_onednn(x_ND: Tensor, weight_OD: Tensor) -> bool:
@@ -41,12 +49,12 @@ def _by_onednn(x_ND: Tensor, weight_OD: Tensor) -> bool:
 
 
 @operator("mmsa_dist::linear")
-def _linear(x_ND: Tensor, weight_OD: Tensor, bias_O: Tensor | None) -> Tensor:
-    return _product(_padded(x_ND), weight_OD, bias_O)[: len(x_ND)]
+def _linear(x_ND: Tensor, weight_OD: Tensor, bias_O: Tensor | None, relu: bool) -> Tensor:
+    return _product(_padded(x_ND), weight_OD, bias_O, relu)[: len(x_ND)]
 
 
 @torch.library.register_fake("mmsa_dist::linear")
-def _(x_ND: Tensor, weight_OD: Tensor, bias_O: Tensor | None) -> Tensor:
+def _(x_ND: Tensor, weight_OD: Tensor, bias_O: Tensor | None, relu: bool) -> Tensor:
     return x_ND.new_empty(x_ND.shape[0], weight_OD.shape[0])
 
 
@@ -62,17 +70,21 @@ def _(grad_NO: Tensor, x_ND: Tensor) -> Tensor:
     return x_ND.new_empty(grad_NO.shape[1], x_ND.shape[1])
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:2])
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, bool], output: Tensor) -> None:
+    x_ND, weight_OD, _, relu = inputs
+    ctx.save_for_backward(x_ND, weight_OD, *([output] if relu else []))
 
 
-def _backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    x_ND, weight_OD = ctx.saved_tensors
-    for_x, for_weight, for_bias = ctx.needs_input_grad
+def _backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    x_ND, weight_OD, *positive = ctx.saved_tensors
+    for output_NO in positive:
+        grad_NO = torch.ops.aten.threshold_backward(grad_NO, output_NO, 0)
+    for_x, for_weight, for_bias, _ = ctx.needs_input_grad
     return (
-        torch.ops.mmsa_dist.linear(grad_NO, weight_OD.T, None) if for_x else None,
+        torch.ops.mmsa_dist.linear(grad_NO, weight_OD.T, None, False) if for_x else None,
         torch.ops.mmsa_dist.linear_weight_gradient(grad_NO, x_ND) if for_weight else None,
         grad_NO.sum(dim=0) if for_bias else None,
+        None,
     )
 
 
@@ -87,7 +99,12 @@ def _padded(x_ND: Tensor) -> Tensor:
     batch has another: without this, the two ranks of the quickstart grew by 1.3 GB each.
     """
     rows = len(x_ND)
-    return functional.pad(x_ND, (0, 0, 0, -rows % _grain(rows)))
+    more = -rows % _grain(rows)
+    if more == 0:
+        return x_ND
+    padded_RD = x_ND.new_empty(rows + more, x_ND.shape[1])  # not functional.pad, which writes all of it twice
+    padded_RD[:rows], padded_RD[rows:] = x_ND, 0
+    return padded_RD
 
 
 def _grain(rows: int) -> int:
@@ -95,6 +112,6 @@ def _grain(rows: int) -> int:
     return 1 << max(rows.bit_length() - 4, 0)
 
 
-def _product(x_RD: Tensor, weight_OD: Tensor, bias_O: Tensor | None = None) -> Tensor:
+def _product(x_RD: Tensor, weight_OD: Tensor, bias_O: Tensor | None = None, relu: bool = False) -> Tensor:
     """Returns x Wᵀ + b; the operator is the one that PyTorch's own compiler emits for a linear layer on CPUs."""
-    return torch.ops.mkldnn._linear_pointwise(x_RD, weight_OD, bias_O, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise(x_RD, weight_OD, bias_O, "relu" if relu else "none", [], "")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmsa_dist.encoders.linear import Linear
+from mmsa_dist.encoders.linear import Linear, LinearReLU
 
 
 def pair(bias: bool = True) -> tuple[Linear, nn.Linear]:
@@ -15,8 +15,13 @@ def pair(bias: bool = True) -> tuple[Linear, nn.Linear]:
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 63, 1000])
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "plain"])
-def test_values_and_gradients_equal_those_of_torch(rows, bias):
+@pytest.mark.parametrize("relu", [True, False], ids=["relu", "linear"])
+def test_values_and_gradients_equal_those_of_torch(rows, bias, relu):
     mine, torchs = pair(bias)
+    if relu:
+        mine = LinearReLU(37, 21, bias=bias)
+        torchs = nn.Sequential(torchs, nn.ReLU())
+        torchs[0].load_state_dict(mine.state_dict())
     x, other = (torch.randn(rows, 37, requires_grad=True) for _ in range(2))
     with torch.no_grad():
         other.copy_(x)
@@ -50,6 +55,9 @@ def test_other_precisions_are_torchs(dtype):
     mine, torchs = pair()
     x = torch.randn(5, 37, dtype=dtype)
     torch.testing.assert_close(mine.to(dtype)(x), torchs.to(dtype)(x), rtol=0, atol=0)
+    clipped = LinearReLU(37, 21).to(dtype)
+    clipped.load_state_dict(mine.state_dict())
+    torch.testing.assert_close(clipped(x), torchs(x).relu(), rtol=0, atol=0)
 
 
 def test_autocast_still_casts():

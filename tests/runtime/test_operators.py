@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -21,8 +22,9 @@ def numbers(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).requires_grad_()
 
 
-ARGUMENTS: dict[str, tuple[Tensor | None, ...]] = {
-    "linear": (numbers(19, 4), numbers(3, 4), numbers(3)),
+ARGUMENTS: dict[str, tuple[Tensor | bool, ...]] = {
+    "linear": (numbers(19, 4), numbers(3, 4), numbers(3), False),
+    "linear, relu": (numbers(19, 4), numbers(3, 4), numbers(3), True),
     "linear_weight_gradient": (numbers(19, 3).detach(), numbers(19, 4).detach()),
     "sparse_sum": (numbers(3, 4), SENDER, PTR, SENDER, PTR),
     "edge_convolution": (numbers(3, 4), numbers(2, 4), numbers(4, 2), numbers(2, 4).detach(), SENDER, PTR),
@@ -34,24 +36,28 @@ ARGUMENTS: dict[str, tuple[Tensor | None, ...]] = {
 }
 
 
+def operator(name: str) -> Any:
+    return getattr(torch.ops.mmsa_dist, name.split(",")[0])
+
+
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_operators_keep_the_rules_of_torch_library(name: str) -> None:
-    torch.library.opcheck(getattr(torch.ops.mmsa_dist, name).default, ARGUMENTS[name])
+    torch.library.opcheck(operator(name).default, ARGUMENTS[name])
 
 
-@pytest.mark.parametrize("name", ["linear", "edge_convolution"])
+@pytest.mark.parametrize("name", ["linear", "linear, relu", "edge_convolution"])
 def test_gradients_of_gradients_are_refused(name: str) -> None:
     arguments = ARGUMENTS[name]
-    leaves = [x for x in arguments if x is not None and x.requires_grad]
-    out = getattr(torch.ops.mmsa_dist, name)(*arguments)
+    leaves = [x for x in arguments if isinstance(x, Tensor) and x.requires_grad]
+    out = operator(name)(*arguments)
     first = torch.autograd.grad(out.square().sum(), leaves, create_graph=True)
-    with pytest.raises(RuntimeError, match=rf"mmsa_dist::{name}_\w+ has no derivative"):
+    with pytest.raises(RuntimeError, match=rf"mmsa_dist::{operator(name).__name__}_\w+ has no derivative"):
         torch.autograd.grad(sum(g.square().sum() for g in first), leaves)
 
 
 def test_all_of_our_operators_are_among_them() -> None:
     ours = {schema.name for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("mmsa_dist::")}
-    assert ours == {f"mmsa_dist::{name}" for name in ARGUMENTS}
+    assert ours == {f"mmsa_dist::{operator(name).__name__}" for name in ARGUMENTS}
 
 
 def test_calling_one_does_not_import_the_compiler() -> None:
