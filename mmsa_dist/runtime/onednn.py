@@ -27,7 +27,7 @@ def linear(x_ND: Tensor, weight_OD: Tensor, bias_O: Tensor | None, *, relu: bool
         x_ND: (N, in).
         weight_OD: (out, in).
         bias_O: (out,), or None.
-        relu: negative results are set to 0, on the way.
+        relu: negative results become 0, in place.
     """
     if _by_onednn(x_ND, weight_OD):
         result: Tensor = torch.ops.mmsa_dist.linear(x_ND, weight_OD, bias_O, relu)
@@ -50,7 +50,8 @@ def _by_onednn(x_ND: Tensor, weight_OD: Tensor) -> bool:
 
 @operator("mmsa_dist::linear")
 def _linear(x_ND: Tensor, weight_OD: Tensor, bias_O: Tensor | None, relu: bool) -> Tensor:
-    return _product(_padded(x_ND), weight_OD, bias_O, relu)[: len(x_ND)]
+    result_NO = _product(_padded(x_ND), weight_OD, bias_O)[: len(x_ND)]
+    return result_NO.relu_() if relu else result_NO  # oneDNN's own ReLU makes a NaN 0
 
 
 @torch.library.register_fake("mmsa_dist::linear")
@@ -71,13 +72,13 @@ def _(grad_NO: Tensor, x_ND: Tensor) -> Tensor:
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, bool], output: Tensor) -> None:
-    x_ND, weight_OD, _, relu = inputs
-    ctx.save_for_backward(x_ND, weight_OD, *([output] if relu else []))
+    x_ND, weight_OD, _, ctx.relu = inputs
+    ctx.save_for_backward(x_ND, weight_OD, output if ctx.relu else None)
 
 
 def _backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-    x_ND, weight_OD, *positive = ctx.saved_tensors
-    for output_NO in positive:
+    x_ND, weight_OD, output_NO = ctx.saved_tensors
+    if ctx.relu:
         grad_NO = torch.ops.aten.threshold_backward(grad_NO, output_NO, 0)
     for_x, for_weight, for_bias, _ = ctx.needs_input_grad
     return (
@@ -112,6 +113,6 @@ def _grain(rows: int) -> int:
     return 1 << max(rows.bit_length() - 4, 0)
 
 
-def _product(x_RD: Tensor, weight_OD: Tensor, bias_O: Tensor | None = None, relu: bool = False) -> Tensor:
+def _product(x_RD: Tensor, weight_OD: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """Returns x Wᵀ + b; the operator is the one that PyTorch's own compiler emits for a linear layer on CPUs."""
-    return torch.ops.mkldnn._linear_pointwise(x_RD, weight_OD, bias_O, "relu" if relu else "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise(x_RD, weight_OD, bias_O, "none", [], "")

@@ -57,8 +57,8 @@ class StructureLayer(nn.Module):
         super().__init__()
         self.width = width
         self.theta = _WideLinear(code, width, bias=False)
-        # As torch draws it, a fifth of the directions of u would come out of a square map at a fifth of their size or
-        # less, and training leaves it so.
+        # As torch draws it, a square map would leave a fifth of the directions of u at less than a fifth of the
+        # largest, and training does not change that.
         nn.init.orthogonal_(self.theta.weight)
         self.memory = Memory(anchors, width, similarity=similarity, temperature=temperature)
         self.normalization: Literal["random_walk", "symmetric"] = normalization

@@ -15,6 +15,7 @@ from typing import Any
 
 import fsspec
 
+from mmsa_shards.conformers import RECIPE
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.options import PrepareOptions
 from mmsa_shards.read import check_kind, is_known_kind
@@ -122,7 +123,10 @@ def describe(inputs: Sequence[str], options: PrepareOptions, before: Job | None)
         exclude=tuple(_named(map(_look_at, chain.from_iterable(map(_expand, options.exclude))), ())),
         # As they come back from a file: lists for tuples.
         options=json.loads(json.dumps({name: getattr(options, name) for name in names})),
-        versions={name: importlib.metadata.version(name) for name in _LIBRARIES},
+        versions={
+            **{name: importlib.metadata.version(name) for name in _LIBRARIES},
+            "the recipe of conformers": str(RECIPE),
+        },
         schema_version=SCHEMA_VERSION,
     )
 

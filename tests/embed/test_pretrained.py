@@ -173,11 +173,11 @@ def test_only_the_files_of_a_model_are_fetched(embedder, folder, monkeypatch):
 
 
 def test_an_unfit_version_is_said(folder):
-    rewrite(folder, format=3, mmsa_dist="9.0")
-    with pytest.raises(ModelFolderError, match=r"model format 3, written by mmsa-dist 9\.0"):
+    rewrite(folder, format=9, mmsa_dist="9.0")
+    with pytest.raises(ModelFolderError, match=r"model format 9, written by mmsa-dist 9\.0"):
         Embedder.from_pretrained(folder)
-    (folder / "config.json").write_text('{"format": 3, "schema_version": 9}')  # whose other keys nobody knows yet
-    with pytest.raises(ModelFolderError, match="model format 3, written by"):
+    (folder / "config.json").write_text('{"format": 9, "schema_version": 9}')  # whose other keys nobody knows yet
+    with pytest.raises(ModelFolderError, match="model format 9, written by"):
         Embedder.from_pretrained(folder)
 
 

@@ -42,6 +42,13 @@ def test_keeps_float32_precision():
     assert (mine(x).double() - exact).abs().max() < 1e-5  # bfloat16 inside would be off by 1e-2
 
 
+def test_not_a_number_stays_so_behind_the_relu():
+    clipped = LinearReLU(37, 21)
+    with torch.no_grad():
+        clipped.weight[3, 5] = torch.nan
+    assert clipped(torch.randn(500, 37))[:, 3].isnan().all()
+
+
 def test_frozen_weights_and_inputs_without_gradient():
     mine, _ = pair()
     mine.weight.requires_grad_(False)

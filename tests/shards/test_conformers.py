@@ -7,9 +7,10 @@ import gzip
 import numpy as np
 import pytest
 from rdkit import Chem
-from rdkit.Chem import rdForceFieldHelpers
+from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
-from mmsa_shards.conformers import embed, given_coordinates
+from mmsa_shards import conformers
+from mmsa_shards.conformers import _has_stereo_of, _relaxed, embed, given_coordinates
 from mmsa_shards.depiction import depict
 
 KEY = "LFQSCWFLJHTTHZ-UHFFFAOYSA-N"
@@ -59,17 +60,25 @@ def test_a_cage_is_embedded_by_trying_its_isomers():
 
 
 STRAINED = {
-    "benzocyclobutadiene_ketal": "C#CCOC1c2cc3ccccc3c(c2C(C)C)C1OCC#C",
-    "bridged_lactone": "COC(=O)[C@H]1[C@H]2c3ccccc3O[C@@]1(C)N=c1s/c(=C/c3ccc(OC)c(COc4ccc(F)cc4F)c3)c(=O)n12",
-    "bridged_sugar": "COCCN[C@@H]1[C@@H]2OC[C@H](O2)[C@@H](NCc2ccc(-c3ccccc3)cc2)[C@@H]1O",
-    "tropane_aziridine": "Cc1nsc(N2C[C@@H]3CC[C@]4(C2)[C@H]3N4c2nc3c(OCC(F)(F)F)cc(Cl)cn3n2)n1",
+    "meta_bridged_naphthalene": "C#CCOC1c2cc3ccccc3c(c2C(C)C)C1OCC#C",
+    "oxygen_bridged_thiazolopyrimidine": "COC(=O)[C@H]1[C@H]2c3ccccc3O[C@@]1(C)N=c1s/c(=C/c3ccc(OC)cc3)c(=O)n12",
+    "anhydrosugar": "COCCN[C@@H]1[C@@H]2OC[C@H](O2)[C@@H](NCc2ccc(-c3ccccc3)cc2)[C@@H]1O",
+    "azabicyclooctane_aziridine": "Cc1nsc(N2C[C@@H]3CC[C@]4(C2)[C@H]3N4c2nc3c(OCC(F)(F)F)cc(Cl)cn3n2)n1",
 }
 
 
 @pytest.mark.parametrize("smiles", STRAINED.values(), ids=STRAINED)
-def test_what_etkdg_has_no_way_to_is_relaxed_and_keeps_its_stereo(smiles):
+def test_what_etkdg_has_no_way_to_is_relaxed_and_keeps_its_stereo(smiles, monkeypatch):
+    relaxed = []
+
+    def spy(*arguments):
+        relaxed.append(_relaxed(*arguments))
+        return relaxed[-1]
+
+    monkeypatch.setattr(conformers, "_relaxed", spy)
     mol = Chem.MolFromSmiles(smiles)
     (xyz,) = embed(mol, count=1, seed=0, inchikey=KEY)
+    assert len(relaxed) == 1, "a newer RDKit may embed it by itself: find another molecule"
     bare = Chem.MolFromSmiles(smiles.replace("@", "").replace("/", ""))
     bare.AddConformer(Chem.Conformer(mol.GetNumAtoms()))
     bare.GetConformer().SetPositions(xyz.astype(float))
@@ -79,6 +88,32 @@ def test_what_etkdg_has_no_way_to_is_relaxed_and_keeps_its_stereo(smiles):
     ends = np.array([[bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()] for bond in mol.GetBonds()])
     lengths = np.linalg.norm(xyz[ends[:, 0]] - xyz[ends[:, 1]], axis=1)
     assert ((lengths > 1.15) & (lengths < 1.9)).all()
+
+
+def test_several_relaxed_conformers_differ_and_are_fixed():
+    mol = Chem.MolFromSmiles(STRAINED["meta_bridged_naphthalene"])
+    xyz = embed(mol, count=2, seed=0, inchikey=KEY)
+    assert xyz.shape == (2, mol.GetNumAtoms(), 3)
+    assert not np.allclose(xyz[0], xyz[1])
+    np.testing.assert_array_equal(xyz, embed(mol, count=2, seed=0, inchikey=KEY))
+
+
+@pytest.mark.parametrize(
+    ("smiles", "other", "unspecified"),
+    [
+        ("C[C@H](N)C(=O)O", "C[C@@H](N)C(=O)O", "CC(N)C(=O)O"),
+        ("F/C=C/F", "F/C=C\\F", "FC=CF"),
+        ("C[C@H]1C[C@H](F)C1", "C[C@H]1C[C@@H](F)C1", "CC1CC(F)C1"),
+    ],
+    ids=["centre", "double_bond", "ring"],
+)
+def test_a_conformer_of_another_isomer_is_known_as_such(smiles, other, unspecified):
+    drawn, mirror, free = (Chem.AddHs(Chem.MolFromSmiles(text)) for text in (smiles, other, unspecified))
+    embedded = Chem.Mol(drawn)
+    assert rdDistGeom.EmbedMolecule(embedded, randomSeed=1) == 0
+    assert _has_stereo_of(drawn, embedded)
+    assert _has_stereo_of(free, embedded)
+    assert not _has_stereo_of(mirror, embedded)
 
 
 def test_minimization_leads_to_a_lower_energy():

@@ -43,7 +43,7 @@ def dense_operator(vertices: list[list[int]], num_vertices: int, normalization: 
 
 
 @pytest.mark.parametrize("width", [4, 6])
-def test_no_direction_of_the_embedding_is_small_in_the_beginning(width):
+def test_the_map_begins_orthogonal(width):
     torch.manual_seed(0)
     module = StructureLayer(
         6, width, S, similarity="cosine", temperature=0.1, normalization="random_walk", bandwidth=0.0

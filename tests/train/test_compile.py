@@ -20,7 +20,13 @@ from tests.fixtures.pretraining import MINI, SMALL, different, losses, pretrain
 
 
 def test_a_compiled_encoder_is_the_same_encoder_for_all_sizes_of_batches(tiny_shards: Path) -> None:
-    words = ["model.encoders=[gin]", "train.lr_scale={}", "model.gin.layers=1", "train.compile=[gin]"]
+    words = [
+        "model.encoders=[gin]",
+        "train.lr_scale={}",
+        "model.gin.layers=1",
+        "model.gin.pool=mean_max",
+        "train.compile=[gin]",
+    ]
     config = load_config(MINI, words)
     torch._dynamo.reset()
     counters.clear()
