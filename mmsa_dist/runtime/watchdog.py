@@ -5,6 +5,8 @@ every rank tells rank 0 every few seconds that it lives, over a connection of it
 and rank 0 answers. Who is not heard of within the limit is lost, and whoever notices ends its process: a thread that
 waits in a collective cannot be ended otherwise. A process that lives but does not come on (a deadlock, a dead file
 system) is noticed by the time since its last step.
+
+Time is what a process could have run: ranks that are stopped together, by Ctrl-Z or a machine that sleeps, lose no one.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ EXIT_STATUS = 75
 _PATIENCE_S = 1800.0  # for what is slow by its nature: the first steps, rebuilding an index, validating, exporting
 _SLOW_STEPS = 3  # the first ones compile, fill caches and wait for loader processes
 _TIMES_THE_LONGEST_STEP = 10
+_LONGEST_GAP = 5  # times the time between two looks: on a busy machine they come late
 
 
 class Watchdog:
@@ -43,7 +46,9 @@ class Watchdog:
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
         self._pause_s = min(5.0, limit_s / 6)
-        self._came_on = self._last_round = time.monotonic()
+        self._look_s = min(1.0, limit_s / 10)
+        self._awake_s, self._looked = 0.0, time.monotonic()
+        self._came_on = self._last_round = self._awake_s
         self._steps = 0
         self._longest_s = 0.0
         self._slow_phase = ""
@@ -61,7 +66,7 @@ class Watchdog:
 
     def step_done(self) -> None:
         """Says that this rank came on by one step."""
-        now = time.monotonic()
+        now = self._awake_s
         self._steps += 1
         if self._steps > _SLOW_STEPS:
             self._longest_s = max(self._longest_s, now - self._came_on)
@@ -70,11 +75,11 @@ class Watchdog:
     @contextmanager
     def slow(self, phase: str) -> Iterator[None]:
         """Says that `phase` may take half an hour; a rank that is lost meanwhile is noticed all the same."""
-        self._came_on, self._slow_phase = time.monotonic(), phase
+        self._came_on, self._slow_phase = self._awake_s, phase
         try:
             yield
         finally:
-            self._came_on, self._slow_phase = time.monotonic(), ""
+            self._came_on, self._slow_phase = self._awake_s, ""
 
     def __enter__(self) -> Self:
         return self
@@ -87,20 +92,20 @@ class Watchdog:
 
     def _tell_and_hear(self) -> None:
         """Beats in the store of rank 0 until stopped; what does not come through is for `_guard` to notice."""
-        heard = {number: ("", time.monotonic()) for number in range(world_size() if rank() == 0 else 1)}
+        heard = dict.fromkeys(range(world_size() if rank() == 0 else 1), ("", self._awake_s))
         beat = 0
         try:
             while not self._stopping.wait(self._pause_s):
                 beat += 1
                 self._store.set(_key(rank()), f"{beat} {socket.gethostname()}")
                 self._listen(heard)
-                self._last_round = time.monotonic()
+                self._last_round = self._awake_s
             self._store.set(_key(rank()), "left")
         except Exception:  # rank 0 has left or is lost; the guard knows which by the time that passes
             return
 
     def _listen(self, heard: dict[int, tuple[str, float]]) -> None:
-        now = time.monotonic()
+        now = self._awake_s
         for number, (before, since) in heard.items():
             beat = self._store.get(_key(number)).decode()
             if beat != before:
@@ -113,8 +118,8 @@ class Watchdog:
 
     def _guard(self) -> None:
         """Ends the process when there is a reason to; never waits for anything but time."""
-        while not self._stopping.wait(min(1.0, self._limit_s / 10)):
-            now = time.monotonic()
+        while not self._stopping.wait(self._look_s):
+            now = self._time_awake()
             reason, unheard_s = self._reason, now - self._last_round
             if reason is None and is_distributed() and unheard_s > self._limit_s:
                 reason = f"rank 0 at {os.environ['MASTER_ADDR']} could not be reached for {unheard_s:.0f} s"
@@ -123,6 +128,13 @@ class Watchdog:
                 reason = f"rank {rank()} has not come on for {now - self._came_on:.0f} s {where}"
             if reason is not None and not self._stopping.is_set():
                 self._end(reason)
+
+    def _time_awake(self) -> float:
+        """Seconds since the making in which this process could run; a longer gap between two looks was none."""
+        looked = time.monotonic()
+        self._awake_s += min(looked - self._looked, _LONGEST_GAP * self._look_s)
+        self._looked = looked
+        return self._awake_s
 
     def _allowed_s(self) -> float:
         if self._slow_phase or self._steps < _SLOW_STEPS:

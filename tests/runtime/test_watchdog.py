@@ -87,6 +87,18 @@ def test_a_frozen_rank_ends_the_other(tmp_path: Path, frozen: int) -> None:
         assert "all_reduce" in said, "it says where it waited"
 
 
+def test_ranks_that_are_stopped_together_go_on(tmp_path: Path) -> None:
+    with ranks(tmp_path, steps=150) as processes:
+        until_ready(processes[0])
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for process in processes:
+                process.send_signal(number)
+            time.sleep(3 * LIMIT_S if number == signal.SIGSTOP else 0)
+        for process in processes:
+            _, said = process.communicate(timeout=60)
+            assert (process.returncode, said) == (0, "")
+
+
 def test_a_rank_that_lives_but_hangs_ends_all(tmp_path: Path) -> None:
     with ranks(tmp_path, steps=100_000, fault="sleep") as processes:
         outputs = [process.communicate(timeout=60)[1] for process in processes]
