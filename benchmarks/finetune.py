@@ -36,7 +36,7 @@ from mmsa_dist.encoders import build_encoder
 from mmsa_dist.encoders.dropout import Dropout
 from mmsa_dist.encoders.gin import GIN
 from mmsa_dist.evaluate import load_task, make_split
-from mmsa_dist.evaluate.finetune import fine_tune
+from mmsa_dist.evaluate.finetune import fine_tune, protocol_encoder
 from mmsa_dist.evaluate.graphs import graphs
 
 LEAST = 0.85  # of the bare encoder's rate, that fine-tuning must reach
@@ -72,13 +72,13 @@ def measure(config: Config, task: str, folder: Path | None, turns: int) -> dict[
     split = make_split(data, "random" if task == "freesolv" else "hu-scaffold")
     x = graphs(data).value
     options = config.finetune
-    architecture = {**config.model.encoder_options("gin"), "dropout": options.dropout, "pool": "mean"}
+    architecture = config.model.encoder_options("gin")
     rows = x.of(split.train)
     batches = [
         collate(x.take(rows[start : start + options.batch_size]), picture_size=None)
         for start in range(0, len(rows), options.batch_size)
     ]
-    gin = build_encoder("gin", architecture)
+    gin = build_encoder("gin", protocol_encoder(architecture, options))
     assert isinstance(gin, GIN)
     pyg = PyG(gin)
     gate(gin, pyg, batches[0])

@@ -56,16 +56,21 @@ def finetune_method(
 
     Args:
         name: what the table calls the encoder.
-        architecture: keyword arguments of the GIN; its dropout is that of `options`, its pooling the protocol's.
+        architecture: keyword arguments of the GIN, as `protocol_encoder` takes them.
         weights: of the GIN; None leaves them as they are drawn, by the seed.
         options: section ``finetune`` of the configuration.
     """
-    architecture = {**architecture, "pool": "mean"}
-    digest = hashlib.sha256(f"{sorted(architecture.items())} {options.model_dump_json()}".encode())
+    encoder = protocol_encoder(architecture, options)
+    digest = hashlib.sha256(f"{sorted(encoder.items())} {options.model_dump_json()}".encode())
     for key, tensor in sorted((weights or {}).items()):
         digest.update(key.encode() + tensor.numpy(force=True).tobytes())
-    fit = partial(fine_tune, architecture=architecture, weights=weights, options=options)
+    fit = partial(fine_tune, architecture=dict(architecture), weights=weights, options=options)
     return Method(name, "fine-tuned", graphs, fit, seeded=True, identity=digest.hexdigest(), gpu=True)
+
+
+def protocol_encoder(architecture: Mapping[str, object], options: Finetune) -> dict[str, object]:
+    """The keyword arguments of a GIN as it is tuned: with the dropout of `options`, and the mean over atoms."""
+    return {**architecture, "dropout": options.dropout, "pool": "mean"}
 
 
 def fine_tune(
@@ -94,9 +99,7 @@ def fine_tune(
     rng = np.random.default_rng(derived_seed("finetune", seed))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _one_thread(device):
         torch.manual_seed(derived_seed("finetune", seed))
-        model = GraphPredictor(
-            build_encoder(ENCODER, {**architecture, "dropout": options.dropout}), data.labels.shape[1]
-        )
+        model = GraphPredictor(build_encoder(ENCODER, protocol_encoder(architecture, options)), data.labels.shape[1])
         if weights is not None:
             model.encoder.load_state_dict(weights)
         model.to(device)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -93,8 +94,6 @@ def embed(mol: Chem.Mol, *, count: int, seed: int, inchikey: str, mmff_iteration
         found = sound_conformers(mol, candidate)
         if len(found):
             return found
-    if mol.GetNumHeavyAtoms() > _LARGE:
-        return np.empty((0, mol.GetNumAtoms(), 3), dtype=np.float32)
     return _relaxed(mol, with_hydrogens, count, parameters)
 
 
@@ -116,21 +115,18 @@ def _relaxed(mol: Chem.Mol, with_hydrogens: Chem.Mol, count: int, parameters: An
     for name, value in _WITHOUT_KNOWLEDGE.items():
         setattr(parameters, name, value)
     first_seed, kept = parameters.randomSeed, [np.empty((0, mol.GetNumAtoms(), 3), dtype=np.float32)]
-    for number in range(count - 1 + _RELAXED_TRIES):
-        parameters.randomSeed = (first_seed + number) & _LARGEST_SEED
-        candidate = Chem.Mol(with_hydrogens)
-        try:
-            if not rdForceFieldHelpers.MMFFHasAllMoleculeParams(candidate):
-                break
+    with suppress(RuntimeError, ValueError):  # what RDKit gives up on stays as it is
+        possible = mol.GetNumHeavyAtoms() <= _LARGE and rdForceFieldHelpers.MMFFHasAllMoleculeParams(with_hydrogens)
+        for number in range(count - 1 + _RELAXED_TRIES if possible else 0):
+            parameters.randomSeed = (first_seed + number) & _LARGEST_SEED
+            candidate = Chem.Mol(with_hydrogens)
             if rdDistGeom.EmbedMolecule(candidate, parameters) < 0:  # the next seed hardly ever does
                 break
             still_moving = rdForceFieldHelpers.MMFFOptimizeMolecule(candidate, maxIters=_RELAXED_STEPS)
             if not still_moving and _has_stereo_of(with_hydrogens, candidate):
                 kept.append(sound_conformers(mol, candidate))
-        except (RuntimeError, ValueError):
-            break
-        if sum(map(len, kept)) == count:
-            break
+            if sum(map(len, kept)) == count:
+                break
     return np.concatenate(kept)
 
 

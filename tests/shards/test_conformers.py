@@ -16,6 +16,15 @@ from mmsa_shards.depiction import depict
 KEY = "LFQSCWFLJHTTHZ-UHFFFAOYSA-N"
 
 
+def placed(mol: Chem.Mol, xyz: np.ndarray) -> Chem.Mol:
+    """The molecule with its atoms at (A, 3) coordinates."""
+    mol = Chem.Mol(mol)
+    mol.AddConformer(Chem.Conformer(mol.GetNumAtoms()))
+    mol.GetConformer().SetPositions(xyz.astype(float))
+    mol.GetConformer().Set3D(True)
+    return mol
+
+
 def test_ethanol_has_the_bonds_of_ethanol():
     (xyz,) = embed(Chem.MolFromSmiles("CCO"), count=1, seed=0, inchikey=KEY)
     assert xyz.dtype == np.float32
@@ -27,10 +36,7 @@ def test_stereo_is_that_of_the_molecule():
     for smiles in ("C[C@H](N)C(=O)O", "C[C@@H](N)C(=O)O", "F/C=C/F", "F/C=C\\F"):
         mol = Chem.MolFromSmiles(smiles)
         (xyz,) = embed(mol, count=1, seed=0, inchikey=KEY)
-        bare = Chem.MolFromSmiles(smiles.replace("@", "").replace("/", "").replace("\\", ""))
-        bare.AddConformer(Chem.Conformer(mol.GetNumAtoms()))
-        bare.GetConformer().SetPositions(xyz.astype(float))
-        bare.GetConformer().Set3D(True)
+        bare = placed(Chem.MolFromSmiles(smiles.replace("@", "").replace("/", "").replace("\\", "")), xyz)
         Chem.AssignStereochemistryFrom3D(bare)
         assert Chem.MolToSmiles(bare) == Chem.MolToSmiles(mol)
 
@@ -79,10 +85,7 @@ def test_what_etkdg_has_no_way_to_is_relaxed_and_keeps_its_stereo(smiles, monkey
     mol = Chem.MolFromSmiles(smiles)
     (xyz,) = embed(mol, count=1, seed=0, inchikey=KEY)
     assert len(relaxed) == 1, "a newer RDKit may embed it by itself: find another molecule"
-    bare = Chem.MolFromSmiles(smiles.replace("@", "").replace("/", ""))
-    bare.AddConformer(Chem.Conformer(mol.GetNumAtoms()))
-    bare.GetConformer().SetPositions(xyz.astype(float))
-    bare.GetConformer().Set3D(True)
+    bare = placed(Chem.MolFromSmiles(smiles.replace("@", "").replace("/", "")), xyz)
     Chem.AssignStereochemistryFrom3D(bare)
     assert bare.HasSubstructMatch(mol, useChirality=True)
     ends = np.array([[bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()] for bond in mol.GetBonds()])
@@ -133,11 +136,7 @@ def test_minimization_leaves_what_has_no_parameters():
 
 def _energy(mol: Chem.Mol, xyz: np.ndarray) -> float:
     """Returns the MMFF94 energy in kcal/mol with these heavy atoms, hydrogens where they suit best."""
-    bare = Chem.Mol(mol)
-    bare.AddConformer(Chem.Conformer(mol.GetNumAtoms()))
-    bare.GetConformer().SetPositions(xyz.astype(float))
-    bare.GetConformer().Set3D(True)
-    full = Chem.AddHs(bare, addCoords=True)
+    full = Chem.AddHs(placed(mol, xyz), addCoords=True)
     properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(full)
     field = rdForceFieldHelpers.MMFFGetMoleculeForceField(full, properties)
     for number in range(mol.GetNumAtoms()):
