@@ -75,6 +75,7 @@ class Transfer:
         for again in (False, True):
             expected = self._checksum()  # asked twice: it may have been the checksum that was wrong, or it is new
             if not again and self._is_here(expected):
+                self._forget_the_part()  # of a run that was killed while it tidied up
                 return "present"
             modified = self._fill(expected)
             self.note = "is checked"
@@ -83,8 +84,7 @@ class Transfer:
             if not fault:
                 self._keep(digest, modified)
                 return "fetched"
-            self._part.unlink()
-            self._memory_file.unlink()
+            self._forget_the_part()
             self.note, self.left, self.retries = f"({fault}; once more)", None, self.retries + 1
         raise DownloadError(f"{self.file.path} came wrong twice: {fault}; try later, or another server with --base-url")
 
@@ -210,6 +210,10 @@ class Transfer:
         self._record.unlink(missing_ok=True)  # of the file that is replaced
         self._part.replace(self.target)
         self._write_record(digest)
+        self._forget_the_part()
+
+    def _forget_the_part(self) -> None:
+        self._part.unlink(missing_ok=True)
         self._memory_file.unlink(missing_ok=True)
 
     def _memory(self, expected: str | None) -> _Memory | None:

@@ -56,6 +56,13 @@ def ranges(server: Server, file: RemoteFile = A) -> list[tuple[str | None, int]]
     return [(line.range, line.status) for line in server.asked(file.path)]
 
 
+def test_what_a_kill_left_beside_a_whole_file_goes(server, tmp_path):
+    fetch(server, tmp_path)
+    (tmp_path / f"{A.path}.part.json").write_text("{}")
+    assert fetch(server, tmp_path).present == 1
+    assert_is_here(server, tmp_path)
+
+
 def test_a_second_run_asks_for_checksums_and_nothing_else(server, tmp_path):
     first = fetch(server, tmp_path)
     size = len(server.files[A.path])
