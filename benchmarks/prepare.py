@@ -45,9 +45,10 @@ from mmsa_shards.manifest import Manifest
 from mmsa_shards.molecule import Conformers, Order, make_molecules
 from mmsa_shards.options import PrepareOptions, Standardization
 from mmsa_shards.prepare import prepare
+from mmsa_shards.read import Structure
 from mmsa_shards.schema import STEPS_PER_ANGSTROM
 from mmsa_shards.shard import read_block, verify_shard
-from mmsa_shards.standardize import Parent, standardize
+from mmsa_shards.standardize import Parent, standardize_text
 
 OPTIONS = load_config().prepare
 HEAVIEST = 50  # heavy atoms of what counts as a small molecule
@@ -313,10 +314,7 @@ def _take(smiles: list[str], count: int) -> list[str]:
 
 
 def _standard(smiles: str) -> Parent | None:
-    mol = Chem.MolFromSmiles(smiles)
-    if mol is None or mol.GetNumAtoms() == 0 or mol.GetNumHeavyAtoms() > OPTIONS.max_atoms:
-        return None
-    parent = standardize(mol, Standardization.from_options(OPTIONS))
+    parent = standardize_text(Structure("SMILES", smiles), Standardization.from_options(OPTIONS))
     return parent if isinstance(parent, Parent) and Chem.MolFromSmiles(parent.smiles) else None
 
 

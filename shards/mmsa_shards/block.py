@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -105,8 +106,9 @@ def fits(places: NDArray[np.float32], steps_per_unit: int) -> bool:
         places: (A, D).
         steps_per_unit: `STEPS_PER_ANGSTROM` or `STEPS_PER_DRAWING_UNIT` of `mmsa_shards.schema`.
     """
-    # No step is longer than the box around all; what has a larger one, or a NaN, is looked at step by step.
-    if len(places) and np.ptp(places, axis=0).max() * steps_per_unit < np.iinfo(np.int16).max - 1:
+    # No step is longer than the way from the lowest to the highest coordinate; what has a larger one, or a NaN, is
+    # looked at step by step.
+    if len(places) and (places.max() - places.min()) * steps_per_unit < np.iinfo(np.int16).max - 1:
         return True
     try:
         _steps([places], steps_per_unit)
@@ -115,17 +117,23 @@ def fits(places: NDArray[np.float32], steps_per_unit: int) -> bool:
     return True
 
 
-def conformer_to_bytes(xyz: NDArray[np.float32]) -> bytes:
-    """Returns a conformer, (A, 3) in Å, as a block keeps it: equal bytes are what a block cannot tell apart.
+def conformers_to_bytes(conformers: Sequence[NDArray[np.float32]]) -> list[bytes | None]:
+    """Returns conformers, (A, 3) in Å each, as a block keeps them; None for one that does not pass `fits`.
 
-    Raises:
-        OverflowError: it does not pass `fits`.
+    Equal bytes are what a block cannot tell apart.
     """
-    return _steps([xyz], STEPS_PER_ANGSTROM).tobytes()
+    try:
+        steps = _steps(conformers, STEPS_PER_ANGSTROM)
+    except OverflowError:
+        if len(conformers) == 1:
+            return [None]
+        return [kept for conformer in conformers for kept in conformers_to_bytes([conformer])]
+    ends = np.cumsum([0, *map(len, conformers)]).tolist()
+    return [steps[start:end].tobytes() for start, end in pairwise(ends)]
 
 
 def conformer_from_bytes(data: bytes) -> NDArray[np.float32]:
-    """Returns the (A, 3) float32 places, Å, of `conformer_to_bytes`; the first atom is at the origin."""
+    """Returns the (A, 3) float32 places, Å, of `conformers_to_bytes`; the first atom is at the origin."""
     steps = np.frombuffer(data, np.int16).reshape(-1, 3)
     return (np.cumsum(steps, axis=0, dtype=np.int32) / STEPS_PER_ANGSTROM).astype(np.float32)
 

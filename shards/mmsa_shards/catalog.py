@@ -24,13 +24,12 @@ import numpy as np
 import pyarrow as pa
 
 from mmsa_shards.atomic import write_atomically
-from mmsa_shards.block import conformer_to_bytes, fits
+from mmsa_shards.block import conformers_to_bytes
 from mmsa_shards.errors import ColumnError, PrepareError
 from mmsa_shards.job import Input
 from mmsa_shards.options import PrepareOptions, Standardization
 from mmsa_shards.read import Record, Refused, read_records
 from mmsa_shards.rejects import write_refused
-from mmsa_shards.schema import STEPS_PER_ANGSTROM
 from mmsa_shards.standardize import Parent, Refusal, standardize_many
 
 AXIS = 1 << 64
@@ -41,7 +40,7 @@ CATALOG_SCHEMA = pa.schema(
         pa.field("inchikey", pa.string(), nullable=False),
         pa.field("smiles", pa.string(), nullable=False),
         pa.field("id", pa.string(), nullable=False),
-        # As `conformer_to_bytes` has it, atoms in the order of the SMILES; null where the input gave no 3D.
+        # As `conformers_to_bytes` has it, atoms in the order of the SMILES; null where the input gave no 3D.
         pa.field("xyz", pa.binary()),
         pa.field("conformer_source", pa.string(), nullable=False),
         pa.field("file", pa.string(), nullable=False),
@@ -215,7 +214,8 @@ def _catalog_chunk(
     changes = Counter[str]()
     num_excluded = 0
     parents = standardize_many([record.structure for record in records], Standardization.from_options(options))
-    for record, parent in zip(records, parents, strict=True):
+    given = _given(parents, options)
+    for number, (record, parent) in enumerate(zip(records, parents, strict=True)):
         if isinstance(parent, Refusal):
             refused.append(Refused(record.id, record.place, parent.reason, parent.message))
         elif parent.inchikey.partition("-")[0] in excluded:
@@ -223,7 +223,7 @@ def _catalog_chunk(
         else:
             changes.update(parent.changes)
             rows.append(
-                (_position_of(parent.inchikey), parent.inchikey, parent.smiles, record.id, _given(parent, options),
+                (_position_of(parent.inchikey), parent.inchikey, parent.smiles, record.id, given.get(number),
                  record.conformer_source, *record.place)
             )  # fmt: skip
     rows.sort(key=lambda row: row[0])
@@ -247,10 +247,12 @@ def _catalog_chunk(
         writer.write_table(table)
 
 
-def _given(parent: Parent, options: PrepareOptions) -> bytes | None:
-    if parent.xyz is None or options.conformers == "none" or not fits(parent.xyz, STEPS_PER_ANGSTROM):
-        return None
-    return conformer_to_bytes(parent.xyz)
+def _given(parents: Sequence[Parent | Refusal], options: PrepareOptions) -> dict[int, bytes | None]:
+    """Returns the coordinates of the parents that bring such, by their number; None where a block cannot keep them."""
+    if options.conformers == "none":
+        return {}
+    given = {n: p.xyz for n, p in enumerate(parents) if isinstance(p, Parent) and p.xyz is not None}
+    return dict(zip(given, conformers_to_bytes(list(given.values())), strict=True))
 
 
 def _chunk_counts(path: Path) -> ChunkCounts:

@@ -6,6 +6,7 @@ Sizes: A atoms of the molecule (its hydrogens are implicit), n conformers.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -16,7 +17,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 from rdkit.Chem.EnumerateStereoisomers import EnumerateStereoisomers, GetStereoisomerCount, StereoEnumerationOptions
 
-RECIPE = 2
+RECIPE = 3
 """Raised when the same molecule and seed come to give other conformers: shards of two recipes are not mixed."""
 
 # Attempts of one embedding: eigenvalues of the distance matrix are the quicker start, random coordinates the
@@ -184,9 +185,10 @@ def given_coordinates(mol: Chem.Mol) -> NDArray[np.float32] | None:
     if mol.GetNumConformers() == 0 or not mol.GetConformer().Is3D():
         return None
     xyz = mol.GetConformer().GetPositions()
-    if not np.isfinite(xyz).all() or _bond_lengths(xyz, _bond_ends(mol)).min(initial=np.inf) < _SHORTEST_BOND:
+    if not math.isfinite(xyz.sum()):
         return None
-    return xyz.astype(np.float32)
+    bonded = Chem.Get3DDistanceMatrix(mol)[Chem.GetAdjacencyMatrix(mol) != 0]
+    return xyz.astype(np.float32) if bonded.min(initial=math.inf) >= _SHORTEST_BOND else None
 
 
 def _seed_of(inchikey: str, seed: int) -> int:

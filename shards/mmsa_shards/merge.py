@@ -20,7 +20,7 @@ class Entry:
     inchikey: str
     smiles: str
     xyz: tuple[bytes, ...]
-    """The conformers that were given, each as `mmsa_shards.block.conformer_bytes` has it."""
+    """The conformers that were given, each as `mmsa_shards.block.conformers_to_bytes` has it."""
     xyz_smiles: str
     """The SMILES in whose order the atoms of `xyz` are."""
     conformer_source: str

@@ -77,6 +77,34 @@ def test_results_come_in_order(guard):
     assert list(guard.map(double, [], seconds=1)) == []
 
 
+def test_steps_follow_one_another(guard):
+    results = list(guard.map(double, range(50), then=(double, str), seconds=1))
+    assert results == [str(4 * x) for x in range(50)]
+
+
+def test_an_item_may_be_lost_at_any_step(guard):
+    items = ["a", "spin", "b", "segfault", *"cdefghijklmnopqrstuvwxyz", "exit", "print"]
+    results = list(guard.map(str.strip, items, then=(misbehave, str.upper), seconds=0.2))
+    assert [r.reason if isinstance(r, Lost) else r for r in results] == [
+        "A", "timeout", "B", "crash", *"CDEFGHIJKLMNOPQRSTUVWXYZ", "crash", "PRINT",
+    ]  # fmt: skip
+
+
+def test_an_error_at_a_later_step_is_raised_after_what_came_before_it(guard):
+    seen = []
+    with pytest.raises(KeyError, match="without a guard"):
+        for one in guard.map(str.strip, ["a", "raise", "b"], then=(misbehave,), seconds=1):
+            seen.append(one)
+    assert seen == ["a"]
+    assert list(guard.map(misbehave, ["c"], seconds=1)) == ["c"]
+
+
+def test_the_worker_has_a_quicker_malloc_where_ray_is_installed(guard):
+    pytest.importorskip("ray")
+    (mapped,) = guard.map(Path.read_text, [Path("/proc/self/maps")], seconds=1)
+    assert "libjemalloc" in mapped
+
+
 def test_an_item_that_ends_the_process_costs_only_itself(guard):
     results = list(guard.map(misbehave, ["a", "spin", "b", "segfault", "exit", "print", "sleep"], seconds=0.2))
     assert [r.reason if isinstance(r, Lost) else r for r in results] == [

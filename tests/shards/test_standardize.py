@@ -8,7 +8,7 @@ import gzip
 import numpy as np
 import pytest
 from rdkit import Chem
-from rdkit.Chem import rdDepictor
+from rdkit.Chem import rdDepictor, rdDistGeom
 
 from mmsa_shards.options import Standardization
 from mmsa_shards.read import Structure
@@ -150,6 +150,19 @@ def test_coordinates_follow_the_atoms_of_the_smiles():
     assert isinstance(parent, Parent)
     numbers = [atom.GetAtomicNum() for atom in Chem.MolFromSmiles(parent.smiles).GetAtoms()]
     np.testing.assert_allclose(parent.xyz[:, 0], [2.0 * number for number in numbers], atol=1e-3)
+
+
+def test_coordinates_do_not_change_the_inchikey():
+    """A cyclohexanone's hydrazone: InChI sees which side its N-N lies on, which RDKit does not hold for stereo."""
+    smiles = "CC(=O)NN=C1CCC(c2ccccc2)CC1"
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    assert rdDistGeom.EmbedMolecule(mol, randomSeed=1) == 0
+    molfile = Chem.MolToMolBlock(mol)
+    flat = standardize_text(Structure("SMILES", smiles), DEFAULT)
+    solid = standardize_text(Structure("molfile", molfile), DEFAULT)
+    assert solid.smiles == flat.smiles
+    assert solid.inchikey == flat.inchikey
+    assert Chem.MolToInchiKey(Chem.MolFromMolBlock(molfile)) != flat.inchikey  # so there is something to be seen
 
 
 def test_coordinates_follow_the_atoms_through_every_step():
