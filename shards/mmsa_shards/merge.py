@@ -68,7 +68,8 @@ def merge(entries: Sequence[Entry], conformers: int) -> Merged:
 
 
 def _rank(entry: Entry) -> tuple[object, ...]:
-    return (entry.inchikey, not entry.xyz, *_drawing(entry), entry.id, entry.xyz, entry.file, entry.number)
+    place = (entry.file, entry.number)
+    return (entry.inchikey, not entry.xyz, *_drawing(entry), entry.id, entry.xyz, *place, entry.conformer_source)
 
 
 def _drawing(entry: Entry) -> tuple[object, ...]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mmsa_shards.merge import Entry, Merged, merge
@@ -88,7 +89,13 @@ RECORDS = st.lists(
 )
 
 
+class _Reversed(Random):
+    def sample(self, population, k, *, counts=None):
+        return list(population)[::-1]
+
+
 @given(entries=RECORDS, order=st.randoms(use_true_random=False), conformers=st.integers(1, 3))
+@example(entries=[record("a"), record("a", source="pubchem3d")], order=_Reversed(), conformers=1)
 def test_the_order_of_records_changes_nothing(entries, order, conformers):
     shuffled = order.sample(entries, len(entries))
     assert merge(shuffled, conformers) == merge(entries, conformers)
