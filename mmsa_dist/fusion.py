@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mmsa_dist.runtime.linear import Linear
+
 
 class FusionOutput(NamedTuple):
     """What `Fusion` makes of the modalities' features; mappings go by the name of the modality.
@@ -54,9 +56,9 @@ class Fusion(nn.Module):
         super().__init__()
         self.code = code
         self.modalities = tuple(widths)
-        self.project = nn.ModuleDict({name: nn.Linear(width, projection) for name, width in widths.items()})
-        self.encode = nn.ModuleDict({name: nn.Linear(projection, code) for name in widths})
-        self.decode = nn.ModuleDict({name: nn.Linear(code, projection) for name in widths})
+        self.project = nn.ModuleDict({name: Linear(width, projection) for name, width in widths.items()})
+        self.encode = nn.ModuleDict({name: Linear(projection, code) for name in widths})
+        self.decode = nn.ModuleDict({name: Linear(code, projection) for name in widths})
 
     def draw_permutation(self, generator: torch.Generator) -> tuple[int, ...]:
         """Draws π, uniformly over all permutations of the modalities; one may stay where it is.

@@ -57,6 +57,7 @@ def embed(
         conformers=options.conformers,
         batch_size=options.batch_size,
         readers=options.readers,
+        inchikeys=options.inchikeys,
     )
     with row_progress("embed") as progress:
         summary = export_embeddings(

@@ -190,6 +190,7 @@ class Embed(Section):
     conformers: Literal["none", "given", "etkdg"]
     batch_size: Positive | Literal["auto"]
     readers: Count
+    inchikeys: bool
     reference_molecules: Count
     dtype: Literal["float16", "float32"]
 

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
+from mmsa_dist.runtime.threads import computing_threads
+
 
 def device_of(asked: str | torch.device | None) -> torch.device:
     """Returns the device that is asked for; None takes a GPU where there is one."""
@@ -26,3 +28,16 @@ def exact_float32(device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def computing_side_by_side(device: torch.device) -> Iterator[int]:
+    """Gives, for the while, how many batches are to be computed at a time, each by a thread.
+
+    A GPU computes one. On a CPU each of PyTorch's threads takes a batch of its own: the operators of a batch are so
+    short that threads within them mostly wait for each other.
+    """
+    number = torch.get_num_threads() if device.type == "cpu" else 1
+    # What holds for the whole process is set here: threads that come and go would take it from each other.
+    with exact_float32(device), computing_threads(1 if number > 1 else torch.get_num_threads()):
+        yield number

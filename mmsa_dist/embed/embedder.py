@@ -13,9 +13,9 @@ elements lie in (-1, 1).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -27,11 +27,12 @@ from torch import Tensor
 
 from mmsa_dist.config.schema import Config
 from mmsa_dist.data.collate import block_to_batch
+from mmsa_dist.embed.ahead import ahead
 from mmsa_dist.embed.column import rows_of
-from mmsa_dist.embed.device import device_of, exact_float32
+from mmsa_dist.embed.device import computing_side_by_side, device_of, exact_float32
 from mmsa_dist.embed.memory import fitting_batch_size, is_out_of_memory
 from mmsa_dist.embed.pretrained import Inference, PretrainedModel
-from mmsa_dist.embed.reading import Reading, read_ahead
+from mmsa_dist.embed.reading import Reading, read_ahead, readers_for
 from mmsa_dist.model import MMSAModel
 
 NO_MODALITY = ("no_modality", "none of the modalities that the view sees could be made for this molecule")
@@ -44,6 +45,10 @@ NOT_FINITE = ("not_finite", "the model gives numbers that are not finite for thi
 _SEE_NO_PICTURE, _SEE_NO_3D = frozenset({"gin", "comenet"}), frozenset({"gin", "resnet"})
 
 _FEWEST = 8  # molecules computed at a time: see the numerics above
+
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class EmbeddingError(ValueError):
@@ -73,7 +78,7 @@ class EmbeddedMolecules:
     smiles: tuple[str | None, ...]
     """n canonical isomeric SMILES of the standardized parents; None where invalid."""
     inchikeys: tuple[str | None, ...]
-    """Likewise."""
+    """Theirs; None where invalid, where InChI has none, and where none are made."""
     invalid: tuple[InvalidMolecule, ...]
     """Rows without a vector, ascending."""
 
@@ -97,9 +102,10 @@ class Embedder(TransformerMixin, BaseEstimator):
             `EmbeddingError`, ``drop`` leaves them out: `kept_` says which stayed. Rows that are dropped no longer
             fit the index of a pandas column, so pass a list where `set_output` asks for pandas.
         batch_size: molecules computed at a time; changes no vector. ``auto`` takes what the memory of a GPU holds, and
-            256 on a CPU.
+            what the caches of a CPU like.
         device: torch device; None takes a GPU where there is one.
-        readers: processes that read SMILES while the model computes; 0 takes one for each core but one.
+        readers: processes that read SMILES while the model computes; 0 takes one for each core, but one beside a GPU.
+        inchikeys: whether `embed` makes InChIKeys of SMILES, a third of what RDKit has to do; `transform` makes none.
 
     Attributes:
         report_: rows of the last `transform` that have no vector, as `InvalidMolecule`.
@@ -119,9 +125,10 @@ class Embedder(TransformerMixin, BaseEstimator):
         conformers: Literal["none", "given", "etkdg"] = "none",
         pictures: bool = True,
         on_error: Literal["nan", "raise", "drop"] = "nan",
-        batch_size: int | Literal["auto"] = 256,
+        batch_size: int | Literal["auto"] = "auto",
         device: str | torch.device | None = None,
         readers: int = 0,
+        inchikeys: bool = False,
     ) -> None:
         self.model = model
         self.view = view
@@ -131,6 +138,7 @@ class Embedder(TransformerMixin, BaseEstimator):
         self.batch_size = batch_size
         self.device = device
         self.readers = readers
+        self.inchikeys = inchikeys
 
     @classmethod
     def from_pretrained(cls, folder_or_hub_id: str | os.PathLike[str], **options: Any) -> Self:
@@ -256,7 +264,7 @@ class Embedder(TransformerMixin, BaseEstimator):
             EmbeddingError: rows without a vector, where `on_error` is ``raise``.
             TypeError: `X` is one string or no column at all, or a table of several columns.
         """
-        result = self.embed(X)
+        result = self._read_and_embed(X, keyed=False)
         self.report_ = result.invalid
         self.kept_ = np.delete(np.arange(len(result.vectors)), [bad.row for bad in result.invalid])
         if result.invalid and self.on_error == "raise":
@@ -274,6 +282,11 @@ class Embedder(TransformerMixin, BaseEstimator):
             molecules: as in `transform`.
             progress: told after each batch the number of rows done.
         """
+        return self._read_and_embed(molecules, progress, keyed=self.inchikeys)
+
+    def _read_and_embed(
+        self, molecules: Iterable[object], progress: Callable[[int], None] | None = None, *, keyed: bool
+    ) -> EmbeddedMolecules:
         self._check()
         rows = rows_of(molecules)
         vectors = np.full((len(rows), self.width_), np.nan, dtype=np.float32)
@@ -285,18 +298,24 @@ class Embedder(TransformerMixin, BaseEstimator):
             self.pretrained.inference,
             conformers="etkdg" if self.conformers == "etkdg" and self._looks_beyond(_SEE_NO_3D) else "none",
             drawn=self._pictures,
+            keyed=keyed,
         )
-        for read in read_ahead(rows, reading, batch_size=self.batch_size_, readers=self.readers):
-            of_block, without = self.embed_block(read.block)
-            vectors[start + read.rows] = of_block
-            names = (read.block[column].to_pylist() for column in ("smiles", "inchikey"))
-            for row, text, key in zip(read.rows, *names, strict=True):
-                smiles[start + row], inchikeys[start + row] = text, key
-            refused = read.refused | {int(read.rows[i]): why for i, why in without.items()}
-            invalid += [InvalidMolecule(start + row, rows[start + row], *why) for row, why in sorted(refused.items())]
-            start += len(read.rows) + len(read.refused)
-            if progress is not None:
-                progress(start)
+        device, batch_size = device_of(self.device), self.batch_size_
+        with computing_side_by_side(device) as number:
+            reads = read_ahead(rows, reading, batch_size=batch_size, readers=readers_for(self.readers, device))
+            # Each by itself: a vector's last bits hang on its batch, and so must not hang on how many compute.
+            for read, (of_block, without) in _side_by_side(lambda read: (read, self._embed(read.block)), reads, number):
+                vectors[start + read.rows] = of_block
+                names = (read.block[column].to_pylist() for column in ("smiles", "inchikey"))
+                for row, text, key in zip(read.rows, *names, strict=True):
+                    smiles[start + row], inchikeys[start + row] = text, (key or None) if keyed else None
+                refused = read.refused | {int(read.rows[i]): why for i, why in without.items()}
+                invalid += [
+                    InvalidMolecule(start + row, rows[start + row], *why) for row, why in sorted(refused.items())
+                ]
+                start += len(read.rows) + len(read.refused)
+                if progress is not None:
+                    progress(start)
         return EmbeddedMolecules(vectors, tuple(smiles), tuple(inchikeys), tuple(invalid))
 
     def embed_block(
@@ -319,22 +338,29 @@ class Embedder(TransformerMixin, BaseEstimator):
             RuntimeError: memory is too short for a single molecule.
         """
         self._check()
+        with computing_side_by_side(device_of(self.device)) as number:
+            return self._embed(block, number, progress)
+
+    def _embed(
+        self, block: pa.RecordBatch, number: int = 1, progress: Callable[[int], None] | None = None
+    ) -> tuple[NDArray[np.float32], dict[int, tuple[str, str]]]:
         vectors = np.full((block.num_rows, self.width_), np.nan, dtype=np.float32)
         seen = np.zeros(block.num_rows, dtype=bool)
         start = 0
         while start < block.num_rows:
             size = self.batch_size_
-            part = slice(start, start + size)
+            batches = (block.slice(at, size) for at in range(start, block.num_rows, size))
             try:
-                vectors[part], seen[part] = self._infer(block.slice(start, size))
+                for of_batch, seen_in_it in _side_by_side(self._infer, batches, number):
+                    part = slice(start, start + len(of_batch))
+                    vectors[part], seen[part] = of_batch, seen_in_it
+                    start = part.stop
+                    if progress is not None:
+                        progress(start)
             except RuntimeError as error:
                 if size == 1 or not is_out_of_memory(error):
                     raise
                 self._most = size // 2
-                continue
-            start += size
-            if progress is not None:
-                progress(min(start, block.num_rows))
         broken = seen & ~np.isfinite(vectors).all(axis=1)
         vectors[~seen | broken] = np.nan
         without = dict.fromkeys(np.flatnonzero(~seen).tolist(), NO_MODALITY)
@@ -388,7 +414,13 @@ class Embedder(TransformerMixin, BaseEstimator):
         if self.conformers == "none":
             batch = batch.without_conformers()
         device = device_of(self.device)
-        model = pretrained.model.to(device)
         with torch.inference_mode(), exact_float32(device):
-            vectors, seen = model.embed(batch.to(device), self.view_, pretrained.neighbours(device))
+            vectors, seen = pretrained.model_on(device).embed(
+                batch.to(device), self.view_, pretrained.neighbours(device)
+            )
         return vectors[:rows].float().cpu().numpy(), seen[:rows].cpu().numpy()
+
+
+def _side_by_side(function: Callable[[T], R], items: Iterable[T], number: int) -> Iterator[R]:
+    """Yields ``function(item)`` in the order of the items, by `number` threads if that is more than one."""
+    return ahead(function, items, number) if number > 1 else map(function, items)

@@ -90,6 +90,7 @@ def export_embeddings(
         view=embedder.view_,
         conformers=embedder.conformers,
         pictures=embedder.pictures,
+        inchikeys=embedder.inchikeys,
         source=rows.digest,
         dtype=dtype,
         width=embedder.width_,

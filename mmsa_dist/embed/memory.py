@@ -11,7 +11,7 @@ import torch
 
 from mmsa_shards.block import Molecule, molecules_to_block
 
-ON_CPU = 256
+ON_CPU = 128
 """Of larger batches the vectors of atoms leave the caches, and of smaller ones the calls cost more."""
 LARGEST = 4096
 """More molecules of 2D do not make an H100 or anything smaller faster: its units are busy long before."""

@@ -6,6 +6,7 @@
 
 Columns: `id`, `inchikey`, `smiles` (of the standardized parent where ok, as given elsewhere), `embedding`
 (fixed_size_list<float16 or float32>[D], null where not ok), `ok`, `reason` (null where ok).
+`inchikey` is null where it was not asked for, or InChI has none.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class Origin:
     view: str
     conformers: str
     pictures: bool
+    inchikeys: bool
+    """Whether those of SMILES were made."""
     source: str
     """Digest of what was embedded."""
     dtype: Dtype
@@ -198,7 +201,7 @@ class Embeddings:
     """The n rows of an export that have a vector."""
 
     ids: list[str]
-    inchikeys: list[str]
+    inchikeys: list[str | None]
     smiles: list[str]
     vectors: NDArray[np.float32]
     """(n, D)."""

@@ -114,6 +114,12 @@ class PretrainedModel:
         """Length of the vectors of `view`."""
         return self.inference.model.structure.width if view == "structure" else self.inference.model.code
 
+    def model_on(self, device: torch.device) -> MMSAModel:
+        """The model, moved to `device` if it is elsewhere: to ask every module takes a millisecond."""
+        if next(self.model.parameters()).device != device:
+            self.model.to(device)
+        return self.model
+
     def neighbours(self, device: torch.device) -> NeighbourSource:
         """Among what the neighbours of molecules on `device` are sought; made once for each device."""
         if device not in self._neighbours:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 
+from mmsa_dist.embed.ahead import ahead
 from mmsa_dist.embed.column import is_text_or_missing, not_text
 from mmsa_dist.embed.pretrained import Inference
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 _ROWS_AT_ONCE = 256  # a quarter of a second of RDKit: long beside what it takes to send them, short beside a part
 
@@ -32,6 +29,8 @@ class Reading:
     conformers: Literal["none", "etkdg"]
     drawn: bool
     """Whether pictures are to be drawn of them."""
+    keyed: bool
+    """Whether InChIKeys are made."""
 
 
 @dataclass(frozen=True)
@@ -46,24 +45,32 @@ class ReadRows:
     """Reason (a word) and message (a sentence) of the others."""
 
 
+def readers_for(asked: int, device: torch.device) -> int:
+    """Returns how many processes are to read: `asked`, or where that is 0 one for each core.
+
+    A GPU is fed by a core of its own. On a CPU those who read and those who compute share the cores as they come,
+    since what is read lies ready, and never much of it.
+    """
+    cores = len(os.sched_getaffinity(0))
+    return asked or (cores if device.type == "cpu" else max(1, cores - 1))
+
+
 def read_ahead(rows: Sequence[object], reading: Reading, *, batch_size: int, readers: int) -> Iterator[ReadRows]:
-    """Reads rows, at most `batch_size` at a time; the next are read while the caller works on these.
+    """Reads rows, about `batch_size` at a time; the next are read while the caller works on these.
 
     Args:
         rows: SMILES, and what else stands in their column.
         reading: what they are to become.
-        batch_size: rows at a time; cut down to whole pieces, of which each is read by one process.
-        readers: processes; 0 takes one for each core but one, which the caller has.
+        batch_size: rows at a time; rounded down to whole pieces, at least one, of which each is read by one process.
+        readers: processes; threads wait for them.
     """
-    step = min(batch_size, _ROWS_AT_ONCE)
-    pieces = [rows[start : start + step] for start in range(0, len(rows), step)]
-    readers = min(len(pieces), readers or max(1, len(os.sched_getaffinity(0)) - 1))
+    pieces = [rows[start : start + _ROWS_AT_ONCE] for start in range(0, len(rows), _ROWS_AT_ONCE)]
     if len(pieces) == 1:
         yield _read(pieces[0], reading)
         return
-    read = _ahead(lambda piece: _read(piece, reading), pieces, readers)
-    while together := list(islice(read, batch_size // step)):
-        yield _joined(together, step)
+    read = ahead(lambda piece: _read(piece, reading), pieces, readers)
+    while together := list(islice(read, max(1, batch_size // _ROWS_AT_ONCE))):
+        yield _joined(together)
 
 
 def _read(rows: Sequence[object], reading: Reading) -> ReadRows:
@@ -76,35 +83,20 @@ def _read(rows: Sequence[object], reading: Reading) -> ReadRows:
         seed=reading.inference.conformer_seed,
         conformer_timeout_s=reading.inference.conformer_timeout_s,
         standardization=reading.inference.standardization,
+        keys="wanted" if reading.keyed or reading.conformers == "etkdg" else "none",
         drawn=reading.drawn,
     )
     strange = {row: not_text(rows[row]) for row in refused if not is_text_or_missing(rows[row])}
     return ReadRows(block, kept, refused | strange)
 
 
-def _joined(pieces: Sequence[ReadRows], step: int) -> ReadRows:
-    """One of pieces of `step` rows each, of which the last may have fewer."""
+def _joined(pieces: Sequence[ReadRows]) -> ReadRows:
+    """One of pieces of `_ROWS_AT_ONCE` rows each, of which the last may have fewer."""
+    firsts = [number * _ROWS_AT_ONCE for number in range(len(pieces))]
     return ReadRows(
         block=pa.concat_batches([piece.block for piece in pieces]),
-        rows=np.concatenate([number * step + piece.rows for number, piece in enumerate(pieces)]),
-        refused={number * step + row: why for number, piece in enumerate(pieces) for row, why in piece.refused.items()},
+        rows=np.concatenate([first + piece.rows for first, piece in zip(firsts, pieces, strict=True)]),
+        refused={
+            first + row: why for first, piece in zip(firsts, pieces, strict=True) for row, why in piece.refused.items()
+        },
     )
-
-
-def _ahead(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
-    """Yields ``function(item)`` in the order of the items, while up to `threads` of those that follow are made.
-
-    Threads, because what they wait for is RDKit in the process of a guard.
-    """
-    with ThreadPoolExecutor(max(threads, 1)) as pool:
-        waiting: deque[Future[R]] = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()

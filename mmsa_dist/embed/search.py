@@ -29,7 +29,7 @@ class Neighbour:
     id: str
     smiles: str
     """Of the standardized parent."""
-    inchikey: str
+    inchikey: str | None
     similarity: float
     """Cosine of the two vectors, in [-1, 1]."""
 

@@ -14,7 +14,6 @@ from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.encoders.base import Encoder, register
 from mmsa_dist.encoders.edge_convolution import EdgeFeatures, edge_convolution
 from mmsa_dist.encoders.geometry import RadiusGraph, edge_angles, radius_graph
-from mmsa_dist.encoders.linear import Linear
 from mmsa_dist.encoders.sparse_sum import sum_of_segments
 from mmsa_dist.encoders.spherical_basis import (
     bessel_zeros,
@@ -22,6 +21,7 @@ from mmsa_dist.encoders.spherical_basis import (
     spherical_harmonics,
     zonal_harmonics,
 )
+from mmsa_dist.runtime.linear import Linear
 from mmsa_shards.schema import ATOM_CATEGORIES
 
 

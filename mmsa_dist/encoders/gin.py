@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.encoders.base import Encoder, register
 from mmsa_dist.encoders.dropout import Dropout
-from mmsa_dist.encoders.linear import Linear, LinearReLU
 from mmsa_dist.encoders.sparse_sum import SparseSum, segment_ptr, sum_of_segments, sum_rows
+from mmsa_dist.runtime.linear import Linear, LinearReLU
 from mmsa_shards.schema import ATOM_CATEGORIES, BOND_CATEGORIES
 
 ATOMIC_NUMBER, CHIRALITY = 0, 1

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -31,6 +30,7 @@ from mmsa_dist.evaluate.metrics import better, score_labels
 from mmsa_dist.evaluate.splits import Split
 from mmsa_dist.evaluate.tasks import TaskData
 from mmsa_dist.runtime.seeds import derived_seed
+from mmsa_dist.runtime.threads import computing_threads
 
 ENCODER = "gin"
 _JUDGED_AT_A_TIME = 256
@@ -97,7 +97,8 @@ def fine_tune(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     labels = _Labels(data, x.of(split.train))
     rng = np.random.default_rng(derived_seed("finetune", seed))
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _one_thread(device):
+    threads = 1 if device.type == "cpu" else torch.get_num_threads()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), computing_threads(threads):
         torch.manual_seed(derived_seed("finetune", seed))
         model = GraphPredictor(build_encoder(ENCODER, protocol_encoder(architecture, options)), data.labels.shape[1])
         if weights is not None:
@@ -136,16 +137,6 @@ def fine_tune(
                 best = valid
                 predictions[judged["test"].rows] = judged["test"].predict(model)
     return Outcome(predictions, best, tuple(curve))
-
-
-@contextmanager
-def _one_thread(device: torch.device) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if device.type == "cpu" else before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _Labels:

@@ -70,9 +70,9 @@ def cluster(unit: NDArray[np.float32]) -> Clusters:
 
 
 def by_shards(
-    folder: str | os.PathLike[str], manifest: Manifest, inchikeys: Sequence[str]
+    folder: str | os.PathLike[str], manifest: Manifest, smiles: Sequence[str]
 ) -> tuple[Groups, Groups] | None:
-    """Split and conformer source of molecules, looked up by InChIKey among those of shards.
+    """Split and conformer source of molecules, looked up by the SMILES of their parents among those of shards.
 
     Returns:
         Both divisions, with those that are not in the shards as a group of their own; None if the shards hold more
@@ -83,15 +83,15 @@ def by_shards(
     """
     if sum(shard.molecules for shard in manifest.shards) > MOST_READ:
         return None
-    wanted = set(inchikeys)
+    wanted = set(smiles)
     found: dict[str, tuple[str, str]] = {}
     for shard in manifest.shards:
         for number, entry in enumerate(shard.blocks):
-            block = read_entry(os.fspath(folder), shard.name, number, entry, ("inchikey", "conformer_source"))
-            keys, sources = (block[column].to_pylist() for column in ("inchikey", "conformer_source"))
-            found |= {key: (shard.split, source) for key, source in zip(keys, sources, strict=True) if key in wanted}
+            block = read_entry(os.fspath(folder), shard.name, number, entry, ("smiles", "conformer_source"))
+            parents, sources = (block[column].to_pylist() for column in ("smiles", "conformer_source"))
+            found |= {p: (shard.split, source) for p, source in zip(parents, sources, strict=True) if p in wanted}
     absent = ("not in the shards", "not in the shards")
-    splits, sources = zip(*(found.get(key, absent) for key in inchikeys), strict=True)
+    splits, sources = zip(*(found.get(key, absent) for key in smiles), strict=True)
     return _divide("split", splits), _divide("3D from", sources)
 
 

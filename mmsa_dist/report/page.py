@@ -114,7 +114,7 @@ def _groups(record: RunRecord, space: ChemicalSpace) -> tuple[list[Groups], str]
     groups, untold = [space.clusters.groups], ""
     if record.manifest is not None:
         try:
-            found = by_shards(record.shards, record.manifest, space.shown.inchikeys)
+            found = by_shards(record.shards, record.manifest, space.shown.smiles)
             groups += found or ()
             if found is None:
                 untold = f"Not by split and conformer source: the shards hold more than {MOST_READ:,} molecules."

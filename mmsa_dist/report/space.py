@@ -60,7 +60,7 @@ class ChemicalSpace:
     """
 
     def __init__(self, embeddings: Embeddings) -> None:
-        _, distinct = np.unique(np.array(embeddings.inchikeys), return_index=True)
+        _, distinct = np.unique(np.array(embeddings.smiles), return_index=True)
         distinct.sort()
         self.in_all = len(distinct)
         self.shown = _take(embeddings, distinct[_even(len(distinct), LARGEST_MAP)])

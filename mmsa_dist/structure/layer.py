@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mmsa_dist.runtime.onednn import linear
 from mmsa_dist.structure.memory import Memory
 from mmsa_dist.structure.sources import Neighbours
 from mmsa_kernels import hyperedges_from_neighbours, hypergraph_operator
@@ -104,4 +105,4 @@ class _WideLinear(nn.Linear):
     """A linear map that computes in the precision of its input, also where the weights are kept in bf16."""
 
     def forward(self, x_NC: Tensor) -> Tensor:
-        return nn.functional.linear(x_NC, self.weight.to(x_NC.dtype))
+        return linear(x_NC, self.weight.to(x_NC.dtype), None)

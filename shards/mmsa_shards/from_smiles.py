@@ -13,7 +13,7 @@ from mmsa_shards.block import Molecule, molecules_to_block
 from mmsa_shards.molecule import Conformers, Order, make_molecules
 from mmsa_shards.options import Standardization
 from mmsa_shards.read import Structure
-from mmsa_shards.standardize import Parent, Refusal, standardize_many
+from mmsa_shards.standardize import Keys, Parent, Refusal, standardize_many
 
 
 def smiles_to_block(
@@ -24,6 +24,7 @@ def smiles_to_block(
     seed: int = 0,
     conformer_timeout_s: float = 0.0,
     standardization: Standardization | None,
+    keys: Keys = "needed",
     drawn: bool = True,
     described: bool = False,
 ) -> tuple[pa.RecordBatch, NDArray[np.int64], dict[int, tuple[str, str]]]:
@@ -37,6 +38,7 @@ def smiles_to_block(
         conformer_timeout_s: seconds that the embedding of one molecule may take before it goes without 3D.
         standardization: as in the preparation; None takes the SMILES, which must parse, as they are given, and
             makes no InChIKeys.
+        keys: whether InChIKeys are made, a third of the time without conformers; `etkdg` draws its seeds from them.
         drawn: whether molecules are laid out in the plane, which takes longer than all else; without it no picture
             can be drawn of the block, and none is refused for its drawing.
         described: whether the block holds descriptors.
@@ -44,11 +46,16 @@ def smiles_to_block(
     Returns:
         The block of the N molecules that were read; their (N,) int64 rows in `smiles`, ascending; and for
         every other row the reason (a word) and the message (a sentence).
+
+    Raises:
+        ValueError: conformers are to be embedded without InChIKeys.
     """
+    if conformers == "etkdg" and keys == "none":
+        raise ValueError("conformers='etkdg' draws its seeds from InChIKeys: keys='none' would give other conformers")
     refusals: dict[int, tuple[str, str]] = {}
     orders: list[Order] = []
     rows: list[int] = []
-    for row, parent in enumerate(_parents(smiles, standardization)):
+    for row, parent in enumerate(_parents(smiles, standardization, keys)):
         if isinstance(parent, Refusal):
             refusals[row] = (parent.reason, parent.message)
         else:
@@ -78,7 +85,9 @@ def standard_inchikeys(smiles: Sequence[str], standardization: Standardization) 
     return [None if isinstance(parent, Refusal) else parent.inchikey for parent in parents]
 
 
-def _parents(smiles: Sequence[str | None], standardization: Standardization | None) -> Iterable[Parent | Refusal]:
+def _parents(
+    smiles: Sequence[str | None], standardization: Standardization | None, keys: Keys
+) -> Iterable[Parent | Refusal]:
     if standardization is None:
         return [Parent(smiles=text or "", inchikey="") for text in smiles]
-    return standardize_many([Structure("SMILES", text or "") for text in smiles], standardization)
+    return standardize_many([Structure("SMILES", text or "") for text in smiles], standardization, keys=keys)

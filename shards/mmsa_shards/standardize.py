@@ -48,6 +48,9 @@ Change = Literal[
 ]
 """What a step of the standardization did to a molecule; a step that left it alone is not named."""
 
+Keys = Literal["needed", "wanted", "none"]
+"""InChIKeys: a molecule of which InChI has none is refused, or goes without; or none are made."""
+
 #: Seconds of computing that a step may cost; the usual is less than a ten-thousandth of it.
 SECONDS_PER_STEP = 10.0
 
@@ -87,6 +90,7 @@ class Parent:
     smiles: str
     """Canonical, isomeric."""
     inchikey: str
+    """Empty where none was to be made, or InChI has none and it was not needed."""
     xyz: NDArray[np.float32] | None = None
     """(A, 3), Å: coordinates that the input gave, atoms in the order of `smiles`; None where it gave none."""
     changes: tuple[Change, ...] = ()
@@ -101,22 +105,25 @@ class Refusal:
     message: str
 
 
-def standardize_many(structures: Sequence[Structure], how: Standardization) -> list[Parent | Refusal]:
+def standardize_many(
+    structures: Sequence[Structure], how: Standardization, *, keys: Keys = "needed"
+) -> list[Parent | Refusal]:
     """Standardizes structures in a guard, so that none can hang or crash the caller."""
-    steps = (partial(_standardize, how=how), _identify)
+    steps = (partial(_standardize, how=how), partial(_identify, keys=keys))
     with free_guard() as guard:
         results = list(guard.map(_parse, structures, then=steps, seconds=SECONDS_PER_STEP))
     return [Refusal(r.reason, f"RDKit {r.message}") if isinstance(r, Lost) else r for r in results]
 
 
-def standardize_text(structure: Structure, how: Standardization) -> Parent | Refusal:
+def standardize_text(structure: Structure, how: Standardization, *, keys: Keys = "needed") -> Parent | Refusal:
     """Standardizes a SMILES or a molfile in this process.
 
     Args:
         structure: to parse; 3D coordinates of a molfile are kept.
         how: steps to take, and the largest molecule that is not refused.
+        keys: whether InChIKeys are made.
     """
-    return _identify(_standardize(_parse(structure), how=how))
+    return _identify(_standardize(_parse(structure), how=how), keys=keys)
 
 
 class _Nameless(NamedTuple):
@@ -182,12 +189,12 @@ def _standardize(mol: Chem.Mol, how: Standardization) -> _Nameless | Refusal:
 
 
 @_step
-def _identify(parent: _Nameless) -> Parent | Refusal:
+def _identify(parent: _Nameless, keys: Keys) -> Parent | Refusal:
     # InChI would see stereo in coordinates that the SMILES does not say: of 4,374 records of SDF files, two had
     # another key than their SMILES.
     parent.mol.RemoveAllConformers()
-    inchikey = Chem.MolToInchiKey(parent.mol)
-    if not inchikey:
+    inchikey = "" if keys == "none" else Chem.MolToInchiKey(parent.mol)
+    if keys == "needed" and not inchikey:
         return Refusal("inchi", f"InChI has no identifier for {parent.smiles}")
     return Parent(parent.smiles, inchikey, parent.xyz, parent.changes)
 

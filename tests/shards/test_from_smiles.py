@@ -5,11 +5,17 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pytest
 
 from mmsa_shards.from_smiles import smiles_to_block
 from tests.fixtures.standardization import DEFAULT
 
 OPTIONS = {"seed": 0, "conformer_timeout_s": 2.0, "standardization": dataclasses.replace(DEFAULT, max_atoms=60)}
+
+
+def test_conformers_are_not_embedded_from_other_seeds():
+    with pytest.raises(ValueError, match="seeds from InChIKeys"):
+        smiles_to_block(["CCO"], conformers="etkdg", keys="none", **OPTIONS)
 
 
 def test_smiles_to_block_keeps_rows_and_gives_reasons():

@@ -152,6 +152,16 @@ def test_coordinates_follow_the_atoms_of_the_smiles():
     np.testing.assert_allclose(parent.xyz[:, 0], [2.0 * number for number in numbers], atol=1e-3)
 
 
+def test_inchikeys_are_made_as_asked(monkeypatch):
+    ethanol = Structure("SMILES", "OCC")
+    keys = {keys: standardize_text(ethanol, DEFAULT, keys=keys).inchikey for keys in ("needed", "wanted", "none")}
+    assert keys == dict.fromkeys(("needed", "wanted"), "LFQSCWFLJHTTHZ-UHFFFAOYSA-N") | {"none": ""}
+    assert standardize_many([ethanol], DEFAULT, keys="none") == [standardize_text(ethanol, DEFAULT, keys="none")]
+    monkeypatch.setattr(Chem, "MolToInchiKey", lambda mol: "")  # as of a molecule of which InChI has none
+    assert standardize_text(ethanol, DEFAULT).reason == "inchi"
+    assert standardize_text(ethanol, DEFAULT, keys="wanted") == Parent("CCO", "")
+
+
 def test_coordinates_do_not_change_the_inchikey():
     """A cyclohexanone's hydrazone: InChI sees which side its N-N lies on, which RDKit does not hold for stereo."""
     smiles = "CC(=O)NN=C1CCC(c2ccccc2)CC1"

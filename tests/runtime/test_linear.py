@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmsa_dist.encoders.linear import Linear, LinearReLU
+from mmsa_dist.runtime.linear import Linear, LinearReLU
 
 
 def pair(bias: bool = True, kind: type[nn.Linear] = Linear) -> tuple[nn.Linear, nn.Linear]:
