@@ -39,6 +39,8 @@ def embed(
 ) -> None:
     """Write a vector for every molecule to Parquet: id, inchikey, smiles, embedding, ok, reason, in input order.
 
+    InChIKeys of SMILES are made with embed.inchikeys=true; shards have theirs.
+
     Examples: mmsa embed library.smi --model runs/quickstart/model --out vectors embed.view=unified;
     zcat *.smi.gz | mmsa embed - --model runs/quickstart/model --out vectors --format npy --parallel 0
     """

@@ -16,7 +16,7 @@ def ahead(function: Callable[[T], R], items: Iterable[T], threads: int) -> Itera
 
     The items are drawn by the caller's thread, as it asks for results.
     """
-    with ThreadPoolExecutor(max(threads, 1)) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[R]] = deque()
         try:
             for item in items:

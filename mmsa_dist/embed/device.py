@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -11,8 +11,11 @@ from mmsa_dist.runtime.threads import computing_threads
 
 
 def device_of(asked: str | torch.device | None) -> torch.device:
-    """Returns the device that is asked for; None takes a GPU where there is one."""
-    return torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """Returns the device that is asked for, a GPU by its number; None takes a GPU where there is one."""
+    device = torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 @contextmanager
@@ -31,13 +34,17 @@ def exact_float32(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def computing_side_by_side(device: torch.device) -> Iterator[int]:
+def computing_side_by_side(device: torch.device, most: int) -> Iterator[int]:
     """Gives, for the while, how many batches are to be computed at a time, each by a thread.
 
     A GPU computes one. On a CPU each of PyTorch's threads takes a batch of its own: the operators of a batch are so
     short that threads within them mostly wait for each other.
+
+    Args:
+        device: that computes.
+        most: batches at a time that there are, or that memory allows; with one, all threads work within it.
     """
-    number = torch.get_num_threads() if device.type == "cpu" else 1
+    number = min(most, torch.get_num_threads()) if device.type == "cpu" else 1
     # What holds for the whole process is set here: threads that come and go would take it from each other.
-    with exact_float32(device), computing_threads(1 if number > 1 else torch.get_num_threads()):
+    with exact_float32(device), computing_threads(1) if number > 1 else nullcontext():
         yield number

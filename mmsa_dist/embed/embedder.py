@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeVar
 
@@ -32,7 +33,7 @@ from mmsa_dist.embed.column import rows_of
 from mmsa_dist.embed.device import computing_side_by_side, device_of, exact_float32
 from mmsa_dist.embed.memory import fitting_batch_size, is_out_of_memory
 from mmsa_dist.embed.pretrained import Inference, PretrainedModel
-from mmsa_dist.embed.reading import Reading, read_ahead, readers_for
+from mmsa_dist.embed.reading import Reading, is_one_piece, read_ahead, readers_for
 from mmsa_dist.model import MMSAModel
 
 NO_MODALITY = ("no_modality", "none of the modalities that the view sees could be made for this molecule")
@@ -101,8 +102,8 @@ class Embedder(TransformerMixin, BaseEstimator):
         on_error: what becomes of rows that have no vector. ``nan`` keeps them as rows of NaN, ``raise`` is an
             `EmbeddingError`, ``drop`` leaves them out: `kept_` says which stayed. Rows that are dropped no longer
             fit the index of a pandas column, so pass a list where `set_output` asks for pandas.
-        batch_size: molecules computed at a time; changes no vector. ``auto`` takes what the memory of a GPU holds, and
-            what the caches of a CPU like.
+        batch_size: molecules computed at a time; changes no vector by more than its last bits. ``auto`` takes what the
+            memory of a GPU holds, and 128 on a CPU.
         device: torch device; None takes a GPU where there is one.
         readers: processes that read SMILES while the model computes; 0 takes one for each core, but one beside a GPU.
         inchikeys: whether `embed` makes InChIKeys of SMILES, a third of what RDKit has to do; `transform` makes none.
@@ -125,7 +126,7 @@ class Embedder(TransformerMixin, BaseEstimator):
         conformers: Literal["none", "given", "etkdg"] = "none",
         pictures: bool = True,
         on_error: Literal["nan", "raise", "drop"] = "nan",
-        batch_size: int | Literal["auto"] = "auto",
+        batch_size: int | Literal["auto"] = 128,
         device: str | torch.device | None = None,
         readers: int = 0,
         inchikeys: bool = False,
@@ -300,11 +301,14 @@ class Embedder(TransformerMixin, BaseEstimator):
             drawn=self._pictures,
             keyed=keyed,
         )
-        device, batch_size = device_of(self.device), self.batch_size_
-        with computing_side_by_side(device) as number:
-            reads = read_ahead(rows, reading, batch_size=batch_size, readers=readers_for(self.readers, device))
-            # Each by itself: a vector's last bits hang on its batch, and so must not hang on how many compute.
-            for read, (of_block, without) in _side_by_side(lambda read: (read, self._embed(read.block)), reads, number):
+        device = device_of(self.device)
+        with self._computing(device, len(rows)) as number:
+            reads = read_ahead(rows, reading, batch_size=self.batch_size_, readers=readers_for(self.readers, device))
+            # A vector's last bits hang on its batch, so batches are cut within what is read, however many compute.
+            within = number if is_one_piece(len(rows)) else 1
+            for read, (of_block, without) in _side_by_side(
+                lambda read: (read, self._embed(read.block, within)), reads, number if within == 1 else 1
+            ):
                 vectors[start + read.rows] = of_block
                 names = (read.block[column].to_pylist() for column in ("smiles", "inchikey"))
                 for row, text, key in zip(read.rows, *names, strict=True):
@@ -338,11 +342,11 @@ class Embedder(TransformerMixin, BaseEstimator):
             RuntimeError: memory is too short for a single molecule.
         """
         self._check()
-        with computing_side_by_side(device_of(self.device)) as number:
+        with self._computing(device_of(self.device), block.num_rows) as number:
             return self._embed(block, number, progress)
 
     def _embed(
-        self, block: pa.RecordBatch, number: int = 1, progress: Callable[[int], None] | None = None
+        self, block: pa.RecordBatch, number: int, progress: Callable[[int], None] | None = None
     ) -> tuple[NDArray[np.float32], dict[int, tuple[str, str]]]:
         vectors = np.full((block.num_rows, self.width_), np.nan, dtype=np.float32)
         seen = np.zeros(block.num_rows, dtype=bool)
@@ -360,7 +364,7 @@ class Embedder(TransformerMixin, BaseEstimator):
             except RuntimeError as error:
                 if size == 1 or not is_out_of_memory(error):
                     raise
-                self._most = size // 2
+                self._most = min(size // 2, self.batch_size_)  # another thread may have gone lower
         broken = seen & ~np.isfinite(vectors).all(axis=1)
         vectors[~seen | broken] = np.nan
         without = dict.fromkeys(np.flatnonzero(~seen).tolist(), NO_MODALITY)
@@ -395,6 +399,16 @@ class Embedder(TransformerMixin, BaseEstimator):
         if self.readers < 0:
             raise ValueError(f"readers={self.readers} must be 0 or more")
         _ = self.view_
+
+    @contextmanager
+    def _computing(self, device: torch.device, rows: int) -> Iterator[int]:
+        """Gives the number of batches to compute at a time, with everything in place that threads would all make."""
+        self.pretrained.model_on(device)
+        self.pretrained.neighbours(device)
+        # A batch of pictures fills gigabytes, and its convolutions all the threads that there are.
+        most = 1 if self._pictures else -(-rows // self.batch_size_)
+        with computing_side_by_side(device, most) as number:
+            yield number
 
     @property
     def _pictures(self) -> bool:

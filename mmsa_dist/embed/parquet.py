@@ -6,7 +6,7 @@
 
 Columns: `id`, `inchikey`, `smiles` (of the standardized parent where ok, as given elsewhere), `embedding`
 (fixed_size_list<float16 or float32>[D], null where not ok), `ok`, `reason` (null where ok).
-`inchikey` is null where it was not asked for, or InChI has none.
+`inchikey` of SMILES is null where it was not asked for, or InChI has none; shards always have it.
 """
 
 from __future__ import annotations

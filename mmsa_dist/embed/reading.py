@@ -55,6 +55,11 @@ def readers_for(asked: int, device: torch.device) -> int:
     return asked or (cores if device.type == "cpu" else max(1, cores - 1))
 
 
+def is_one_piece(rows: int) -> bool:
+    """Whether so many rows are read before anything is computed."""
+    return rows <= _ROWS_AT_ONCE
+
+
 def read_ahead(rows: Sequence[object], reading: Reading, *, batch_size: int, readers: int) -> Iterator[ReadRows]:
     """Reads rows, about `batch_size` at a time; the next are read while the caller works on these.
 

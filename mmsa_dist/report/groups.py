@@ -74,6 +74,8 @@ def by_shards(
 ) -> tuple[Groups, Groups] | None:
     """Split and conformer source of molecules, looked up by the SMILES of their parents among those of shards.
 
+    Another tautomer of a molecule in the shards, which has the same InChIKey, counts as absent.
+
     Returns:
         Both divisions, with those that are not in the shards as a group of their own; None if the shards hold more
         than `MOST_READ` molecules.

@@ -71,6 +71,19 @@ def test_vectors_do_not_depend_on_how_many_compute(
         assert torch.get_num_threads() == threads
 
 
+def test_inchikeys_are_made_where_they_are_asked_for_or_are_seeds(
+    embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyed = []
+    monkeypatch.setattr("mmsa_shards.from_smiles.smiles_to_block", lambda *_, keys, **more: keyed.append(keys))
+    for conformers, of_embed in (("none", False), ("none", True), ("etkdg", False)):
+        asked = Embedder(embedder.pretrained, conformers=conformers, inchikeys=of_embed)
+        for use in (asked.transform, asked.embed):
+            with pytest.raises(TypeError):  # nothing is read
+                use(DRUGS[:1])
+    assert keyed == ["none", "none", "none", "wanted", "wanted", "wanted"]
+
+
 def test_there_is_a_reader_for_each_core_that_no_gpu_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(4))
     cpu, gpu = torch.device("cpu"), torch.device("cuda")

@@ -40,6 +40,12 @@ def processes(_: object) -> tuple[int, int]:
     return os.getpid(), os.getppid()
 
 
+def name_process(width: int) -> str:
+    """The number of its process, after as long as results wait for each other."""
+    time.sleep(0.1)
+    return f"{os.getpid():{width}}"
+
+
 def die_at_first(order: tuple[str, str, int]) -> str:
     """Kills its process, or the parent of that, the first so many times that it is called."""
     victim, record, times = order
@@ -145,6 +151,14 @@ def test_an_item_killed_every_time_is_given_up(guard, tmp_path):
     assert "SIGKILL" in lost.message
     assert other == "none"
     assert (tmp_path / "always").read_text() == "xxx"
+
+
+def test_a_worker_that_dies_within_a_message_is_replaced(guard):
+    results = guard.map(name_process, [0, 1 << 26], seconds=30)
+    pid = int(next(results))  # it is writing the second by now, more than the pipe holds
+    time.sleep(0.5)
+    os.kill(pid, signal.SIGKILL)
+    assert len(next(results)) == 1 << 26
 
 
 def test_a_process_killed_while_idle_is_replaced(guard):
