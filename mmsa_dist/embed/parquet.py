@@ -158,7 +158,8 @@ def part_table(folder: Folder, number: int, columns: Sequence[str] | None = None
     content = folder.read(part_name(number))
     if content is None:
         raise ExportError(f"{folder.url} lacks {part_name(number)}; run `mmsa embed` on it again")
-    return pq.read_table(pa.BufferReader(content), columns=columns)
+    # Not `pq.read_table`: a thread of its scan may let go of the bytes when the program is ending, which aborts it.
+    return pq.ParquetFile(pa.BufferReader(content), pre_buffer=False).read(columns=columns, use_threads=False)
 
 
 def vectors_of(table: pa.Table, width: int) -> NDArray[np.float16] | NDArray[np.float32]:

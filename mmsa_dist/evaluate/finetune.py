@@ -60,8 +60,6 @@ def finetune_method(
         weights: of the GIN; None leaves them as they are drawn, by the seed.
         options: section ``finetune`` of the configuration.
     """
-    if weights is None:  # what knows nothing yet has all to learn
-        options = options.model_copy(update={"encoder_lr_scale": 1.0})
     encoder = protocol_encoder(architecture, options)
     digest = hashlib.sha256(f"{sorted(encoder.items())} {options.model_dump_json()}".encode())
     for key, tensor in sorted((weights or {}).items()):
