@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeVar
 
@@ -400,15 +400,13 @@ class Embedder(TransformerMixin, BaseEstimator):
             raise ValueError(f"readers={self.readers} must be 0 or more")
         _ = self.view_
 
-    @contextmanager
-    def _computing(self, device: torch.device, rows: int) -> Iterator[int]:
+    def _computing(self, device: torch.device, rows: int) -> AbstractContextManager[int]:
         """Gives the number of batches to compute at a time, with everything in place that threads would all make."""
         self.pretrained.model_on(device)
         self.pretrained.neighbours(device)
         # A batch of pictures fills gigabytes, and its convolutions all the threads that there are.
         most = 1 if self._pictures else -(-rows // self.batch_size_)
-        with computing_side_by_side(device, most) as number:
-            yield number
+        return computing_side_by_side(device, most)
 
     @property
     def _pictures(self) -> bool:

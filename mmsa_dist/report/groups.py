@@ -93,7 +93,7 @@ def by_shards(
             parents, sources = (block[column].to_pylist() for column in ("smiles", "conformer_source"))
             found |= {p: (shard.split, source) for p, source in zip(parents, sources, strict=True) if p in wanted}
     absent = ("not in the shards", "not in the shards")
-    splits, sources = zip(*(found.get(key, absent) for key in smiles), strict=True)
+    splits, sources = zip(*(found.get(parent, absent) for parent in smiles), strict=True)
     return _divide("split", splits), _divide("3D from", sources)
 
 

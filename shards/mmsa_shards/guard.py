@@ -215,8 +215,8 @@ def _idle(pid: int) -> list[Guard]:
 def _quicker_malloc() -> dict[str, str]:
     """The environment in which RDKit, which allocates much, has the jemalloc that comes with Ray, if Ray is there.
 
-    It takes 0.88 of the time that it takes with the malloc of glibc 2.36. What is freed goes back to the system, so
-    that no molecule meets the limit of memory for what was held for another.
+    It takes 0.88 to 0.90 of the time that it takes with the malloc of glibc 2.36. What is freed goes back to the
+    system, so that no molecule meets the limit of memory for what was held for another.
     """
     # Looked for by its path: to ask for the module `ray` would be as much as to need it.
     library = next((p for folder in sys.path if (p := Path(folder, "ray/core/libjemalloc.so")).is_file()), None)
