@@ -15,7 +15,7 @@ from typing import Any
 
 import fsspec
 
-from mmsa_shards.conformers import RECIPE
+from mmsa_shards import conformers, standardize
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.options import PrepareOptions
 from mmsa_shards.read import check_kind, is_known_kind
@@ -125,7 +125,8 @@ def describe(inputs: Sequence[str], options: PrepareOptions, before: Job | None)
         options=json.loads(json.dumps({name: getattr(options, name) for name in names})),
         versions={
             **{name: importlib.metadata.version(name) for name in _LIBRARIES},
-            "the recipe of conformers": str(RECIPE),
+            "the recipe of conformers": str(conformers.RECIPE),
+            "the recipe of parents": str(standardize.RECIPE),
         },
         schema_version=SCHEMA_VERSION,
     )

@@ -23,6 +23,9 @@ from mmsa_shards.guard import Lost, free_guard
 from mmsa_shards.options import Standardization
 from mmsa_shards.read import Structure
 
+RECIPE = 1
+"""Raised when the same record comes to have another parent or another InChIKey, or to be refused or not."""
+
 Reason = Literal[
     "empty",
     "syntax",
@@ -226,7 +229,12 @@ def parent_of(mol: Chem.Mol, how: Standardization) -> tuple[Chem.Mol, tuple[Chan
         changes.append("isotope_removed")
     parent = Chem.RemoveHs(mol)
     apply("metal_disconnected", _METALS.DisconnectInPlace, Chem.Mol.GetNumBonds)
-    apply("normalized", _FUNCTIONAL_GROUPS.normalizeInPlace, _charges_of)
+    normal = Chem.Mol(parent)
+    _FUNCTIONAL_GROUPS.normalizeInPlace(normal)
+    # It joins the charges of a sydnone, of which then no form without charges is left: that keeps them.
+    if _charges_of(normal) != _charges_of(parent) and Chem.MolFromSmiles(Chem.MolToSmiles(normal)) is not None:
+        parent = normal
+        changes.append("normalized")
     apply("reionized", _ACIDS.reionizeInPlace, _charges_of)
     Chem.AssignStereochemistry(parent, cleanIt=True, force=True)
     if how.salts == "strip":
