@@ -32,7 +32,7 @@ class Outcome:
     predictions: NDArray[np.float64]
     """(n, T); the test molecules count, others may be NaN."""
     valid: float
-    """The metric on the validation molecules at what was chosen by them; NaN where it is not defined."""
+    """The metric on the validation molecules at what was chosen; NaN where it is not defined."""
     curve: tuple[dict[str, float], ...] = ()
     """What was seen at each epoch, where there are epochs."""
 

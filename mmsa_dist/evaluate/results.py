@@ -42,7 +42,7 @@ class Score:
     value: float
     """NaN where no label has both classes among the test molecules."""
     valid: float
-    """The same on the validation molecules, by which alone anything was chosen."""
+    """The same on the validation molecules, which choose the epoch of fine-tuning."""
     labels_scored: int
     """Labels that enter the mean; the others have one class only among the training or the test molecules."""
     labels: int
@@ -166,7 +166,7 @@ class Results:
                 seed = "" if split.seed is None else f", seed {split.seed}"
                 sentences.append(
                     f"{data.task.name}{seed}: {blind} of {data.labels.shape[1]} labels have one class among the "
-                    "validation molecules, so that nothing is chosen by them"
+                    "validation molecules, so that they choose no epoch"
                 )
         for task, scored, labels in sorted({(s.task, s.labels_scored, s.labels) for s in self.scores}):
             if scored == 0:

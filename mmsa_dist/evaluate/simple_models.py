@@ -1,4 +1,4 @@
-"""Simple models on fixed vectors, whatever is free in them chosen on the validation molecules.
+"""Simple models on fixed vectors, whatever is free in them chosen on folds of the training molecules.
 
 n molecules, D features, T labels. A molecule without a vector (NaN) is given the mean vector of the training
 molecules, or the mean label where a model looks for neighbours, so that all methods are judged on the same molecules.
@@ -6,7 +6,9 @@ molecules, or the mean label where a model looks for neighbours, so that all met
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -16,9 +18,10 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
+from mmsa_dist.evaluate.folds import scaffold_folds
 from mmsa_dist.evaluate.methods import Outcome, Progress
-from mmsa_dist.evaluate.metrics import better, both_classes, score_labels
-from mmsa_dist.evaluate.moleculenet import Kind
+from mmsa_dist.evaluate.metrics import both_classes, score_labels
+from mmsa_dist.evaluate.moleculenet import Kind, Task
 from mmsa_dist.evaluate.splits import Split
 from mmsa_dist.evaluate.tasks import TaskData
 
@@ -27,41 +30,49 @@ PENALTIES = tuple(float(p) for p in np.logspace(-2, 5, 15))
 NEIGHBOURS = (1, 2, 4, 8, 16, 32)
 TREES = 300
 
-_Label = Callable[[NDArray[np.float64], NDArray[np.int64]], Iterator[NDArray[np.float64]]]
-"""(labels y (n,), training rows of which the label is known) to (n,) predictions, one for every choice."""
+_Fit = Callable[[NDArray[np.float64], NDArray[np.int64]], NDArray[np.float64] | None]
+"""(labels y (n,), training rows of which the label is known) to (n,) predictions; None where there can be none."""
+_Choices = Iterator[tuple[float, NDArray[np.float64]]]
+"""What can be chosen, the simplest model first, and the (n,) predictions of the model that it gives."""
+_Path = Callable[[NDArray[np.float64], NDArray[np.int64]], _Choices]
+"""As `_Fit`, to all models among which is chosen."""
 
 
 def linear(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: Progress) -> Outcome:
-    """Ridge or logistic regression on standardized features, its penalty chosen on the validation molecules."""
+    """Ridge or logistic regression on standardized features, its penalty chosen.
 
-    def path(y: NDArray[np.float64], train: NDArray[np.int64]) -> Iterator[NDArray[np.float64]]:
+    A feature counts as no farther out than in any training molecule: one that hardly varies among them may be a
+    hundred thousand of its standard deviations away in another.
+    """
+    x = x.astype(np.float64)
+
+    def path(y: NDArray[np.float64], train: NDArray[np.int64]) -> _Choices:
         if np.isnan(x[train]).all():
             return
-        scaled = StandardScaler().fit(x[train].astype(np.float64)).transform(x.astype(np.float64))
+        within = x.clip(np.nanmin(x[train], axis=0), np.nanmax(x[train], axis=0))
+        scaled = StandardScaler().fit(x[train]).transform(within)
         yield from _linear_path(np.nan_to_num(scaled, nan=0.0), y, train, data.task.kind)
 
-    return _label_by_label(path, data, split)
+    return _label_by_label(_chosen(path, data, split), data, split)
 
 
-def _linear_path(
-    x: NDArray[np.float64], y: NDArray[np.float64], train: NDArray[np.int64], kind: Kind
-) -> Iterator[NDArray[np.float64]]:
+def _linear_path(x: NDArray[np.float64], y: NDArray[np.float64], train: NDArray[np.int64], kind: Kind) -> _Choices:
     """The strongest penalty first: a tie keeps the simpler model, and the next logistic model begins at the last."""
     logistic = LogisticRegression(max_iter=1000, warm_start=True)
     for penalty in reversed(PENALTIES):
         if kind == "regression":
-            yield Ridge(alpha=penalty).fit(x[train], y[train]).predict(x)
+            yield penalty, Ridge(alpha=penalty).fit(x[train], y[train]).predict(x)
         else:
             logistic.set_params(C=1 / penalty)
-            yield logistic.fit(x[train], y[train]).predict_proba(x)[:, 1]
+            yield penalty, logistic.fit(x[train], y[train]).predict_proba(x)[:, 1]
 
 
 def nearest(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: Progress) -> Outcome:
-    """Mean label of the nearest training molecules by cosine, their number chosen on the validation molecules."""
+    """Mean label of the nearest training molecules by cosine, their number chosen."""
     x = x.astype(np.float32)
     blind = np.isnan(x).any(axis=1)
 
-    def path(y: NDArray[np.float64], train: NDArray[np.int64]) -> Iterator[NDArray[np.float64]]:
+    def path(y: NDArray[np.float64], train: NDArray[np.int64]) -> _Choices:
         train = train[~blind[train]]
         if not len(train):
             return
@@ -71,40 +82,68 @@ def nearest(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: 
         for k in sorted((k for k in NEIGHBOURS if k <= most), reverse=True):
             prediction = np.full(len(y), y[train].mean())
             prediction[~blind] = y[train][found[:, :k]].mean(axis=1)
-            yield prediction
+            yield k, prediction
 
-    return _label_by_label(path, data, split)
+    return _label_by_label(_chosen(path, data, split), data, split)
 
 
 def forest(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: Progress) -> Outcome:
     """A random forest of `TREES` trees with scikit-learn's defaults; nothing is chosen."""
 
-    def path(y: NDArray[np.float64], train: NDArray[np.int64]) -> Iterator[NDArray[np.float64]]:
+    def fit(y: NDArray[np.float64], train: NDArray[np.int64]) -> NDArray[np.float64]:
         options: dict[str, Any] = {"n_estimators": TREES, "random_state": seed}
         grown = (RandomForestRegressor if data.task.kind == "regression" else RandomForestClassifier)(**options)
         grown.fit(x[train], y[train])
-        yield grown.predict(x) if data.task.kind == "regression" else grown.predict_proba(x)[:, 1]
+        return grown.predict(x) if data.task.kind == "regression" else grown.predict_proba(x)[:, 1]
 
-    return _label_by_label(path, data, split)
+    return _label_by_label(fit, data, split)
 
 
 def constant(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: Progress) -> Outcome:
     """The mean of the training labels: the mean for a regression, the base rate for a classification."""
-    return _label_by_label(lambda y, train: iter(()), data, split)
+    return _label_by_label(lambda y, train: None, data, split)
 
 
-def _label_by_label(choices: _Label, data: TaskData, split: Split) -> Outcome:
-    """Each label for itself: the choice that does best on the validation molecules, or the mean where none can be."""
+def _label_by_label(fit: _Fit, data: TaskData, split: Split) -> Outcome:
+    """Each label for itself; the mean where nothing can be learned of it."""
     predictions = np.empty(data.labels.shape)
     for label, y in enumerate(data.labels.T):
-        train, valid = (rows[~np.isnan(y[rows])] for rows in (split.train, split.valid))
-        best = np.full(len(data), y[train].mean() if len(train) else 0.0)
-        if len(train) and (data.task.kind == "regression" or both_classes(y[train])):
-            best_value: float | None = None
-            for prediction in choices(y, train):
-                value = score_labels(y[valid, None], prediction[valid, None], data.task.metric).value
-                if best_value is None or better(value, best_value, data.task):
-                    best_value, best = value, prediction
-        predictions[:, label] = best
-    valid_score = score_labels(data.labels[split.valid], predictions[split.valid], data.task.metric)
-    return Outcome(predictions, valid_score.value)
+        train = split.train[~np.isnan(y[split.train])]
+        prediction = fit(y, train) if _can_be_learned(y[train], data.task) else None
+        mean = y[train].mean() if len(train) else 0.0
+        predictions[:, label] = mean if prediction is None else prediction
+    valid = score_labels(data.labels[split.valid], predictions[split.valid], data.task.metric)
+    return Outcome(predictions, valid.value)
+
+
+def _chosen(path: _Path, data: TaskData, split: Split) -> _Fit:
+    """The simplest model of the path that is within a standard error of the best on folds of the training molecules.
+
+    That is the rule of Breiman, Friedman, Olshen and Stone (Classification and Regression Trees, 1984, 3.4.3). Each
+    fold is judged by what was learned of the others.
+    """
+    fold_of = np.full(len(data), -1)
+    fold_of[split.train] = scaffold_folds([data.smiles[row] for row in split.train])
+    sign = 1.0 if data.task.higher_is_better else -1.0
+
+    def fit(y: NDArray[np.float64], train: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        values: dict[float, list[float]] = {}
+        for fold in np.unique(fold_of[train]):
+            learned, judged = train[fold_of[train] != fold], train[fold_of[train] == fold]
+            if _can_be_learned(y[learned], data.task):
+                for choice, prediction in path(y, learned):
+                    value = score_labels(y[judged, None], prediction[judged, None], data.task.metric).value
+                    if not math.isnan(value):  # the fold has one class alone
+                        values.setdefault(choice, []).append(sign * value)
+        if not values:
+            return next((prediction for _, prediction in path(y, train)), None)
+        best = max(values.values(), key=fmean)
+        enough = fmean(best) - (stdev(best) / math.sqrt(len(best)) if len(best) > 1 else 0.0)
+        good = {choice for choice, of_folds in values.items() if fmean(of_folds) >= enough}
+        return next(prediction for choice, prediction in path(y, train) if choice in good)
+
+    return fit
+
+
+def _can_be_learned(y: NDArray[np.float64], task: Task) -> bool:
+    return len(y) > 0 and (task.kind == "regression" or both_classes(y))

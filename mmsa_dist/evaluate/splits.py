@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -114,14 +114,9 @@ def scaffold_split(
     Returns:
         Positions of train, valid and test.
     """
-    from rdkit import Chem, rdBase
-    from rdkit.Chem.Scaffolds import MurckoScaffold
-
     groups: dict[str, list[int]] = defaultdict(list)
-    with rdBase.BlockLogs():
-        for position, text in enumerate(smiles):
-            given = Chem.MolToSmiles(Chem.MolFromSmiles(text)) if canonical else text
-            groups[MurckoScaffold.MurckoScaffoldSmiles(smiles=given, includeChirality=True)].append(position)
+    for position, scaffold in enumerate(scaffolds(smiles, canonical=canonical)):
+        groups[scaffold].append(position)
     train: list[int] = []
     valid: list[int] = []
     test: list[int] = []
@@ -135,3 +130,19 @@ def scaffold_split(
         else:
             test += group
     return np.array(train, np.int64), np.array(valid, np.int64), np.array(test, np.int64)
+
+
+def scaffolds(smiles: Iterable[str], *, canonical: bool = False) -> Iterator[str]:
+    """Yields the Bemis-Murcko scaffold of each molecule with its chirality; empty where there is no ring.
+
+    Args:
+        smiles: that parse.
+        canonical: of RDKit's canonical SMILES instead of the SMILES as given.
+    """
+    from rdkit import Chem, rdBase
+    from rdkit.Chem.Scaffolds import MurckoScaffold
+
+    with rdBase.BlockLogs():
+        for text in smiles:
+            given = Chem.MolToSmiles(Chem.MolFromSmiles(text)) if canonical else text
+            yield MurckoScaffold.MurckoScaffoldSmiles(smiles=given, includeChirality=True)
