@@ -59,6 +59,7 @@ def embed(
         conformers=options.conformers,
         batch_size=options.batch_size,
         readers=options.readers,
+        standardize=options.standardize,
         inchikeys=options.inchikeys,
     )
     with row_progress("embed") as progress:

@@ -47,7 +47,11 @@ def search(
 
         origin = index.origin
         embedder = Embedder.from_pretrained(
-            model, view=origin.view, conformers=origin.conformers, pictures=origin.pictures
+            model,
+            view=origin.view,
+            conformers=origin.conformers,
+            pictures=origin.pictures,
+            standardize=origin.standardize,
         )
         answers = index.by_smiles(embedder, queries, k)
     by_query = dict(zip(queries, answers, strict=True))

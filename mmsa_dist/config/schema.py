@@ -61,6 +61,7 @@ class Gin(Section):
     dropout: Share
     norm: Literal["batch", "layer"]
     pool: Literal["mean", "mean_max"]
+    atoms: Literal["hu", "ogb"]
 
 
 class Comenet(Section):
@@ -190,6 +191,7 @@ class Embed(Section):
     conformers: Literal["none", "given", "etkdg"]
     batch_size: Positive | Literal["auto"]
     readers: Count
+    standardize: bool
     inchikeys: bool
     reference_molecules: Count
     dtype: Literal["float16", "float32"]

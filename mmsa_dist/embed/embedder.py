@@ -106,6 +106,8 @@ class Embedder(TransformerMixin, BaseEstimator):
             memory of a GPU holds, and 128 on a CPU.
         device: torch device; None takes a GPU where there is one.
         readers: processes that read SMILES while the model computes; 0 takes one for each core, but one beside a GPU.
+        standardize: whether SMILES become the parents that the model's shards would have of them; otherwise they are
+            taken as they are given: where they are standardized already, or where salts and charges are to count.
         inchikeys: whether `embed` makes InChIKeys of SMILES, a third of what RDKit has to do; `transform` makes none.
 
     Attributes:
@@ -129,6 +131,7 @@ class Embedder(TransformerMixin, BaseEstimator):
         batch_size: int | Literal["auto"] = 128,
         device: str | torch.device | None = None,
         readers: int = 0,
+        standardize: bool = True,
         inchikeys: bool = False,
     ) -> None:
         self.model = model
@@ -139,6 +142,7 @@ class Embedder(TransformerMixin, BaseEstimator):
         self.batch_size = batch_size
         self.device = device
         self.readers = readers
+        self.standardize = standardize
         self.inchikeys = inchikeys
 
     @classmethod
@@ -299,6 +303,7 @@ class Embedder(TransformerMixin, BaseEstimator):
             self.pretrained.inference,
             conformers="etkdg" if self.conformers == "etkdg" and self._looks_beyond(_SEE_NO_3D) else "none",
             drawn=self._pictures,
+            standardize=self.standardize,
             keyed=keyed,
         )
         device = device_of(self.device)

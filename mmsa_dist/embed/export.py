@@ -90,6 +90,7 @@ def export_embeddings(
         view=embedder.view_,
         conformers=embedder.conformers,
         pictures=embedder.pictures,
+        standardize=embedder.standardize,
         inchikeys=embedder.inchikeys,
         source=rows.digest,
         dtype=dtype,

@@ -48,6 +48,8 @@ class Origin:
     view: str
     conformers: str
     pictures: bool
+    standardize: bool
+    """Whether SMILES were standardized; what shards hold is."""
     inchikeys: bool
     """Whether those of SMILES were made."""
     source: str

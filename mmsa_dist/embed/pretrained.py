@@ -36,7 +36,7 @@ from mmsa_dist.structure.sources import NeighbourSource
 from mmsa_shards.options import Standardization
 from mmsa_shards.schema import SCHEMA_VERSION
 
-FORMAT = 3
+FORMAT = 4
 """Version of the folder's layout and of the architecture's options in it."""
 
 CONFIG, WEIGHTS, REFERENCE, CARD = "config.json", "model.safetensors", "reference.safetensors", "README.md"

@@ -25,10 +25,11 @@ class Reading:
     """What SMILES are to become."""
 
     inference: Inference
-    """Says how molecules are standardized, and embedded in 3D."""
+    """Says how molecules are standardized, if they are, and embedded in 3D."""
     conformers: Literal["none", "etkdg"]
     drawn: bool
     """Whether pictures are to be drawn of them."""
+    standardize: bool
     keyed: bool
     """Whether InChIKeys are made."""
 
@@ -82,12 +83,13 @@ def _read(rows: Sequence[object], reading: Reading) -> ReadRows:
     # Here, so that a model loads and shards embed without RDKit.
     from mmsa_shards.from_smiles import smiles_to_block
 
+    how = reading.inference.standardization
     block, kept, refused = smiles_to_block(
         [row if isinstance(row, str) else None for row in rows],
         conformers=reading.conformers,
         seed=reading.inference.conformer_seed,
         conformer_timeout_s=reading.inference.conformer_timeout_s,
-        standardization=reading.inference.standardization,
+        standardization=how if reading.standardize else how.as_drawn(),
         keys="wanted" if reading.keyed or reading.conformers == "etkdg" else "none",
         drawn=reading.drawn,
     )

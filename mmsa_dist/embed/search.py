@@ -125,6 +125,7 @@ class SearchIndex:
             "view": (embedder.view_, origin.view),
             "conformers": (embedder.conformers, origin.conformers),
             "pictures": (embedder.pictures, origin.pictures),
+            "standardize": (embedder.standardize, origin.standardize),
         }
         for name, (ours, theirs) in asked.items():
             if ours != theirs:

@@ -19,7 +19,7 @@ from mmsa_dist.runtime.linear import Linear, LinearReLU
 from mmsa_shards.schema import ATOM_CATEGORIES, BOND_CATEGORIES
 
 ATOMIC_NUMBER, CHIRALITY = 0, 1
-"""Columns of `MoleculeBatch.atoms_A9` that this encoder reads."""
+"""Columns of `MoleculeBatch.atoms_A9` that Hu et al. read."""
 BOND_TYPE, BOND_DIRECTION = 0, 3
 """Columns of `MoleculeBatch.bonds_E4` that this encoder reads."""
 
@@ -32,14 +32,16 @@ _SELF_LOOP, _UNTOLD = 4, 5
 _BOND_TYPES = 6
 _BOND_DIRECTIONS = BOND_CATEGORIES[BOND_DIRECTION].size
 
+_FURTHER = slice(CHIRALITY + 1, len(ATOM_CATEGORIES))
+
 
 @register("gin")
 class GIN(Encoder):
     """Graph isomorphism network with bond embeddings; atom vectors are pooled over a molecule.
 
     Layer: x_i ← Norm(MLP(Σ_{j ∈ N(i) ∪ {i}} x_j + e_ij)), ReLU after all but the last, then dropout;
-    e_ii is the embedding of a bond type of its own. Atoms enter by atomic number and chirality, bonds by type
-    and direction, each through an embedding per feature (and per layer for bonds).
+    e_ii is the embedding of a bond type of its own. Atoms enter by atomic number and chirality, or by all of OGB's
+    features, bonds by type and direction, each through an embedding per feature (and per layer for bonds).
 
     Parameters have the names and shapes of Hu's published checkpoints, but for the chirality table: it has
     OGB's five rows to Hu's three, in the same order; `from_hu` makes a checkpoint fit.
@@ -52,6 +54,7 @@ class GIN(Encoder):
         dropout: float = 0.0,
         norm: Literal["batch", "layer"] = "batch",
         pool: Literal["mean", "mean_max"] = "mean",
+        atoms: Literal["hu", "ogb"] = "hu",
     ) -> None:
         """Builds the encoder.
 
@@ -64,6 +67,9 @@ class GIN(Encoder):
             pool: of atom vectors to a molecule's: ``mean``, as Hu et al.; ``mean_max``, the mean and the maximum side
                 by side, which no number of other atoms dilutes. It has no weights, but what comes behind has twice the
                 inputs.
+            atoms: features by which they enter: ``hu``, atomic number and chirality; ``ogb``, the degree, charge,
+                hydrogens, radical electrons, hybridization, aromaticity and ring membership too, which the graph does
+                not always tell: whether an aromatic nitrogen has a hydrogen, or an oxygen its charge.
 
         Raises:
             ValueError: `layers` is below 1.
@@ -79,6 +85,7 @@ class GIN(Encoder):
         self.x_embedding2 = nn.Embedding(ATOM_CATEGORIES[CHIRALITY].size, width)
         nn.init.xavier_uniform_(self.x_embedding1.weight)
         nn.init.xavier_uniform_(self.x_embedding2.weight)
+        self.further_features = _FurtherFeatures(width) if atoms == "ogb" else None
         self.gnns = nn.ModuleList(GINConv(width) for _ in range(layers))
         norms: dict[str, type[nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
         self.batch_norms = nn.ModuleList(norms[norm](width) for _ in range(layers))  # the name is the published one
@@ -107,6 +114,8 @@ class GIN(Encoder):
         neighbours, bonds_A9 = _neighbourhoods(batch)
         atoms_A2 = atoms_A9[:, [ATOMIC_NUMBER, CHIRALITY]].long()
         x_AD = self.x_embedding1(atoms_A2[:, 0]) + self.x_embedding2(atoms_A2[:, 1])
+        if self.further_features is not None:
+            x_AD = self.further_features(x_AD, atoms_A9)
         for number in range(len(self.gnns)):
             x_AD = self.block(self._layer, number, x_AD, neighbours, bonds_A9)
         return x_AD
@@ -144,6 +153,25 @@ class GINConv(nn.Module):
         types_A6, directions_A3 = bonds_A9.to(x_AD.dtype).split([_BOND_TYPES, _BOND_DIRECTIONS], dim=1)
         sum_AD = self.edge_embedding1(x_AD + neighbours(x_AD), types_A6)
         return self.mlp(self.edge_embedding2(sum_AD, directions_A3))
+
+
+class _FurtherFeatures(nn.Module):
+    """Adds what OGB's further features say of atoms; a masked atom shows none of them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        sizes = [category.size for category in ATOM_CATEGORIES[_FURTHER]]
+        # The tables of all features one below the other.
+        self.table = _CountEmbedding(sum(sizes), width)
+        nn.init.xavier_uniform_(self.table.weight)
+        self.first_row_7: Tensor
+        self.register_buffer("first_row_7", torch.tensor([0, *sizes[:-1]]).cumsum(0), persistent=False)
+
+    def forward(self, x_AD: Tensor, atoms_A9: Tensor) -> Tensor:
+        """Returns (A, D): `x_AD` itself, changed."""
+        row_A7 = atoms_A9[:, _FURTHER].long() + self.first_row_7
+        shown_A7 = (atoms_A9[:, ATOMIC_NUMBER, None] != MASK_TOKEN).to(x_AD.dtype).expand(row_A7.shape)
+        return self.table(x_AD, x_AD.new_zeros(len(x_AD), self.table.num_embeddings).scatter(1, row_A7, shown_A7))
 
 
 class _CountEmbedding(nn.Embedding):

@@ -63,6 +63,8 @@ def _probe(models: Mapping[str, PretrainedModel], config: Config, views: Mapping
         options: dict[str, Any] = {
             "view": views.get(name, config.embed.view),
             "conformers": config.embed.conformers,
+            # As fingerprints and fine-tuning see them, salts and charges included.
+            "standardize": False,
             "batch_size": config.embed.batch_size,
         }
         embedder = Embedder(model, **options)

@@ -7,6 +7,7 @@ molecules, or the mean label where a model looks for neighbours, so that all met
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from statistics import fmean, stdev
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
@@ -64,7 +66,11 @@ def _linear_path(x: NDArray[np.float64], y: NDArray[np.float64], train: NDArray[
             yield penalty, Ridge(alpha=penalty).fit(x[train], y[train]).predict(x)
         else:
             logistic.set_params(C=1 / penalty)
-            yield penalty, logistic.fit(x[train], y[train]).predict_proba(x)[:, 1]
+            with warnings.catch_warnings():
+                # With hardly a penalty there is no end to the way; how far it came is judged like all else.
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                logistic.fit(x[train], y[train])
+            yield penalty, logistic.predict_proba(x)[:, 1]
 
 
 def nearest(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: Progress) -> Outcome:

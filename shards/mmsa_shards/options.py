@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Literal
 
 
@@ -35,6 +35,8 @@ class PrepareOptions:
     """Whether blocks keep RDKit's descriptors, which `loss.descriptor` asks for."""
     max_atoms: int
     """Molecules with more heavy atoms are rejected with a reason."""
+    groups: Literal["standardize", "keep"]
+    """`standardize` takes metals off, draws functional groups in one form, and puts charges on the strongest acids."""
     salts: Literal["strip", "keep"]
     """`strip` keeps the largest fragment of a record, `keep` all of them."""
     charges: Literal["neutralize", "keep"]
@@ -77,6 +79,7 @@ class Standardization:
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
     max_atoms: int
+    groups: Literal["standardize", "keep"]
     salts: Literal["strip", "keep"]
     charges: Literal["neutralize", "keep"]
     tautomers: Literal["keep", "canonical"]
@@ -86,3 +89,7 @@ class Standardization:
     def from_options(cls, options: PrepareOptions) -> Standardization:
         """The part of the options of a preparation that standardization reads."""
         return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
+
+    def as_drawn(self) -> Standardization:
+        """The same with every step left out: a molecule is its own parent."""
+        return replace(self, groups="keep", salts="keep", charges="keep", tautomers="keep", isotopes="keep")

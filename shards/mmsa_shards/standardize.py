@@ -228,14 +228,15 @@ def parent_of(mol: Chem.Mol, how: Standardization) -> tuple[Chem.Mol, tuple[Chan
             atom.SetIsotope(0)
         changes.append("isotope_removed")
     parent = Chem.RemoveHs(mol)
-    apply("metal_disconnected", _METALS.DisconnectInPlace, Chem.Mol.GetNumBonds)
-    normal = Chem.Mol(parent)
-    _FUNCTIONAL_GROUPS.normalizeInPlace(normal)
-    # It joins the charges of a sydnone, of which then no form without charges is left: that keeps them.
-    if _charges_of(normal) != _charges_of(parent) and Chem.MolFromSmiles(Chem.MolToSmiles(normal)) is not None:
-        parent = normal
-        changes.append("normalized")
-    apply("reionized", _ACIDS.reionizeInPlace, _charges_of)
+    if how.groups == "standardize":
+        apply("metal_disconnected", _METALS.DisconnectInPlace, Chem.Mol.GetNumBonds)
+        normal = Chem.Mol(parent)
+        _FUNCTIONAL_GROUPS.normalizeInPlace(normal)
+        # It joins the charges of a sydnone, of which then no form without charges is left: that keeps them.
+        if _charges_of(normal) != _charges_of(parent) and Chem.MolFromSmiles(Chem.MolToSmiles(normal)) is not None:
+            parent = normal
+            changes.append("normalized")
+        apply("reionized", _ACIDS.reionizeInPlace, _charges_of)
     Chem.AssignStereochemistry(parent, cleanIt=True, force=True)
     if how.salts == "strip":
         apply("fragment_removed", _FRAGMENTS.chooseInPlace, Chem.Mol.GetNumAtoms)

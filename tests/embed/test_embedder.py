@@ -165,6 +165,18 @@ def test_pictures_can_be_left_out(embedder):
     np.testing.assert_allclose(without.transform(DRUGS), graph.transform(DRUGS), atol=TOLERANCE, rtol=0)
 
 
+def test_molecules_can_be_taken_as_they_are_given(embedder):
+    as_given = clone(embedder).set_params(standardize=False)
+    salt, acid = "CC(=O)[O-].[Na+]", "CC(=O)O"
+    given, standardized = as_given.embed([salt, acid, "*C", "C" * 501]), embedder.embed([salt, acid])
+    assert given.smiles == (salt, acid, None, None)
+    assert [bad.reason for bad in given.invalid] == ["undefined_atom", "too_many_atoms"]
+    assert standardized.smiles == (acid, acid)
+    np.testing.assert_array_equal(standardized.vectors[0], standardized.vectors[1])
+    assert np.abs(given.vectors[0] - given.vectors[1]).max() > 1e-3
+    np.testing.assert_allclose(given.vectors[1], standardized.vectors[1], atol=TOLERANCE, rtol=0)
+
+
 @pytest.mark.parametrize(
     "column",
     [

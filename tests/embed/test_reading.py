@@ -26,7 +26,7 @@ def embedder() -> Embedder:
 
 @pytest.fixture
 def reading(embedder: Embedder) -> Reading:
-    return Reading(embedder.pretrained.inference, conformers="none", drawn=False, keyed=False)
+    return Reading(embedder.pretrained.inference, conformers="none", drawn=False, standardize=True, keyed=False)
 
 
 @pytest.mark.parametrize("readers", [1, 3])

@@ -89,6 +89,8 @@ def test_unfit_questions_are_said(embedder, index):
         index.by_smiles(embedder, ["xx"])
     with pytest.raises(SearchError, match="view"):
         index.by_smiles(clone(embedder).set_params(view="unified"), ["C"])
+    with pytest.raises(SearchError, match="made with standardize=True, the query with False"):
+        index.by_smiles(clone(embedder).set_params(standardize=False), ["C"])
     with pytest.raises(SearchError, match="model"):
         index.by_smiles(random_embedder(1), ["C"])
     for ask in (lambda: index.by_id("D1", k=0), lambda: index.by_smiles(embedder, ["C"], k=0)):

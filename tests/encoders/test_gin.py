@@ -24,6 +24,14 @@ from tests.fixtures.batches import (
 def by_loops(gin: GIN, batch: MoleculeBatch) -> torch.Tensor:
     """Hu's network atom by atom and bond by bond, in inference mode."""
     x = gin.x_embedding1.weight[batch.atoms_A9[:, 0].long()] + gin.x_embedding2.weight[batch.atoms_A9[:, 1].long()]
+    if gin.further_features is not None:
+        tables = gin.further_features.table.weight.split([12, 12, 10, 6, 6, 2, 2])  # OGB's sizes
+        x = torch.stack(
+            [
+                row + sum(t[c] for t, c in zip(tables, atom[2:], strict=True))
+                for row, atom in zip(x, batch.atoms_A9.tolist(), strict=True)
+            ]
+        )
     for number, (conv, norm) in enumerate(zip(gin.gnns, gin.batch_norms, strict=True)):
         kind, direction = conv.edge_embedding1.weight, conv.edge_embedding2.weight
         rows = [row + kind[4] + direction[0] for row in x]
@@ -67,11 +75,16 @@ def test_one_layer_by_hand():
     torch.testing.assert_close(gin(acetaldehyde), expected.mean(dim=0, keepdim=True))
 
 
-def test_equals_network_by_loops():
+@pytest.mark.parametrize("atoms", ["hu", "ogb"])
+def test_equals_network_by_loops(atoms):
     batch = batch_of(*(random_molecule(size, seed=size) for size in (1, 7, 2, 19)))
     batch.atoms_A9[:, 1] = torch.arange(len(batch.atoms_A9)) % 5
     batch.bonds_E4[:, 3] = torch.arange(len(batch.bonds_E4)) % 3
-    gin = with_statistics(GIN(layers=3, width=16)).double()
+    for column, size in enumerate([12, 12, 10, 6, 6, 2, 2], start=2):
+        batch.atoms_A9[:, column] = torch.randint(
+            size, (len(batch.atoms_A9),), generator=torch.Generator().manual_seed(column)
+        )
+    gin = with_statistics(GIN(layers=3, width=16, atoms=atoms)).double()
     torch.testing.assert_close(gin(batch), by_loops(gin, batch))
     for fast, slow in zip(
         torch.autograd.grad(gin(batch).square().sum(), list(gin.parameters())),
@@ -158,9 +171,22 @@ def test_mask_token_is_one_past_the_elements():
     assert not torch.equal(gin.encode_atoms(batch, masked), gin.encode_atoms(batch, batch.atoms_A9))
 
 
+@pytest.mark.parametrize("feature", range(2, 9))
+def test_a_masked_atom_shows_none_of_its_features(feature):
+    gin = GIN(layers=1, width=8, atoms="ogb")
+    batch = batch_of(random_molecule(6, seed=0))
+    other = batch.atoms_A9.clone()
+    other[2, feature] = 1 - other[2, feature].clamp(max=1)
+    assert not torch.equal(gin.encode_atoms(batch, other), gin.encode_atoms(batch, batch.atoms_A9))
+    masked = batch.atoms_A9.clone()
+    masked[2, 0] = other[2, 0] = MASK_TOKEN
+    assert torch.equal(gin.encode_atoms(batch, other), gin.encode_atoms(batch, masked))
+
+
+@pytest.mark.parametrize("atoms", ["hu", "ogb"])
 @pytest.mark.parametrize("pool", ["mean", "mean_max"])
-def test_runs_in_bf16(pool):
-    gin = GIN(layers=2, width=16, pool=pool)
+def test_runs_in_bf16(pool, atoms):
+    gin = GIN(layers=2, width=16, pool=pool, atoms=atoms)
     batch = batch_of(random_molecule(9, seed=0), random_molecule(5, seed=1))
     with torch.autocast("cpu", torch.bfloat16):
         mixed = gin(batch)

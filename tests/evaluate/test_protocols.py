@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -52,6 +54,9 @@ def test_probe(model):
     np.testing.assert_array_equal(
         untrained, methods_of("probe", {"pre-trained": model}, load_config())[2].make(data).value
     )
+    salt = replace(data, smiles=("CC(=O)O", "CC(=O)[O-].[Na+]", *data.smiles[2:]))
+    vectors = methods[0].make(salt).value
+    assert not np.allclose(vectors[0], vectors[1]), "molecules are taken as they are given, as fingerprints take them"
     other = methods_of("probe", {"pre-trained": model}, load_config(), {"pre-trained": "unified"})
     assert lines(other)[0] == ("MMSA, pre-trained (unified)", "linear")
     asked = methods_of("probe", {"pre-trained": model}, load_config(None, ["embed.view=unified"]))

@@ -27,6 +27,7 @@ def options() -> PrepareOptions:
         mmff_iterations=0,
         descriptors=False,
         max_atoms=500,
+        groups="standardize",
         salts="strip",
         charges="neutralize",
         tautomers="keep",

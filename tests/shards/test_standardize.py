@@ -84,6 +84,9 @@ def test_what_was_done_is_told(given, parent, changes):
 @pytest.mark.parametrize(
     ("options", "given", "parent", "changes"),
     [
+        ({"groups": "keep"}, "CS(C)=O", "CS(C)=O", ""),
+        ({"groups": "keep"}, "CC(=O)O[Na]", "CC(=O)[O][Na]", ""),
+        ({"groups": "keep"}, "C[NH3+].[Cl-]", "CN", "fragment_removed neutralized"),
         ({"salts": "keep"}, "CCO.O", "CCO.O", ""),
         ({"salts": "keep"}, "CC(=O)[O-].[Na+]", "CC(=O)[O-].[Na+]", ""),  # sodium cannot lose its charge
         ({"salts": "keep"}, "C[NH3+].[Cl-]", "CN.Cl", "neutralized"),
@@ -107,6 +110,14 @@ def test_options(options, given, parent, changes):
     assert (standardized.smiles, " ".join(standardized.changes)) == (parent, changes)
     again = _standardized(standardized.smiles, _with(**options))
     assert (again.smiles, again.inchikey, again.changes) == (standardized.smiles, standardized.inchikey, ())
+
+
+@pytest.mark.parametrize(
+    "smiles", ["CC(=O)[O-].[Na+]", "CC(=O)[O][Na]", "C[NH3+]", "CS(C)=O", "[2H]C", "Oc1ccccn1", "C[S+2]([O-])([O-])C"]
+)
+def test_a_molecule_as_drawn_is_its_own_parent(smiles):
+    parent = _standardized(smiles, _with(isotopes="remove", tautomers="canonical").as_drawn())
+    assert (parent.smiles, parent.changes) == (Chem.CanonSmiles(smiles), ())
 
 
 def test_the_options_of_a_preparation(options):
