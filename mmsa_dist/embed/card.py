@@ -55,8 +55,8 @@ vectors = embedder.transform(["CCO", "c1ccccc1O"])  # (2, {width}) float32; a ro
 
 ## Limits
 
-- Vectors depend on the standardized parent of a molecule, not on how it was drawn; the table above says what is
-  stripped or changed.
+- Vectors depend on the standardized parent of a molecule, not on how it was drawn, unless molecules are taken as
+  given (`standardize=False`); the table above says what is stripped or changed.
 - Vectors of two models, or of two views, cannot be compared; the digest above tells models apart.
 - The licence of the weights is set by whoever trained and publishes them, and bounded by the terms of the data;
   the code is Apache-2.0.

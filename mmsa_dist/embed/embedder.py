@@ -77,7 +77,7 @@ class EmbeddedMolecules:
     vectors: NDArray[np.float32]
     """(n, D); NaN where `invalid` says why."""
     smiles: tuple[str | None, ...]
-    """n canonical isomeric SMILES of the standardized parents; None where invalid."""
+    """n canonical isomeric SMILES, of the standardized parents if `standardize` is on; None where invalid."""
     inchikeys: tuple[str | None, ...]
     """Theirs; None where invalid, where InChI has none, and where none are made."""
     invalid: tuple[InvalidMolecule, ...]
@@ -299,11 +299,12 @@ class Embedder(TransformerMixin, BaseEstimator):
         inchikeys: list[str | None] = [None] * len(rows)
         invalid = []
         start = 0
+        how = self.pretrained.inference.standardization
         reading = Reading(
             self.pretrained.inference,
+            how if self.standardize else how.as_drawn(),
             conformers="etkdg" if self.conformers == "etkdg" and self._looks_beyond(_SEE_NO_3D) else "none",
             drawn=self._pictures,
-            standardize=self.standardize,
             keyed=keyed,
         )
         device = device_of(self.device)

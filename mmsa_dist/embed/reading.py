@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mmsa_dist.embed.ahead import ahead
 from mmsa_dist.embed.column import is_text_or_missing, not_text
 from mmsa_dist.embed.pretrained import Inference
+from mmsa_shards.options import Standardization
 
 _ROWS_AT_ONCE = 256  # a quarter of a second of RDKit: long beside what it takes to send them, short beside a part
 
@@ -25,11 +26,12 @@ class Reading:
     """What SMILES are to become."""
 
     inference: Inference
-    """Says how molecules are standardized, if they are, and embedded in 3D."""
+    """Says how molecules are embedded in 3D."""
+    standardization: Standardization
+    """What becomes of a SMILES before it is a molecule."""
     conformers: Literal["none", "etkdg"]
     drawn: bool
     """Whether pictures are to be drawn of them."""
-    standardize: bool
     keyed: bool
     """Whether InChIKeys are made."""
 
@@ -83,13 +85,12 @@ def _read(rows: Sequence[object], reading: Reading) -> ReadRows:
     # Here, so that a model loads and shards embed without RDKit.
     from mmsa_shards.from_smiles import smiles_to_block
 
-    how = reading.inference.standardization
     block, kept, refused = smiles_to_block(
         [row if isinstance(row, str) else None for row in rows],
         conformers=reading.conformers,
         seed=reading.inference.conformer_seed,
         conformer_timeout_s=reading.inference.conformer_timeout_s,
-        standardization=how if reading.standardize else how.as_drawn(),
+        standardization=reading.standardization,
         keys="wanted" if reading.keyed or reading.conformers == "etkdg" else "none",
         drawn=reading.drawn,
     )

@@ -28,7 +28,7 @@ class Neighbour:
 
     id: str
     smiles: str
-    """Of the standardized parent."""
+    """Of the molecule that was embedded: the standardized parent, unless it was taken as given."""
     inchikey: str | None
     similarity: float
     """Cosine of the two vectors, in [-1, 1]."""

@@ -43,8 +43,8 @@ class GIN(Encoder):
     e_ii is the embedding of a bond type of its own. Atoms enter by atomic number and chirality, or by all of OGB's
     features, bonds by type and direction, each through an embedding per feature (and per layer for bonds).
 
-    Parameters have the names and shapes of Hu's published checkpoints, but for the chirality table: it has
-    OGB's five rows to Hu's three, in the same order; `from_hu` makes a checkpoint fit.
+    With Hu's features, parameters have the names and shapes of Hu's published checkpoints, but for the chirality
+    table: it has OGB's five rows to Hu's three, in the same order; `from_hu` makes a checkpoint fit.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class _CountEmbedding(nn.Embedding):
 
 
 def from_hu(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns a state dict for `GIN` from one that Hu et al. published (``model_gin/*.pth``).
+    """Returns a state dict for a `GIN` of Hu's features from one that Hu et al. published (``model_gin/*.pth``).
 
     The two rows that OGB's chiralities have and Hu's has not (other, misc) take the vector of "unspecified".
 

@@ -1,7 +1,7 @@
 """Folds of a task's training molecules, on which what is free in a simple model is chosen.
 
 A scaffold split's validation molecules are few and of few scaffolds: what is best on them is chance more often than not
-(docs/decisions.md). The training molecules are eight times as many.
+(docs/decisions.md). The training molecules are many times as many.
 """
 
 from __future__ import annotations

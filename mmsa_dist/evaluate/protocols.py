@@ -17,7 +17,6 @@ from mmsa_dist.config.schema import Config
 from mmsa_dist.embed.embedder import Embedder
 from mmsa_dist.embed.pretrained import Inference, PretrainedModel
 from mmsa_dist.evaluate.finetune import ENCODER, finetune_method
-from mmsa_dist.evaluate.folds import FOLDS
 from mmsa_dist.evaluate.methods import Method
 from mmsa_dist.evaluate.simple_models import TREES, constant, forest, linear, nearest
 from mmsa_dist.evaluate.vectors import embedded, fingerprints, nothing
@@ -33,7 +32,6 @@ BASELINES = (
 
 _BARE = "no pre-training"
 _SIMPLE = {"linear": linear, "k-NN": nearest}
-_CHOICE = f"simplest within an error of the best on {FOLDS} folds"
 
 
 def methods_of(
@@ -63,18 +61,19 @@ def _probe(models: Mapping[str, PretrainedModel], config: Config, views: Mapping
         options: dict[str, Any] = {
             "view": views.get(name, config.embed.view),
             "conformers": config.embed.conformers,
-            # As fingerprints and fine-tuning see them, salts and charges included.
+            # As fingerprints and fine-tuning see them, salts and charges included; but still none that the model has
+            # no word for (*) or that are too large.
             "standardize": False,
             "batch_size": config.embed.batch_size,
         }
         embedder = Embedder(model, **options)
-        make, identity = partial(embedded, embedder), f"{embedder.digest} {options} {_CHOICE}"
+        make, identity = partial(embedded, embedder), f"{embedder.digest} {options}"
         for kind, fit in _SIMPLE.items():
             line = f"MMSA, {name} ({embedder.view_})"
             methods.append(Method(line, kind, make, fit, seeded=False, identity=identity))
     return [
         *methods,
-        *(Method("ECFP4", kind, fingerprints, fit, seeded=False, identity=_CHOICE) for kind, fit in _SIMPLE.items()),
+        *(Method("ECFP4", kind, fingerprints, fit, seeded=False, identity="") for kind, fit in _SIMPLE.items()),
     ]
 
 

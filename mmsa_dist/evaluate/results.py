@@ -166,7 +166,7 @@ class Results:
                 seed = "" if split.seed is None else f", seed {split.seed}"
                 sentences.append(
                     f"{data.task.name}{seed}: {blind} of {data.labels.shape[1]} labels have one class among the "
-                    "validation molecules, so that they choose no epoch"
+                    "validation molecules, and have no validation value"
                 )
         for task, scored, labels in sorted({(s.task, s.labels_scored, s.labels) for s in self.scores}):
             if scored == 0:

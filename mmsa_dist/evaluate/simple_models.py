@@ -35,9 +35,9 @@ TREES = 300
 _Fit = Callable[[NDArray[np.float64], NDArray[np.int64]], NDArray[np.float64] | None]
 """(labels y (n,), training rows of which the label is known) to (n,) predictions; None where there can be none."""
 _Choices = Iterator[tuple[float, NDArray[np.float64]]]
-"""What can be chosen, the simplest model first, and the (n,) predictions of the model that it gives."""
-_Path = Callable[[NDArray[np.float64], NDArray[np.int64]], _Choices]
-"""As `_Fit`, to all models among which is chosen."""
+"""What can be chosen, the simplest model first, and what the model that it gives predicts."""
+_Path = Callable[[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]], _Choices]
+"""(labels y (n,), rows to learn from, rows to predict) to all models among which is chosen."""
 
 
 def linear(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: Progress) -> Outcome:
@@ -48,29 +48,33 @@ def linear(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: P
     """
     x = x.astype(np.float64)
 
-    def path(y: NDArray[np.float64], train: NDArray[np.int64]) -> _Choices:
-        if np.isnan(x[train]).all():
+    def path(y: NDArray[np.float64], learned: NDArray[np.int64], wanted: NDArray[np.int64]) -> _Choices:
+        seen = x[learned]
+        if np.isnan(seen).all():
             return
-        within = x.clip(np.nanmin(x[train], axis=0), np.nanmax(x[train], axis=0))
-        scaled = StandardScaler().fit(x[train]).transform(within)
-        yield from _linear_path(np.nan_to_num(scaled, nan=0.0), y, train, data.task.kind)
+        scaler = StandardScaler().fit(seen)
+        within = x[wanted].clip(np.nanmin(seen, axis=0), np.nanmax(seen, axis=0))
+        seen, within = (np.nan_to_num(scaler.transform(rows), copy=False, nan=0.0) for rows in (seen, within))
+        yield from _linear_path(seen, within, y[learned], data.task.kind)
 
     return _label_by_label(_chosen(path, data, split), data, split)
 
 
-def _linear_path(x: NDArray[np.float64], y: NDArray[np.float64], train: NDArray[np.int64], kind: Kind) -> _Choices:
-    """The strongest penalty first: a tie keeps the simpler model, and the next logistic model begins at the last."""
+def _linear_path(
+    learned: NDArray[np.float64], wanted: NDArray[np.float64], y: NDArray[np.float64], kind: Kind
+) -> _Choices:
+    """The strongest penalty first, and the next logistic model begins at the last."""
     logistic = LogisticRegression(max_iter=1000, warm_start=True)
     for penalty in reversed(PENALTIES):
         if kind == "regression":
-            yield penalty, Ridge(alpha=penalty).fit(x[train], y[train]).predict(x)
+            yield penalty, Ridge(alpha=penalty).fit(learned, y).predict(wanted)
         else:
             logistic.set_params(C=1 / penalty)
             with warnings.catch_warnings():
                 # With hardly a penalty there is no end to the way; how far it came is judged like all else.
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                logistic.fit(x[train], y[train])
-            yield penalty, logistic.predict_proba(x)[:, 1]
+                logistic.fit(learned, y)
+            yield penalty, logistic.predict_proba(wanted)[:, 1]
 
 
 def nearest(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: Progress) -> Outcome:
@@ -78,16 +82,17 @@ def nearest(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: 
     x = x.astype(np.float32)
     blind = np.isnan(x).any(axis=1)
 
-    def path(y: NDArray[np.float64], train: NDArray[np.int64]) -> _Choices:
-        train = train[~blind[train]]
-        if not len(train):
+    def path(y: NDArray[np.float64], learned: NDArray[np.int64], wanted: NDArray[np.int64]) -> _Choices:
+        seen, sighted = learned[~blind[learned]], ~blind[wanted]
+        if not len(seen):
             return
-        most = min(max(NEIGHBOURS), len(train))
-        index = NearestNeighbors(n_neighbors=most, metric="cosine", algorithm="brute").fit(x[train])
-        found = index.kneighbors(x[~blind], return_distance=False)
+        most = min(max(NEIGHBOURS), len(seen))
+        index = NearestNeighbors(n_neighbors=most, metric="cosine", algorithm="brute").fit(x[seen])
+        found = index.kneighbors(x[wanted[sighted]], return_distance=False) if sighted.any() else None
         for k in sorted((k for k in NEIGHBOURS if k <= most), reverse=True):
-            prediction = np.full(len(y), y[train].mean())
-            prediction[~blind] = y[train][found[:, :k]].mean(axis=1)
+            prediction = np.full(len(wanted), y[seen].mean())
+            if found is not None:
+                prediction[sighted] = y[seen][found[:, :k]].mean(axis=1)
             yield k, prediction
 
     return _label_by_label(_chosen(path, data, split), data, split)
@@ -137,16 +142,19 @@ def _chosen(path: _Path, data: TaskData, split: Split) -> _Fit:
         for fold in np.unique(fold_of[train]):
             learned, judged = train[fold_of[train] != fold], train[fold_of[train] == fold]
             if _can_be_learned(y[learned], data.task):
-                for choice, prediction in path(y, learned):
-                    value = score_labels(y[judged, None], prediction[judged, None], data.task.metric).value
+                for choice, prediction in path(y, learned, judged):
+                    value = score_labels(y[judged, None], prediction[:, None], data.task.metric).value
                     if not math.isnan(value):  # the fold has one class alone
                         values.setdefault(choice, []).append(sign * value)
+        final = path(y, train, np.arange(len(y)))
         if not values:
-            return next((prediction for _, prediction in path(y, train)), None)
+            return next((prediction for _, prediction in final), None)
+        # What not every fold could judge, such as more neighbours than there are, is not chosen.
+        judges = max(map(len, values.values()))
+        values = {choice: of_folds for choice, of_folds in values.items() if len(of_folds) == judges}
         best = max(values.values(), key=fmean)
-        enough = fmean(best) - (stdev(best) / math.sqrt(len(best)) if len(best) > 1 else 0.0)
-        good = {choice for choice, of_folds in values.items() if fmean(of_folds) >= enough}
-        return next(prediction for choice, prediction in path(y, train) if choice in good)
+        enough = fmean(best) - (stdev(best) / math.sqrt(judges) if judges > 1 else 0.0)
+        return next(prediction for choice, prediction in final if fmean(values.get(choice, [-math.inf])) >= enough)
 
     return fit
 

@@ -112,7 +112,11 @@ def write_report(run_dir: str | os.PathLike[str], *, progress: Progress | None =
 def _groups(record: RunRecord, space: ChemicalSpace) -> tuple[list[Groups], str]:
     """What the dots can be coloured by besides properties, and why something is missing."""
     groups, untold = [space.clusters.groups], ""
-    if record.manifest is not None:
+    if record.manifest is not None and not space.shown.summary.origin.standardize:
+        untold = (
+            "Not by split and conformer source: molecules were embedded as given, and the shards hold their parents."
+        )
+    elif record.manifest is not None:
         try:
             found = by_shards(record.shards, record.manifest, space.shown.smiles)
             groups += found or ()

@@ -36,7 +36,12 @@ def repair(out: str, options: PrepareOptions, *, progress: Progress | None = Non
     if before is None:
         raise PrepareError(f"{folder.url} holds no finished preparation: run the same without --repair")
     theirs = {**before.job.options, "exclude": tuple(before.job.options["exclude"])}
-    options = PrepareOptions(**theirs, workers=options.workers, work_dir=options.work_dir)
+    try:
+        options = PrepareOptions(**theirs, workers=options.workers, work_dir=options.work_dir)
+    except TypeError as error:  # another version had other options
+        raise PrepareError(
+            f"{folder.url} was prepared by another version ({error}): prepare all inputs into another folder"
+        ) from error
     job = describe([source.url for source in before.job.inputs], options, before.job)
     broken = {shard.name: shard for shard in before.manifest.shards if not is_intact(folder.url, shard)}
     if not broken:

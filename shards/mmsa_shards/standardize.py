@@ -232,7 +232,7 @@ def parent_of(mol: Chem.Mol, how: Standardization) -> tuple[Chem.Mol, tuple[Chan
         apply("metal_disconnected", _METALS.DisconnectInPlace, Chem.Mol.GetNumBonds)
         normal = Chem.Mol(parent)
         _FUNCTIONAL_GROUPS.normalizeInPlace(normal)
-        # It joins the charges of a sydnone, of which then no form without charges is left: that keeps them.
+        # It joins the charges of a sydnone, and what that gives does not read again: then all groups stay as drawn.
         if _charges_of(normal) != _charges_of(parent) and Chem.MolFromSmiles(Chem.MolToSmiles(normal)) is not None:
             parent = normal
             changes.append("normalized")

@@ -84,6 +84,17 @@ def test_inchikeys_of_smiles_where_asked_for(embedder, table, tmp_path):
         export_embeddings(keyed, table, tmp_path / "plain", dtype="float32")
 
 
+def test_molecules_as_they_are_given_are_another_export(embedder, tmp_path):
+    (tmp_path / "salts.smi").write_text("CC(=O)[O-].[Na+] A\nCC(=O)O B\n")
+    as_given = clone(embedder).set_params(standardize=False)
+    export_embeddings(as_given, tmp_path / "salts.smi", tmp_path / "out", dtype="float32")
+    read = read_embeddings(tmp_path / "out")
+    assert read.smiles == ["CC(=O)[O-].[Na+]", "CC(=O)O"]
+    np.testing.assert_allclose(read.vectors, as_given.transform(read.smiles), atol=1e-6)
+    with pytest.raises(ExportError, match="standardize"):
+        export_embeddings(embedder, tmp_path / "salts.smi", tmp_path / "out", dtype="float32")
+
+
 def test_shards_are_read_without_parsing(embedder, tiny_shards, tmp_path):
     given = clone(embedder).set_params(conformers="given")
     summary = export_embeddings(given, tiny_shards, tmp_path / "out", dtype="float32", rows_per_part=9)

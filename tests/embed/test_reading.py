@@ -26,7 +26,8 @@ def embedder() -> Embedder:
 
 @pytest.fixture
 def reading(embedder: Embedder) -> Reading:
-    return Reading(embedder.pretrained.inference, conformers="none", drawn=False, standardize=True, keyed=False)
+    inference = embedder.pretrained.inference
+    return Reading(inference, inference.standardization, conformers="none", drawn=False, keyed=False)
 
 
 @pytest.mark.parametrize("readers", [1, 3])

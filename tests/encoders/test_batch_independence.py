@@ -11,12 +11,12 @@ from mmsa_dist.encoders import GIN, ComENet, Encoder, ResNet
 from tests.fixtures.batches import Molecule, batch_of, random_molecule
 
 FREE: dict[str, Callable[[], Encoder]] = {
-    "gin": lambda: GIN(layers=3, width=16, norm="layer", pool="mean_max"),
+    "gin": lambda: GIN(layers=3, width=16, norm="layer", pool="mean_max", atoms="ogb"),
     "comenet": lambda: ComENet(layers=2, hidden=16, middle=8),
     "resnet": lambda: ResNet(channels=32, norm="group"),
 }
 BOUND: dict[str, Callable[[], Encoder]] = {
-    "gin": lambda: GIN(layers=3, width=16, dropout=0.2, pool="mean_max"),
+    "gin": lambda: GIN(layers=3, width=16, dropout=0.2, pool="mean_max", atoms="ogb"),
     "resnet": lambda: ResNet(channels=8),
 }
 

@@ -73,8 +73,8 @@ def test_what_a_reader_must_know(tmp_path):
     notes = evaluate(TOLD, [data, ones], out=tmp_path, split="random", seeds=(0,)).notes()
     assert notes == [
         "two: 2 of 202 rows do not parse and are left out (record 5, 10)",
-        "two, seed 0: 1 of 3 labels have one class among the validation molecules, so that they choose no epoch",
-        "ones, seed 0: 3 of 3 labels have one class among the validation molecules, so that they choose no epoch",
+        "two, seed 0: 1 of 3 labels have one class among the validation molecules, and have no validation value",
+        "ones, seed 0: 3 of 3 labels have one class among the validation molecules, and have no validation value",
         "ones: no label has both classes among the training and the test molecules; it enters no mean",
         "two: 2 of 3 labels have both classes among the training and the test molecules; the others are left out of "
         "the mean",

@@ -139,7 +139,7 @@ def test_no_feature_is_farther_out_than_in_training(freesolv):
     split = make_split(freesolv, "random", 0)
     x = told(freesolv).value
     still = np.random.default_rng(0).normal(scale=1e-6, size=(len(x), 1)).astype(x.dtype)
-    still[split.test[0]] = 1.0
+    still[split.test[0]] = 1e3
     y = models.linear(np.hstack([x, still]), freesolv, split, 0, quiet).predictions[split.test[0], 0]
     assert y == pytest.approx(models.linear(x, freesolv, split, 0, quiet).predictions[split.test[0], 0], abs=0.5)
 
@@ -152,3 +152,17 @@ def test_folds_that_cannot_judge_leave_the_simplest_model():
     )
     prediction = models.linear(told(data).value, data, split, 0, quiet).predictions[:, 0]
     assert prediction == pytest.approx(1 / 16, abs=0.01), "the strongest penalty leaves the share of ones"
+    assert prediction[0] == prediction.max() > prediction[1:].max(), "and yet something is learned"
+
+
+def test_a_number_of_neighbours_that_some_folds_lack_is_not_chosen():
+    data = some_of_freesolv(42)
+    split = replace(make_split(data, "random", 0), train=np.arange(39), valid=np.array([39]), test=np.array([40, 41]))
+    assert sorted(np.bincount(scaffold_folds(data.smiles[:39]))) == [7, 8, 8, 8, 8], "one fold learns of 32, four of 31"
+    labels = data.labels.copy()
+    judged_alone = scaffold_folds(data.smiles[:39]) == np.bincount(scaffold_folds(data.smiles[:39])).argmin()
+    labels[:39][judged_alone] = labels[:39][~judged_alone].mean()  # which 32 neighbours tell without an error
+    data = replace(data, labels=labels)
+    x = np.concatenate([np.cos(labels), np.sin(labels)], axis=1)
+    prediction = models.nearest(x, data, split, 0, quiet).predictions[:39, 0]
+    assert len(np.unique(prediction.round(6))) > 8, "few neighbours tell molecules apart, 32 of 39 hardly do"

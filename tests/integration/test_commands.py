@@ -94,16 +94,21 @@ def test_the_whole_way(molecules: Path) -> None:
 
     piped = mmsa(
         *("embed", "-", "--model", run / "model", "--out", run / "piped", "--format", "npy", "--config", MINI),
-        *("embed.batch_size=auto", "embed.dtype=float32", "embed.readers=1"),
+        *("embed.batch_size=auto", "embed.dtype=float32", "embed.readers=1", "embed.standardize=false"),
         stdin=molecules.read_text(),
     )
     assert piped.returncode == 0, piped.stderr
     array = np.load(run / "piped" / "_vectors.npy", mmap_mode="r")
     assert (len(array), int(np.isnan(array).any(axis=1).sum())) == (62, 1)
 
-    found = mmsa("search", vectors, "CCO", "--model", run / "model", "-k", 3)
-    assert found.returncode == 0, found.stderr
-    assert "1.000" in found.stdout
+    for folder in (vectors, run / "piped"):  # the second of molecules as given: the search takes them so too
+        found = mmsa("search", folder, "CCO", "--model", run / "model", "-k", 3)
+        assert found.returncode == 0, found.stderr
+        assert "1.000" in found.stdout
+    assert [
+        json.loads((folder / "_export.json").read_text())["origin"]["standardize"]
+        for folder in (vectors, run / "piped")
+    ] == [True, False]
 
     report = mmsa("report", run)
     assert report.returncode == 0, report.stderr

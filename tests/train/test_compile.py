@@ -25,6 +25,7 @@ def test_a_compiled_encoder_is_the_same_encoder_for_all_sizes_of_batches(tiny_sh
         "train.lr_scale={}",
         "model.gin.layers=1",
         "model.gin.pool=mean_max",
+        "model.gin.atoms=ogb",
         "train.compile=[gin]",
     ]
     config = load_config(MINI, words)
