@@ -168,7 +168,7 @@ def test_what_was_not_checked_is_said(model, shards, tmp_path):
 
 def test_shards_that_do_not_say_how_they_were_made(tmp_path):
     bare = write_shards(tmp_path / "bare", {"salts": "strip"})
-    with pytest.raises(LeakError, match=r"it lacks max_atoms, charges, tautomers, isotopes\)"):
+    with pytest.raises(LeakError, match=r"it lacks max_atoms, groups, charges, tautomers, isotopes\)"):
         find_leaks(bare, [(DATA, SPLIT)])
 
 
