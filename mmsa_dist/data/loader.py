@@ -65,6 +65,8 @@ class BlockReader:
                 + (", or raise prepare.val_fraction" if split == "val" else "")
             )
         self.digest = manifest.digest
+        self.options = manifest.options
+        """Of the preparation, as far as its manifest knows them."""
 
     @property
     def molecules(self) -> int:

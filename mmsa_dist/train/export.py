@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from mmsa_dist.data.loader import BlockReader
 from mmsa_dist.embed.embedder import Embedder
 from mmsa_dist.model import MMSAModel
 from mmsa_dist.runtime.run_folder import RunFolder
+from mmsa_shards.options import PrepareOptions, Standardization
 
 
 def export_model(
@@ -28,6 +30,7 @@ def export_model(
 
     The rows are computed anew, in inference mode: those of the training bank are as old as their step.
     """
+    config = config.model_copy(update={"prepare": _as_prepared(config.prepare, reader)})
     model.eval()
     rows_RC = reference_rows(model, config, reader, device)
     data = {
@@ -36,6 +39,12 @@ def export_model(
         "conformers": config.prepare.conformers,
     }
     Embedder.from_model(model, config, rows_RC, metrics, data=data).save_pretrained(folder.model)
+
+
+def _as_prepared(options: PrepareOptions, reader: BlockReader) -> PrepareOptions:
+    """What shapes a molecule, as the shards were prepared: the options of this run may never have been theirs."""
+    names = (*(field.name for field in fields(Standardization)), "conformers", "seed", "conformer_timeout_s")
+    return replace(options, **{name: reader.options[name] for name in names if name in reader.options})
 
 
 @torch.compiler.set_stance("force_eager")  # see `train.compiling`

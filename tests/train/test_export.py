@@ -9,8 +9,10 @@ import torch
 from mmsa_dist.config.load import load_config
 from mmsa_dist.data.collate import collate
 from mmsa_dist.data.loader import BlockReader
+from mmsa_dist.embed.pretrained import PretrainedModel
 from mmsa_dist.model import MMSAModel
-from mmsa_dist.train.export import reference_rows
+from mmsa_dist.runtime.run_folder import RunFolder
+from mmsa_dist.train.export import export_model, reference_rows
 
 MINI = Path(__file__).parents[1] / "fixtures" / "mini.yaml"
 CPU = torch.device("cpu")
@@ -41,3 +43,15 @@ def test_no_more_rows_than_molecules_and_none_where_none_are_asked_for(tiny_shar
     assert everything is not None
     assert len(everything) == 44
     assert rows(tiny_shards, "embed.reference_molecules=0")[1] is None
+
+
+def test_a_model_makes_molecules_as_its_shards_were_made(tiny_shards: Path, tmp_path: Path) -> None:
+    config = load_config(MINI, ["prepare.salts=keep", "prepare.seed=5", "prepare.max_atoms=77"])
+    reader = BlockReader(str(tiny_shards), "train")
+    reader.options = {"salts": "strip", "seed": 3, "groups": "keep", "conformers": "none", "shards": 4}
+    folder = RunFolder(tmp_path)
+    export_model(MMSAModel(config.model), config, reader, folder, CPU, {})
+    inference = PretrainedModel.load(folder.model).inference
+    assert (inference.standardization.salts, inference.standardization.groups) == ("strip", "keep")
+    assert inference.standardization.max_atoms == 77, "of which these shards say nothing"
+    assert inference.conformer_seed == 3
