@@ -1,21 +1,23 @@
 """The 2D encoder: the graph isomorphism network of Hu et al. 2020 (arXiv 1905.12265).
 
-B molecules, A atoms, E bonds, D width.
+B molecules, A atoms, E bonds, D width, R rows: the atoms, and in inference some more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.encoders.base import Encoder, register
 from mmsa_dist.encoders.dropout import Dropout
 from mmsa_dist.encoders.sparse_sum import SparseSum, segment_ptr, sum_of_segments, sum_rows
 from mmsa_dist.runtime.linear import Linear, LinearReLU
+from mmsa_dist.runtime.onednn import rows_of_product
 from mmsa_shards.schema import ATOM_CATEGORIES, BOND_CATEGORIES
 
 ATOMIC_NUMBER, CHIRALITY = 0, 1
@@ -93,9 +95,15 @@ class GIN(Encoder):
 
     def forward(self, batch: MoleculeBatch) -> Tensor:
         """Returns (B, D), the mean of each molecule's atom vectors; or (B, 2 D), the mean and the maximum."""
+        if self._pool == "mean" and not self.training and isinstance(self.batch_norms[-1], nn.BatchNorm1d):
+            # All that follows the last ReLU is then linear: of the mean of its rows it takes a row for a molecule.
+            x_RD, neighbours, bonds_R9 = self._layers(len(self.gnns) - 1, batch, batch.atoms_A9)
+            last = cast(GINConv, self.gnns[-1])
+            hidden_RH = last.hidden(x_RD, neighbours, bonds_R9)
+            mean_BD: Tensor = self.batch_norms[-1](last.mlp[2](_mean(hidden_RH, batch)))
+            return mean_BD
         atoms_AD = self.encode_atoms(batch, batch.atoms_A9)
-        sums_BD = sum_of_segments(batch.atom_ptr, batch.molecule_of_atom_A)(atoms_AD)
-        mean_BD = sums_BD / batch.atom_ptr.diff()[:, None].to(sums_BD.dtype)
+        mean_BD = _mean(atoms_AD, batch)
         if self._pool == "mean":
             return mean_BD
         # Not segment_reduce: it gives each of several equal atoms the whole of a negative gradient (torch 2.13). Nor
@@ -111,14 +119,25 @@ class GIN(Encoder):
             batch: gives the bonds.
             atoms_A9: (A, 9) uint8: `batch.atoms_A9`, or a copy in which some atomic numbers are `MASK_TOKEN`.
         """
-        neighbours, bonds_A9 = _neighbourhoods(batch)
-        atoms_A2 = atoms_A9[:, [ATOMIC_NUMBER, CHIRALITY]].long()
-        x_AD = self.x_embedding1(atoms_A2[:, 0]) + self.x_embedding2(atoms_A2[:, 1])
+        x_RD, _, _ = self._layers(len(self.gnns), batch, atoms_A9)
+        return x_RD[: len(atoms_A9)]
+
+    def _layers(self, number: int, batch: MoleculeBatch, atoms_A9: Tensor) -> tuple[Tensor, SparseSum, Tensor]:
+        """Takes the first layers; returns (R, D), and what the next takes besides.
+
+        The first A rows are those of the atoms. In inference others may follow, atoms without bonds, so that no product
+        has to copy its rows to one of the numbers that it works with.
+        """
+        rows = len(atoms_A9) if self.training else rows_of_product(len(atoms_A9), atoms_A9.device)
+        atoms_R9 = functional.pad(atoms_A9, (0, 0, 0, rows - len(atoms_A9)))
+        neighbours, bonds_R9 = _neighbourhoods(batch, rows)
+        atoms_R2 = atoms_R9[:, [ATOMIC_NUMBER, CHIRALITY]].long()
+        x_RD = self.x_embedding1(atoms_R2[:, 0]) + self.x_embedding2(atoms_R2[:, 1])
         if self.further_features is not None:
-            x_AD = self.further_features(x_AD, atoms_A9)
-        for number in range(len(self.gnns)):
-            x_AD = self.block(self._layer, number, x_AD, neighbours, bonds_A9)
-        return x_AD
+            x_RD = self.further_features(x_RD, atoms_R9)
+        for layer in range(number):
+            x_RD = self.block(self._layer, layer, x_RD, neighbours, bonds_R9)
+        return x_RD, neighbours, bonds_R9
 
     def _layer(self, number: int, x_AD: Tensor, neighbours: SparseSum, bonds_A9: Tensor) -> Tensor:
         x_AD = self.batch_norms[number](self.gnns[number](x_AD, neighbours, bonds_A9))
@@ -149,10 +168,16 @@ class GINConv(nn.Module):
             neighbours: sum over the bonded atoms of each atom.
             bonds_A9: (A, 9): bonds of each type, then of each direction, that an atom has, self-loop included.
         """
+        out_AD: Tensor = self.mlp[2](self.hidden(x_AD, neighbours, bonds_A9))
+        return out_AD
+
+    def hidden(self, x_AD: Tensor, neighbours: SparseSum, bonds_A9: Tensor) -> Tensor:
+        """Returns (A, 2D): what the second linear map of the MLP takes."""
         # Σ_j e_ij hangs on how many bonds of each kind there are: a product with each table gives it.
         types_A6, directions_A3 = bonds_A9.to(x_AD.dtype).split([_BOND_TYPES, _BOND_DIRECTIONS], dim=1)
         sum_AD = self.edge_embedding1(x_AD + neighbours(x_AD), types_A6)
-        return self.mlp(self.edge_embedding2(sum_AD, directions_A3))
+        hidden_AH: Tensor = self.mlp[0](self.edge_embedding2(sum_AD, directions_A3))
+        return hidden_AH
 
 
 class _FurtherFeatures(nn.Module):
@@ -196,12 +221,19 @@ def from_hu(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def _neighbourhoods(batch: MoleculeBatch) -> tuple[SparseSum, Tensor]:
-    """Returns the sum over bonded atoms and the bond counts (A, 9) float32, each bond seen from both ends."""
-    num_atoms, num_bonds = batch.atoms_A9.shape[0], batch.bonds_E4.shape[0]
+def _mean(rows_RD: Tensor, batch: MoleculeBatch) -> Tensor:
+    """Returns (B, D): the mean over each molecule's atoms, of which there is a row each among the first A."""
+    rows_AD = rows_RD[: batch.atoms_A9.shape[0]]
+    sums_BD = sum_of_segments(batch.atom_ptr, batch.molecule_of_atom_A)(rows_AD)
+    return sums_BD / batch.atom_ptr.diff()[:, None].to(sums_BD.dtype)
+
+
+def _neighbourhoods(batch: MoleculeBatch, rows: int) -> tuple[SparseSum, Tensor]:
+    """Returns the sum over bonded atoms and the bond counts (R, 9) float32, each bond seen from both ends."""
+    num_bonds = batch.bonds_E4.shape[0]
     # Entry k of the 2E ends is one end of bond k mod E; its other end is entry k ± E.
     atom_2E, order_2E = batch.bond_ends_E2.T.reshape(-1).sort(stable=True)
-    ptr = segment_ptr(atom_2E, num_atoms)
+    ptr = segment_ptr(atom_2E, rows)
     other_2E = batch.bond_ends_E2.flip(1).T.reshape(-1)[order_2E]
     neighbours = SparseSum(other_2E, ptr, other_2E, ptr)  # a bond has no direction: the matrix is symmetric
 
@@ -210,5 +242,5 @@ def _neighbourhoods(batch: MoleculeBatch) -> tuple[SparseSum, Tensor]:
     direction_E = batch.bonds_E4[:, BOND_DIRECTION].long() + _BOND_TYPES
     one_hot_99 = torch.eye(_BOND_TYPES + _BOND_DIRECTIONS, device=batch.device)
     bonds_E9 = one_hot_99[type_E] + one_hot_99[direction_E]
-    bonds_A9 = sum_rows(bonds_E9, order_2E % max(num_bonds, 1), ptr)
-    return neighbours, bonds_A9 + one_hot_99[_SELF_LOOP] + one_hot_99[_BOND_TYPES]
+    bonds_R9 = sum_rows(bonds_E9, order_2E % max(num_bonds, 1), ptr)
+    return neighbours, bonds_R9 + one_hot_99[_SELF_LOOP] + one_hot_99[_BOND_TYPES]

@@ -36,6 +36,11 @@ def linear(x_ND: Tensor, weight_OD: Tensor, bias_O: Tensor | None, *, relu: bool
     return plain.relu() if relu else plain
 
 
+def rows_of_product(rows: int, device: torch.device) -> int:
+    """Returns the number of rows, `rows` or more, at which `linear` copies none."""
+    return rows + -rows % _grain(rows) if _HAS_ONEDNN and device.type == "cpu" else rows
+
+
 def _by_onednn(x_ND: Tensor, weight_OD: Tensor) -> bool:
     """Whether oneDNN is there and both are plain float32 matrices on a CPU, at least one row of them."""
     return (
@@ -94,7 +99,7 @@ refuse_derivative("mmsa_dist::linear_weight_gradient")
 
 
 def _padded(x_ND: Tensor) -> Tensor:
-    """Appends rows of zeros up to one of 8 sizes between two powers of two.
+    """Appends rows of zeros up to one of 16 sizes between two powers of two.
 
     oneDNN and its wrapper in PyTorch keep compiled code and buffers for every number of rows they meet, and every
     batch has another: without this, the two ranks of the quickstart grew by 1.3 GB each.
@@ -109,8 +114,8 @@ def _padded(x_ND: Tensor) -> Tensor:
 
 
 def _grain(rows: int) -> int:
-    """What an eighth of the power of two below `rows` is, at least 1."""
-    return 1 << max(rows.bit_length() - 4, 0)
+    """What a sixteenth of the power of two below `rows` is, at least 1."""
+    return 1 << max(rows.bit_length() - 5, 0)
 
 
 def _product(x_RD: Tensor, weight_OD: Tensor, bias_O: Tensor | None = None) -> Tensor:

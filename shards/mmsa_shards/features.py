@@ -52,7 +52,24 @@ _BOND_STEREO = _words(
 )
 _BOND_DIRECTION = _words(Chem.BondDir.values, ("NONE", "ENDUPRIGHT", "ENDDOWNRIGHT"), other=0)
 
-_HAS_CHIRAL_TAG = rdqueries.HasChiralTagQueryAtom()
+
+def _any_of(*queries: Chem.QueryAtom) -> Chem.Mol:
+    """Returns the pattern of an atom that one of the queries holds for."""
+    either, *others = queries
+    for query in others:
+        either.ExpandQuery(query, Chem.CompositeQueryType.COMPOSITE_OR)
+    pattern = Chem.RWMol()
+    pattern.AddAtom(either)
+    return pattern.GetMol()
+
+
+# Few atoms have any of these, and a search for them takes no longer than to read one of the four of every atom.
+_CHIRAL_OR_CHARGED = _any_of(
+    rdqueries.HasChiralTagQueryAtom(),
+    rdqueries.FormalChargeLessQueryAtom(0),
+    rdqueries.FormalChargeGreaterQueryAtom(0),
+    rdqueries.NumRadicalElectronsGreaterQueryAtom(0),
+)
 _DOUBLE = 1
 
 
@@ -64,18 +81,19 @@ def atom_features(mol: Chem.Mol) -> NDArray[np.uint8]:
     num_atoms = mol.GetNumAtoms()
     atoms = list(map(mol.GetAtomWithIdx, range(num_atoms)))
     atom = Chem.Atom
-    # Few atoms are chiral, and reading an enumeration is what costs most here.
-    chirality = bytearray(num_atoms)
-    for centre in mol.GetAtomsMatchingQuery(_HAS_CHIRAL_TAG):
-        chirality[centre.GetIdx()] = min(int(centre.GetChiralTag()), 4)
-    # `map` over RDKit's unbound methods keeps the loops out of the interpreter.
+    chirality, charge, radical_electrons = bytearray(num_atoms), bytearray(num_atoms), bytearray(num_atoms)
+    for (number,) in mol.GetSubstructMatches(_CHIRAL_OR_CHARGED, maxMatches=num_atoms):
+        chirality[number] = min(int(atoms[number].GetChiralTag()), 4)
+        charge[number] = atoms[number].GetFormalCharge() & 0xFF
+        radical_electrons[number] = atoms[number].GetNumRadicalElectrons()
+    # `map` over RDKit's unbound methods keeps the loops out of the interpreter. Enumerations cost most.
     columns = (
         bytes(map(atom.GetAtomicNum, atoms)).translate(_ATOMIC_NUMBER),
         chirality,
         bytes(map(atom.GetTotalDegree, atoms)).translate(_DEGREE),
-        bytes(charge & 0xFF for charge in map(atom.GetFormalCharge, atoms)).translate(_CHARGE),
+        charge.translate(_CHARGE),
         bytes(map(atom.GetTotalNumHs, atoms)).translate(_HYDROGENS),
-        bytes(map(atom.GetNumRadicalElectrons, atoms)).translate(_RADICAL_ELECTRONS),
+        radical_electrons.translate(_RADICAL_ELECTRONS),
         bytes(map(atom.GetHybridization, atoms)).translate(_HYBRIDIZATION),
         bytes(map(atom.GetIsAromatic, atoms)),
         bytes(map(atom.IsInRing, atoms)),
@@ -85,6 +103,8 @@ def atom_features(mol: Chem.Mol) -> NDArray[np.uint8]:
 
 def bond_features(mol: Chem.Mol) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
     """Returns the bonds of a sanitized molecule, each once and in RDKit's order.
+
+    Directions count where they say the stereo of a double bond.
 
     Returns:
         (E, 4) uint8: `mmsa_shards.schema.BOND_CATEGORIES`, and (E, 2) uint16: the numbers of the two atoms.
@@ -97,11 +117,12 @@ def bond_features(mol: Chem.Mol) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]
     for number, category in enumerate(kind):
         if category == _DOUBLE:  # no other bond has E/Z stereo
             stereo[number] = _BOND_STEREO[int(bonds[number].GetStereo())]
+    direction = bytes(map(bond.GetBondDir, bonds)).translate(_BOND_DIRECTION) if any(stereo) else bytes(num_bonds)
     columns = (
         kind,
         stereo,
         bytes(map(bond.GetIsConjugated, bonds)),
-        bytes(map(bond.GetBondDir, bonds)).translate(_BOND_DIRECTION),
+        direction,
     )
     ends = np.empty((num_bonds, 2), dtype=np.uint16)
     ends[:, 0] = list(map(bond.GetBeginAtomIdx, bonds))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mmsa_shards.block import Molecule, molecules_to_block
-from mmsa_shards.molecule import Conformers, Order, make_molecules
+from mmsa_shards.molecule import Conformers, Order, make_molecules, standardize_and_make
 from mmsa_shards.options import Standardization
 from mmsa_shards.read import Structure
 from mmsa_shards.standardize import Keys, Parent, Refusal, standardize_many
@@ -52,26 +52,14 @@ def smiles_to_block(
     """
     if conformers == "etkdg" and keys == "none":
         raise ValueError("conformers='etkdg' draws its seeds from InChIKeys: keys='none' would give other conformers")
-    refusals: dict[int, tuple[str, str]] = {}
-    orders: list[Order] = []
-    rows: list[int] = []
-    for row, parent in enumerate(_parents(smiles, standardization, keys)):
-        if isinstance(parent, Refusal):
-            refusals[row] = (parent.reason, parent.message)
-        else:
-            name = str(row) if ids is None else ids[row]
-            orders.append(Order(id=name, inchikey=parent.inchikey, smiles=parent.smiles))
-            rows.append(row)
     wanted = Conformers(mode=conformers, count=1, seed=seed, timeout_s=conformer_timeout_s)
-    molecules: list[Molecule] = []
-    kept: list[int] = []
-    for row, made in zip(rows, make_molecules(orders, wanted, drawn=drawn, described=described), strict=True):
-        if isinstance(made, Refusal):
-            refusals[row] = (made.reason, made.message)
-        else:
-            molecules.append(made)
-            kept.append(row)
-    return molecules_to_block(molecules), np.asarray(kept, dtype=np.int64), refusals
+    results = _results(smiles, standardization, keys, wanted, drawn=drawn, described=described)
+    refused = ((row, made) for row, made in enumerate(results) if isinstance(made, Refusal))
+    refusals: dict[int, tuple[str, str]] = {row: (made.reason, made.message) for row, made in refused}
+    rows = np.asarray([row for row in range(len(results)) if row not in refusals], dtype=np.int64)
+    block = molecules_to_block([made for made in results if isinstance(made, Molecule)])
+    names = pa.array([str(row) if ids is None else ids[row] for row in rows.tolist()], pa.string())
+    return block.set_column(block.schema.get_field_index("id"), block.schema.field("id"), names), rows, refusals
 
 
 def standard_inchikeys(smiles: Sequence[str], standardization: Standardization) -> list[str | None]:
@@ -85,9 +73,23 @@ def standard_inchikeys(smiles: Sequence[str], standardization: Standardization) 
     return [None if isinstance(parent, Refusal) else parent.inchikey for parent in parents]
 
 
-def _parents(
-    smiles: Sequence[str | None], standardization: Standardization | None, keys: Keys
-) -> Iterable[Parent | Refusal]:
+def _results(
+    smiles: Sequence[str | None],
+    standardization: Standardization | None,
+    keys: Keys,
+    conformers: Conformers,
+    *,
+    drawn: bool,
+    described: bool,
+) -> list[Molecule | Refusal]:
+    """What becomes of each row; the molecules have no ids yet."""
+    structures = [Structure("SMILES", text or "") for text in smiles]
     if standardization is None:
-        return [Parent(smiles=text or "", inchikey="") for text in smiles]
-    return standardize_many([Structure("SMILES", text or "") for text in smiles], standardization, keys=keys)
+        parents: Sequence[Parent | Refusal] = [Parent(smiles=text or "", inchikey="") for text in smiles]
+    elif conformers.mode == "none":
+        return standardize_and_make(structures, standardization, keys, drawn=drawn, described=described)
+    else:
+        parents = standardize_many(structures, standardization, keys=keys)
+    orders = [Order(id="", inchikey=p.inchikey, smiles=p.smiles) for p in parents if isinstance(p, Parent)]
+    made = iter(make_molecules(orders, conformers, drawn=drawn, described=described))
+    return [parent if isinstance(parent, Refusal) else next(made) for parent in parents]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Literal
 
 import numpy as np
@@ -19,9 +19,10 @@ from mmsa_shards.depiction import depict
 from mmsa_shards.descriptors import compute_descriptors
 from mmsa_shards.features import atom_features, bond_features
 from mmsa_shards.guard import Lost, free_guard
-from mmsa_shards.options import PrepareOptions
+from mmsa_shards.options import PrepareOptions, Standardization
+from mmsa_shards.read import Structure
 from mmsa_shards.schema import STEPS_PER_ANGSTROM, STEPS_PER_DRAWING_UNIT
-from mmsa_shards.standardize import Refusal, first_line
+from mmsa_shards.standardize import Keys, Parent, Refusal, first_line, refused_if_lost, standardizing
 
 #: Seconds of computing that a molecule may cost where it is not embedded; the usual is a thousandth of it.
 SECONDS_WITHOUT_EMBEDDING = 10.0
@@ -54,6 +55,13 @@ class Conformers:
             backend=options.conformer_backend,
             mmff_iterations=options.mmff_iterations,
         )
+
+
+# Molecules share what they have none of, so that it travels once with many of them: half of what it costs to send one.
+_NOT_DRAWN = np.empty((0, 2), dtype=np.float32)
+_NOT_DESCRIBED = np.empty(0, dtype=np.float32)
+
+_NO_CONFORMERS = Conformers(mode="none", count=0, seed=0, timeout_s=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +107,30 @@ def make_molecules(
         again = _guarded([orders[n] for n in lost], make, dataclasses.replace(conformers, mode="given"))
         for number, result in zip(lost, again, strict=True):
             made[number] = result
-    return [Refusal(m.reason, f"RDKit {m.message}") if isinstance(m, Lost) else m for m in made]
+    return [refused_if_lost(result) for result in made]
+
+
+def standardize_and_make(
+    structures: Sequence[Structure], how: Standardization, keys: Keys, *, drawn: bool = True, described: bool = False
+) -> list[Molecule | Refusal]:
+    """Makes molecules without conformers and without ids, as `standardize_many` and `make_molecules` after it would.
+
+    All is done in one guard and sent back once, where they send each molecule there and back twice.
+    """
+    standardize, *then = standardizing(how, keys)
+    then.append(partial(_of_parent, drawn=drawn, described=described))
+    with free_guard() as guard:
+        return [
+            refused_if_lost(result)
+            for result in guard.map(standardize, structures, then=then, seconds=SECONDS_WITHOUT_EMBEDDING)
+        ]
+
+
+def _of_parent(parent: Parent | Refusal, *, drawn: bool, described: bool) -> Molecule | Refusal:
+    if isinstance(parent, Refusal):
+        return parent
+    order = Order(id="", inchikey=parent.inchikey, smiles=parent.smiles)
+    return make_molecule(order, _NO_CONFORMERS, drawn=drawn, described=described)
 
 
 def _embedded_together(orders: Sequence[Order], conformers: Conformers) -> list[Order]:
@@ -135,13 +166,13 @@ def make_molecule(
         return Refusal("standardization", f"its standardized form does not parse: {order.smiles}")
     xyz, source = _conformers(mol, order, conformers)
     bonds, bond_ends = bond_features(mol)
-    xy = _drawing(mol) if drawn else np.empty((0, 2), dtype=np.float32)
+    xy = _drawing(mol) if drawn else _NOT_DRAWN
     if isinstance(xy, Refusal):
         return xy
     if kept := [conformer for conformer in xyz if fits(conformer, STEPS_PER_ANGSTROM)]:
         xyz = np.stack(kept)
     else:
-        xyz, source = xyz[:0], "none"
+        xyz, source = _nowhere(mol.GetNumAtoms()), "none"
     return Molecule(
         id=order.id,
         inchikey=order.inchikey,
@@ -152,7 +183,7 @@ def make_molecule(
         xy=xy,
         conformers=xyz,
         conformer_source=source,
-        descriptors=compute_descriptors(mol) if described else np.empty(0, dtype=np.float32),
+        descriptors=compute_descriptors(mol) if described else _NOT_DESCRIBED,
     )
 
 
@@ -167,7 +198,6 @@ def _drawing(mol: Chem.Mol) -> NDArray[np.float32] | Refusal:
 
 
 def _conformers(mol: Chem.Mol, order: Order, wanted: Conformers) -> tuple[NDArray[np.float32], str]:
-    num_atoms = mol.GetNumAtoms()
     given = None if wanted.mode == "none" else _given(mol, order)
     if given is not None:
         return given[: wanted.count], order.given_source
@@ -181,7 +211,12 @@ def _conformers(mol: Chem.Mol, order: Order, wanted: Conformers) -> tuple[NDArra
         )
         if len(xyz):
             return xyz, "etkdg"
-    return np.empty((0, num_atoms, 3), dtype=np.float32), "none"
+    return _nowhere(mol.GetNumAtoms()), "none"
+
+
+@cache
+def _nowhere(num_atoms: int) -> NDArray[np.float32]:
+    return np.empty((0, num_atoms, 3), dtype=np.float32)
 
 
 def _given(mol: Chem.Mol, order: Order) -> NDArray[np.float32] | None:

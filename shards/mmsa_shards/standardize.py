@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial, wraps
-from typing import Concatenate, Literal, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,9 +64,9 @@ P = ParamSpec("P")
 # Cleaning up, neutralizing and choosing a fragment leave a single neutral fragment as it is unless it has a
 # metal (disconnected), a sulfoxide (charge-separated) or one of the hypervalent forms below: every other
 # transformation of MolStandardize's catalogue needs a charged atom, or a valence that RDKit does not
-# sanitize.
+# sanitize. The charges of a nitro group are those that the catalogue gives it.
 _MAY_CHANGE = Chem.MolFromSmarts(
-    "[!+0,!#1!#5!#6!#7!#8!#9!#14!#15!#16!#17!#34!#35!#53,"
+    "[!+0!$([NX3+](=[OX1+0])([OX1-])[#6])!$([OX1-][NX3+](=[OX1+0])[#6]),!#1!#5!#6!#7!#8!#9!#14!#15!#16!#17!#34!#35!#53,"
     "$([#16,#34;D3]),$([#16,#34;D2;v3]),$([#15;X3](=*)=*),$([#17,#35,#53;D0,D2,D3,D4])]"
 )
 
@@ -112,10 +112,20 @@ def standardize_many(
     structures: Sequence[Structure], how: Standardization, *, keys: Keys = "needed"
 ) -> list[Parent | Refusal]:
     """Standardizes structures in a guard, so that none can hang or crash the caller."""
-    steps = (partial(_standardize, how=how), partial(_identify, keys=keys))
+    parse, *then = standardizing(how, keys)
     with free_guard() as guard:
-        results = list(guard.map(_parse, structures, then=steps, seconds=SECONDS_PER_STEP))
-    return [Refusal(r.reason, f"RDKit {r.message}") if isinstance(r, Lost) else r for r in results]
+        results = list(guard.map(parse, structures, then=then, seconds=SECONDS_PER_STEP))
+    return [refused_if_lost(result) for result in results]
+
+
+def standardizing(how: Standardization, keys: Keys) -> tuple[Callable[[Any], Any], ...]:
+    """Returns the steps from a `Structure` to its `Parent` or `Refusal`, for `Guard.map`."""
+    return _parse, partial(_standardize, how=how), partial(_identify, keys=keys)
+
+
+def refused_if_lost(result: T | Lost) -> T | Refusal:
+    """Returns the refusal of what ended RDKit's process, anything else as it is."""
+    return Refusal(result.reason, f"RDKit {result.message}") if isinstance(result, Lost) else result
 
 
 def standardize_text(structure: Structure, how: Standardization, *, keys: Keys = "needed") -> Parent | Refusal:
@@ -227,7 +237,7 @@ def parent_of(mol: Chem.Mol, how: Standardization) -> tuple[Chem.Mol, tuple[Chan
         for atom in mol.GetAtoms():
             atom.SetIsotope(0)
         changes.append("isotope_removed")
-    parent = Chem.RemoveHs(mol)
+    parent = Chem.Mol(mol) if mol.GetNumAtoms() == mol.GetNumHeavyAtoms() else Chem.RemoveHs(mol)
     if how.groups == "standardize":
         apply("metal_disconnected", _METALS.DisconnectInPlace, Chem.Mol.GetNumBonds)
         normal = Chem.Mol(parent)

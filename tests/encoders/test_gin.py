@@ -7,6 +7,7 @@ import torch
 
 from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.encoders.gin import GIN, MASK_TOKEN, from_hu
+from mmsa_dist.runtime.onednn import rows_of_product
 from tests.fixtures.batches import (
     DOUBLE,
     MISC,
@@ -92,6 +93,33 @@ def test_equals_network_by_loops(atoms):
         strict=True,
     ):
         torch.testing.assert_close(fast, slow)
+
+
+@pytest.mark.parametrize("pool", ["mean", "mean_max"])
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_rows_that_products_ask_for_are_nobodys(pool, norm):
+    batch = batch_of(*(random_molecule(size, seed=size) for size in (37, 1, 29, 50)))
+    rows = rows_of_product(len(batch.atoms_A9), batch.device)
+    assert rows > len(batch.atoms_A9) == 117 or not torch.backends.mkldnn.is_available()
+    gin = GIN(layers=3, width=16, pool=pool, norm=norm).double()
+    for _ in range(3):  # statistics that do something
+        gin(batch)
+    gin.eval()
+    atoms_AD = gin.encode_atoms(batch, batch.atoms_A9)
+    assert atoms_AD.shape == (117, 16)
+    parts = atoms_AD.split(batch.atom_ptr.diff().tolist())
+    expected = torch.stack([part.mean(dim=0) for part in parts])
+    if pool == "mean_max":
+        expected = torch.cat([expected, torch.stack([part.amax(dim=0) for part in parts])], dim=1)
+    else:
+        torch.testing.assert_close(gin(batch), by_loops(gin, batch))
+    torch.testing.assert_close(gin(batch), expected)
+    for ours, of_atoms in zip(
+        torch.autograd.grad(gin(batch).square().sum(), list(gin.parameters())),
+        torch.autograd.grad(expected.square().sum(), list(gin.parameters())),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, of_atoms)
 
 
 def test_order_of_atoms_and_molecules_does_not_matter():

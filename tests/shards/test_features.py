@@ -52,6 +52,20 @@ def test_what_no_vocabulary_knows_takes_the_last_category():
     assert bond_features(Chem.MolFromSmiles("N->[Pt]"))[0][0, 0] == 4
 
 
+def test_charges_radicals_and_chirality_stand_where_their_atoms_are():
+    atoms = atom_features(Chem.MolFromSmiles("[NH3+][C@@H]([CH2])C(=O)[O-]"))
+    assert atoms[:, 3].tolist() == [6, 5, 5, 5, 5, 4]  # 5 is no charge
+    assert atoms[:, 5].tolist() == [0, 0, 1, 0, 0, 0]
+    assert (atoms[:, 1] > 0).tolist() == [False, True, False, False, False, False]
+    many = atom_features(Chem.MolFromSmiles(".".join(["[O-]C", "[NH3+]C"] * 700)))  # RDKit stops at 1,000 by itself
+    assert many[:, 3].tolist() == [4, 5, 6, 5] * 700
+
+
+def test_directions_say_the_stereo_of_a_double_bond_or_nothing():
+    assert bond_features(Chem.MolFromSmiles("C/C=C/C"))[0][:, 3].tolist() == [1, 0, 1]
+    assert bond_features(Chem.MolFromSmiles("C/C"))[0][:, 3].tolist() == [0]
+
+
 def test_a_lone_atom_has_no_bonds():
     bonds, ends = bond_features(Chem.MolFromSmiles("[Na+]"))
     assert bonds.shape == (0, 4)

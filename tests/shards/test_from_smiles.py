@@ -7,7 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 
+from mmsa_shards.block import molecules_to_block
 from mmsa_shards.from_smiles import smiles_to_block
+from mmsa_shards.molecule import Conformers, Order, make_molecules
+from mmsa_shards.read import Structure
+from mmsa_shards.standardize import Parent, Refusal, standardize_many
 from tests.fixtures.standardization import DEFAULT
 
 OPTIONS = {"seed": 0, "conformer_timeout_s": 2.0, "standardization": dataclasses.replace(DEFAULT, max_atoms=60)}
@@ -38,6 +42,30 @@ def test_smiles_to_block_embeds_the_same_whatever_comes_along():
     xyz = np.cumsum(alone["conformers"].to_pylist()[0][0], axis=0) / 1000
     assert xyz.shape == (4, 3)
     assert 1.4 < np.linalg.norm(xyz[0] - xyz[1]) < 1.65
+
+
+@pytest.mark.parametrize("more", [{}, {"drawn": False, "keys": "none"}, {"described": True, "keys": "wanted"}])
+def test_smiles_to_block_in_one_go_is_standardizing_and_then_making(more):
+    smiles = ["OCC", "C(", "CC(=O)[O-].[Na+]", "F/C=C/F", None, "*C", "C[C@H](N)C(=O)O", "C" * 61]
+    block, rows, refused = smiles_to_block(smiles, conformers="none", **OPTIONS, **more)
+    structures = [Structure("SMILES", text or "") for text in smiles]
+    parents = standardize_many(structures, OPTIONS["standardization"], keys=more.get("keys", "needed"))
+    orders = [
+        Order(id=str(row), inchikey=parent.inchikey, smiles=parent.smiles)
+        for row, parent in enumerate(parents)
+        if isinstance(parent, Parent)
+    ]
+    made = make_molecules(
+        orders,
+        Conformers(mode="none", count=1, seed=0, timeout_s=1.0),
+        drawn=more.get("drawn", True),
+        described=more.get("described", False),
+    )
+    assert block.equals(molecules_to_block(made), check_metadata=True)
+    assert rows.tolist() == [int(order.id) for order in orders]
+    assert refused == {
+        row: (parent.reason, parent.message) for row, parent in enumerate(parents) if isinstance(parent, Refusal)
+    }
 
 
 def test_smiles_to_block_of_nothing_is_an_empty_block():

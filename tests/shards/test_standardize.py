@@ -70,6 +70,11 @@ def test_inchikey():
         ("C1CCCCC1.CCO", "C1CCCCC1", "fragment_removed"),
         ("[NH3+]CC(=O)[O-]", "NCC(=O)O", "neutralized"),
         ("C[N+](C)(C)CC(=O)[O-]", "C[N+](C)(C)CC(=O)[O-]", ""),
+        # The charges of a nitro group are no salt, but those beside them may be.
+        ("[O-][N+](=O)c1ccccc1", "O=[N+]([O-])c1ccccc1", ""),
+        ("[O-][N+](=O)c1ccc(cc1)C(=O)[O-].[K+]", "O=C(O)c1ccc([N+](=O)[O-])cc1", "fragment_removed neutralized"),
+        ("[O-][N+](=O)CCS(C)=O", "C[S+]([O-])CC[N+](=O)[O-]", "normalized"),
+        ("[K+].[O-][N+](=O)[O-]", "O=[N+]([O-])O", "fragment_removed neutralized"),
         ("F[P-](F)(F)(F)(F)F", "F[P-](F)(F)(F)(F)F", ""),  # with a proton it would be no molecule
         ("[O-]c1c[n+](C)no1", "C[n+]1cc([O-])on1", ""),  # sydnones cannot be drawn without charges
         ("[O-]c1c[n+](CCS(C)=O)no1", "CS(=O)CC[n+]1cc([O-])on1", ""),  # and the sulfoxide beside stays as drawn
