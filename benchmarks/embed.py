@@ -33,6 +33,7 @@ from mmsa_dist.config.load import load_config
 from mmsa_dist.config.schema import Config
 from mmsa_dist.data.collate import block_to_batch
 from mmsa_dist.embed import Embedder, export_embeddings, read_embeddings
+from mmsa_dist.embed.device import device_of, exact_float32
 from mmsa_dist.model import MMSAModel
 from mmsa_dist.runtime.threads import computing_threads
 from mmsa_shards.from_smiles import smiles_to_block
@@ -104,18 +105,21 @@ def random_embedder(config: Config) -> Embedder:
 def measure(embedder: Embedder, smiles: Path, shards: Path, number: int, turns: int) -> dict[str, float]:
     (shard,) = Manifest.load(shards).split("train")
     blocks = [read_block(shards, shard, n) for n in range(len(shard.blocks))]
-    gin = embedder.pretrained.model.encoder("gin")
+    device = device_of(embedder.device)
+    gin = embedder.pretrained.model_on(device).encoder("gin")
     size = embedder.batch_size_
     batches = [
-        block_to_batch(block.slice(at, size), picture_size=None)
+        block_to_batch(block.slice(at, size), picture_size=None).to(device)
         for block in blocks
         for at in range(0, block.num_rows, size)
     ]
 
     def bare() -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), exact_float32(device):
             for batch in batches:
                 gin(batch)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
 
     def ours(source: Path, threads: int) -> Callable[[], None]:
         def run() -> None:

@@ -170,6 +170,9 @@ class Loader(Iterator[MoleculeBatch]):
             # Forked children would inherit locks of gloo, OpenMP and Arrow threads.
             multiprocessing_context="forkserver" if workers else None,
             prefetch_factor=4 if workers else None,
+            # Workers draw nothing, but to seed them torch would draw from the generator of dropout, in the first step
+            # after every start.
+            generator=torch.Generator(),
         )
         self._batches = Prefetched(batches, device)
 

@@ -128,7 +128,9 @@ class GIN(Encoder):
         The first A rows are those of the atoms. In inference others may follow, atoms without bonds, so that no product
         has to copy its rows to one of the numbers that it works with.
         """
-        rows = len(atoms_A9) if self.training else rows_of_product(len(atoms_A9), atoms_A9.device)
+        rows = len(atoms_A9)
+        if not (self.training or torch.compiler.is_compiling()):  # else each number of rows would be code of its own
+            rows = rows_of_product(rows, atoms_A9.device)
         atoms_R9 = functional.pad(atoms_A9, (0, 0, 0, rows - len(atoms_A9)))
         neighbours, bonds_R9 = _neighbourhoods(batch, rows)
         atoms_R2 = atoms_R9[:, [ATOMIC_NUMBER, CHIRALITY]].long()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmsa_dist.data.batch import MoleculeBatch
+from mmsa_dist.data.hashing import mix_tensor
 from mmsa_dist.encoders.gin import ATOMIC_NUMBER, CHIRALITY, MASK_TOKEN
 from mmsa_dist.runtime.distributed import all_reduce_mean
 
@@ -41,7 +42,7 @@ class MaskedAtomLoss(nn.Module):
         Args:
             batch: the molecules as they are.
             encode_atoms: `GIN.encode_atoms`: the batch and (A, 9) features to (A, D) vectors.
-            generator: draws the atoms; on any device.
+            generator: draws the atoms; on any device, in the same state on every rank.
 
         Returns:
             () float32, to be averaged over ranks.
@@ -57,12 +58,15 @@ class MaskedAtomLoss(nn.Module):
 
 
 def draw_masked_atoms(batch: MoleculeBatch, rate: float, generator: torch.Generator) -> Tensor:
-    """Draws ⌊n·rate⌋ + 1 of the n atoms of every molecule, as upstream does; returns (A,) bool."""
+    """Draws ⌊n·rate⌋ + 1 of the n atoms of every molecule, as upstream does; returns (A,) bool.
+
+    What is drawn of a molecule hangs on its number and on one draw of the generator, not on the batch or the rank.
+    """
     molecule_A = batch.molecule_of_atom_A
-    chance_A = torch.rand(len(molecule_A), generator=generator, device=generator.device, dtype=torch.float64).to(
-        batch.device
-    )
-    order_A = (molecule_A + chance_A).argsort()  # shuffles atoms, each within its molecule
     place_A = torch.arange(len(molecule_A), device=batch.device) - batch.atom_ptr[molecule_A]
+    seed = int(torch.randint(1 << 62, (), generator=generator, device=generator.device))
+    state_A = mix_tensor(mix_tensor(batch.index_B + seed)[molecule_A] + place_A)
+    chance_A = (state_A >> 1 & (1 << 62) - 1).double() / (1 << 62)
+    order_A = (molecule_A + chance_A).argsort()  # shuffles atoms, each within its molecule
     quota_A = (batch.atom_ptr.diff() * rate).long()[molecule_A] + 1
     return torch.zeros_like(batch.has_xyz_B[molecule_A]).scatter(0, order_A, place_A < quota_A)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.modules.batchnorm import _NormBase
 
 
 def is_distributed() -> bool:
@@ -105,11 +106,16 @@ def all_ranks_agree(*flags: bool) -> tuple[bool, ...]:
     return tuple(bool(vote) for vote in votes.tolist())
 
 
-def average_buffers(module: torch.nn.Module) -> None:
-    """Sets the floating-point buffers of a module (running statistics of norms) to their mean over the ranks."""
+def average_statistics(module: torch.nn.Module) -> None:
+    """Sets the running statistics of the norms of a module to their mean over the ranks.
+
+    No other buffer: the mean of equal numbers over three ranks may differ from them in its last bit.
+    """
     if not is_distributed():
         return
-    buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+    norms = [part for part in module.modules() if isinstance(part, _NormBase)]
+    kept = [statistic for norm in norms for statistic in (norm.running_mean, norm.running_var)]
+    buffers = [statistic for statistic in kept if statistic is not None]
     if not buffers:
         return
     flat = all_reduce_mean(torch.cat([buffer.reshape(-1) for buffer in buffers]))

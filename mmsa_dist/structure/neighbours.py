@@ -10,15 +10,17 @@ K neighbours, C width.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import faiss
 import torch
 from torch import Tensor
 
 from mmsa_dist.runtime.distributed import gather, world_size
 from mmsa_dist.runtime.onednn import linear
 from mmsa_dist.structure.nearest import Candidates, ProductCandidates, by_distance, centre, nearest
+
+if TYPE_CHECKING:
+    import faiss
 from mmsa_dist.structure.routing import swap
 from mmsa_dist.structure.sources import look_up
 
@@ -47,6 +49,8 @@ class FlatCandidates:
     exhaustive, per_neighbour = True, 1
 
     def __init__(self, rows_FC: Tensor) -> None:
+        import faiss  # where it is used: flat search on a GPU needs none
+
         self.centre_C = centre(rows_FC)
         self._index = faiss.IndexFlatL2(rows_FC.shape[1])
         for rows in rows_FC.split(_ROWS_PER_ADD):
@@ -76,6 +80,8 @@ class InvertedLists:
     exhaustive = False
 
     def __init__(self, rows_FC: Tensor, *, compressed: bool, recall_target: float, sample: int, k: int) -> None:
+        import faiss
+
         rows, width = rows_FC.shape
         self.centre_C = centre(rows_FC)
         self.per_neighbour = _PER_NEIGHBOUR_COMPRESSED if compressed else 1
@@ -154,8 +160,12 @@ class _NearestLists:
 
 
 def gpu_faiss() -> bool:
-    """Whether this FAISS was built for GPUs and sees one."""
-    return faiss.get_num_gpus() > 0
+    """Whether there is a FAISS that was built for GPUs and sees one."""
+    try:
+        import faiss
+    except ModuleNotFoundError:
+        return False
+    return bool(faiss.get_num_gpus() > 0)
 
 
 def evenly_spaced(rows: int, sample: int) -> Tensor:

@@ -77,7 +77,12 @@ def deepspeed_config(config: Config, world: int) -> dict[str, Any]:
         "gradient_clipping": config.train.clip,
         "zero_optimization": {"stage": config.train.zero_stage},
         "zero_allow_untested_optimizer": True,
-        "torch_autocast": {"enabled": config.train.precision == "bf16", "dtype": "bfloat16"},
+        # No module by name: of those ZeRO would average the gradients in bfloat16.
+        "torch_autocast": {
+            "enabled": config.train.precision == "bf16",
+            "dtype": "bfloat16",
+            "lower_precision_safe_modules": [],
+        },
         "steps_per_print": 1 << 40,
         "wall_clock_breakdown": False,
     }

@@ -52,10 +52,11 @@ def _as_prepared(options: PrepareOptions, reader: BlockReader) -> PrepareOptions
 def reference_rows(model: MMSAModel, config: Config, reader: BlockReader, device: torch.device) -> Tensor | None:
     """(R, C) float16 unified embeddings of whole blocks spread evenly over the split; None if R is to be 0.
 
-    They see 3D only where embedding will (`embed.conformers`), so that like is compared with like.
+    None too for a model that was trained without neighbours, for so it is to embed. Rows see 3D only where embedding
+    will (`embed.conformers`), so that like is compared with like.
     """
     wanted = min(config.embed.reference_molecules, reader.molecules)
-    if wanted == 0:
+    if wanted == 0 or config.model.structure.neighbours == "none":
         return None
     blocks = min(len(reader), -(-wanted * len(reader) // reader.molecules))
     parts = []

@@ -13,7 +13,7 @@ from mmsa_dist.config.schema import Config
 from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.data.loader import Loader
 from mmsa_dist.objective import ObjectiveOutput
-from mmsa_dist.runtime.distributed import all_ranks_agree, all_reduce_mean, average_buffers, rank
+from mmsa_dist.runtime.distributed import all_ranks_agree, all_reduce_mean, average_statistics, rank
 from mmsa_dist.runtime.seeds import seed_step, shared_generator
 from mmsa_dist.structure.sources import NeighbourSource
 from mmsa_dist.train.bad_steps import BadSteps
@@ -99,7 +99,7 @@ class TrainStep:
             for buffer, before in zip(self._engine.module.buffers(), buffers, strict=True):
                 buffer.copy_(before)
             outputs = []
-        average_buffers(self._engine.module)
+        average_statistics(self._engine.module)
         self._steps += 1
         for _, output in outputs:
             self._count(output)

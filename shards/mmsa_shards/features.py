@@ -2,7 +2,7 @@
 
 Sizes: A atoms, E bonds. Sources: ``ogb.utils.features`` (Hu et al., "Open Graph Benchmark", 2020) for
     everything but the bond direction, which is that of Hu et al., "Strategies for pre-training graph neural
-    networks", 2020.
+    networks", 2020, except where no double bond of a molecule has stereo: a direction says nothing there, and is none.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def atom_features(mol: Chem.Mol) -> NDArray[np.uint8]:
 def bond_features(mol: Chem.Mol) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
     """Returns the bonds of a sanitized molecule, each once and in RDKit's order.
 
-    Directions count where they say the stereo of a double bond.
+    Directions say the stereo of double bonds: where none has any, no bond has a direction.
 
     Returns:
         (E, 4) uint8: `mmsa_shards.schema.BOND_CATEGORIES`, and (E, 2) uint16: the numbers of the two atoms.

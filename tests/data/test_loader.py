@@ -62,6 +62,13 @@ def test_loader_processes_change_nothing(tiny_shards: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_generator_of_dropout_is_left_alone(tiny_shards: Path, workers: int) -> None:
+    before = torch.get_rng_state()
+    next(Loader(BlockReader(str(tiny_shards), "train"), OPTIONS, workers=workers))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_micro_batches_make_up_the_global_batch(tiny_shards: Path) -> None:
     reader = BlockReader(str(tiny_shards), "train")
     halves = LoaderOptions(**{**vars(OPTIONS), "accumulate": 2})

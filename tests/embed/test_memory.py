@@ -25,7 +25,7 @@ def block() -> pa.RecordBatch:
 
 def test_on_a_cpu_nothing_is_measured() -> None:
     assert fitting_batch_size(torch.device("cpu"), lambda block: pytest.fail("measured")) == ON_CPU == 128
-    assert random_embedder(batch_size="auto").batch_size_ == 128
+    assert random_embedder(batch_size="auto", device="cpu").batch_size_ == 128
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,19 @@ def test_draw_hangs_on_the_generator_alone():
     assert not torch.equal(first, draw_masked_atoms(batch, 0.15, seeded(4)))
 
 
+def test_draw_hangs_on_the_molecule_and_not_on_its_place():
+    molecules = [random_molecule(size, seed=size) for size in (9, 30, 14)]
+    there, back = batch_of(*molecules), batch_of(*molecules[::-1])
+    there.index_B[:], back.index_B[:] = torch.tensor([5, 6, 1 << 40]), torch.tensor([1 << 40, 6, 5])
+    first = draw_masked_atoms(there, 0.3, seeded(3)).split([9, 30, 14])
+    again = draw_masked_atoms(back, 0.3, seeded(3)).split([14, 30, 9])
+    assert all(torch.equal(a, b) for a, b in zip(first, again[::-1], strict=True))
+    there.index_B[1] = 7
+    other = draw_masked_atoms(there, 0.3, seeded(3)).split([9, 30, 14])
+    assert torch.equal(other[0], first[0])
+    assert not torch.equal(other[1], first[1])
+
+
 def test_every_atom_is_drawn_sometimes():
     batch = batch_of(random_molecule(3, seed=0), random_molecule(5, seed=1))
     generator = seeded(0)

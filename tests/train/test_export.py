@@ -43,6 +43,8 @@ def test_no_more_rows_than_molecules_and_none_where_none_are_asked_for(tiny_shar
     assert everything is not None
     assert len(everything) == 44
     assert rows(tiny_shards, "embed.reference_molecules=0")[1] is None
+    assert rows(tiny_shards, "model.structure.neighbours=none")[1] is None
+    assert rows(tiny_shards, "model.structure.neighbours=batch")[1] is not None
 
 
 def test_a_model_makes_molecules_as_its_shards_were_made(tiny_shards: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.multiprocessing as mp
+from deepspeed.runtime.torch_autocast import get_comm_dtype
 
 from mmsa_dist.config.load import load_config
 from mmsa_dist.data.loader import BlockReader, Loader
@@ -33,7 +34,7 @@ EXTRAS = {
     "recomputed": ["train.activation_checkpointing=true"],
 }
 SETS = {
-    "reduced": [(stage, "fp32", "atoms") for stage in (0, 2, 3)],
+    "reduced": [*((stage, "fp32", "atoms") for stage in (0, 2, 3)), *((stage, "bf16", "plain") for stage in (0, 1))],
     "full": [
         *((stage, "fp32", "atoms") for stage in range(4)),
         *((stage, "bf16", "plain") for stage in range(4)),
@@ -93,6 +94,7 @@ def one_run(shards: str, device: torch.device, case: tuple[int, str, str]) -> di
         result["losses"].append([scalars["train/loss"], scalars["memory/anchor_entropy"]])
         if number == 1:
             result["retrieval"] = validate(objective.model, BlockReader(shards, "val"), config, device)
+    result["averaged_in"] = sorted({str(get_comm_dtype(parameter)) for parameter in objective.parameters()})
     before = engines.whole_state(objective)
     for harm in ("loss", "gradient"):
         objective.harm = harm if rank == 1 else ""
@@ -162,6 +164,10 @@ def test_bf16_follows_too(results: dict[Any, Any]) -> None:
         ours = losses(results, stage, "bf16", "plain")
         torch.testing.assert_close(ours, losses(results, 0, "bf16", "plain"), rtol=2e-2, atol=0)
         assert not torch.equal(ours[0], losses(results, 0, "fp32", "plain")[0])
+
+
+def test_gradients_are_averaged_in_float32(results: dict[Any, Any]) -> None:
+    assert {tuple(result["averaged_in"]) for result in results.values()} == {("torch.float32",)}
 
 
 @full
