@@ -36,13 +36,13 @@ _LINE_EVERY_S = 10.0  # between two lines where there is no terminal
 
 
 def say(words: object) -> None:
-    """Prints words or a table for a person."""
-    Console(soft_wrap=True).print(words, highlight=False)
+    """Prints words or a table for a person, as they stand: a SMILES may look like markup or an emoji."""
+    Console(soft_wrap=True, markup=False, emoji=False).print(words, highlight=False)
 
 
 def fail(words: str, status: int = 2) -> NoReturn:
     """Says what is wrong, and ends the program."""
-    Console(stderr=True, soft_wrap=True).print(f"mmsa: {words}", markup=False, highlight=False)
+    Console(stderr=True, soft_wrap=True, markup=False, emoji=False).print(f"mmsa: {words}", highlight=False)
     sys.exit(status)
 
 

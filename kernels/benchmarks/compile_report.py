@@ -18,19 +18,29 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime import driver
 
+sys.path[:0] = [str(Path(__file__).parents[1])]  # runs from a bare checkout too
 from mmsa_kernels.hyperedge_memory import kernels
 from mmsa_kernels.hyperedge_memory.launch import attention_blocks, gather_blocks
-from mmsa_kernels.hyperedge_memory.tiles import Tile, gather_tile, most_shared_bytes, padded_width, shipped_tiles
+from mmsa_kernels.hyperedge_memory.tiles import (
+    Tile,
+    gather_tile,
+    is_fenced,
+    most_shared_bytes,
+    padded_width,
+    shipped_tiles,
+)
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SHARED_LIMIT = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
@@ -39,8 +49,6 @@ SHARED_LIMIT = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
 _COUNTS = {"num_fresh", "num_rows", "num_anchors", "rows_per_split"}
 _INDICES = {"rowptr_ptr", "col_ptr"}
 _FLOATS = {
-    "anchor_length_ptr",
-    "anchor_turns_ptr",
     "overlap_ptr",
     "lse_ptr",
     "row_scale_ptr",
@@ -50,6 +58,7 @@ _FLOATS = {
     "attention_grad_g_ptr",
 }
 _PIECES = {"anchors_ptr", "g_pieces_ptr", "grad_readout_ptr"}
+_FLOATS_OF_COSINE = {"anchor_length_ptr", "anchor_turns_ptr"}  # for a dot product, the anchors stand in their place
 _WEIGHTS = {"weight_ptr", "grad_weight_ptr"}
 
 
@@ -64,6 +73,9 @@ class Case:
     cosine: bool
     tile: Tile | None
     """None for the gather, which has no anchors."""
+    stale: bool = True
+    grad_lse: bool = True
+    """Whether there is a stale table, and a gradient of the log-sum-exp: with both, most is asked of the registers."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,8 @@ class Report:
     """Whether Hopper's own matrix instructions are in it."""
     wgmma_serialized: bool
     """Whether ptxas makes them wait for each other."""
+    pipelined: bool
+    """Whether the next block comes into shared memory while one is worked on."""
     widest_load: int
     """Bytes of the widest load from memory into registers."""
 
@@ -103,37 +117,47 @@ def cases(archs: list[int], dtypes: list[str], widths: list[int] | None) -> list
     ]
 
 
+class _NoDevice:
+    """Stands where Triton looks for a GPU: what is launched is compiled for an architecture, and no more."""
+
+    def __init__(self, arch: int) -> None:
+        self._arch = arch
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self._arch, 32)
+
+    def get_current_device(self) -> str:
+        return f"sm_{self._arch}"  # by which a kernel keeps what it compiled
+
+    def get_current_stream(self, device: str) -> int:
+        return 0
+
+
+def compile_all(todo: Sequence[Case]) -> Iterator[Report | Exception]:
+    """Compiles configurations side by side and yields, in their order, what came out, or why one did not compile.
+
+    What a launch of them will look up is in Triton's cache then. The processes are started afresh, for a copy of one
+    that holds a GPU must not go on with it.
+    """
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        for future in [pool.submit(compile_case, case) for case in todo]:
+            try:
+                yield future.result()
+            except Exception as error:
+                yield error
+
+
 def compile_case(case: Case) -> Report:
-    """Compiles one configuration with every gradient asked for and a stale table, which takes most registers."""
+    """Compiles one configuration as its launch does, with every other gradient asked for.
+
+    Afterwards this process can launch nothing.
+    """
+    driver.set_active(_NoDevice(case.arch))
     kernel: Any = getattr(kernels, f"{case.kernel}_kernel")
     constants = _constants(case)
-    element = case.dtype
-    signature = {}
-    for name in kernel.arg_names:
-        if name in constants:
-            signature[name] = "constexpr"
-        elif name in _COUNTS:
-            signature[name] = "i32"
-        elif name == "scale":
-            signature[name] = "fp32"
-        else:
-            kind = "i64" if name in _INDICES else "fp32" if name in _FLOATS | _WEIGHTS else element
-            kind = "bf16" if name in _PIECES and element == "fp32" else kind
-            signature[name] = f"*{kind}"
-    # As torch hands them out: pointers are multiples of 16.
-    aligned = {
-        (number,): [["tt.divisibility", 16]]
-        for number, name in enumerate(kernel.arg_names)
-        if signature[name].startswith("*")
-    }
-    warps, stages = (
-        (case.tile.warps, case.tile.stages) if case.tile else (gather_tile(case.width, DTYPES[element]).warps, 1)
-    )
-    compiled = triton.compile(
-        ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned),
-        target=GPUTarget("cuda", case.arch, 32),
-        options={"num_warps": warps, "num_stages": stages},
-    )
+    arguments = [_argument(name, case) for name in kernel.arg_names if name not in constants]
+    warps = case.tile.warps if case.tile else gather_tile(case.width, DTYPES[case.dtype]).warps
+    compiled = kernel.warmup(*arguments, grid=(1,), num_warps=warps, **constants)
     ptx = compiled.asm["ptx"]
     said = _ptxas(ptx, case.arch)
     registers = re.search(r"Used (\d+) registers", said)
@@ -141,25 +165,40 @@ def compile_case(case: Case) -> Report:
     loads = re.findall(r"ld\.global\S*?(?:\.v(\d))?\.b(\d+)", ptx)
     return Report(
         case=case,
-        shared_bound=most_shared_bytes(case.kernel, case.width, case.tile, DTYPES[element]) if case.tile else 0,
+        shared_bound=most_shared_bytes(case.kernel, case.width, case.tile, DTYPES[case.dtype]) if case.tile else 0,
         registers=int(registers[1]),
         spill_bytes=sum(int(spill) for spill in re.findall(r"(\d+) bytes spill (?:stores|loads)", said)),
         shared_bytes=compiled.metadata.shared,
         wgmma="wgmma.mma_async" in ptx,
         wgmma_serialized="wgmma.mma_async instructions are serialized" in said,
+        pipelined="cp.async" in ptx,
         widest_load=max((int(count or 1) * int(bits) // 8 for count, bits in loads), default=0),
     )
 
 
+def _argument(name: str, case: Case) -> Any:
+    """Returns a number for an argument that is one; for a pointer the dtype, which Triton takes to be aligned."""
+    if name in _COUNTS:
+        return 0
+    if name == "scale":
+        return 1.0
+    if name in _INDICES:
+        return torch.int64
+    if name in _FLOATS | _WEIGHTS or (name in _FLOATS_OF_COSINE and case.cosine):
+        return torch.float32
+    return torch.bfloat16 if name in _PIECES and case.dtype == "fp32" else DTYPES[case.dtype]
+
+
 def _constants(case: Case) -> dict[str, Any]:
-    """Returns what a launch says, of a kernel that must be ready for everything."""
+    """Returns the constants of a launch."""
     dtype = DTYPES[case.dtype]
     if case.tile is None:
         gather = gather_tile(case.width, dtype)
         return {"D": case.width, "GM": gather.rows, "BD": padded_width(case.width), "UNROLL": gather.unroll}
     constants = attention_blocks(case.tile, case.width, dtype) | gather_blocks(case.tile, case.width, dtype)
-    constants |= {"X_STRIDE": case.width, "STALE_STRIDE": case.width, "HAS_STALE": True, "COSINE": case.cosine}
-    constants |= {"HAS_GRAD_G": True, "HAS_GRAD_LSE": True, "WANTS_GRAD_WEIGHT": True, "INTERPRETED": False}
+    constants |= {"X_STRIDE": case.width, "STALE_STRIDE": case.width * case.stale, "HAS_STALE": case.stale}
+    constants |= {"COSINE": case.cosine, "HAS_GRAD_G": True, "HAS_GRAD_LSE": case.grad_lse, "WANTS_GRAD_WEIGHT": True}
+    constants |= {"INTERPRETED": False, "FENCED": is_fenced(case.kernel, case.width, dtype)}
     names = getattr(kernels, f"{case.kernel}_kernel").arg_names
     return {name: value for name, value in constants.items() if name in names}
 
@@ -187,11 +226,12 @@ def main() -> int:
     todo = cases(arguments.arch or list(SHARED_LIMIT), arguments.dtype or ["bf16", "fp32"], arguments.width)
     reports = []
     print(f"{'sm':>4} {'dtype':5} {'kernel':17} {'D':>4} {'similarity':10} {'tile':16} "
-          f"{'registers':>9} {'spills':>6} {'shared':>7} {'wgmma':10} {'load':>4}")  # fmt: skip
-    with ProcessPoolExecutor() as pool:
-        for report in pool.map(compile_case, todo):
-            reports.append(report)
-            print(_line(report), flush=True)
+          f"{'registers':>9} {'spills':>6} {'shared':>7} {'wgmma':10} {'pipelined':9} {'load':>4}")  # fmt: skip
+    for report in compile_all(todo):
+        if isinstance(report, Exception):
+            raise report
+        reports.append(report)
+        print(_line(report), flush=True)
     bad = [r for r in reports if r.spill_bytes or r.shared_bytes > max(r.shared_bound, 0 if r.case.tile else 1 << 16)]
     print(f"{len(reports)} configurations, {len(bad)} spill or take more than their bound; triton {triton.__version__}")
     if arguments.json:
@@ -207,7 +247,7 @@ def _line(report: Report) -> str:
     return (
         f"{case.arch:>4} {case.dtype:5} {case.kernel:17} {case.width:>4} {similarity:10} {cut:16} "
         f"{report.registers:>9} {report.spill_bytes:>6} {report.shared_bytes >> 10:>6}K {wgmma:10} "
-        f"{report.widest_load:>4}"
+        f"{'yes' if report.pipelined else 'no':9} {report.widest_load:>4}"
     )
 
 

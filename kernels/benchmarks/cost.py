@@ -1,12 +1,12 @@
 """Bytes and FLOPs of the operator: what any implementation must move and compute, and what ours is predicted to take.
 
-B rows of K entries, N vertices, S anchors, D width; `size` bytes a number. A gathered row counts as read from memory
-each time, anchors once. The derivation stands in ``kernels/README.md``.
+B rows of K entries, N vertices with a gradient, S anchors, D width; `size` bytes a number. A gathered row counts as
+read from memory each time, anchors once. The derivation stands in ``kernels/README.md``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,22 @@ class Shape:
     vertices: int
     width: int
     anchors: int
+    fresh: bool = False
+    """Whether the bank is part of x, and gets a gradient too."""
 
     @property
     def entries(self) -> int:
         """E."""
         return self.rows * self.entries_per_row
+
+    @property
+    def fresh_vertices(self) -> int:
+        """N."""
+        return self.rows + self.vertices * self.fresh
+
+    def as_in_training(self) -> Shape:
+        """Returns it as the model asks for it: x has a row for every entry, its own or a neighbour's, and no bank."""
+        return replace(self, vertices=self.rows * (self.entries_per_row - 1), fresh=True)
 
 
 SHAPES = {
@@ -45,7 +56,7 @@ class Ceilings:
     bytes_per_s: float
     """Of a large copy, bytes read and written."""
     flops_per_s: float
-    """Of a large product of bf16 matrices."""
+    """Of a large product of matrices of the dtype, to its full precision."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +85,15 @@ def forward(shape: Shape, size: int) -> Cost:
 
 
 def backward(shape: Shape, size: int) -> Cost:
-    """What the backward pass must do for the gradients of the B fresh rows, the weights and the anchors.
+    """What the backward pass must do for the gradients of the N fresh vertices, the weights and the anchors.
 
-    Five products with the anchors; rows of x gathered for the weights; gradients of g gathered by the few entries
-    that are fresh.
+    Five products with the anchors; rows of x gathered for the weights; gradients of g gathered by the entries that are
+    fresh, with a bank few.
     """
-    B, E, S, D = shape.rows, shape.entries, shape.anchors, shape.width
-    fresh = B + (E - B) * B // (B + shape.vertices)
-    moved = size * (E * D + fresh * D + 2 * S * D + 5 * B * D) + (INDEX + 2 * WEIGHT) * E + 2 * INDEX * (B + 1) + 8 * B
+    B, E, S, D, N = shape.rows, shape.entries, shape.anchors, shape.width, shape.fresh_vertices
+    fresh = B + (E - B) * N // (B + shape.vertices)
+    moved = size * (E * D + fresh * D + 2 * S * D + 4 * B * D + N * D)
+    moved += (INDEX + 2 * WEIGHT) * E + INDEX * (B + 1) + INDEX * (N + 1) + 8 * B
     return Cost(moved, 2 * E * D + 2 * fresh * D + 10 * B * S * D)
 
 

@@ -1,27 +1,34 @@
 """Times tiles of the kernels on this GPU and keeps the fastest in the package, so that users do not wait for it.
 
     python kernels/benchmarks/tune_hyperedge_memory.py --shape L --shape G
+    python kernels/benchmarks/tune_hyperedge_memory.py --shape P --dtype fp32 --similarity cosine --fresh
 
-Writes ``mmsa_kernels/hyperedge_memory/tuned/<device>.json``; what is there for other problems stays.
+Writes ``mmsa_kernels/hyperedge_memory/tuned/<device>.json`` after each kernel; what is there for other problems stays.
+A tile is kept for a kernel, D, B, S and dtype (`tuned_key`), whatever the similarity and the bank: the last run stands
+for all of them, so tune with those that you use. Candidates are compiled beforehand, side by side, as
+``compile_report.py`` does it, and those that spill registers are not timed.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import math
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
 import triton
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]  # runs from a bare checkout too
-from bench_hyperedge_memory import Problem, both_ways, ours
+from compile_report import Case, Report, compile_all
 from cost import SHAPES, Shape
+from problem import DTYPES, Problem, add_options, both_ways, ours
 
 import mmsa_kernels.hyperedge_memory as package
 from mmsa_kernels.hyperedge_memory import launch
@@ -29,6 +36,7 @@ from mmsa_kernels.hyperedge_memory.tiles import (
     AttentionKernel,
     Tile,
     attention_tile,
+    is_fenced,
     most_shared_bytes,
     tuned_file,
     tuned_key,
@@ -49,48 +57,82 @@ def candidates(kernel: AttentionKernel, shape: Shape) -> Iterator[Tile]:
             yield Tile(rows, anchors, warps, stages)
 
 
-def tune(shape: Shape, dtype: torch.dtype) -> dict[str, Tile]:
-    """Returns the fastest tile of every kernel for a shape, each found with the other kernels as they are."""
-    problem, best = Problem.draw(shape, dtype), dict[str, Tile]()
-    device, limit = launch.device_facts(problem.x_BD.device)
-    sizes = {"width": shape.width, "rows": shape.rows, "anchors": shape.anchors, "dtype": dtype}
-    now = partial(attention_tile, device=device, shared_bytes=limit, **sizes)
+def worth_timing(
+    shape: Shape, dtype: str, similarity: str, arch: int, shared_bytes: int
+) -> dict[AttentionKernel, list[Tile]]:
+    """Compiles the candidates of every kernel and returns those that take no more memory than there is, nor spill."""
+    cases = [
+        Case(arch, dtype, kernel, shape.width, similarity == "cosine", tile, stale=not shape.fresh, grad_lse=False)
+        for kernel in KERNELS
+        for tile in candidates(kernel, shape)
+        if most_shared_bytes(kernel, shape.width, tile, DTYPES[dtype]) <= shared_bytes
+        and (tile.stages == 1 or not is_fenced(kernel, shape.width, DTYPES[dtype]))
+    ]
+    good: dict[AttentionKernel, list[Tile]] = {kernel: [] for kernel in KERNELS}
+    refused = 0
+    for case, report in zip(cases, compile_all(cases), strict=True):
+        if not isinstance(report, Report):
+            refused += 1
+            print(f"{case}: {type(report).__name__}: {report}", file=sys.stderr, flush=True)
+        elif not report.spill_bytes and report.shared_bytes <= shared_bytes:
+            assert case.tile is not None
+            good[case.kernel].append(case.tile)
+    kept = sum(map(len, good.values()))
+    print(f"{shape.name}: {len(cases)} candidates, {kept} without spills, {refused} do not compile", flush=True)
+    return good
+
+
+def tune(problem: Problem, shape: Shape, good: dict[AttentionKernel, list[Tile]]) -> Iterator[tuple[str, Tile]]:
+    """Yields the key and the fastest tile of every kernel, each found with the other kernels as they are."""
+    best: dict[AttentionKernel, Tile] = {}
+    device, limit = launch.device_facts(problem.x_ND.device)
+    sizes: dict[str, Any] = {
+        "width": shape.width, "rows": shape.rows, "anchors": shape.anchors, "dtype": problem.x_ND.dtype
+    }  # fmt: skip
     for kernel in KERNELS:
         call: Callable[[], object] = (
-            (lambda: ours(problem)) if kernel == "forward" else lambda: both_ways(ours, problem)
+            partial(ours, problem) if kernel == "forward" else partial(both_ways, ours, problem)
         )
         times = {}
-        for tile in {now(kernel), *candidates(kernel, shape)}:
-            if most_shared_bytes(kernel, shape.width, tile, dtype) > limit:
-                continue
-            chosen = {**{k: best.get(tuned_key(k, **sizes)) for k in KERNELS}, kernel: tile}
+        for tile in {attention_tile(kernel, device=device, shared_bytes=limit, **sizes), *good[kernel]}:
+            chosen = best | {kernel: tile}
             with mock.patch.object(
-                launch, "attention_tile", lambda k, chosen=chosen, **facts: chosen[k] or attention_tile(k, **facts)
+                launch, "attention_tile", lambda k, chosen=chosen, **facts: chosen.get(k) or attention_tile(k, **facts)
             ):
                 try:
                     times[tile] = triton.testing.do_bench(call, warmup=5, rep=20, return_mode="median")
                 except triton.runtime.errors.OutOfResources:
                     times[tile] = math.inf
-        fastest = min(times, key=lambda tile: times[tile])
-        best[tuned_key(kernel, **sizes)] = fastest
+        best[kernel] = fastest = min(times, key=lambda tile: times[tile])
         print(f"{shape.name} {kernel}: {fastest} {times[fastest]:.3f} ms, of {len(times)} tried", flush=True)
-    return best
+        yield tuned_key(kernel, **sizes), fastest
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=list(SHAPES), action="append", help="may be repeated (all)")
+    add_options(parser)
+    parser.add_argument("--to", type=Path, help="folder to write to instead of the package")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         print("needs a CUDA GPU", file=sys.stderr)
         return 2
     device = torch.cuda.get_device_name()
-    file = Path(package.__file__).parent / "tuned" / tuned_file(device)
+    _, shared_bytes = launch.device_facts(torch.device("cuda", torch.cuda.current_device()))
+    major, minor = torch.cuda.get_device_capability()
+    folder = arguments.to or Path(package.__file__).parent / "tuned"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / tuned_file(device)
     kept = dict(tuned_tiles(device))
+    if arguments.to and file.exists():
+        kept |= {key: Tile(**tile) for key, tile in json.loads(file.read_text()).items()}
     for name in arguments.shape or SHAPES:
-        kept |= tune(SHAPES[name], torch.bfloat16)
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(tuned_to_json(kept))
+        shape = SHAPES[name].as_in_training() if arguments.fresh else SHAPES[name]
+        good = worth_timing(shape, arguments.dtype, arguments.similarity, 10 * major + minor, shared_bytes)
+        problem = Problem.draw(shape, DTYPES[arguments.dtype], arguments.similarity)
+        for key, tile in tune(problem, shape, good):
+            kept[key] = tile
+            file.write_text(tuned_to_json(kept))
     print(f"kept in {file}")
     return 0
 

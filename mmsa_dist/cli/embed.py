@@ -8,7 +8,7 @@ import typer
 
 from mmsa_dist.cli.arguments import SETTINGS, ConfigFile, ModelFolder, split_settings
 from mmsa_dist.config.load import load_config
-from mmsa_dist.console import say
+from mmsa_dist.console import fail, say
 
 
 def embed(
@@ -76,3 +76,5 @@ def embed(
     say(f"{summary.ok:,} of {summary.rows:,} rows have a vector ({summary.origin.width} numbers) → {summary.folder}")
     for reason, count in summary.reasons.items():
         say(f"  {count:,} without: {reason}")
+    if summary.rows and not summary.ok:
+        fail("no row has a vector: does the input hold what its name says? `-` reads lines of SMILES and ids", status=1)

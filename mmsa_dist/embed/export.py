@@ -182,13 +182,8 @@ def _parts_there(folder: Folder, origin: Origin) -> dict[int, Reasons]:
     Raises:
         ExportError: `folder` holds other things, or parts of other vectors.
     """
-    if folder.path is not None and folder.path.exists():
-        if not folder.path.is_dir():
-            raise ExportError(f"{folder.path} is a file; name a folder for the embeddings")
-        for leftover in folder.path.glob(".part-*.tmp"):  # of a process that was killed
-            leftover.unlink()
-        for leftover in folder.path.glob(f"{UNFINISHED}*"):
-            shutil.rmtree(leftover)
+    if folder.path is not None and folder.path.exists() and not folder.path.is_dir():
+        raise ExportError(f"{folder.path} is a file; name a folder for the embeddings")
     there = {}
     for name in folder.names():
         number = part_number(name)
@@ -203,6 +198,11 @@ def _parts_there(folder: Folder, origin: Origin) -> dict[int, Reasons]:
                 f"{folder.url} holds embeddings of another origin ({wrong} was {getattr(found, wrong)!r}, is now "
                 f"{getattr(origin, wrong)!r}); choose another folder or remove this one"
             )
+    if folder.path is not None and folder.path.exists():  # what a process that was killed has left in our folder
+        for leftover in folder.path.glob(".part-*.tmp"):
+            leftover.unlink()
+        for leftover in folder.path.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(leftover)
     return there
 
 

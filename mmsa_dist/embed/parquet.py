@@ -144,7 +144,7 @@ def read_part(folder: Folder, number: int) -> tuple[Origin, Reasons]:
     url = f"{folder.url}/{part_name(number)}"
     try:
         with fsspec.open(url, "rb") as stream:
-            file = pq.ParquetFile(stream)
+            file = pq.ParquetFile(stream, pre_buffer=False)  # see `part_table`
             origin = Origin(**json.loads((file.schema_arrow.metadata or {})[b"mmsa_origin"]))
             reasons = pc.value_counts(file.read(columns=["reason"], use_threads=False)["reason"].combine_chunks())
             return origin, Counter({item["values"]: item["counts"] for item in reasons.to_pylist()})
@@ -162,7 +162,6 @@ def part_table(folder: Folder, number: int, columns: Sequence[str] | None = None
     if content is None:
         raise ExportError(f"{folder.url} lacks {part_name(number)}; run `mmsa embed` on it again")
     # Not `pq.read_table`: a thread of its scan may let go of the bytes when the program is ending, which aborts it.
-    # `read_part` has no threads for the same reason.
     return pq.ParquetFile(pa.BufferReader(content), pre_buffer=False).read(columns=columns, use_threads=False)
 
 

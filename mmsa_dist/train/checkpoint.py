@@ -10,6 +10,7 @@ that name is complete; ``latest`` is replaced last. Randomness is a function of 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,14 +70,23 @@ class Checkpoints:
             dist.broadcast_object_list(answer, src=0)
         return (Path(answer[0]) if answer[0] else None), answer[1]
 
-    def load(self, path: Path, engine: Engine, *, manifest_digest: str) -> tuple[RunState, dict[str, torch.Tensor]]:
+    def load(
+        self, path: Path, engine: Engine, *, manifest_digest: str, model: Mapping[str, Any]
+    ) -> tuple[RunState, dict[str, torch.Tensor]]:
         """Restores the engine (collective), also where another number of ranks saved it.
+
+        Args:
+            path: of the checkpoint.
+            engine: to be restored.
+            manifest_digest: of the shards of this run.
+            model: the section `model` of its configuration.
 
         Returns:
             Where the run stands, and the state of this rank's neighbour source.
 
         Raises:
-            CheckpointError: another format, other shards or ZeRO stage, or files that this DeepSpeed does not read.
+            CheckpointError: another format, other shards, model or ZeRO stage, or files that this DeepSpeed does not
+                read.
         """
         about = json.loads((path / "run.json").read_text())
         if about["format"] != CHECKPOINT_FORMAT:
@@ -88,6 +98,9 @@ class Checkpoints:
                 f"{path} was trained on other shards (manifest {about['manifest'][:12]}, now {manifest_digest[:12]}); "
                 "point data.shards at those, or start a new run.dir"
             )
+        if changed := _differences(about["config"]["model"], model, "model"):
+            told = ", ".join(f"{key}={was!r}, now {now!r}" for key, was, now in changed)
+            raise CheckpointError(f"{path} was saved with {told}; set what it was, or start a new run.dir")
         stage, now = about["config"]["train"]["zero_stage"], engine.zero_optimization_stage()
         if stage != now:
             raise CheckpointError(
@@ -99,6 +112,18 @@ class Checkpoints:
         except EngineFilesError as error:
             raise CheckpointError(f"{path} {error}") from error
         return RunState(about["step"], LoaderState(**about["loader"])), _neighbours_of_rank(path, about["ranks"])
+
+
+def _differences(was: Mapping[str, Any], now: Mapping[str, Any], section: str) -> list[tuple[str, Any, Any]]:
+    """The keys, with dots, of which the values differ, and both values."""
+    found = []
+    for name in sorted(was.keys() | now.keys()):
+        key, before, after = f"{section}.{name}", was.get(name), now.get(name)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found += _differences(before, after, key)
+        elif before != after:
+            found.append((key, before, after))
+    return found
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

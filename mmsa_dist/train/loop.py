@@ -126,7 +126,12 @@ class _Run:
         """Sets everything to where `checkpoint` left it, or to the beginning of a run without one."""
         self.neighbours = neighbours_for(self.config, self.reader, self.device)
         if checkpoint is not None:
-            self.state, saved = self.checkpoints.load(checkpoint, self.engine, manifest_digest=self.reader.digest)
+            self.state, saved = self.checkpoints.load(
+                checkpoint,
+                self.engine,
+                manifest_digest=self.reader.digest,
+                model=self.config.model.model_dump(mode="json"),
+            )
             self.neighbours.load_state_dict(saved)
         self.loader = Loader(
             self.reader,

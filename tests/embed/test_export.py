@@ -16,6 +16,7 @@ from sklearn.base import clone
 
 from mmsa_dist.embed import Embedder, ExportError, ExportSummary, export_embeddings, read_embeddings
 from mmsa_dist.embed import export as export_module
+from mmsa_dist.embed import source as source_module
 from mmsa_shards.folder import Folder
 from mmsa_shards.manifest import Manifest
 from mmsa_shards.shard import read_block
@@ -366,3 +367,23 @@ def test_the_array_of_other_vectors_is_removed(embedder, table, tmp_path):
         part.unlink()
     export_embeddings(random_embedder(1), table, tmp_path / "out")
     assert not (tmp_path / "out" / "_vectors.npy").exists()
+
+
+def test_a_change_anywhere_in_a_large_file_makes_it_another(embedder, tmp_path):
+    path = tmp_path / "long.smi"
+    lines = [f"CCO {'m' * 400}{row:07d}\n" for row in range(8000)]  # of 3 MiB, of which the ends stay
+    path.write_text("".join(lines))
+    before = source_module._fingerprint(str(path))
+    assert source_module._fingerprint(str(path)) == before
+    lines[4000] = lines[4000].replace("CCO", "CCN")
+    path.write_text("".join(lines))
+    assert source_module._fingerprint(str(path)) != before
+
+
+def test_a_folder_of_others_is_refused_and_left_as_it_is(embedder, table, tmp_path):
+    for name in ("other.txt", ".npy-keep/a", ".part-1.tmp"):
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_text("kept")
+    with pytest.raises(ExportError, match="other files than embeddings"):
+        export_embeddings(embedder, table, tmp_path / "out")
+    assert {p.name for p in (tmp_path / "out").rglob("*")} == {"other.txt", ".npy-keep", "a", ".part-1.tmp"}

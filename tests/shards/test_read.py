@@ -283,6 +283,18 @@ def test_a_quote_that_is_never_closed_is_told(tmp_path, options):
     assert "a quote that opens in line 3 is not closed up to line 503" in lost.message
 
 
+def test_a_quote_that_is_open_where_the_file_ends_is_told(tmp_path, options):
+    path = tmp_path / "a.csv"
+    path.write_text('smiles,name,note\nC,a,\nCC,b,"as drawn\nCCC,c,\nCCCC,d,\n')
+    first, lost = _read(path, options)
+    assert (first.id, lost.reason, lost.place.number) == ("a", "syntax", 3)
+    assert lost.message == "a quote that opens in line 3 is not closed up to the end of the file, line 5"
+    path.write_text('smiles,name,note\nC,a,\nCC,b,"of two\nlines"\n"CCC\nC",c,\nCCCC,d,"last"')
+    a, b, lost, d = _read(path, options)
+    assert (a.id, b.id, d.id) == ("a", "b", "d")
+    assert lost.message == "its SMILES goes on to line 6: a quote that opens in line 5 closes there"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -93,6 +93,9 @@ def test_no_pickle_is_executed_while_shares_are_put_together(tmp_path: Path) -> 
     assert not (tmp_path / "proof").exists()
 
 
+MODEL = {"gin": {"width": 100, "layers": 5}}
+
+
 class OfStage0:
     """As much of an engine as is asked before anything is loaded."""
 
@@ -106,7 +109,11 @@ class OfStage0:
         ({"format": 99}, "checkpoint format 99; this version reads 1"),
         ({"format": 1, "manifest": "a" * 64}, "was trained on other shards"),
         (
-            {"format": 1, "manifest": "b" * 64, "ranks": 4, "config": {"train": {"zero_stage": 1}}},
+            {"format": 1, "manifest": "b" * 64, "config": {"model": {"gin": {"width": 300, "layers": 5}}}},
+            r"saved with model.gin.width=300, now 100; set what it was, or start a new run.dir",
+        ),
+        (
+            {"format": 1, "manifest": "b" * 64, "ranks": 4, "config": {"model": MODEL, "train": {"zero_stage": 1}}},
             r"saved at train.zero_stage=1 and cannot be read at 0; set train.zero_stage=1",
         ),
     ],
@@ -117,4 +124,9 @@ def test_what_cannot_be_resumed_is_said_before_anything_is_loaded(
     path = make(tmp_path, 5)
     (path / "run.json").write_text(json.dumps(about))
     with pytest.raises(CheckpointError, match=words):
-        Checkpoints(tmp_path).load(path, engine=OfStage0(), manifest_digest="b" * 64)  # type: ignore[arg-type]
+        Checkpoints(tmp_path).load(
+            path,
+            engine=OfStage0(),  # type: ignore[arg-type]
+            manifest_digest="b" * 64,
+            model=MODEL,
+        )

@@ -27,8 +27,10 @@ _EPS: tl.constexpr = tl.constexpr(1e-8)
 
 
 @triton.jit
-def _dot(a, b, total, PIECES: tl.constexpr, TRANSPOSE: tl.constexpr, INTERPRETED: tl.constexpr):
-    """Adds a @ b, or a @ bᵀ, to `total`; both in pieces."""
+def _dot(
+    a, b, total, PIECES: tl.constexpr, TRANSPOSE: tl.constexpr, INTERPRETED: tl.constexpr, FENCED: tl.constexpr = False
+):
+    """Adds a @ b, or a @ bᵀ, to `total`; both in pieces. FENCED: see `tiles.is_fenced`."""
     for i in tl.static_range(PIECES):
         for j in tl.static_range(PIECES - i):
             left, right = a[i], b[j]
@@ -38,7 +40,7 @@ def _dot(a, b, total, PIECES: tl.constexpr, TRANSPOSE: tl.constexpr, INTERPRETED
                 total = tl.dot(left.to(tl.float32), right.to(tl.float32), total)
             else:
                 total = tl.dot(left, right, total)
-                if PIECES > 1:
+                if FENCED:
                     tl.debug_barrier()
     return total
 
@@ -362,6 +364,7 @@ def backward_anchors_kernel(
     COSINE: tl.constexpr,
     PIECES: tl.constexpr,
     INTERPRETED: tl.constexpr,
+    FENCED: tl.constexpr,
 ):
     """What a split of the rows adds to the gradient of a block of anchors.
 
@@ -393,11 +396,11 @@ def backward_anchors_kernel(
         g = _load_pieces(g_pieces_ptr + first_row * D, row_element, mask, row_plane, PIECES)
         lse = tl.load(lse_ptr + row, mask=in_rows, other=float("inf")) * _LOG2_E  # no attention beyond the last row
         delta = tl.load(delta_ptr + row, mask=in_rows, other=0.0)
-        score = _dot(m, g, tl.zeros([BN, BM], tl.float32), PIECES, True, INTERPRETED)  # [BN, BM]
+        score = _dot(m, g, tl.zeros([BN, BM], tl.float32), PIECES, True, INTERPRETED, FENCED)  # [BN, BM]
         score *= scale * _LOG2_E
         p = tl.exp2(tl.minimum(score - lse[None, :], 0.0))
         grad_readout = _load_pieces(grad_readout_ptr + first_row * D, row_element, mask, row_plane, PIECES)
-        grad_p = _dot(m, grad_readout, tl.zeros([BN, BM], tl.float32), PIECES, True, INTERPRETED)  # [BN, BM]
+        grad_p = _dot(m, grad_readout, tl.zeros([BN, BM], tl.float32), PIECES, True, INTERPRETED, FENCED)  # [BN, BM]
         if COSINE:
             overlap += p * grad_p
             grad_score = p * (grad_p * anchor_length[:, None] - delta[None, :]) * turning_scale[:, None]
@@ -405,9 +408,9 @@ def backward_anchors_kernel(
         else:
             grad_score = p * (grad_p - delta[None, :]) * scale
         p = _split(p, anchors_ptr.dtype.element_ty, PIECES)
-        grad_m = _dot(p, grad_readout, grad_m, PIECES, False, INTERPRETED)  # [BN, BD]
+        grad_m = _dot(p, grad_readout, grad_m, PIECES, False, INTERPRETED, FENCED)  # [BN, BD]
         grad_score = _split(grad_score, anchors_ptr.dtype.element_ty, PIECES)
-        grad_m = _dot(grad_score, g, grad_m, PIECES, False, INTERPRETED)
+        grad_m = _dot(grad_score, g, grad_m, PIECES, False, INTERPRETED, FENCED)
     if COSINE:
         tl.store(overlap_ptr + split * num_anchors + anchor, tl.sum(overlap, axis=1) * anchor_length, mask=in_anchors)
     tl.store(partial_ptr + (split * num_anchors + first_anchor) * D + element, grad_m, mask=in_block)

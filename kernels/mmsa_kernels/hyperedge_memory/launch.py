@@ -26,6 +26,7 @@ from mmsa_kernels.hyperedge_memory.tiles import (
     Tile,
     attention_tile,
     gather_tile,
+    is_fenced,
     padded_width,
     pieces_of,
 )
@@ -278,6 +279,7 @@ def _grad_anchors(
             **attention_blocks(tile, width, g_BD.dtype),
             COSINE=cosine,
             INTERPRETED=not g_BD.is_cuda,
+            FENCED=is_fenced("backward_anchors", width, g_BD.dtype),
         )
     grad_SD = partial.sum(dim=0)
     if cosine:  # what lengthens an anchor changes no cosine: along it, only the share of the values counts

@@ -1,8 +1,8 @@
 """How the kernels cut their work, by the size of the problem and the device. Needs torch alone.
 
 What was measured on a device (``kernels/benchmarks/tune_hyperedge_memory.py``) is kept in ``tuned/<device>.json``;
-elsewhere the tables below are used, which were chosen by what compiles without spilling registers for Hopper
-(``kernels/benchmarks/compile_report.py``).
+elsewhere the tables below are used, which were chosen by what compiles without spilling registers for Hopper under
+Triton 3.6.0 and 3.7.1, which allot them differently (``kernels/benchmarks/compile_report.py``).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Tile:
     """Anchors in a block: likewise."""
     warps: int
     stages: int
-    """Blocks of anchors (of rows in `backward_anchors`) in flight at once."""
+    """Blocks of anchors (of rows in `backward_anchors`) in flight at once; one where `is_fenced`."""
 
 
 @dataclass(frozen=True)
@@ -61,27 +61,27 @@ _TABLES: dict[AttentionKernel, dict[int, dict[int, tuple[Tile, ...]]]] = {
     "forward": {
         2: {
             64: (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3), Tile(32, 64, 4, 3), Tile(16, 32, 4, 2)),
-            128: (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3), Tile(32, 64, 8, 2), Tile(16, 64, 4, 2)),
+            128: (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3), Tile(32, 64, 8, 3), Tile(16, 64, 4, 2)),
             256: (Tile(128, 64, 8, 2), Tile(64, 32, 4, 2), Tile(32, 64, 4, 2), Tile(16, 64, 4, 2)),
             512: (Tile(32, 64, 8, 2), Tile(16, 64, 8, 2), Tile(16, 16, 8, 2)),
         },
         4: {
-            64: (Tile(64, 32, 4, 2), Tile(32, 32, 4, 2), Tile(16, 64, 4, 2)),
+            64: (Tile(64, 32, 4, 2), Tile(32, 64, 4, 2), Tile(16, 32, 4, 2)),
             128: (Tile(64, 16, 4, 2), Tile(16, 64, 4, 2)),
             256: (Tile(32, 32, 8, 2), Tile(16, 32, 8, 2)),
         },
     },
     "backward_rows": {
         2: {
-            64: (Tile(128, 64, 8, 2), Tile(64, 64, 4, 2), Tile(32, 64, 4, 2), Tile(16, 64, 4, 2)),
+            64: (Tile(128, 64, 8, 2), Tile(64, 64, 4, 2), Tile(32, 64, 4, 2), Tile(16, 32, 4, 2)),
             128: (Tile(128, 64, 8, 2), Tile(64, 64, 4, 2), Tile(32, 64, 4, 2), Tile(16, 64, 4, 2)),
-            256: (Tile(128, 64, 8, 2), Tile(32, 32, 4, 2), Tile(16, 64, 8, 2)),
+            256: (Tile(128, 64, 8, 2), Tile(32, 32, 4, 2), Tile(16, 32, 8, 2)),
             512: (Tile(32, 32, 8, 2), Tile(16, 32, 4, 2)),
         },
         4: {
-            64: (Tile(64, 32, 4, 2), Tile(32, 32, 4, 2), Tile(16, 64, 4, 2)),
+            64: (Tile(64, 32, 4, 2), Tile(32, 32, 8, 2), Tile(16, 32, 4, 2)),
             128: (Tile(32, 32, 8, 2), Tile(16, 32, 4, 2)),
-            256: (Tile(32, 32, 8, 2), Tile(16, 32, 8, 2), Tile(16, 16, 8, 2)),
+            256: (Tile(16, 32, 8, 2), Tile(16, 16, 8, 2)),
         },
     },
     "backward_anchors": {
@@ -103,6 +103,14 @@ _TABLES: dict[AttentionKernel, dict[int, dict[int, tuple[Tile, ...]]]] = {
 def pieces_of(dtype: torch.dtype) -> int:
     """Returns of how many planes of half precision a number is the sum when it enters a product."""
     return 3 if dtype == torch.float32 else 1
+
+
+def is_fenced(kernel: AttentionKernel, width: int, dtype: torch.dtype) -> bool:
+    """Returns whether a barrier stands after each product, past which ptxas hoists no loads.
+
+    Without it the registers of this one do not suffice. But Triton lets no next block come in across a barrier.
+    """
+    return kernel == "backward_anchors" and pieces_of(dtype) > 1 and padded_width(width) > 128
 
 
 def padded_width(width: int) -> int:
@@ -160,7 +168,8 @@ def most_shared_bytes(kernel: AttentionKernel, width: int, tile: Tile, dtype: to
         "backward_anchors": (tile.anchors, 2 * tile.rows),
     }[kernel]
     pieces = pieces_of(dtype)
-    blocks = (owned + tile.stages * passing) * padded_width(width) * 2 * pieces
+    stages = 1 if is_fenced(kernel, width, dtype) else tile.stages
+    blocks = (owned + stages * passing) * padded_width(width) * 2 * pieces
     if kernel == "backward_anchors":  # whose sums pass from layout to layout here
         blocks += blocks // 3
     scores = tile.rows * tile.anchors * 2 * pieces

@@ -34,8 +34,10 @@ def csv_records(
 ) -> Iterator[Record | Refused]:
     """Rows below a row of names, delimited by comma, semicolon or tab, whichever the names are."""
     dropped: list[Refused] = []
+    ended = False
 
     def lines() -> Iterator[str]:
+        nonlocal ended
         number = 0
         for batch in batches:
             for line in batch:
@@ -43,6 +45,7 @@ def csv_records(
                 if line is None:
                     dropped.append(too_long(Place(file, number)))
                 yield f"{line or ''}\n"
+        ended = True
 
     source = lines()
     header = next(source, "")
@@ -62,6 +65,10 @@ def csv_records(
         except csv.Error as error:
             problem = f"cannot be read as a row of CSV: {error}"
         last = rows.line_num + 1
+        if row and ended:  # a row that is whole is given before the next line is asked for
+            problem = f"a quote that opens in line {place.number} is not closed up to the end of the file, line {last}"
+        elif row and smiles_at < len(row) and "\n" in row[smiles_at].strip():
+            problem = f"its SMILES goes on to line {last}: a quote that opens in line {place.number} closes there"
         if last - place.number >= _MOST_LINES_OF_A_ROW:
             problem = (
                 f"a quote that opens in line {place.number} is not closed up to line {last}, so no row can be read"
@@ -80,7 +87,7 @@ def csv_records(
 
 def parquet_records(stream: BinaryIO, file: str, options: PrepareOptions) -> Iterator[Record | Refused]:
     """Rows of a Parquet file; a null is an empty cell."""
-    table = pq.ParquetFile(stream)
+    table = pq.ParquetFile(stream, pre_buffer=False)  # a thread that still reads when the program ends aborts it
     names = table.schema_arrow.names
     smiles_at, id_at = _columns(names, file, options)
     wanted = [names[smiles_at]] + ([] if id_at is None else [names[id_at]])
