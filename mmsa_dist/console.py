@@ -36,14 +36,19 @@ _LINE_EVERY_S = 10.0  # between two lines where there is no terminal
 
 
 def say(words: object) -> None:
-    """Prints words or a table for a person, as they stand: a SMILES may look like markup or an emoji."""
-    Console(soft_wrap=True, markup=False, emoji=False).print(words, highlight=False)
+    """Prints words or a table for a person."""
+    _console().print(words)
 
 
 def fail(words: str, status: int = 2) -> NoReturn:
     """Says what is wrong, and ends the program."""
-    Console(stderr=True, soft_wrap=True, markup=False, emoji=False).print(f"mmsa: {words}", highlight=False)
+    _console(stderr=True).print(f"mmsa: {words}")
     sys.exit(status)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """Prints text as it stands: a SMILES may look like markup or an emoji."""
+    return Console(stderr=stderr, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
 @contextmanager
@@ -87,7 +92,7 @@ class _Bars:
     def __init__(self, in_bytes: bool = False, rated: bool = True) -> None:
         self._rated = rated
         self._amount: Callable[[int], str] = decimal if in_bytes else "{:,}".format
-        self._console = Console(stderr=True, soft_wrap=True)
+        self._console = _console(stderr=True)
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("[bold]{task.description}"),
@@ -132,11 +137,11 @@ class _Bars:
             words = [f"{stage} {self._amount(done)}{whole}", *([rate] if rate else [])]
             if total is not None and not finished and per_second > 0:
                 words.append(f"{timedelta(seconds=round((total - done) / per_second))} to go")
-            self._console.print(" · ".join([*words, note] if note else words), highlight=False, markup=False)
+            self._console.print(" · ".join([*words, note] if note else words))
 
     def say(self, words: str) -> None:
         """Prints a sentence above the bars."""
-        self._console.print(words, highlight=False, markup=False)
+        self._console.print(words)
 
 
 def results_tables(results: Results) -> list[Table]:

@@ -30,7 +30,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-sys.path[:0] = [str(Path(__file__).parents[1])]  # runs from a bare checkout too
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]  # runs from a bare checkout too
+from problem import DTYPES
+
 from mmsa_kernels.hyperedge_memory import kernels
 from mmsa_kernels.hyperedge_memory.launch import attention_blocks, gather_blocks
 from mmsa_kernels.hyperedge_memory.tiles import (
@@ -42,7 +44,6 @@ from mmsa_kernels.hyperedge_memory.tiles import (
     shipped_tiles,
 )
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SHARED_LIMIT = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
 """Bytes of shared memory that a program may have, by architecture (CUDA programming guide)."""
 

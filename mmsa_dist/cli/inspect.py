@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
-from rich.console import Console
 
 from mmsa_dist.console import fail, say
 
@@ -78,7 +77,7 @@ def _verify(folder: str, as_json: bool) -> None:
         sys.stdout.write(json.dumps(dataclasses.asdict(found), indent=2, ensure_ascii=False) + "\n")
     elif found.faults:
         for fault in found.faults:
-            Console(soft_wrap=True).print(fault, markup=False, highlight=False)
+            say(fault)
     else:
         say(f"verified {found.shards:,} shards, {found.molecules:,} molecules, {found.bytes:,} bytes")
     if found.faults:

@@ -28,6 +28,11 @@ def mix_tensor(state: Tensor) -> Tensor:
     return state ^ _shifted(state, 31)
 
 
+def share_tensor(state: Tensor) -> Tensor:
+    """(n,) int64, mixed, to (n,) float64 in [0, 1)."""
+    return _shifted(state, 11).double() / (1 << 53)
+
+
 def signed(word: int) -> int:
     """The int64 of the same 64 bits as an unsigned word."""
     return word - (1 << 64) if word >> 63 else word

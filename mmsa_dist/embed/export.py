@@ -198,7 +198,7 @@ def _parts_there(folder: Folder, origin: Origin) -> dict[int, Reasons]:
                 f"{folder.url} holds embeddings of another origin ({wrong} was {getattr(found, wrong)!r}, is now "
                 f"{getattr(origin, wrong)!r}); choose another folder or remove this one"
             )
-    if folder.path is not None and folder.path.exists():  # what a process that was killed has left in our folder
+    if folder.path is not None:  # what a process that was killed has left in our folder
         for leftover in folder.path.glob(".part-*.tmp"):
             leftover.unlink()
         for leftover in folder.path.glob(f"{UNFINISHED}*"):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmsa_dist.data.batch import MoleculeBatch
-from mmsa_dist.data.hashing import mix_tensor
+from mmsa_dist.data.hashing import mix_tensor, share_tensor
 from mmsa_dist.encoders.gin import ATOMIC_NUMBER, CHIRALITY, MASK_TOKEN
 from mmsa_dist.runtime.distributed import all_reduce_mean
 
@@ -65,8 +65,7 @@ def draw_masked_atoms(batch: MoleculeBatch, rate: float, generator: torch.Genera
     molecule_A = batch.molecule_of_atom_A
     place_A = torch.arange(len(molecule_A), device=batch.device) - batch.atom_ptr[molecule_A]
     seed = int(torch.randint(1 << 62, (), generator=generator, device=generator.device))
-    state_A = mix_tensor(mix_tensor(batch.index_B + seed)[molecule_A] + place_A)
-    chance_A = (state_A >> 1 & (1 << 62) - 1).double() / (1 << 62)
+    chance_A = share_tensor(mix_tensor(mix_tensor(batch.index_B + seed)[molecule_A] + place_A))
     order_A = (molecule_A + chance_A).argsort()  # shuffles atoms, each within its molecule
     quota_A = (batch.atom_ptr.diff() * rate).long()[molecule_A] + 1
     return torch.zeros_like(batch.has_xyz_B[molecule_A]).scatter(0, order_A, place_A < quota_A)

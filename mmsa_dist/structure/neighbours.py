@@ -18,11 +18,11 @@ from torch import Tensor
 from mmsa_dist.runtime.distributed import gather, world_size
 from mmsa_dist.runtime.onednn import linear
 from mmsa_dist.structure.nearest import Candidates, ProductCandidates, by_distance, centre, nearest
+from mmsa_dist.structure.routing import swap
+from mmsa_dist.structure.sources import look_up
 
 if TYPE_CHECKING:
     import faiss
-from mmsa_dist.structure.routing import swap
-from mmsa_dist.structure.sources import look_up
 
 IndexKind = Literal["auto", "flat", "ivf", "ivfpq"]
 FLAT_ROWS = 1 << 20

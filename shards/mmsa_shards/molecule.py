@@ -22,7 +22,7 @@ from mmsa_shards.guard import Lost, free_guard
 from mmsa_shards.options import PrepareOptions, Standardization
 from mmsa_shards.read import Structure
 from mmsa_shards.schema import STEPS_PER_ANGSTROM, STEPS_PER_DRAWING_UNIT
-from mmsa_shards.standardize import Keys, Parent, Refusal, first_line, refused_if_lost, standardizing
+from mmsa_shards.standardize import Keys, Parent, Refusal, first_line, refused_if_lost, standardize_and
 
 #: Seconds of computing that a molecule may cost where it is not embedded; the usual is a thousandth of it.
 SECONDS_WITHOUT_EMBEDDING = 10.0
@@ -117,13 +117,7 @@ def standardize_and_make(
 
     All is done in one guard and sent back once, where they send each molecule there and back twice.
     """
-    standardize, *then = standardizing(how, keys)
-    then.append(partial(_of_parent, drawn=drawn, described=described))
-    with free_guard() as guard:
-        return [
-            refused_if_lost(result)
-            for result in guard.map(standardize, structures, then=then, seconds=SECONDS_WITHOUT_EMBEDDING)
-        ]
+    return standardize_and(structures, how, keys, then=[partial(_of_parent, drawn=drawn, described=described)])
 
 
 def _of_parent(parent: Parent | Refusal, *, drawn: bool, described: bool) -> Molecule | Refusal:

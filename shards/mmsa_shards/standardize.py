@@ -112,15 +112,21 @@ def standardize_many(
     structures: Sequence[Structure], how: Standardization, *, keys: Keys = "needed"
 ) -> list[Parent | Refusal]:
     """Standardizes structures in a guard, so that none can hang or crash the caller."""
-    parse, *then = standardizing(how, keys)
+    return standardize_and(structures, how, keys, then=())
+
+
+def standardize_and(
+    structures: Sequence[Structure], how: Standardization, keys: Keys, then: Sequence[Callable[[Any], Any]]
+) -> list[Any]:
+    """Standardizes structures and takes further steps, each of what the one before made, in one guard.
+
+    Returns:
+        What the last step made of each, or the refusal of one that ended the guard.
+    """
+    steps: list[Callable[[Any], Any]] = [partial(_standardize, how=how), partial(_identify, keys=keys), *then]
     with free_guard() as guard:
-        results = list(guard.map(parse, structures, then=then, seconds=SECONDS_PER_STEP))
+        results = list(guard.map(_parse, structures, then=steps, seconds=SECONDS_PER_STEP))
     return [refused_if_lost(result) for result in results]
-
-
-def standardizing(how: Standardization, keys: Keys) -> tuple[Callable[[Any], Any], ...]:
-    """Returns the steps from a `Structure` to its `Parent` or `Refusal`, for `Guard.map`."""
-    return _parse, partial(_standardize, how=how), partial(_identify, keys=keys)
 
 
 def refused_if_lost(result: T | Lost) -> T | Refusal:
