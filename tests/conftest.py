@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -35,7 +36,8 @@ def shared_data() -> Path:
 def make_tiny_shards() -> Callable[..., Path]:
     """Writes ``shards`` into a folder: two training shards and one for validation, 55 real little molecules.
 
-    Blocks hold four molecules; those of one block in five have no 3D, and none has descriptors unless asked for.
+    Blocks hold four molecules; those of one block in five have no 3D (with `flat` of all), and none has descriptors
+    unless asked for.
     """
     from mmsa_shards.from_smiles import smiles_to_block
     from mmsa_shards.manifest import Ledger, Manifest
@@ -44,14 +46,14 @@ def make_tiny_shards() -> Callable[..., Path]:
 
     chains = ["C" * n + end for n in range(1, 12) for end in ("O", "N", "Cl", "C(=O)O", "c1ccccc1")]
 
-    def make(parent: Path, *, described: bool = False) -> Path:
+    def make(parent: Path, *, described: bool = False, flat: bool = False) -> Path:
         folder = parent / "shards"
         folder.mkdir()
         blocks = [
             smiles_to_block(
                 chains[i : i + 4],
                 [f"M-{smiles}" for smiles in chains[i : i + 4]],
-                conformers="none" if i % 20 == 8 else "etkdg",
+                conformers="none" if flat or i % 20 == 8 else "etkdg",
                 seed=0,
                 conformer_timeout_s=5,
                 standardization=DEFAULT,
@@ -64,7 +66,9 @@ def make_tiny_shards() -> Callable[..., Path]:
             write_shard(folder, "train-00001.tar", "train", blocks[5:11], "zstd"),
             write_shard(folder, "val-00000.tar", "val", blocks[11:], "zstd"),
         )
-        Manifest(shards=shards, ledger=Ledger(len(chains), len(chains), 0, 0, 0, 0)).save(folder)
+        sources = Counter(source for block in blocks for source in block["conformer_source"].to_pylist())
+        ledger = Ledger(len(chains), len(chains), 0, 0, 0, 0)
+        Manifest(shards=shards, ledger=ledger, conformer_sources=dict(sources)).save(folder)
         return folder
 
     return make

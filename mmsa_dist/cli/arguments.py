@@ -20,11 +20,19 @@ ModelFolder = Annotated[
 ]
 
 _SETTING = re.compile(r"[a-z_]+(\.[a-z_0-9]+)+=", re.ASCII)
+_KEY_ALONE = re.compile(r"[a-z_]+=", re.ASCII)
 
 
 def split_settings(words: list[str] | None) -> tuple[list[str], list[str]]:
-    """Separates settings ``section.key=value`` from other words."""
+    """Separates settings ``section.key=value`` from other words.
+
+    Raises:
+        ValueError: a word is meant as a setting, but without its section.
+    """
     words = words or []
+    for word in words:
+        if _KEY_ALONE.match(word) and not Path(word).exists():
+            raise ValueError(f"{word!r} lacks its section: settings are section.key=value, such as train.steps=1000")
     return (
         [word for word in words if not _SETTING.match(word)],
         [word for word in words if _SETTING.match(word)],

@@ -6,7 +6,8 @@ import difflib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_origin
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -47,7 +48,7 @@ def load_config(file: str | Path | None = None, overrides: Sequence[str] = ()) -
     try:
         return Config.model_validate_json(json.dumps(merged))
     except ValidationError as error:
-        raise ConfigError(_explain(error)) from error
+        raise ConfigError(explain(error)) from error
 
 
 def to_yaml(config: Config) -> str:
@@ -82,26 +83,41 @@ def _first_line(error: Exception) -> str:
     return " ".join(str(error).split("\n")[:2]).strip()
 
 
-def _explain(error: ValidationError) -> str:
-    lines = []
+def explain(error: ValidationError, root: type[BaseModel] = Config) -> str:
+    """What is wrong with a mapping that was to be a `root`, a line for each key."""
+    lines: list[str] = []
+    rules: dict[str, list[str]] = {}
     for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
+        location = _without_branches(problem["loc"], root)
+        key = ".".join(str(part) for part in location)
         if problem["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
-            known = _keys_beside(problem["loc"])
-            close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
+            known = _keys_beside(location, root)
+            close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
             mend = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
             lines.append(f"unknown key {key}; {mend}")
         elif problem["type"] == "value_error":
             lines.append(problem["msg"].removeprefix("Value error, "))
-        else:
-            rule = problem["msg"][0].lower() + problem["msg"][1:]
-            lines.append(f"{key}={problem['input']!r}: {rule}")
-    return "\n".join(lines)
+        elif problem["type"] == "missing":
+            lines.append(f"{key} is missing")
+        else:  # of a union each branch has its own
+            rules.setdefault(f"{key}={problem['input']!r}", []).append(problem["msg"][0].lower() + problem["msg"][1:])
+    return "\n".join(lines + [f"{what}: {', or '.join(broken)}" for what, broken in rules.items()])
 
 
-def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
+def _without_branches(location: tuple[int | str, ...], root: type[BaseModel]) -> tuple[int | str, ...]:
+    """`location` up to a field that is a union: what pydantic calls its branches is nothing that a user wrote."""
+    section: Any = root
+    for number, part in enumerate(location, 1):
+        field = getattr(section, "model_fields", {}).get(part)
+        section = field.annotation if field else None
+        if get_origin(section) in {Union, UnionType}:
+            return location[:number]
+    return location
+
+
+def _keys_beside(location: tuple[int | str, ...], root: type[BaseModel]) -> list[str]:
     """Names that are known in the section that holds the last part of `location`."""
-    section: Any = Config
+    section: Any = root
     for part in location[:-1]:
         field = getattr(section, "model_fields", {}).get(part)
         section = field.annotation if field else None

@@ -67,6 +67,8 @@ class BlockReader:
         self.digest = manifest.digest
         self.options = manifest.options
         """Of the preparation, as far as its manifest knows them."""
+        self.has_conformers = set(manifest.conformer_sources) != {"none"}
+        """Whether any molecule of the folder has 3D, as far as its manifest knows."""
 
     @property
     def molecules(self) -> int:

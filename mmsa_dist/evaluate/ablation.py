@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mmsa_dist.config.load import ConfigError, load_config, read_yaml, to_yaml
+from mmsa_dist.config.load import ConfigError, explain, load_config, read_yaml, to_yaml
 from mmsa_dist.config.schema import Config
 from mmsa_dist.embed.pretrained import PretrainedModel
 from mmsa_dist.runtime.files import as_file_name, write_atomically
@@ -61,7 +61,8 @@ def read_arms(file: Path, out: Path, config: Path | None, settings: Sequence[str
     try:
         given = _Arms.model_validate(read_yaml(file))
     except ValidationError as error:
-        raise ConfigError(f"{file} must hold `cumulative` and `arms`, as launch/ablation.yaml does: {error}") from error
+        words = explain(error, _Arms).replace("\n", "; ")
+        raise ConfigError(f"{file} is no file of arms as launch/ablation.yaml is one: {words}") from error
     so_far: dict[str, Any] = {}
     arms: list[Arm] = []
     for name, own in given.arms.items():

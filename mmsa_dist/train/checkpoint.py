@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -29,6 +29,8 @@ from mmsa_dist.train.engine_files import EngineFilesError, load_engine
 ENGINE_FOLDER = "engine"
 CHECKPOINT_FORMAT = 1
 
+_OF_THE_START = frozenset({"run.dir", "train.stop_after"})  # settings that change nothing in what is learned
+
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message says which, why and what to do."""
@@ -41,6 +43,16 @@ class RunState:
     step: int
     """Optimizer steps done, counting those that were skipped."""
     loader: LoaderState
+
+
+class Restored(NamedTuple):
+    """What a checkpoint holds beside the engine."""
+
+    run: RunState
+    neighbours: dict[str, torch.Tensor]
+    """State of this rank's neighbour source."""
+    changed: tuple[str, ...]
+    """Settings that were others when it was saved, with both values; where to, and where to stop, are not counted."""
 
 
 class Checkpoints:
@@ -71,18 +83,15 @@ class Checkpoints:
         return (Path(answer[0]) if answer[0] else None), answer[1]
 
     def load(
-        self, path: Path, engine: Engine, *, manifest_digest: str, model: Mapping[str, Any]
-    ) -> tuple[RunState, dict[str, torch.Tensor]]:
+        self, path: Path, engine: Engine, *, manifest_digest: str, config: Mapping[str, Mapping[str, Any]]
+    ) -> Restored:
         """Restores the engine (collective), also where another number of ranks saved it.
 
         Args:
             path: of the checkpoint.
             engine: to be restored.
             manifest_digest: of the shards of this run.
-            model: the section `model` of its configuration.
-
-        Returns:
-            Where the run stands, and the state of this rank's neighbour source.
+            config: its configuration.
 
         Raises:
             CheckpointError: another format, other shards, model or ZeRO stage, or files that this DeepSpeed does not
@@ -98,9 +107,11 @@ class Checkpoints:
                 f"{path} was trained on other shards (manifest {about['manifest'][:12]}, now {manifest_digest[:12]}); "
                 "point data.shards at those, or start a new run.dir"
             )
-        if changed := _differences(about["config"]["model"], model, "model"):
-            told = ", ".join(f"{key}={was!r}, now {now!r}" for key, was, now in changed)
-            raise CheckpointError(f"{path} was saved with {told}; set what it was, or start a new run.dir")
+        changed = _differences(about["config"], config)
+        if of_model := [words for key, words in changed.items() if key.startswith("model.")]:
+            raise CheckpointError(
+                f"{path} was saved with {', '.join(of_model)}; set what it was, or start a new run.dir"
+            )
         stage, now = about["config"]["train"]["zero_stage"], engine.zero_optimization_stage()
         if stage != now:
             raise CheckpointError(
@@ -111,18 +122,22 @@ class Checkpoints:
             load_engine(engine, path, ENGINE_FOLDER, ranks=about["ranks"])
         except EngineFilesError as error:
             raise CheckpointError(f"{path} {error}") from error
-        return RunState(about["step"], LoaderState(**about["loader"])), _neighbours_of_rank(path, about["ranks"])
+        return Restored(
+            RunState(about["step"], LoaderState(**about["loader"])),
+            _neighbours_of_rank(path, about["ranks"]),
+            tuple(words for key, words in changed.items() if key not in _OF_THE_START),
+        )
 
 
-def _differences(was: Mapping[str, Any], now: Mapping[str, Any], section: str) -> list[tuple[str, Any, Any]]:
-    """The keys, with dots, of which the values differ, and both values."""
-    found = []
+def _differences(was: Mapping[str, Any], now: Mapping[str, Any], section: str = "") -> dict[str, str]:
+    """The keys, with dots, of which the values differ, and words that say both values."""
+    found = {}
     for name in sorted(was.keys() | now.keys()):
-        key, before, after = f"{section}.{name}", was.get(name), now.get(name)
+        key, before, after = f"{section}{name}", was.get(name), now.get(name)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
-            found += _differences(before, after, key)
+            found |= _differences(before, after, f"{key}.")
         elif before != after:
-            found.append((key, before, after))
+            found[key] = f"{key}={before!r}, now {after!r}"
     return found
 
 

@@ -126,13 +126,16 @@ class _Run:
         """Sets everything to where `checkpoint` left it, or to the beginning of a run without one."""
         self.neighbours = neighbours_for(self.config, self.reader, self.device)
         if checkpoint is not None:
-            self.state, saved = self.checkpoints.load(
+            restored = self.checkpoints.load(
                 checkpoint,
                 self.engine,
                 manifest_digest=self.reader.digest,
-                model=self.config.model.model_dump(mode="json"),
+                config=self.config.model_dump(mode="json"),
             )
-            self.neighbours.load_state_dict(saved)
+            self.state = restored.run
+            self.neighbours.load_state_dict(restored.neighbours)
+            if restored.changed:
+                self.news.append(f"{checkpoint.name} was saved with {', '.join(restored.changed)}; going on as now")
         self.loader = Loader(
             self.reader,
             loader_options(self.config),
@@ -291,7 +294,18 @@ def loader_options(config: Config) -> LoaderOptions:
 
 
 def objective_for(config: Config, reader: BlockReader) -> Objective:
-    """The model that the configuration asks for, with random weights, and what it is to learn from `reader`."""
+    """The model that the configuration asks for, with random weights, and what it is to learn from `reader`.
+
+    Raises:
+        ValueError: the molecules of `reader` lack what an encoder or a loss learns from.
+    """
+    encoders = config.model.encoders
+    if "comenet" in encoders and not reader.has_conformers:
+        others = ", ".join(name for name in encoders if name != "comenet")
+        raise ValueError(
+            f"no molecule in {config.data.shards} has 3D, which comenet among model.encoders learns from; prepare them "
+            f"with prepare.conformers=etkdg (or given), or leave it out: model.encoders='[{others}]'"
+        )
     scale = descriptor_scale(reader.descriptors_of_some()) if config.loss.descriptor > 0 else None
     return Objective(MMSAModel(config.model), config.loss, scale)
 

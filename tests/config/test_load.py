@@ -75,6 +75,10 @@ def test_later_layers_win(tmp_path: Path) -> None:
         ("model.encoders=[gin,gin]", ["model.encoders", "twice"]),
         ("train.lr_scale.resnte=0.1", ["train.lr_scale", "resnte"]),
         ("train.steps", ["train.steps", "section.key=value"]),
+        (
+            "embed.batch_size=0",
+            ["embed.batch_size=0: input should be greater than or equal to 1, or input should be 'auto'"],
+        ),
         ("train.compile=[gni]", ["train.compile=['gni']", "model.encoders=['gin', 'comenet', 'resnet']", "leave"]),
         (
             "train.compile=[gin] train.zero_stage=3",

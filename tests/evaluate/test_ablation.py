@@ -44,8 +44,8 @@ def test_arms_that_do_not_build_on_each_other(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("arms: {a: {}}", "must hold `cumulative` and `arms`"),
-        ("cumulative: true\narms: {}", "must hold `cumulative` and `arms`"),
+        ("arms: {a: {}}", "is no file of arms as launch/ablation.yaml is one: cumulative is missing"),
+        ("cumulative: true\narms: {}", "is no file of arms as launch/ablation.yaml is one: arms={}: "),
         ("cumulative: [", "is not valid YAML"),
         (
             "cumulative: true\narms: {a: {loss.memmory: 1.0}}",

@@ -76,10 +76,23 @@ def test_a_stopped_and_resumed_run_is_bitwise_the_undisturbed_one(undisturbed: P
     run = shards.parent / "resumed"
     assert pretrain(run, shards, "train.stop_after=5").returncode == 0
     assert not (run / "model").exists()
-    done = pretrain(run, shards, "--resume")
+    done = pretrain(run, shards, "--resume", "train.keep=3")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "step_5 was saved with train.keep=2, now 3; going on as now" in done.stderr
     assert losses(run) == losses(undisturbed)
     assert different(run, undisturbed) == []
+
+
+def test_an_encoder_that_could_learn_from_no_molecule_is_named_before_the_first_step(
+    make_tiny_shards: Callable[..., Path], tmp_path: Path
+) -> None:
+    flat = make_tiny_shards(tmp_path, flat=True)
+    refused = pretrain(tmp_path / "run", flat, ranks=1)
+    assert refused.returncode == 2, refused.stdout + refused.stderr
+    assert "no molecule in" in refused.stderr
+    assert "leave it out: model.encoders='[gin, resnet]'" in refused.stderr
+    done = pretrain(tmp_path / "run", flat, "model.encoders=[gin,resnet]", "train.steps=3", ranks=1)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_bad_steps_are_skipped_by_all_ranks_and_a_row_of_them_goes_back_once(undisturbed: Path, shards: Path) -> None:

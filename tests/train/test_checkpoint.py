@@ -128,5 +128,5 @@ def test_what_cannot_be_resumed_is_said_before_anything_is_loaded(
             path,
             engine=OfStage0(),  # type: ignore[arg-type]
             manifest_digest="b" * 64,
-            model=MODEL,
+            config={"model": MODEL, "train": {"zero_stage": 0}},
         )
