@@ -11,11 +11,22 @@ from mmsa_dist.runtime.threads import computing_threads
 
 
 def device_of(asked: str | torch.device | None) -> torch.device:
-    """Returns the device that is asked for, a GPU by its number; None takes a GPU where there is one."""
-    device = torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return device
+    """Returns the device that is asked for, a GPU by its number; None takes a GPU where there is one.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    try:
+        device = torch.device(asked or ("cuda" if gpus else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"device={asked!r} is no device that torch knows; 'cpu' and 'cuda:1' are") from error
+    if device.type != "cuda":
+        return device
+    number = device.index if device.index is not None else torch.cuda.current_device() if gpus else 0
+    if number >= gpus:
+        raise ValueError(f"device={asked!r}: torch sees {gpus} GPUs here; leave device out for what there is")
+    return torch.device("cuda", number)
 
 
 @contextmanager

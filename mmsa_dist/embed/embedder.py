@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
@@ -400,10 +401,10 @@ class Embedder(TransformerMixin, BaseEstimator):
         for name, (value, allowed) in choices.items():
             if value not in allowed:
                 raise ValueError(f"{name}={value!r} must be one of {', '.join(allowed)}")
-        if self.batch_size != "auto" and (isinstance(self.batch_size, str) or self.batch_size < 1):
-            raise ValueError(f"batch_size={self.batch_size!r} must be 1 or more, or 'auto'")
-        if self.readers < 0:
-            raise ValueError(f"readers={self.readers} must be 0 or more")
+        if self.batch_size != "auto" and not (isinstance(self.batch_size, Integral) and self.batch_size >= 1):
+            raise ValueError(f"batch_size={self.batch_size!r} must be a whole number of 1 or more, or 'auto'")
+        if not (isinstance(self.readers, Integral) and self.readers >= 0):
+            raise ValueError(f"readers={self.readers!r} must be a whole number of 0 or more")
         _ = self.view_
 
     def _computing(self, device: torch.device, rows: int) -> AbstractContextManager[int]:

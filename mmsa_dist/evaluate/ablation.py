@@ -61,8 +61,8 @@ def read_arms(file: Path, out: Path, config: Path | None, settings: Sequence[str
     try:
         given = _Arms.model_validate(read_yaml(file))
     except ValidationError as error:
-        words = explain(error, _Arms).replace("\n", "; ")
-        raise ConfigError(f"{file} is no file of arms as launch/ablation.yaml is one: {words}") from error
+        faults = explain(error, _Arms).replace("\n", "; ")
+        raise ConfigError(f"{file} is no file of arms as launch/ablation.yaml is one: {faults}") from error
     so_far: dict[str, Any] = {}
     arms: list[Arm] = []
     for name, own in given.arms.items():

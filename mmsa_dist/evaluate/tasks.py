@@ -148,7 +148,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def read_text_table(path: Path) -> pa.Table:
-    """Reads a CSV file, gzipped or not, every column as text.
+    """Reads a CSV file, gzipped or not, every column as text; delimited by comma, semicolon or tab, as its names are.
 
     Raises:
         TaskError: it cannot be read.
@@ -157,14 +157,12 @@ def read_text_table(path: Path) -> pa.Table:
         with pa.input_stream(str(path), compression="gzip" if path.suffix.lower() == ".gz" else None) as stream:
             # Everything as text: types guessed from the first rows would turn a late "NA" into an error.
             data = stream.read()
-        header = pa.csv.read_csv(pa.BufferReader(data), read_options=pa.csv.ReadOptions(block_size=len(data) + 1))
+        whole = pa.csv.ReadOptions(block_size=len(data) + 1)
+        names = data.split(b"\n", 1)[0].decode(errors="replace")
+        how = pa.csv.ParseOptions(delimiter=max(",\t;", key=names.count), newlines_in_values=True)
+        header = pa.csv.read_csv(pa.BufferReader(data), read_options=whole, parse_options=how)
         text = pa.csv.ConvertOptions(column_types=dict.fromkeys(header.column_names, pa.string()))
-        return pa.csv.read_csv(
-            pa.BufferReader(data),
-            read_options=pa.csv.ReadOptions(block_size=len(data) + 1),
-            parse_options=pa.csv.ParseOptions(newlines_in_values=True),
-            convert_options=text,
-        )
+        return pa.csv.read_csv(pa.BufferReader(data), read_options=whole, parse_options=how, convert_options=text)
     except (OSError, pa.ArrowInvalid) as error:
         raise TaskError(f"{path} cannot be read as CSV: {error}") from error
 

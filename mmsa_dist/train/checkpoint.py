@@ -131,7 +131,7 @@ class Checkpoints:
 
 def _differences(was: Mapping[str, Any], now: Mapping[str, Any], section: str = "") -> dict[str, str]:
     """The keys, with dots, of which the values differ, and words that say both values."""
-    found = {}
+    found: dict[str, str] = {}
     for name in sorted(was.keys() | now.keys()):
         key, before, after = f"{section}{name}", was.get(name), now.get(name)
         if isinstance(before, Mapping) and isinstance(after, Mapping):

@@ -243,7 +243,11 @@ def test_raises_where_it_is_asked_to(embedder):
         ({"view": "resnet", "pictures": False}, "sees pictures only"),
         ({"on_error": "skip"}, "on_error='skip' must be one of nan, raise, drop"),
         ({"conformers": "all"}, "must be one of none, given, etkdg"),
-        ({"batch_size": 0}, "batch_size=0 must be 1 or more"),
+        ({"batch_size": 0}, "batch_size=0 must be a whole number of 1 or more, or 'auto'"),
+        ({"batch_size": None}, "batch_size=None must be a whole number"),
+        ({"readers": None}, "readers=None must be a whole number of 0 or more"),
+        ({"device": "gpu"}, "device='gpu' is no device that torch knows"),
+        ({"device": "cuda:99"}, "device='cuda:99': torch sees [0-9]+ GPUs here"),
     ],
 )
 def test_wrong_options_are_said(embedder, options, sentence):

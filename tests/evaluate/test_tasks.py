@@ -176,6 +176,14 @@ def test_unfit_files_are_said(tmp_path, text, sentence):
         load_csv(tmp_path / "x.csv", smiles_column="smiles", label_columns=["y"], metric="roc_auc")
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_columns_may_be_parted_as_spreadsheets_do(tmp_path, delimiter):
+    rows = [["name", "smiles", "y"], ["x, y", "CCO", "1"], ["z", "CC", "0"]]
+    (tmp_path / "x.csv").write_text("".join(delimiter.join(row) + "\n" for row in rows))
+    data = load_csv(tmp_path / "x.csv", smiles_column="smiles", label_columns=["y"], metric="roc_auc")
+    assert (data.smiles, data.labels.tolist()) == (("CCO", "CC"), [[1.0], [0.0]])
+
+
 def test_a_set_of_many_labels_needs_one(tmp_path):
     (tmp_path / "sider.csv").write_text("smiles\nCCO\n")
     with pytest.raises(TaskError, match="has no column of labels; it has smiles"):
