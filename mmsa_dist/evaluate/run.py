@@ -55,6 +55,7 @@ def evaluate(
 
     Raises:
         ValueError: no task, no seed, an unknown split, a task too small to split, or two tasks or methods of one name.
+        OSError: `out` cannot be written to.
         FloatingPointError: a loss or a prediction is not finite.
     """
     from mmsa_dist.evaluate.plot import plot_results  # before hours of work: matplotlib may be missing, and so may Ray
@@ -75,6 +76,7 @@ def evaluate(
     warnings = check([(data, of_task) for of_task, data in used.values()]) if check is not None else ()
     scores = {job.name: score for job in jobs if resume and (score := kept(folder, job)) is not None}
     todo = [job for job in jobs if job.name not in scores]
+    folder.mkdir(parents=True, exist_ok=True)  # before hours of work: it may be a place that cannot be written to
     inputs: dict[object, Inputs] = {}
     for job in todo:
         if job.inputs_key not in inputs:

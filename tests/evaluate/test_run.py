@@ -112,6 +112,15 @@ def test_a_prediction_that_is_not_finite_is_named(freesolv, tmp_path):
         evaluate([method], [freesolv], out=tmp_path, split="random", seeds=(0,))
 
 
+def test_a_place_that_cannot_be_written_to_is_told_before_anything_is_computed(freesolv, tmp_path):
+    def unwanted(data):
+        raise AssertionError("computed in vain")
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        evaluate([replace(TOLD[0], make=unwanted)], [freesolv], out=tmp_path / "file", split="random", seeds=(0,))
+
+
 def test_the_files_of_a_job(freesolv, tmp_path):
     data = as_classification(freesolv)
     results = evaluate(TOLD, [data], out=tmp_path, split="random", seeds=(0,))
