@@ -1,7 +1,8 @@
 """Folds of a task's training molecules, on which what is free in a simple model is chosen.
 
 A scaffold split's validation molecules are few and of few scaffolds: what is best on them is chance more often than not
-(docs/decisions.md). The training molecules are many times as many.
+(docs/decisions.md). The training molecules are many times as many. They are parted among themselves as the split parts
+them from the test molecules, so that what is chosen is chosen for such a step away.
 """
 
 from __future__ import annotations
@@ -10,33 +11,55 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import GroupKFold
+from sklearn.model_selection import GroupKFold, KFold
 
-from mmsa_dist.evaluate.splits import scaffolds
+from mmsa_dist.evaluate.splits import Split, scaffolds
+from mmsa_dist.evaluate.tasks import TaskData
 
 FOLDS = 5
 
+_SHARED = 0.05  # of the test molecules; a few a scaffold split may share, where it sees SMILES in another form
 
-def scaffold_folds(smiles: Sequence[str]) -> NDArray[np.int64]:
-    """Deals molecules to `FOLDS` folds of about equal size, those of one Bemis-Murcko scaffold to one fold.
 
-    Of a scaffold that has more molecules than a fold, such as none at all, each fold's worth counts as one of its own.
+def folds_of(split: Split, data: TaskData) -> NDArray[np.int64]:
+    """Deals the n training molecules of a split to `FOLDS` folds of about equal size.
 
-    Args:
-        smiles: of n molecules, which parse.
+    Where the split keeps scaffolds together, so do the folds; where test molecules have scaffolds of training
+    molecules, as in a random split, folds are random.
 
     Returns:
         (n,) number of the fold; fewer than `FOLDS` molecules are of a fold each.
     """
-    folds = np.arange(len(smiles))
-    if len(smiles) < FOLDS:
-        return folds
-    largest = len(smiles) // FOLDS
+    learned, judged = (list(scaffolds(data.smiles[row] for row in rows)) for rows in (split.train, split.test))
+    if len(learned) < FOLDS:
+        return np.arange(len(learned))
+    seen = set(learned)
+    if sum(scaffold in seen for scaffold in judged) <= _SHARED * len(judged):
+        return scaffold_folds(learned)
+    folds = np.empty(len(learned), dtype=np.int64)
+    for number, (_, rows) in enumerate(KFold(FOLDS, shuffle=True, random_state=0).split(folds)):
+        folds[rows] = number
+    return folds
+
+
+def scaffold_folds(scaffold_of: Sequence[str]) -> NDArray[np.int64]:
+    """Deals n molecules, at least `FOLDS`, so that those of one Bemis-Murcko scaffold are of one fold.
+
+    Of a scaffold that has more molecules than a fold, such as none at all, each fold's worth counts as one of its own.
+
+    Args:
+        scaffold_of: n scaffolds, as SMILES.
+
+    Returns:
+        (n,) number of the fold.
+    """
+    folds = np.empty(len(scaffold_of), dtype=np.int64)
+    largest = len(scaffold_of) // FOLDS
     seen: dict[str, int] = {}
     groups = []
-    for scaffold in scaffolds(smiles):
+    for scaffold in scaffold_of:
         seen[scaffold] = seen.get(scaffold, -1) + 1
         groups.append(f"{scaffold} {seen[scaffold] // largest}")
-    for number, (_, rows) in enumerate(GroupKFold(FOLDS).split(smiles, groups=groups)):
+    for number, (_, rows) in enumerate(GroupKFold(FOLDS).split(groups, groups=groups)):
         folds[rows] = number
     return folds

@@ -31,7 +31,7 @@ from mmsa_dist.evaluate.tasks import TaskData
 from mmsa_dist.runtime.files import as_file_name, write_atomically
 from mmsa_shards import atomic
 
-_VERSION = 4
+_VERSION = 5
 """Goes up when the same job would come out otherwise."""
 _LIBRARIES = ("torch", "rdkit", "scikit-learn", "numpy")
 """Whose versions an outcome depends on."""

@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
-from mmsa_dist.evaluate.folds import scaffold_folds
+from mmsa_dist.evaluate.folds import folds_of
 from mmsa_dist.evaluate.methods import Outcome, Progress
 from mmsa_dist.evaluate.metrics import both_classes, score_labels
 from mmsa_dist.evaluate.moleculenet import Kind, Task
@@ -134,7 +134,7 @@ def _chosen(path: _Path, data: TaskData, split: Split) -> _Fit:
     fold is judged by what was learned of the others.
     """
     fold_of = np.full(len(data), -1)
-    fold_of[split.train] = scaffold_folds([data.smiles[row] for row in split.train])
+    fold_of[split.train] = folds_of(split, data)
     sign = 1.0 if data.task.higher_is_better else -1.0
 
     def fit(y: NDArray[np.float64], train: NDArray[np.int64]) -> NDArray[np.float64] | None:
