@@ -15,7 +15,8 @@ def embed(
     words: Annotated[
         list[str],
         typer.Argument(
-            help="Files of molecules or one folder of shards, paths or URLs; - for SMILES from standard input. "
+            help="Files of molecules, folders or patterns of them, or one folder of shards; paths or URLs. "
+            "- for SMILES from standard input. "
             "Then settings.",
             metavar=f"SOURCE... {SETTINGS}",
         ),

@@ -57,8 +57,8 @@ def export_embeddings(
 
     Args:
         embedder: gives view, modalities and device; its `on_error` is not asked, for every row is kept.
-        source: a folder of shards, or one or several files that `mmsa prepare` reads; paths or URLs that fsspec knows.
-            ``-`` is SMILES from standard input.
+        source: a folder of shards, or one or several files that `mmsa prepare` reads, folders of them or patterns with
+            ``*``; paths or URLs that fsspec knows. ``-`` is SMILES from standard input.
         out: folder of the result, a path or URL; made if it is not there. An unfinished export of the same vectors is
             finished, one that lost parts is mended, a finished one is left as it is.
         dtype: of the vectors.

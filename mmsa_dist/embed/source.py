@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 
 from mmsa_dist.embed.embedder import Embedder
 from mmsa_dist.embed.parquet import EmbeddedRow
-from mmsa_shards.manifest import BlockEntry, Manifest
+from mmsa_shards.folder import Folder
+from mmsa_shards.manifest import MANIFEST_NAME, BlockEntry, Manifest
 from mmsa_shards.options import PrepareOptions
-from mmsa_shards.read import Record, Refused, Structure, read_records
+from mmsa_shards.read import Record, Refused, Structure, files_of, read_records
 from mmsa_shards.shard import read_entry
 
 Embedded = tuple[list[EmbeddedRow], NDArray[np.float32]]
@@ -70,8 +71,8 @@ def open_source(
     """Finds out what `source` is.
 
     Args:
-        source: a folder of shards, or one or several files; paths or URLs that fsspec knows. ``-`` is SMILES from
-            standard input, one a line, as in a ``.smi`` file, gzipped or not.
+        source: a folder of shards, or one or several files, folders of files or patterns with ``*``; paths or URLs
+            that fsspec knows. ``-`` is SMILES from standard input, one a line, as in a ``.smi`` file, gzipped or not.
         options: how files are read (`smiles_column`, `id_column`, `allow_truncated`); None takes the defaults.
 
     Raises:
@@ -81,14 +82,14 @@ def open_source(
         from mmsa_dist.config.load import load_config  # here, for the import of an embedder needs no YAML
 
         options = load_config().prepare
-    if not isinstance(source, str | os.PathLike):
-        return FileRows([os.fspath(path) for path in source], options)
-    path = os.fspath(source)
-    if path != STDIN:
-        files, where = fsspec.core.url_to_fs(path)
-        if files.isdir(where):
-            return ShardRows(path)
-    return FileRows([path], options)
+    paths = [os.fspath(path) for path in ([source] if isinstance(source, str | os.PathLike) else source)]
+    if len(paths) == 1 and paths[0] != STDIN and any(map(_is_of_shards, Folder(paths[0]).names())):
+        return ShardRows(paths[0])
+    return FileRows([file for path in paths for file in ([path] if path == STDIN else files_of(path))], options)
+
+
+def _is_of_shards(name: str) -> bool:
+    return name == MANIFEST_NAME or name.endswith(".tar")
 
 
 class ShardRows:

@@ -8,7 +8,6 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from glob import has_magic
 from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import Any
@@ -18,7 +17,7 @@ import fsspec
 from mmsa_shards import conformers, standardize
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.options import PrepareOptions
-from mmsa_shards.read import check_kind, is_known_kind
+from mmsa_shards.read import check_kind, files_of
 from mmsa_shards.schema import SCHEMA_VERSION
 
 JOB_NAME = "job.json"
@@ -106,7 +105,7 @@ def describe(inputs: Sequence[str], options: PrepareOptions, before: Job | None)
         raise PrepareError("no input was named: name at least one file of molecules")
     known = {entry.url: entry for entry in before.inputs} if before else {}
     found: dict[str, dict[str, Any]] = {}
-    for path in chain.from_iterable(map(_expand, inputs)):
+    for path in chain.from_iterable(map(files_of, inputs)):
         facts = _look_at(path)
         if facts["url"] in found:
             raise PrepareError(f"input {facts['url']} is named twice: name it once")
@@ -120,7 +119,7 @@ def describe(inputs: Sequence[str], options: PrepareOptions, before: Job | None)
     names = (field for field in asdict(options) if field not in _WITHOUT_EFFECT)
     return Job(
         inputs=tuple(sorted((*known.values(), *added), key=attrgetter("name"))),
-        exclude=tuple(_named(map(_look_at, chain.from_iterable(map(_expand, options.exclude))), ())),
+        exclude=tuple(_named(map(_look_at, chain.from_iterable(map(files_of, options.exclude))), ())),
         # As they come back from a file: lists for tuples.
         options=json.loads(json.dumps({name: getattr(options, name) for name in names})),
         versions={
@@ -130,20 +129,6 @@ def describe(inputs: Sequence[str], options: PrepareOptions, before: Job | None)
         },
         schema_version=SCHEMA_VERSION,
     )
-
-
-def _expand(path: str) -> list[str]:
-    """Returns the files that a path, a pattern or a folder stands for."""
-    system, inner = fsspec.core.url_to_fs(path)
-    if not has_magic(path):
-        if not system.isdir(inner):
-            return [path]
-        found = [file for file in system.find(inner) if is_known_kind(file)]
-    else:
-        found = system.glob(inner)
-    if not found:
-        raise PrepareError(f"input {path} stands for no file that can be read: check the path")
-    return [system.unstrip_protocol(file) for file in sorted(found)]
 
 
 def _look_at(path: str) -> dict[str, Any]:

@@ -16,7 +16,9 @@ import pytest
 
 from mmsa_dist.config.load import load_config
 from mmsa_dist.embed import Embedder, reading
-from mmsa_dist.embed.source import Embedded, FileRows, ShardRows, Source, open_source
+from mmsa_dist.embed.source import Embedded, FileRows, RecordPiece, ShardRows, Source, open_source
+from mmsa_shards.errors import PrepareError
+from mmsa_shards.read import Record
 from tests.fixtures.embedders import DRUGS, random_embedder
 from tests.fixtures.file_server import files_on_a_server
 
@@ -42,6 +44,24 @@ def test_what_a_path_names(table: Path, tiny_shards: Path) -> None:
 
 def of(source: Source, rows: int, embedder: Embedder) -> list[Embedded]:
     return [piece.embed(embedder) for piece in source.pieces(rows)]
+
+
+def test_a_folder_or_a_pattern_stands_for_its_files_in_order_of_their_names(tmp_path: Path) -> None:
+    folder = tmp_path / "library"
+    for name, smiles in (("b.smi", "CC"), ("below/c.smi", "CCC"), ("a[1].smi", "C"), ("readme.txt", "none")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"{smiles}\n")
+
+    def smiles(*paths: Path) -> list[str]:
+        (piece,) = open_source(paths).pieces(10)
+        assert isinstance(piece, RecordPiece)
+        return [record.structure.text for record in piece.records if isinstance(record, Record)]
+
+    assert smiles(folder) == ["C", "CC", "CCC"]
+    assert smiles(folder / "*.smi") == ["C", "CC"]
+    assert smiles(folder / "b.smi", folder / "a[1].smi") == ["CC", "C"]
+    with pytest.raises(PrepareError, match=r"\*\.sdf stands for no file"):
+        open_source(folder / "*.sdf")
 
 
 @pytest.mark.parametrize("rows", [1, 4, 5, 7, 100])

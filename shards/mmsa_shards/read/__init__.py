@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from glob import has_magic
 from pathlib import PurePosixPath
 
 import fsspec
@@ -21,7 +22,7 @@ from mmsa_shards.read.sdf import sdf_records
 from mmsa_shards.read.tables import csv_records, parquet_records
 from mmsa_shards.read.unpack import plain, read_pieces, unpacked
 
-__all__ = ["Place", "Record", "Refused", "Structure", "check_kind", "is_known_kind", "read_records"]
+__all__ = ["Place", "Record", "Refused", "Structure", "check_kind", "files_of", "read_records"]
 
 
 def read_records(
@@ -83,14 +84,35 @@ def check_kind(path: str) -> None:
         raise PrepareError(
             f"{path} is packed in a way that is not read: unpack it with {_UNPACKERS[kind]}, or pack it with gzip"
         )
-    if not is_known_kind(path):
+    if not _is_known(path):
         raise PrepareError(
             f"{path} is of no kind that can be read: rename it to one of {' '.join(sorted(_KINDS))} (also with .gz)"
         )
 
 
-def is_known_kind(path: str) -> bool:
-    """Whether the name of a file says a kind that `read_records` knows."""
+def files_of(path: str) -> list[str]:
+    """Returns the files that a path or URL stands for.
+
+    Args:
+        path: a file; a folder, which stands for all files below it of a kind that `read_records` knows; or a pattern
+            with ``*``, for what it matches.
+
+    Raises:
+        PrepareError: a folder or pattern that stands for no file.
+    """
+    system, inner = fsspec.core.url_to_fs(path)
+    if system.isdir(inner):
+        found = [file for file in system.find(inner) if _is_known(file)]
+    elif has_magic(path) and not system.exists(inner):  # a file may be called a[1].smi
+        found = system.glob(inner)
+    else:
+        return [path]
+    if not found:
+        raise PrepareError(f"input {path} stands for no file that can be read: check the path")
+    return [system.unstrip_protocol(file) for file in sorted(found)]
+
+
+def _is_known(path: str) -> bool:
     return _kind(path) in _KINDS
 
 
