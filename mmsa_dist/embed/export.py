@@ -93,6 +93,7 @@ def export_embeddings(
         standardize=embedder.standardize,
         inchikeys=embedder.inchikeys,
         source=rows.digest,
+        read_by=rows.read_by,
         dtype=dtype,
         width=embedder.width_,
         rows_per_part=rows_per_part,

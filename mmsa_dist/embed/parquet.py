@@ -55,6 +55,8 @@ class Origin:
     """Whether those of SMILES were made."""
     source: str
     """Digest of what was embedded."""
+    read_by: str
+    """What made molecules of it: other versions may make others."""
     dtype: Dtype
     width: int
     rows_per_part: int

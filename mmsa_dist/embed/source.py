@@ -57,6 +57,8 @@ class Source(Protocol):
 
     digest: str
     """Changes when the input does."""
+    read_by: str
+    """Versions of what makes molecules of it; empty where it holds molecules."""
     total: int | None
     """Rows in all; None where only reading would tell."""
 
@@ -105,6 +107,7 @@ class ShardRows:
     def __init__(self, folder: str) -> None:
         manifest = Manifest.load(folder)
         self._folder = folder
+        self.read_by = ""
         self._shards = (*manifest.split("train"), *manifest.split("val"))
         self.digest = manifest.digest
         self.total: int | None = sum(shard.molecules for shard in self._shards)
@@ -183,6 +186,7 @@ class FileRows:
             next(read_records(path, options))
         how = repr((options.smiles_column, options.id_column, options.allow_truncated))
         self.digest = hashlib.sha256("".join([how, *map(_fingerprint, self._paths)]).encode()).hexdigest()
+        self.read_by = _readers_of_smiles()
         self.total: int | None = None
 
     def pieces(self, rows: int) -> Iterator[Piece]:
@@ -232,6 +236,12 @@ def _of_molfile(structure: Structure) -> str | None:
         if mol is None:  # what is wrong with it is for the standardization to say
             mol = Chem.MolFromMolBlock(structure.text, sanitize=False)
         return None if mol is None else Chem.MolToSmiles(mol)
+
+
+def _readers_of_smiles() -> str:
+    from mmsa_shards import from_smiles  # here, for it needs RDKit, and shards are embedded without
+
+    return ", ".join(f"{name} {version}" for name, version in from_smiles.versions().items())
 
 
 def _standard_input() -> TemporaryDirectory[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,11 +10,22 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mmsa_shards import conformers as embedding
+from mmsa_shards import standardize
 from mmsa_shards.block import Molecule, molecules_to_block
 from mmsa_shards.molecule import Conformers, Order, make_molecules, standardize_and_make
 from mmsa_shards.options import Standardization
 from mmsa_shards.read import Structure
 from mmsa_shards.standardize import Keys, Parent, Refusal, standardize_many
+
+
+def versions() -> dict[str, str]:
+    """What makes a molecule of a SMILES, with its version: of another, molecules may be others."""
+    return {
+        "rdkit": importlib.metadata.version("rdkit"),
+        "the recipe of conformers": str(embedding.RECIPE),
+        "the recipe of parents": str(standardize.RECIPE),
+    }
 
 
 def smiles_to_block(

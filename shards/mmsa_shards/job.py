@@ -14,7 +14,7 @@ from typing import Any
 
 import fsspec
 
-from mmsa_shards import conformers, standardize
+from mmsa_shards import from_smiles
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.options import PrepareOptions
 from mmsa_shards.read import check_kind, files_of
@@ -24,7 +24,7 @@ JOB_NAME = "job.json"
 
 # Options that change how long it takes, not what comes out.
 _WITHOUT_EFFECT = ("workers", "work_dir")
-_LIBRARIES = ("rdkit", "numpy", "pyarrow")
+_LIBRARIES = ("numpy", "pyarrow")
 
 
 @dataclass(frozen=True)
@@ -122,11 +122,7 @@ def describe(inputs: Sequence[str], options: PrepareOptions, before: Job | None)
         exclude=tuple(_named(map(_look_at, chain.from_iterable(map(files_of, options.exclude))), ())),
         # As they come back from a file: lists for tuples.
         options=json.loads(json.dumps({name: getattr(options, name) for name in names})),
-        versions={
-            **{name: importlib.metadata.version(name) for name in _LIBRARIES},
-            "the recipe of conformers": str(conformers.RECIPE),
-            "the recipe of parents": str(standardize.RECIPE),
-        },
+        versions={**{name: importlib.metadata.version(name) for name in _LIBRARIES}, **from_smiles.versions()},
         schema_version=SCHEMA_VERSION,
     )
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.metadata
 import io
 import json
 from pathlib import Path
@@ -237,6 +238,17 @@ def test_another_model_or_input_is_not_mixed_in(embedder, table, tmp_path):
     table.write_text(table.read_text() + "CCCC,late\n")
     with pytest.raises(ExportError, match="source was"):
         export_embeddings(embedder, table, tmp_path / "out")
+
+
+def test_molecules_of_another_rdkit_are_not_mixed_in(embedder, table, tiny_shards, tmp_path, monkeypatch):
+    version = importlib.metadata.version("rdkit")
+    export_embeddings(embedder, table, tmp_path / "of file")
+    export_embeddings(embedder, tiny_shards, tmp_path / "of shards")
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "1999.9.1")
+    with pytest.raises(ExportError, match=rf"read_by was 'rdkit {version}, .*, is now 'rdkit 1999\.9\.1, the recipe"):
+        export_embeddings(embedder, table, tmp_path / "of file")
+    # What shards hold is read by nothing again.
+    assert export_embeddings(embedder, tiny_shards, tmp_path / "of shards").rows == 55
 
 
 def test_other_files_are_never_touched(embedder, table, tmp_path):

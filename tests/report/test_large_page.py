@@ -34,7 +34,7 @@ def large(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("runs") / "large"
     folder = root / "embeddings"
     folder.mkdir(parents=True)
-    origin = Origin("m", "structure", "none", False, True, False, "s", "float16", 64, number)
+    origin = Origin("m", "structure", "none", False, True, False, "s", "", "float16", 64, number)
     write_part(Folder(folder), 0, rows, vectors, origin)
     write_summary(ExportSummary(str(folder), number, number, {}, 1, 0, origin))
     return root
