@@ -18,7 +18,7 @@ from mmsa_dist.embed.embedder import Embedder
 from mmsa_dist.embed.pretrained import Inference, PretrainedModel
 from mmsa_dist.evaluate.finetune import ENCODER, finetune_method
 from mmsa_dist.evaluate.methods import Method
-from mmsa_dist.evaluate.simple_models import TREES, constant, forest, linear, nearest
+from mmsa_dist.evaluate.simple_models import TREES, constant, forest, linear, nearest, rbf, tanimoto
 from mmsa_dist.evaluate.vectors import embedded, fingerprints, nothing
 from mmsa_dist.model import MMSAModel
 
@@ -31,7 +31,8 @@ BASELINES = (
 """What stands beside everything."""
 
 _BARE = "no pre-training"
-_SIMPLE = {"linear": linear, "k-NN": nearest}
+_OF_VECTORS = {"linear": linear, "RBF kernel": rbf, "k-NN": nearest}
+_OF_FINGERPRINTS = {"linear": linear, "Tanimoto kernel": tanimoto, "k-NN": nearest}
 
 
 def methods_of(
@@ -68,12 +69,15 @@ def _probe(models: Mapping[str, PretrainedModel], config: Config, views: Mapping
         }
         embedder = Embedder(model, **options)
         make, identity = partial(embedded, embedder), f"{embedder.digest} {options}"
-        for kind, fit in _SIMPLE.items():
+        for kind, fit in _OF_VECTORS.items():
             line = f"MMSA, {name} ({embedder.view_})"
             methods.append(Method(line, kind, make, fit, seeded=False, identity=identity))
     return [
         *methods,
-        *(Method("ECFP4", kind, fingerprints, fit, seeded=False, identity="") for kind, fit in _SIMPLE.items()),
+        *(
+            Method("ECFP4", kind, fingerprints, fit, seeded=False, identity="")
+            for kind, fit in _OF_FINGERPRINTS.items()
+        ),
     ]
 
 

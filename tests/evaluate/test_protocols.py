@@ -43,16 +43,20 @@ def test_probe(model):
     methods = methods_of("probe", {"pre-trained": model}, load_config())
     simple = [
         (name, kind)
-        for name in ("MMSA, pre-trained (structure)", "MMSA, no pre-training (structure)", "ECFP4")
-        for kind in ("linear", "k-NN")
+        for name, kernel in (
+            ("MMSA, pre-trained (structure)", "RBF kernel"),
+            ("MMSA, no pre-training (structure)", "RBF kernel"),
+            ("ECFP4", "Tanimoto kernel"),
+        )
+        for kind in ("linear", kernel, "k-NN")
     ]
     assert lines(methods) == [*simple, *BASELINES]
     data = some_of_freesolv(6)
-    trained, untrained = (methods[number].make(data).value for number in (0, 2))
+    trained, untrained = (methods[number].make(data).value for number in (0, 3))
     assert trained.shape == untrained.shape
     assert not np.allclose(trained, untrained)
     np.testing.assert_array_equal(
-        untrained, methods_of("probe", {"pre-trained": model}, load_config())[2].make(data).value
+        untrained, methods_of("probe", {"pre-trained": model}, load_config())[3].make(data).value
     )
     salt = replace(data, smiles=("CC(=O)O", "CC(=O)[O-].[Na+]", *data.smiles[2:]))
     vectors = methods[0].make(salt).value
@@ -60,8 +64,8 @@ def test_probe(model):
     other = methods_of("probe", {"pre-trained": model}, load_config(), {"pre-trained": "unified"})
     assert lines(other)[0] == ("MMSA, pre-trained (unified)", "linear")
     asked = methods_of("probe", {"pre-trained": model}, load_config(None, ["embed.view=unified"]))
-    assert {features for features, _ in lines(asked)[:4]} == {
+    assert {features for features, _ in lines(asked)[:6]} == {
         "MMSA, pre-trained (unified)",
         "MMSA, no pre-training (unified)",
     }
-    assert lines(methods_of("probe", {}, mini_config())) == [*simple[2:], *BASELINES]
+    assert lines(methods_of("probe", {}, mini_config())) == [*simple[3:], *BASELINES]

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
+from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.model_selection import PredefinedSplit, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -16,10 +17,11 @@ from sklearn.preprocessing import StandardScaler
 from mmsa_dist.evaluate import make_split
 from mmsa_dist.evaluate import simple_models as models
 from mmsa_dist.evaluate.fingerprints import ecfp4
-from mmsa_dist.evaluate.folds import FOLDS, scaffold_folds
+from mmsa_dist.evaluate.folds import FOLDS, folds_of
 from tests.fixtures.labelled import as_classification, some_of_freesolv, told
 
-MODELS = (models.linear, models.nearest, models.forest, models.constant)
+MODELS = (models.linear, models.rbf, models.nearest, models.forest, models.constant)
+OF_BITS = (*MODELS, models.tanimoto)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def test_what_is_in_the_vectors_is_found(freesolv):
         for model in MODELS
     }
     assert errors["linear"] < 0.1  # of labels from -25 to 3; the penalty is a little stronger than the best
-    assert max(errors["nearest"], errors["forest"]) < errors["constant"]
+    assert max(errors["rbf"], errors["nearest"], errors["forest"]) < errors["constant"]
     assert errors["constant"] == pytest.approx(rmse(y[split.train].mean(), y[split.test]))
 
 
@@ -88,12 +90,12 @@ def test_a_molecule_without_a_vector_is_given_the_mean_one(freesolv):
 def test_vectors_that_are_all_missing_give_the_mean(freesolv):
     split = make_split(freesolv, "random", 0)
     x = np.full((200, 3), np.nan, np.float32)
-    for model in (models.linear, models.nearest):
+    for model in (models.linear, models.rbf, models.nearest):
         prediction = model(x, freesolv, split, 0, quiet).predictions[:, 0]
         assert prediction == pytest.approx(freesolv.labels[split.train, 0].mean())
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", OF_BITS)
 def test_the_labels_of_the_test_molecules_are_not_seen(freesolv, model):
     split = make_split(freesolv, "random", 0)
     shuffled = freesolv.labels.copy()
@@ -109,7 +111,7 @@ def test_folds_choose_the_penalty(freesolv):
     split = make_split(freesolv, "random", 0)
     bits = ecfp4(freesolv.smiles, bits=256).astype(np.float64)
     x, y = bits[split.train], freesolv.labels[split.train, 0]
-    folds = PredefinedSplit(scaffold_folds([freesolv.smiles[row] for row in split.train]))
+    folds = PredefinedSplit(folds_of(split, freesolv))
     ridges = [make_pipeline(StandardScaler(), Ridge(alpha=penalty)) for penalty in models.PENALTIES]
     score = partial(cross_val_score, X=x, y=y, cv=folds, scoring="neg_root_mean_squared_error")
     scores = np.array([score(ridge) for ridge in ridges])
@@ -124,7 +126,7 @@ def test_folds_choose_the_penalty(freesolv):
     assert chosen.valid == pytest.approx(rmse(expected[split.valid], freesolv.labels[split.valid, 0]))
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", OF_BITS)
 def test_validation_chooses_nothing(freesolv, model):
     split = make_split(freesolv, "random", 0)
     other = replace(freesolv, labels=freesolv.labels.copy())
@@ -144,6 +146,34 @@ def test_no_feature_is_farther_out_than_in_training(freesolv):
     assert y == pytest.approx(models.linear(x, freesolv, split, 0, quiet).predictions[split.test[0], 0], abs=0.5)
 
 
+@pytest.mark.parametrize("kernel", [rbf_kernel, models._tanimoto_kernel])
+def test_features_of_a_kernel_have_its_values_for_products(freesolv, kernel, monkeypatch):
+    bits = ecfp4(freesolv.smiles[:60], bits=256).astype(np.float64)
+    bits[:2] = bits[2:4]  # twins have one landmark too many
+    learned, wanted = models._as_features(kernel, bits[:40], bits)
+    np.testing.assert_allclose(learned @ learned.T, kernel(bits[:40], bits[:40]), atol=1e-6)
+    np.testing.assert_allclose(wanted @ learned.T, kernel(bits, bits[:40]), atol=1e-6)
+    monkeypatch.setattr(models, "LANDMARKS", 30)
+    few, _ = models._as_features(kernel, bits[:40], bits)
+    assert few.shape[1] <= 30
+    off = np.abs(few @ few.T - kernel(bits[:40], bits[:40]))
+    assert np.sort(off.max(axis=1))[:30].max() < 1e-6 < off.max(), "between landmarks they are exact"
+
+
+def test_tanimoto_by_hand():
+    a, b = np.array([[1, 1, 0], [0, 0, 0]], np.float32), np.array([[1, 0, 1], [1, 1, 0], [0, 0, 0]], np.float32)
+    np.testing.assert_allclose(models._tanimoto_kernel(a, b), [[1 / 3, 1, 0], [0, 0, 1]])
+
+
+def test_a_kernel_finds_what_no_line_tells():
+    data = as_classification(some_of_freesolv())
+    x = np.random.default_rng(0).normal(size=(200, 2))
+    data = replace(data, labels=(x[:, :1] * x[:, 1:] > 0).astype(float))
+    split = make_split(data, "random", 0)
+    linear, rbf = (model(x, data, split, 0, quiet).valid for model in (models.linear, models.rbf))
+    assert rbf > 0.9 > 0.7 > linear
+
+
 def test_folds_that_cannot_judge_leave_the_simplest_model():
     data = as_classification(some_of_freesolv(20))
     data = replace(data, labels=np.r_[1.0, np.zeros(19)][:, None])
@@ -158,9 +188,10 @@ def test_folds_that_cannot_judge_leave_the_simplest_model():
 def test_a_number_of_neighbours_that_some_folds_lack_is_not_chosen():
     data = some_of_freesolv(42)
     split = replace(make_split(data, "random", 0), train=np.arange(39), valid=np.array([39]), test=np.array([40, 41]))
-    assert sorted(np.bincount(scaffold_folds(data.smiles[:39]))) == [7, 8, 8, 8, 8], "one fold learns of 32, four of 31"
+    folds = folds_of(split, data)
+    assert sorted(np.bincount(folds)) == [7, 8, 8, 8, 8], "one fold learns of 32, four of 31"
     labels = data.labels.copy()
-    judged_alone = scaffold_folds(data.smiles[:39]) == np.bincount(scaffold_folds(data.smiles[:39])).argmin()
+    judged_alone = folds == np.bincount(folds).argmin()
     labels[:39][judged_alone] = labels[:39][~judged_alone].mean()  # which 32 neighbours tell without an error
     data = replace(data, labels=labels)
     x = np.concatenate([np.cos(labels), np.sin(labels)], axis=1)
