@@ -8,6 +8,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from mmsa_dist.config.load import sections_of
+
 SETTINGS = "[section.key=value]..."
 
 # typer reads annotations when the program runs, where `X | None` is not understood in every form it needs.
@@ -20,7 +22,6 @@ ModelFolder = Annotated[
 ]
 
 _SETTING = re.compile(r"[a-z_]+(\.[a-z_0-9]+)+=", re.ASCII)
-_KEY_ALONE = re.compile(r"[a-z_]+=", re.ASCII)
 
 
 def split_settings(words: list[str] | None) -> tuple[list[str], list[str]]:
@@ -31,8 +32,9 @@ def split_settings(words: list[str] | None) -> tuple[list[str], list[str]]:
     """
     words = words or []
     for word in words:
-        if _KEY_ALONE.match(word) and not Path(word).exists():
-            raise ValueError(f"{word!r} lacks its section: settings are section.key=value, such as train.steps=1000")
+        if sections := sections_of(word.partition("=")[0]) if "=" in word else []:
+            meant = " or ".join(f"{section}.{word}" for section in sections)
+            raise ValueError(f"{word!r} lacks its section: did you mean {meant}?")
     return (
         [word for word in words if not _SETTING.match(word)],
         [word for word in words if _SETTING.match(word)],

@@ -115,6 +115,11 @@ def _without_branches(location: tuple[int | str, ...], root: type[BaseModel]) ->
     return location
 
 
+def sections_of(key: str) -> list[str]:
+    """The sections of the configuration that have a setting of this name."""
+    return [section for section in Config.model_fields if key in _keys_beside((section, key), Config)]
+
+
 def _keys_beside(location: tuple[int | str, ...], root: type[BaseModel]) -> list[str]:
     """Names that are known in the section that holds the last part of `location`."""
     section: Any = root

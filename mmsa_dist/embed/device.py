@@ -19,7 +19,7 @@ def device_of(asked: str | torch.device | None) -> torch.device:
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     try:
         device = torch.device(asked or ("cuda" if gpus else "cpu"))
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ValueError(f"device={asked!r} is no device that torch knows; 'cpu' and 'cuda:1' are") from error
     if device.type != "cuda":
         return device

@@ -405,6 +405,7 @@ class Embedder(TransformerMixin, BaseEstimator):
             raise ValueError(f"batch_size={self.batch_size!r} must be a whole number of 1 or more, or 'auto'")
         if not (isinstance(self.readers, Integral) and self.readers >= 0):
             raise ValueError(f"readers={self.readers!r} must be a whole number of 0 or more")
+        device_of(self.device)
         _ = self.view_
 
     def _computing(self, device: torch.device, rows: int) -> AbstractContextManager[int]:

@@ -83,8 +83,9 @@ def export_embeddings(
         from mmsa_dist.embed.side_by_side import side_by_side  # here, for Ray may be missing
 
         make = partial(side_by_side, parallel)
+    embedder.fit()  # before anything is written: its options may be wrong
     folder = Folder(out)
-    rows = open_source(source, options)
+    rows = open_source(source, options, out)
     origin = Origin(
         model=embedder.digest,
         view=embedder.view_,

@@ -19,7 +19,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import fsspec
 import numpy as np
@@ -147,11 +147,16 @@ def read_part(folder: Folder, number: int) -> tuple[Origin, Reasons]:
     try:
         with fsspec.open(url, "rb") as stream:
             file = pq.ParquetFile(stream, pre_buffer=False)  # see `part_table`
-            origin = Origin(**json.loads((file.schema_arrow.metadata or {})[b"mmsa_origin"]))
+            origin = _origin(json.loads((file.schema_arrow.metadata or {})[b"mmsa_origin"]))
             reasons = pc.value_counts(file.read(columns=["reason"], use_threads=False)["reason"].combine_chunks())
             return origin, Counter({item["values"]: item["counts"] for item in reasons.to_pylist()})
     except (OSError, KeyError, ValueError, TypeError, pa.ArrowInvalid) as error:
         raise ExportError(f"{url} is not a part of an embedding export ({error}); remove it") from error
+
+
+def _origin(about: dict[str, Any]) -> Origin:
+    """Reads an origin; those of early exports do not say what read their molecules."""
+    return Origin(**{"read_by": "", **about})
 
 
 def part_table(folder: Folder, number: int, columns: Sequence[str] | None = None) -> pa.Table:
@@ -195,7 +200,7 @@ def read_summary(folder: str | os.PathLike[str]) -> ExportSummary:
                 f"{place.url} holds no finished embeddings ({SUMMARY} is missing); run `mmsa embed` on it again"
             )
         about = json.loads(content)
-        return ExportSummary(**about | {"folder": place.url, "origin": Origin(**about["origin"])})
+        return ExportSummary(**about | {"folder": place.url, "origin": _origin(about["origin"])})
     except ExportError:
         raise
     except (OSError, ValueError, TypeError, KeyError) as error:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Protocol
@@ -27,7 +28,7 @@ from mmsa_dist.embed.parquet import EmbeddedRow
 from mmsa_shards.folder import Folder
 from mmsa_shards.manifest import MANIFEST_NAME, BlockEntry, Manifest
 from mmsa_shards.options import PrepareOptions
-from mmsa_shards.read import Record, Refused, Structure, files_of, read_records
+from mmsa_shards.read import Record, Refused, Structure, files_of, is_known_kind, read_records
 from mmsa_shards.shard import read_entry
 
 Embedded = tuple[list[EmbeddedRow], NDArray[np.float32]]
@@ -38,6 +39,7 @@ Progress = Callable[[int], None]
 STDIN = "-"
 
 _READ_AT_ONCE = 1 << 20  # bytes
+_SHARD = re.compile(r"(train|val)-\d+\.tar")
 
 
 class Piece(Protocol):
@@ -68,7 +70,9 @@ class Source(Protocol):
 
 
 def open_source(
-    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], options: PrepareOptions | None = None
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    options: PrepareOptions | None = None,
+    out: str | os.PathLike[str] = "",
 ) -> Source:
     """Finds out what `source` is.
 
@@ -76,6 +80,7 @@ def open_source(
         source: a folder of shards, or one or several files, folders of files or patterns with ``*``; paths or URLs
             that fsspec knows. ``-`` is SMILES from standard input, one a line, as in a ``.smi`` file, gzipped or not.
         options: how files are read (`smiles_column`, `id_column`, `allow_truncated`); None takes the defaults.
+        out: folder of the result, which is no source where it lies below one.
 
     Raises:
         ValueError: there is no such thing, or it is of no kind that can be read.
@@ -85,13 +90,21 @@ def open_source(
 
         options = load_config().prepare
     paths = [os.fspath(path) for path in ([source] if isinstance(source, str | os.PathLike) else source)]
-    if len(paths) == 1 and paths[0] != STDIN and any(map(_is_of_shards, Folder(paths[0]).names())):
+    of_shards = [path for path in paths if _is_of_shards(path)]
+    if of_shards and len(paths) > 1:
+        raise ValueError(
+            f"{of_shards[0]} is a folder of shards, which is embedded alone; give others a run of their own"
+        )
+    if of_shards:
         return ShardRows(paths[0])
-    return FileRows([file for path in paths for file in ([path] if path == STDIN else files_of(path))], options)
+    files = (files_of(path, without=os.fspath(out)) if path != STDIN else [path] for path in paths)
+    return FileRows(list(chain.from_iterable(files)), options)
 
 
-def _is_of_shards(name: str) -> bool:
-    return name == MANIFEST_NAME or name.endswith(".tar")
+def _is_of_shards(path: str) -> bool:
+    if path in ("", STDIN) or is_known_kind(path):
+        return False
+    return any(name == MANIFEST_NAME or _SHARD.fullmatch(name) for name in Folder(path).names())
 
 
 class ShardRows:

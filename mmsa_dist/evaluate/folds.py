@@ -8,6 +8,7 @@ them from the test molecules, so that what is chosen is chosen for such a step a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,22 +25,28 @@ _SHARED = 0.05  # of the test molecules; a few a scaffold split may share, where
 def folds_of(split: Split, data: TaskData) -> NDArray[np.int64]:
     """Deals the n training molecules of a split to `FOLDS` folds of about equal size.
 
-    Where the split keeps scaffolds together, so do the folds; where test molecules have scaffolds of training
-    molecules, as in a random split, folds are random.
+    Where the split keeps scaffolds together, so do the folds; where more than a few test molecules have a ring scaffold
+    of training molecules, as in a random split, folds are random.
 
     Returns:
         (n,) number of the fold; fewer than `FOLDS` molecules are of a fold each.
     """
-    learned, judged = (list(scaffolds(data.smiles[row] for row in rows)) for rows in (split.train, split.test))
-    if len(learned) < FOLDS:
-        return np.arange(len(learned))
-    seen = set(learned)
+    if len(split.train) < FOLDS:
+        return np.arange(len(split.train))
+    scaffold_of = _scaffolds(data.smiles)
+    learned, judged = ([scaffold_of[row] for row in rows] for rows in (split.train, split.test))
+    seen = set(learned) - {""}
     if sum(scaffold in seen for scaffold in judged) <= _SHARED * len(judged):
         return scaffold_folds(learned)
     folds = np.empty(len(learned), dtype=np.int64)
     for number, (_, rows) in enumerate(KFold(FOLDS, shuffle=True, random_state=0).split(folds)):
         folds[rows] = number
     return folds
+
+
+@lru_cache(maxsize=1)
+def _scaffolds(smiles: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(scaffolds(smiles))  # every method of a task asks for them
 
 
 def scaffold_folds(scaffold_of: Sequence[str]) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from mmsa_dist.evaluate.job import Job, fit, judge, keep, kept
@@ -73,10 +74,12 @@ def evaluate(
     jobs = [job for data in tasks for job in _jobs(methods, data, _by_seed(data, split, seeds))]
     _check_names("jobs", [job.name for job in jobs])
     used = {(job.data.task.name, job.split.digest): (job.split, job.data) for job in jobs}
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=folder):  # before hours of work: it may be a place that cannot be written to
+        pass
     warnings = check([(data, of_task) for of_task, data in used.values()]) if check is not None else ()
     scores = {job.name: score for job in jobs if resume and (score := kept(folder, job)) is not None}
     todo = [job for job in jobs if job.name not in scores]
-    folder.mkdir(parents=True, exist_ok=True)  # before hours of work: it may be a place that cannot be written to
     inputs: dict[object, Inputs] = {}
     for job in todo:
         if job.inputs_key not in inputs:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -96,7 +95,7 @@ def _as_features(
     landmarks = learned
     if len(learned) > LANDMARKS:
         landmarks = learned[np.random.default_rng(0).choice(len(learned), LANDMARKS, replace=False)]
-    values, axes = eigh(kernel(landmarks, landmarks))
+    values, axes = np.linalg.eigh(kernel(landmarks, landmarks))
     kept = values > 1e-9 * values[-1]
     whiten = axes[:, kept] / np.sqrt(values[kept])
     return kernel(learned, landmarks) @ whiten, kernel(wanted, landmarks) @ whiten

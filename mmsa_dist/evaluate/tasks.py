@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from mmsa_dist.evaluate.datasets import find_file
 from mmsa_dist.evaluate.moleculenet import TASKS, Kind, Metric, Task, TaskError
+from mmsa_shards.read.tables import delimiter_of
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,8 @@ def read_text_table(path: Path) -> pa.Table:
             # Everything as text: types guessed from the first rows would turn a late "NA" into an error.
             data = stream.read()
         whole = pa.csv.ReadOptions(block_size=len(data) + 1)
-        names = data.split(b"\n", 1)[0].decode(errors="replace")
-        how = pa.csv.ParseOptions(delimiter=max(",\t;", key=names.count), newlines_in_values=True)
+        names = data.lstrip().split(b"\n", 1)[0].decode(errors="replace")
+        how = pa.csv.ParseOptions(delimiter=delimiter_of(names), newlines_in_values=True)
         header = pa.csv.read_csv(pa.BufferReader(data), read_options=whole, parse_options=how)
         text = pa.csv.ConvertOptions(column_types=dict.fromkeys(header.column_names, pa.string()))
         return pa.csv.read_csv(pa.BufferReader(data), read_options=whole, parse_options=how, convert_options=text)

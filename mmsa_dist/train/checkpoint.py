@@ -29,7 +29,9 @@ from mmsa_dist.train.engine_files import EngineFilesError, load_engine
 ENGINE_FOLDER = "engine"
 CHECKPOINT_FORMAT = 1
 
-_OF_THE_START = frozenset({"run.dir", "train.stop_after"})  # settings that change nothing in what is learned
+_UNSET = type("Unset", (), {"__repr__": lambda self: "(not set)"})()
+"""Value of a setting that the version which saved the checkpoint did not have, or this one has no more."""
+_OF_THE_START = frozenset({"run.dir", "train.stop_after"})  # where to, and where to stop
 
 
 class CheckpointError(ValueError):
@@ -51,7 +53,7 @@ class Restored(NamedTuple):
     run: RunState
     neighbours: dict[str, torch.Tensor]
     """State of this rank's neighbour source."""
-    changed: tuple[str, ...]
+    changed: str
     """Settings that were others when it was saved, with both values; where to, and where to stop, are not counted."""
 
 
@@ -108,10 +110,9 @@ class Checkpoints:
                 "point data.shards at those, or start a new run.dir"
             )
         changed = _differences(about["config"], config)
-        if of_model := [words for key, words in changed.items() if key.startswith("model.")]:
-            raise CheckpointError(
-                f"{path} was saved with {', '.join(of_model)}; set what it was, or start a new run.dir"
-            )
+        of_model = {key: values for key, values in changed.items() if key.startswith("model.") and _UNSET not in values}
+        if of_model:
+            raise CheckpointError(f"{path} was saved with {_told(of_model)}; set what it was, or start a new run.dir")
         stage, now = about["config"]["train"]["zero_stage"], engine.zero_optimization_stage()
         if stage != now:
             raise CheckpointError(
@@ -125,20 +126,24 @@ class Checkpoints:
         return Restored(
             RunState(about["step"], LoaderState(**about["loader"])),
             _neighbours_of_rank(path, about["ranks"]),
-            tuple(words for key, words in changed.items() if key not in _OF_THE_START),
+            _told({key: values for key, values in changed.items() if key not in _OF_THE_START}),
         )
 
 
-def _differences(was: Mapping[str, Any], now: Mapping[str, Any], section: str = "") -> dict[str, str]:
-    """The keys, with dots, of which the values differ, and words that say both values."""
-    found: dict[str, str] = {}
+def _differences(was: Mapping[str, Any], now: Mapping[str, Any], section: str = "") -> dict[str, tuple[Any, Any]]:
+    """The keys, with dots, of which the values differ, and both values."""
+    found: dict[str, tuple[Any, Any]] = {}
     for name in sorted(was.keys() | now.keys()):
-        key, before, after = f"{section}{name}", was.get(name), now.get(name)
+        key, before, after = f"{section}{name}", was.get(name, _UNSET), now.get(name, _UNSET)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             found |= _differences(before, after, f"{key}.")
         elif before != after:
-            found[key] = f"{key}={before!r}, now {after!r}"
+            found[key] = before, after
     return found
+
+
+def _told(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    return ", ".join(f"{key}={was!r}, now {now!r}" for key, (was, now) in changed.items())
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

@@ -104,6 +104,8 @@ class _Run:
                 f"{self.folder.checkpoints} already holds {newest.name}; pass --resume to go on, or choose another "
                 "run.dir"
             )
+        if newest is None:
+            _refuse_what_cannot_learn(config, self.reader)
         torch.manual_seed(config.run.seed)
         self.objective = objective_for(config, self.reader).to(device)
         self.engine = start_engine(self.objective, config)
@@ -135,7 +137,7 @@ class _Run:
             self.state = restored.run
             self.neighbours.load_state_dict(restored.neighbours)
             if restored.changed:
-                self.news.append(f"{checkpoint.name} was saved with {', '.join(restored.changed)}; going on as now")
+                self.news.append(f"{checkpoint.name} was saved with {restored.changed}; going on as now")
         self.loader = Loader(
             self.reader,
             loader_options(self.config),
@@ -280,6 +282,21 @@ def _refuse_broken_shards(folder: str, *, verify: bool) -> None:
         raise ShardError(f"{answer[0][0]}{more}")
 
 
+def _refuse_what_cannot_learn(config: Config, reader: BlockReader) -> None:
+    """Looks whether the molecules have what the encoders see.
+
+    Raises:
+        ValueError: it names the encoder, and the mend.
+    """
+    if "comenet" in config.model.encoders and not reader.has_conformers:
+        others = ", ".join(name for name in config.model.encoders if name != "comenet")
+        raise ValueError(
+            f"no molecule in {config.shards_dir} has 3D, which comenet among model.encoders learns from; prepare them "
+            "with prepare.conformers=etkdg (or given)"
+            + (f", or leave it out: model.encoders='[{others}]'" if others else "")
+        )
+
+
 def loader_options(config: Config) -> LoaderOptions:
     """What the configuration says about batches."""
     return LoaderOptions(
@@ -294,18 +311,7 @@ def loader_options(config: Config) -> LoaderOptions:
 
 
 def objective_for(config: Config, reader: BlockReader) -> Objective:
-    """The model that the configuration asks for, with random weights, and what it is to learn from `reader`.
-
-    Raises:
-        ValueError: the molecules of `reader` lack what an encoder or a loss learns from.
-    """
-    encoders = config.model.encoders
-    if "comenet" in encoders and not reader.has_conformers:
-        others = ", ".join(name for name in encoders if name != "comenet")
-        raise ValueError(
-            f"no molecule in {config.data.shards} has 3D, which comenet among model.encoders learns from; prepare them "
-            f"with prepare.conformers=etkdg (or given), or leave it out: model.encoders='[{others}]'"
-        )
+    """The model that the configuration asks for, with random weights, and what it is to learn from `reader`."""
     scale = descriptor_scale(reader.descriptors_of_some()) if config.loss.descriptor > 0 else None
     return Objective(MMSAModel(config.model), config.loss, scale)
 

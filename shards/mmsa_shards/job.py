@@ -88,7 +88,7 @@ class Job:
         return "" if self.exclude == other.exclude else "a file of prepare.exclude has changed"
 
 
-def describe(inputs: Sequence[str], options: PrepareOptions, before: Job | None) -> Job:
+def describe(inputs: Sequence[str], options: PrepareOptions, before: Job | None, out: str = "") -> Job:
     """Looks at every input and draws up the job.
 
     Args:
@@ -96,6 +96,7 @@ def describe(inputs: Sequence[str], options: PrepareOptions, before: Job | None)
             what it matches.
         options: of the preparation.
         before: what the folder was prepared from; its inputs are among those of the new job.
+        out: the folder; what is in it is no input where it lies below one.
 
     Raises:
         PrepareError: there is no input, or one that is missing, empty, of no known kind, named twice, or not what
@@ -105,7 +106,7 @@ def describe(inputs: Sequence[str], options: PrepareOptions, before: Job | None)
         raise PrepareError("no input was named: name at least one file of molecules")
     known = {entry.url: entry for entry in before.inputs} if before else {}
     found: dict[str, dict[str, Any]] = {}
-    for path in chain.from_iterable(map(files_of, inputs)):
+    for path in chain.from_iterable(files_of(path, without=out) for path in inputs):
         facts = _look_at(path)
         if facts["url"] in found:
             raise PrepareError(f"input {facts['url']} is named twice: name it once")

@@ -74,11 +74,11 @@ def prepare(inputs: Sequence[str], out: str, options: PrepareOptions, *, progres
         work = work_folder(folder, options)
         before = prepared(folder, work)
         # Before anything is written, so that a wrong input leaves nothing.
-        job = describe(inputs, options, before.job if before else None)
+        job = describe(inputs, options, before.job if before else None, folder.url)
         with alone_in(work):
             if finish_publishing(work, folder):
                 before = prepared(folder, work)
-                job = describe(inputs, options, before.job if before else None)
+                job = describe(inputs, options, before.job if before else None, folder.url)
             if before is not None and before.job == job:
                 shutil.rmtree(work, ignore_errors=True)
                 return before.manifest

@@ -251,6 +251,32 @@ def test_molecules_of_another_rdkit_are_not_mixed_in(embedder, table, tiny_shard
     assert export_embeddings(embedder, tiny_shards, tmp_path / "of shards").rows == 55
 
 
+def test_exports_of_before_are_read_and_not_mixed_in(embedder, table, tmp_path):
+    export_embeddings(embedder, table, tmp_path / "out")
+    part, summary = tmp_path / "out" / "part-00000.parquet", tmp_path / "out" / "_export.json"
+    content = pq.read_table(part)
+    origin = json.loads(content.schema.metadata[b"mmsa_origin"])
+    assert origin.pop("read_by").startswith("rdkit ")
+    pq.write_table(content.replace_schema_metadata({"mmsa_origin": json.dumps(origin)}), part)
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"origin": origin}))
+    assert len(read_embeddings(tmp_path / "out").ids) == 11
+    with pytest.raises(ExportError, match="read_by was '', is now 'rdkit "):
+        export_embeddings(embedder, table, tmp_path / "out")
+
+
+def test_a_wrong_device_leaves_nothing(embedder, table, tmp_path):
+    with pytest.raises(ValueError, match="device='gpu' is no device"):
+        export_embeddings(clone(embedder).set_params(device="gpu"), table, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_the_result_lies_in_is_finished_too(embedder, table, tmp_path):
+    first = export_embeddings(embedder, tmp_path, tmp_path / "out", rows_per_part=5)
+    (tmp_path / "out" / "part-00001.parquet").unlink()
+    again = export_embeddings(embedder, tmp_path, tmp_path / "out", rows_per_part=5)
+    assert (first.rows, again.rows, again.parts - again.reused_parts) == (13, 13, 1)
+
+
 def test_other_files_are_never_touched(embedder, table, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").write_text("mine")

@@ -21,6 +21,7 @@ from mmsa_shards.errors import PrepareError
 from mmsa_shards.read import Record
 from tests.fixtures.embedders import DRUGS, random_embedder
 from tests.fixtures.file_server import files_on_a_server
+from tests.fixtures.loopback import Handler, on_loopback
 
 
 @pytest.fixture(scope="module")
@@ -46,22 +47,50 @@ def of(source: Source, rows: int, embedder: Embedder) -> list[Embedded]:
     return [piece.embed(embedder) for piece in source.pieces(rows)]
 
 
-def test_a_folder_or_a_pattern_stands_for_its_files_in_order_of_their_names(tmp_path: Path) -> None:
+def smiles_of(*paths: Path | str, out: Path | str = "") -> list[str]:
+    (piece,) = open_source(paths, out=out).pieces(100)
+    assert isinstance(piece, RecordPiece)
+    return [record.structure.text for record in piece.records if isinstance(record, Record)]
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
     folder = tmp_path / "library"
-    for name, smiles in (("b.smi", "CC"), ("below/c.smi", "CCC"), ("a[1].smi", "C"), ("readme.txt", "none")):
+    for name, smiles in (
+        ("b.smi", "CC"),
+        ("below/c.smi", "CCC"),
+        ("a[1].smi", "C"),
+        ("._b.smi", "N"),
+        (".checkpoints/b.smi", "N"),
+        ("vectors/part.smi", "O"),
+        ("readme.txt", "none"),
+        ("backup.tar", "none"),
+    ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"{smiles}\n")
+    return folder
 
-    def smiles(*paths: Path) -> list[str]:
-        (piece,) = open_source(paths).pieces(10)
-        assert isinstance(piece, RecordPiece)
-        return [record.structure.text for record in piece.records if isinstance(record, Record)]
 
-    assert smiles(folder) == ["C", "CC", "CCC"]
-    assert smiles(folder / "*.smi") == ["C", "CC"]
-    assert smiles(folder / "b.smi", folder / "a[1].smi") == ["CC", "C"]
-    with pytest.raises(PrepareError, match=r"\*\.sdf stands for no file"):
-        open_source(folder / "*.sdf")
+def test_a_folder_or_a_pattern_stands_for_its_files_in_order_of_their_paths(library: Path) -> None:
+    assert smiles_of(library) == ["C", "CC", "CCC", "O"], "hidden files are not among them"
+    assert smiles_of(library / "*") == smiles_of(library / "*.smi") == ["C", "CC"]
+    assert smiles_of(library / "b.smi", library / "a[1].smi", library / "._b.smi") == ["CC", "C", "N"]
+    assert smiles_of(library / ".checkpoints" / "*.smi") == ["N"]
+    for nothing in (library / "*.sdf", library / ".checkpoints" / "*.sdf", ""):
+        with pytest.raises(PrepareError, match=r"stands for no file|the name of an input is empty"):
+            open_source(nothing)
+
+
+def test_the_result_is_no_source(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert smiles_of(library, out=library / "vectors") == ["C", "CC", "CCC"]
+    assert smiles_of(library / "**" / "*.smi", out=library / "vectors") == ["C", "CC", "CCC"]
+    monkeypatch.chdir(library)
+    assert smiles_of(".", out="vectors") == ["C", "CC", "CCC"]
+
+
+def test_a_folder_of_shards_is_embedded_alone(table: Path, tiny_shards: Path) -> None:
+    with pytest.raises(ValueError, match="shards is a folder of shards, which is embedded alone"):
+        open_source([table, tiny_shards])
 
 
 @pytest.mark.parametrize("rows", [1, 4, 5, 7, 100])
@@ -157,6 +186,17 @@ def test_a_file_on_a_server(embedder: Embedder, table: Path, ranges: bool) -> No
     ((expected, expected_vectors),) = of(open_source(table), 100, embedder)
     assert rows == expected
     np.testing.assert_array_equal(vectors, expected_vectors)
+
+
+def test_a_server_that_refuses_is_said() -> None:
+    pytest.importorskip("aiohttp", reason="fsspec reads http with aiohttp")
+
+    class Refuses(Handler):
+        def answer(self, *, body: bool) -> None:
+            self.begin(403, 0)
+
+    with on_loopback(Refuses) as url, pytest.raises(PrepareError, match=rf"cannot read {url}/secret\.smi: 403"):
+        open_source(f"{url}/secret.smi")
 
 
 def test_the_digest_is_that_of_what_is_read(table: Path) -> None:

@@ -184,6 +184,12 @@ def test_columns_may_be_parted_as_spreadsheets_do(tmp_path, delimiter):
     assert (data.smiles, data.labels.tolist()) == (("CCO", "CC"), [[1.0], [0.0]])
 
 
+def test_what_is_quoted_parts_no_columns(tmp_path):
+    (tmp_path / "x.csv").write_text('\nsmiles,"y; mol/l; 25 C"\nCCO,1\n')
+    data = load_csv(tmp_path / "x.csv", smiles_column="smiles", label_columns=["y; mol/l; 25 C"], metric="rmse")
+    assert data.labels.tolist() == [[1.0]]
+
+
 def test_a_set_of_many_labels_needs_one(tmp_path):
     (tmp_path / "sider.csv").write_text("smiles\nCCO\n")
     with pytest.raises(TaskError, match="has no column of labels; it has smiles"):

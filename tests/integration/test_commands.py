@@ -155,7 +155,7 @@ def test_an_input_that_cannot_be_used_is_named_and_nothing_is_left(
         (["report", "{tmp}/nowhere"], "does not exist"),
         (["prepare", "prepare.workers=2"], "no input was named"),
         (["config", "train.stepz=1"], "did you mean 'steps'"),
-        (["pretrain", "steps=1"], "'steps=1' lacks its section"),
+        (["pretrain", "steps=1"], "'steps=1' lacks its section: did you mean train.steps=1?"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_sentence(tmp_path: Path, command: list[str], words: str) -> None:

@@ -73,7 +73,7 @@ def test_csv_of_every_make(tmp_path, options, end, separator):
 
 def test_csv_columns_can_be_named(tmp_path, options):
     path = tmp_path / "a.csv"
-    path.write_text("smiles,reactant,code\nC,CCO,x7\n")
+    path.write_text('smiles,reactant,code,"yield; g; mol"\nC,CCO,x7,1\n')
     (record,) = _read(path, options, smiles_column="reactant", id_column="code")
     assert (record.id, record.structure.text) == ("x7", "CCO")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mmsa_dist.runtime.files import sha256_of
-from mmsa_dist.train.checkpoint import CheckpointError, Checkpoints
+from mmsa_dist.train.checkpoint import CheckpointError, Checkpoints, _differences, _told
 from mmsa_dist.train.engine_files import WeightsOnlyCheckpointEngine, _join_shares
 
 
@@ -116,6 +116,14 @@ class OfStage0:
             {"format": 1, "manifest": "b" * 64, "ranks": 4, "config": {"model": MODEL, "train": {"zero_stage": 1}}},
             r"saved at train.zero_stage=1 and cannot be read at 0; set train.zero_stage=1",
         ),
+        (  # a version that had no model.gin.width saved it
+            {
+                "format": 1,
+                "manifest": "b" * 64,
+                "config": {"model": {"gin": {"layers": 5}}, "train": {"zero_stage": 2}},
+            },
+            r"saved at train.zero_stage=2 and cannot be read at 0",
+        ),
     ],
 )
 def test_what_cannot_be_resumed_is_said_before_anything_is_loaded(
@@ -130,3 +138,8 @@ def test_what_cannot_be_resumed_is_said_before_anything_is_loaded(
             manifest_digest="b" * 64,
             config={"model": MODEL, "train": {"zero_stage": 0}},
         )
+
+
+def test_settings_that_differ_are_told_with_both_values() -> None:
+    changed = _differences({"a": {"x": 1, "z": 2}, "b": 1}, {"a": {"x": 2, "y": 3}, "b": 1})
+    assert _told(changed) == "a.x=1, now 2, a.y=(not set), now 3, a.z=2, now (not set)"

@@ -6,6 +6,7 @@ the good records around it.
 
 from __future__ import annotations
 
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from glob import has_magic
@@ -22,7 +23,7 @@ from mmsa_shards.read.sdf import sdf_records
 from mmsa_shards.read.tables import csv_records, parquet_records
 from mmsa_shards.read.unpack import plain, read_pieces, unpacked
 
-__all__ = ["Place", "Record", "Refused", "Structure", "check_kind", "files_of", "read_records"]
+__all__ = ["Place", "Record", "Refused", "Structure", "check_kind", "files_of", "is_known_kind", "read_records"]
 
 
 def read_records(
@@ -71,7 +72,7 @@ def read_records(
         return
     except FileNotFoundError:
         raise PrepareError(f"input {path} does not exist: check the path") from None
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, *_of_servers()) as error:
         raise PrepareError(f"cannot read {path}: {error}") from error
     if count == 0:
         raise PrepareError(f"{path} holds no records: leave it out or name another file")
@@ -84,36 +85,63 @@ def check_kind(path: str) -> None:
         raise PrepareError(
             f"{path} is packed in a way that is not read: unpack it with {_UNPACKERS[kind]}, or pack it with gzip"
         )
-    if not _is_known(path):
+    if not is_known_kind(path):
         raise PrepareError(
             f"{path} is of no kind that can be read: rename it to one of {' '.join(sorted(_KINDS))} (also with .gz)"
         )
 
 
-def files_of(path: str) -> list[str]:
+def files_of(path: str, without: str = "") -> list[str]:
     """Returns the files that a path or URL stands for.
 
     Args:
         path: a file; a folder, which stands for all files below it of a kind that `read_records` knows; or a pattern
-            with ``*``, for what it matches.
+            with ``*``, for what it matches of these. Hidden files count only where they are named.
+        without: folder whose files do not count, because what is made of them is written there.
 
     Raises:
-        PrepareError: a folder or pattern that stands for no file.
+        PrepareError: nothing is named, a folder or pattern stands for no file, or a server refuses.
     """
+    if not path:
+        raise PrepareError("the name of an input is empty: name a file, a folder or a pattern")
     system, inner = fsspec.core.url_to_fs(path)
-    if system.isdir(inner):
-        found = [file for file in system.find(inner) if _is_known(file)]
-    elif has_magic(path) and not system.exists(inner):  # a file may be called a[1].smi
-        found = system.glob(inner)
-    else:
+    if "::" in path:  # a chain, such as simplecache::s3://library/a.smi, names one file
         return [path]
-    if not found:
+    try:
+        if system.isdir(inner):
+            found = system.find(inner)
+        elif has_magic(path) and not system.exists(inner):  # a file may be called a[1].smi
+            found = system.glob(inner)
+        else:
+            return [path]
+    except (OSError, *_of_servers()) as error:
+        raise PrepareError(f"cannot read {path}: {error}") from error
+    named = inner.split("/")
+    left_out = f"{_url(without)}/" if without else None
+    files = [
+        system.unstrip_protocol(file)
+        for file in sorted(found)
+        if is_known_kind(file) and not any(part.startswith(".") and part not in named for part in file.split("/"))
+    ]
+    files = [file for file in files if left_out is None or not file.startswith(left_out)]
+    if not files:
         raise PrepareError(f"input {path} stands for no file that can be read: check the path")
-    return [system.unstrip_protocol(file) for file in sorted(found)]
+    return files
 
 
-def _is_known(path: str) -> bool:
+def _url(path: str) -> str:
+    system, inner = fsspec.core.url_to_fs(path)
+    return str(system.unstrip_protocol(inner)).rstrip("/")
+
+
+def is_known_kind(path: str) -> bool:
+    """Whether the name of a file says a kind that `read_records` knows."""
     return _kind(path) in _KINDS
+
+
+def _of_servers() -> tuple[type[Exception], ...]:
+    """What fsspec lets pass where a server refuses: no OSError, and of a library that is there only where needed."""
+    return (sys.modules["aiohttp"].ClientError,) if "aiohttp" in sys.modules else ()
 
 
 def _kind(path: str) -> str:

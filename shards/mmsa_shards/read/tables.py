@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
@@ -49,7 +50,7 @@ def csv_records(
 
     source = lines()
     header = next(source, "")
-    delimiter = max(",\t;", key=header.count)
+    delimiter = delimiter_of(header)
     names = next(csv.reader([header], delimiter=delimiter), [])
     smiles_at, id_at = _columns(names, file, options)
     rows = csv.reader(source, delimiter=delimiter)
@@ -83,6 +84,12 @@ def csv_records(
             smiles = row[smiles_at].strip() if smiles_at < width else ""
             name = row[id_at] if id_at is not None and id_at < width else ""
             yield smiles_record(name, smiles, *place)
+
+
+def delimiter_of(header: str) -> str:
+    """Comma, tab or semicolon, whichever parts most names of a CSV file's first line; what is quoted does not count."""
+    bare = re.sub(r'"[^"]*"', "", header)
+    return max(",\t;", key=bare.count)
 
 
 def parquet_records(stream: BinaryIO, file: str, options: PrepareOptions) -> Iterator[Record | Refused]:
