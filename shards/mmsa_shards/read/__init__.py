@@ -72,7 +72,7 @@ def read_records(
         return
     except FileNotFoundError:
         raise PrepareError(f"input {path} does not exist: check the path") from None
-    except (OSError, pa.ArrowException, *_of_servers()) as error:
+    except _refusals() as error:
         raise PrepareError(f"cannot read {path}: {error}") from error
     if count == 0:
         raise PrepareError(f"{path} holds no records: leave it out or name another file")
@@ -114,7 +114,7 @@ def files_of(path: str, without: str = "") -> list[str]:
             found = system.glob(inner)
         else:
             return [path]
-    except (OSError, *_of_servers()) as error:
+    except _refusals() as error:
         raise PrepareError(f"cannot read {path}: {error}") from error
     named = inner.split("/")
     left_out = f"{_url(without)}/" if without else None
@@ -139,9 +139,10 @@ def is_known_kind(path: str) -> bool:
     return _kind(path) in _KINDS
 
 
-def _of_servers() -> tuple[type[Exception], ...]:
-    """What fsspec lets pass where a server refuses: no OSError, and of a library that is there only where needed."""
-    return (sys.modules["aiohttp"].ClientError,) if "aiohttp" in sys.modules else ()
+def _refusals() -> tuple[type[Exception], ...]:
+    """How a file, a disk or a server refuses: aiohttp's errors, which fsspec lets pass, are no OSErrors."""
+    of_servers = (sys.modules["aiohttp"].ClientError,) if "aiohttp" in sys.modules else ()
+    return OSError, pa.ArrowException, *of_servers
 
 
 def _kind(path: str) -> str:
