@@ -32,7 +32,9 @@ def split_settings(words: list[str] | None) -> tuple[list[str], list[str]]:
     """
     words = words or []
     for word in words:
-        if sections := sections_of(word.partition("=")[0]) if "=" in word else []:
+        key, is_setting, _ = word.partition("=")
+        sections = sections_of(key) if is_setting else []
+        if sections:
             meant = " or ".join(f"{section}.{word}" for section in sections)
             raise ValueError(f"{word!r} lacks its section: did you mean {meant}?")
     return (

@@ -79,3 +79,13 @@ def test_what_bears_on_the_outcome_is_compared_and_nothing_else(files, options):
     assert before.difference(job()).startswith("exclude was [], now ['")
     (files / "b/y.smi").write_text("CCC")
     assert job(exclude=without).difference(before) == "a file of prepare.exclude has changed"
+
+
+def test_what_was_made_of_a_folder_is_no_input_of_it(options, files):
+    out, before = files / "shards", describe([str(files)], options, None)
+    (out / "rejects").mkdir(parents=True)
+    (out / "rejects" / "part-00000.parquet").write_bytes(b"not molecules")
+    (files / "._y.smi").write_bytes(b"of a file browser")
+    assert describe([str(files)], options, None, str(out)) == before
+    with pytest.raises(PrepareError, match="stands for no file that can be read"):
+        describe([str(out)], options, None, str(out))
