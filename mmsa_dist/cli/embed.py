@@ -16,8 +16,7 @@ def embed(
         list[str],
         typer.Argument(
             help="Files of molecules, folders or patterns of them, or one folder of shards; paths or URLs. "
-            "- for SMILES from standard input. "
-            "Then settings.",
+            "- for SMILES from standard input. Then settings.",
             metavar=f"SOURCE... {SETTINGS}",
         ),
     ],

@@ -108,8 +108,7 @@ def _without_branches(location: tuple[int | str, ...], root: type[BaseModel]) ->
     """`location` up to a field that is a union: what pydantic calls its branches is nothing that a user wrote."""
     section: Any = root
     for number, part in enumerate(location, 1):
-        field = getattr(section, "model_fields", {}).get(part)
-        section = field.annotation if field else None
+        section = _part_of(section, part)
         if get_origin(section) in {Union, UnionType}:
             return location[:number]
     return location
@@ -124,10 +123,15 @@ def _keys_beside(location: tuple[int | str, ...], root: type[BaseModel]) -> list
     """Names that are known in the section that holds the last part of `location`."""
     section: Any = root
     for part in location[:-1]:
-        field = getattr(section, "model_fields", {}).get(part)
-        section = field.annotation if field else None
+        section = _part_of(section, part)
     if isinstance(section, type) and issubclass(section, BaseModel):
         return list(section.model_fields)
     if section is PrepareOptions:
         return [name for name in PrepareOptions.__dataclass_fields__ if not name.startswith("_")]
     return []
+
+
+def _part_of(section: Any, name: int | str) -> Any:
+    """The type of a field of a section; None where there is no such field."""
+    field = getattr(section, "model_fields", {}).get(name)
+    return field.annotation if field else None

@@ -7,7 +7,7 @@ them from the test molecules, so that what is chosen is chosen for such a step a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -38,10 +38,7 @@ def folds_of(split: Split, data: TaskData) -> NDArray[np.int64]:
     seen = set(learned) - {""}
     if sum(scaffold in seen for scaffold in judged) <= _SHARED * len(judged):
         return scaffold_folds(learned)
-    folds = np.empty(len(learned), dtype=np.int64)
-    for number, (_, rows) in enumerate(KFold(FOLDS, shuffle=True, random_state=0).split(folds)):
-        folds[rows] = number
-    return folds
+    return _numbered(KFold(FOLDS, shuffle=True, random_state=0).split(learned), len(learned))
 
 
 @lru_cache(maxsize=1)
@@ -60,13 +57,18 @@ def scaffold_folds(scaffold_of: Sequence[str]) -> NDArray[np.int64]:
     Returns:
         (n,) number of the fold.
     """
-    folds = np.empty(len(scaffold_of), dtype=np.int64)
     largest = len(scaffold_of) // FOLDS
     seen: dict[str, int] = {}
     groups = []
     for scaffold in scaffold_of:
         seen[scaffold] = seen.get(scaffold, -1) + 1
         groups.append(f"{scaffold} {seen[scaffold] // largest}")
-    for number, (_, rows) in enumerate(GroupKFold(FOLDS).split(groups, groups=groups)):
+    return _numbered(GroupKFold(FOLDS).split(groups, groups=groups), len(groups))
+
+
+def _numbered(parts: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]], n: int) -> NDArray[np.int64]:
+    """(n,) the number of the part that each molecule is left out of."""
+    folds = np.empty(n, dtype=np.int64)
+    for number, (_, rows) in enumerate(parts):
         folds[rows] = number
     return folds

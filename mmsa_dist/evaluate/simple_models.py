@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,46 +36,46 @@ TREES = 300
 
 _Kernel = Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float64]]
 """(n, D) and (m, D) to (n, m), positive semi-definite."""
+_LearnedAndWanted = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Features of the rows to learn from, and of those to predict."""
 
 
 def linear(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: Progress) -> Outcome:
     """Ridge or logistic regression on standardized features, its penalty chosen."""
-    x = x.astype(np.float64)
-
-    def candidates(y: NDArray[np.float64], learned: NDArray[np.int64], wanted: NDArray[np.int64]) -> Choices:
-        if not np.isnan(x[learned]).all():
-            seen, asked = _standardized(x[learned], x[wanted])
-            yield from _regressions(seen, asked, y[learned], data.task.kind, PENALTIES)
-
-    return label_by_label(chosen(candidates, data, split), data, split)
+    return _regression(x.astype(np.float64), _standardized, PENALTIES, data, split)
 
 
 def rbf(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: Progress) -> Outcome:
     """Ridge or logistic regression under exp(-|a - b|²/D) of standardized features, its penalty chosen."""
-    x = x.astype(np.float64)
 
-    def candidates(y: NDArray[np.float64], learned: NDArray[np.int64], wanted: NDArray[np.int64]) -> Choices:
-        if not np.isnan(x[learned]).all():
-            seen, asked = _as_features(rbf_kernel, *_standardized(x[learned], x[wanted]))
-            yield from _regressions(seen, asked, y[learned], data.task.kind, PENALTIES_OF_KERNELS)
+    def features(learned: NDArray[Any], wanted: NDArray[Any]) -> _LearnedAndWanted:
+        return _as_features(rbf_kernel, *_standardized(learned, wanted))
 
-    return label_by_label(chosen(candidates, data, split), data, split)
+    return _regression(x.astype(np.float64), features, PENALTIES_OF_KERNELS, data, split)
 
 
 def tanimoto(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: Progress) -> Outcome:
     """Ridge or logistic regression under Tanimoto's similarity of features that are 0 or 1, its penalty chosen."""
-    x = x.astype(np.float32)
+    return _regression(x.astype(np.float32), partial(_as_features, _tanimoto_kernel), PENALTIES_OF_KERNELS, data, split)
+
+
+def _regression(
+    x: NDArray[Any],
+    features: Callable[[NDArray[Any], NDArray[Any]], _LearnedAndWanted],
+    penalties: Sequence[float],
+    data: TaskData,
+    split: Split,
+) -> Outcome:
+    """Ridge or logistic regression on what `features` makes of the rows to learn from and of those to predict."""
 
     def candidates(y: NDArray[np.float64], learned: NDArray[np.int64], wanted: NDArray[np.int64]) -> Choices:
-        seen, asked = _as_features(_tanimoto_kernel, x[learned], x[wanted])
-        yield from _regressions(seen, asked, y[learned], data.task.kind, PENALTIES_OF_KERNELS)
+        if not np.isnan(x[learned]).all():
+            yield from _regressions(*features(x[learned], x[wanted]), y[learned], data.task.kind, penalties)
 
     return label_by_label(chosen(candidates, data, split), data, split)
 
 
-def _standardized(
-    learned: NDArray[np.float64], wanted: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _standardized(learned: NDArray[np.float64], wanted: NDArray[np.float64]) -> _LearnedAndWanted:
     """Features by mean and deviation of those to learn from; what is not known counts as the mean.
 
     A feature counts as no farther out than in any of them: one that hardly varies among them may be a hundred thousand
@@ -85,9 +86,7 @@ def _standardized(
     return tuple(np.nan_to_num(scaler.transform(rows), copy=False, nan=0.0) for rows in (learned, within))
 
 
-def _as_features(
-    kernel: _Kernel, learned: NDArray[Any], wanted: NDArray[Any]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _as_features(kernel: _Kernel, learned: NDArray[Any], wanted: NDArray[Any]) -> _LearnedAndWanted:
     """Features whose products are the kernel's values, by at most `LANDMARKS` of the molecules to learn from.
 
     Nyström's method (Williams and Seeger 2001); with as many landmarks as molecules it is exact.
