@@ -7,8 +7,9 @@
 Needs torch, triton and, for one of the baselines, torch-geometric. First two ceilings are measured, a large copy and
 a large product of matrices; the floor of a shape is what it must move over the one or compute over the other,
 whichever takes longer (``cost.py``). Then every implementation is held against float64 on rows drawn at random; what
-is wrong is not timed. Times are medians over CUDA events, with the L2 cache cleared before each. P, which is so small
-that the host takes longer to launch it than the GPU to compute it, is timed in a CUDA graph too.
+is wrong is not timed. Times are medians over CUDA events, with the L2 cache cleared before each: of the GPU, or of the
+host where that takes longer to launch the work than the GPU to do it. After each shape come the GPU's own times, of
+replays of a CUDA graph.
 
 A row is printed and written as soon as it is there: what cuts a run off takes nothing that was measured.
 """
@@ -42,12 +43,12 @@ from problem import (
     off,
     ours,
     pyg_and_sdpa,
+    row_of_entry,
 )
 
 OURS = "ours"
 # Of ‖got − expected‖ / ‖expected‖, as in kernels/README.md.
 TOLERANCE = {torch.bfloat16: 1.6e-2, torch.float16: 2e-3, torch.float32: 1e-5}
-HOST_BOUND = {"P"}
 # The fastest units multiply 16 bits; of a product of float32 numbers to all of theirs, they do six.
 PRODUCTS_OF_FLOAT32 = 6
 
@@ -106,6 +107,8 @@ class Row:
     graph_forward_ms: float | None = None
     graph_both_ms: float | None = None
     """In a CUDA graph, one call after the other: without the host, and with what fits in the L2 cache there already."""
+    graph_forward_of_floor: float | None = None
+    graph_both_of_floor: float | None = None
 
 
 def bench(shape: Shape, p: Problem, ceilings: Ceilings, implementations: dict[str, Operator]) -> Iterator[Row]:
@@ -149,25 +152,34 @@ def bench(shape: Shape, p: Problem, ceilings: Ceilings, implementations: dict[st
         )
 
 
-def time_in_graph(row: Row, operator: Operator, p: Problem) -> None:
+def time_in_graph(row: Row, mine: Row | None, operator: Operator, p: Problem) -> None:
     """Fills in the times in a CUDA graph, as far as the implementation can be captured in one."""
     try:
         with torch.no_grad():
             row.graph_forward_ms = _graph_ms(partial(operator, p))
+        row.graph_forward_of_floor = row.forward_of_floor * row.forward_ms / row.graph_forward_ms
         row.graph_both_ms = _graph_ms(partial(both_ways, operator, p))
+        row.graph_both_of_floor = row.both_of_floor * row.both_ms / row.graph_both_ms
     except Exception as failure:
         _complain(f"{row.shape} {row.implementation} in a CUDA graph: {type(failure).__name__}: {failure}")
-    times = ["-" if ms is None else f"{ms:.3f} ms" for ms in (row.graph_forward_ms, row.graph_both_ms)]
-    print(
-        f"{row.shape} {row.implementation} in a CUDA graph, L2 not cleared: forward {times[0]}, "
-        f"forward and backward {times[1]}",
-        flush=True,
-    )
+    said = [
+        "-" if ms is None else f"{ms:.3f} ms, {share:.2f} of the floor" + _times_ours(ms, mine and mine_ms)
+        for ms, share, mine_ms in (
+            (row.graph_forward_ms, row.graph_forward_of_floor, mine and mine.graph_forward_ms),
+            (row.graph_both_ms, row.graph_both_of_floor, mine and mine.graph_both_ms),
+        )
+    ]
+    print(f"{row.shape} {row.implementation:10} in a CUDA graph: forward {said[0]}; both {said[1]}", flush=True)
+
+
+def _times_ours(ms: float, mine_ms: float | None) -> str:
+    return f", {ms / mine_ms:.1f}x ours" if mine_ms else ""
 
 
 def compare_atomic(shape: Shape, p: Problem) -> None:
     """Prints what the fixed order of additions costs."""
-    in_order, atomic = (partial(f, p, p.grads[0]) for f in (grad_x_deterministic, grad_x_atomic))
+    in_order = partial(grad_x_deterministic, p, p.grads[0], row_of_entry(p).int())
+    atomic = partial(grad_x_atomic, p, p.grads[0])
     times = _median_ms(in_order), _median_ms(atomic)
     print(
         f"{shape.name} gradient of x: in order {times[0]:.3f} ms, atomic {times[1]:.3f} ms, "
@@ -204,10 +216,10 @@ def run(
                 rows.append(row)
                 _print_row(row, next((mine for mine in rows[first:] if mine.implementation == OURS), None))
                 keep(rows)
-            if shape.name in HOST_BOUND:
-                # After all the others: a capture that failed might leave something behind.
-                for row in rows[first:]:
-                    time_in_graph(row, implementations[row.implementation], p)
+            # After all the others: a capture that failed might leave something behind.
+            mine = next((row for row in rows[first:] if row.implementation == OURS), None)
+            for row in rows[first:]:
+                time_in_graph(row, mine, implementations[row.implementation], p)
             if shape.name == "L":
                 compare_atomic(shape, p)
         except Exception:

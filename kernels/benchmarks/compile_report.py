@@ -33,34 +33,27 @@ from triton.runtime import driver
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]  # runs from a bare checkout too
 from problem import DTYPES
 
-from mmsa_kernels.hyperedge_memory import kernels
-from mmsa_kernels.hyperedge_memory.launch import attention_blocks, gather_blocks
-from mmsa_kernels.hyperedge_memory.tiles import (
-    Tile,
-    gather_tile,
-    is_fenced,
-    most_shared_bytes,
-    padded_width,
-    shipped_tiles,
-)
+from mmsa_kernels.hyperedge_memory import attention_kernels, gather_kernels
+from mmsa_kernels.hyperedge_memory.arguments import ATTENTION_BLOCK, attention_blocks, entry_blocks, gather_blocks
+from mmsa_kernels.hyperedge_memory.tiles import Tile, most_shared_bytes, pieces_of, shipped_tiles
 
 SHARED_LIMIT = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
 """Bytes of shared memory that a program may have, by architecture (CUDA programming guide)."""
 
-_COUNTS = {"num_fresh", "num_rows", "num_anchors", "rows_per_split"}
-_INDICES = {"rowptr_ptr", "col_ptr"}
-_FLOATS = {
-    "overlap_ptr",
-    "lse_ptr",
-    "row_scale_ptr",
-    "grad_lse_ptr",
-    "delta_ptr",
-    "partial_ptr",
-    "attention_grad_g_ptr",
+GATHERS = ("aggregate", "backward_entries", "backward_vertices")
+"""The kernels that have no tile."""
+
+_COUNTS = {
+    *("num_fresh", "num_rows", "num_anchors", "num_vertices", "first_row", "last_row", "rows_per_split"),
+    *("attention_blocks", "attention_plane"),
 }
-_PIECES = {"anchors_ptr", "g_pieces_ptr", "grad_readout_ptr"}
+_INDICES = {"rowptr_ptr", "col_ptr", "vertexptr_ptr", "order_ptr"}
+_FLOATS = {
+    *("lse_ptr", "inverse_length_ptr", "grad_lse_ptr", "partial_ptr", "attention_grad_g_ptr"),
+    *("weight_ptr", "grad_weight_ptr"),
+}
+_PIECES = {"anchors_ptr", "g_pieces_ptr", "grad_readout_ptr", "attention_ptr", "grad_score_ptr"}
 _FLOATS_OF_COSINE = {"anchor_length_ptr", "anchor_turns_ptr"}  # for a dot product, the anchors stand in their place
-_WEIGHTS = {"weight_ptr", "grad_weight_ptr"}
 
 
 @dataclass(frozen=True)
@@ -73,7 +66,7 @@ class Case:
     width: int
     cosine: bool
     tile: Tile | None
-    """None for the gather, which has no anchors."""
+    """None for those that gather, which have no anchors."""
     stale: bool = True
     grad_lse: bool = True
     """Whether there is a stale table, and a gradient of the log-sum-exp: with both, most is asked of the registers."""
@@ -106,7 +99,8 @@ def cases(archs: list[int], dtypes: list[str], widths: list[int] | None) -> list
         tiles = list(shipped_tiles(DTYPES[dtype]))
         for (kernel, width, tile), cosine in itertools.product(tiles, (False, True)):
             found.append(Case(arch, dtype, kernel, width, cosine, tile))
-        found += [Case(arch, dtype, "gather", width, False, None) for width in dict.fromkeys(w for _, w, _ in tiles)]
+        widths_of_all = dict.fromkeys(width for _, width, _ in tiles)
+        found += [Case(arch, dtype, kernel, width, True, None) for kernel in GATHERS for width in widths_of_all]
     return [
         case
         for case in found
@@ -154,11 +148,10 @@ def compile_case(case: Case) -> Report:
     Afterwards this process can launch nothing.
     """
     driver.set_active(_NoDevice(case.arch))
-    kernel: Any = getattr(kernels, f"{case.kernel}_kernel")
+    kernel = _kernel(case)
     constants = _constants(case)
     arguments = [_argument(name, case) for name in kernel.arg_names if name not in constants]
-    warps = case.tile.warps if case.tile else gather_tile(case.width, DTYPES[case.dtype]).warps
-    compiled = kernel.warmup(*arguments, grid=(1,), num_warps=warps, **constants)
+    compiled = kernel.warmup(*arguments, grid=(1,), **constants)
     ptx = compiled.asm["ptx"]
     said = _ptxas(ptx, case.arch)
     registers = re.search(r"Used (\d+) registers", said)
@@ -177,6 +170,10 @@ def compile_case(case: Case) -> Report:
     )
 
 
+def _kernel(case: Case) -> Any:
+    return getattr(attention_kernels if case.tile else gather_kernels, f"{case.kernel}_kernel")
+
+
 def _argument(name: str, case: Case) -> Any:
     """Returns a number for an argument that is one; for a pointer the dtype, which Triton takes to be aligned."""
     if name in _COUNTS:
@@ -185,22 +182,26 @@ def _argument(name: str, case: Case) -> Any:
         return 1.0
     if name in _INDICES:
         return torch.int64
-    if name in _FLOATS | _WEIGHTS or (name in _FLOATS_OF_COSINE and case.cosine):
+    if name == "row_of_entry_ptr":
+        return torch.int32
+    if name in _FLOATS or (name in _FLOATS_OF_COSINE and case.cosine):
         return torch.float32
     return torch.bfloat16 if name in _PIECES and case.dtype == "fp32" else DTYPES[case.dtype]
 
 
 def _constants(case: Case) -> dict[str, Any]:
-    """Returns the constants of a launch."""
+    """Returns the constants of a launch, and how many warps it has."""
     dtype = DTYPES[case.dtype]
-    if case.tile is None:
-        gather = gather_tile(case.width, dtype)
-        return {"D": case.width, "GM": gather.rows, "BD": padded_width(case.width), "UNROLL": gather.unroll}
-    constants = attention_blocks(case.tile, case.width, dtype) | gather_blocks(case.tile, case.width, dtype)
+    if case.tile:
+        constants = attention_blocks(case.tile, case.width, dtype)
+    else:
+        constants = (entry_blocks if case.kernel == "backward_entries" else gather_blocks)(case.width, dtype)
     constants |= {"X_STRIDE": case.width, "STALE_STRIDE": case.width * case.stale, "HAS_STALE": case.stale}
-    constants |= {"COSINE": case.cosine, "HAS_GRAD_G": True, "HAS_GRAD_LSE": case.grad_lse, "WANTS_GRAD_WEIGHT": True}
-    constants |= {"INTERPRETED": False, "FENCED": is_fenced(case.kernel, case.width, dtype)}
-    names = getattr(kernels, f"{case.kernel}_kernel").arg_names
+    constants |= {"PIECES": pieces_of(dtype), "COSINE": case.cosine, "INTERPRETED": False}
+    constants |= {"ATTENTION_BLOCK": ATTENTION_BLOCK}
+    constants |= {"HAS_GRAD_G": True, "HAS_GRAD_LSE": case.grad_lse}
+    constants |= dict.fromkeys(("WANTS_GRAD_X", "WANTS_GRAD_WEIGHT", "WANTS_GRAD_ANCHORS"), True)
+    names = {*_kernel(case).arg_names, "num_warps"}
     return {name: value for name, value in constants.items() if name in names}
 
 

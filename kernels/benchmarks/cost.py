@@ -98,16 +98,17 @@ def backward(shape: Shape, size: int) -> Cost:
 
 
 # What the prediction supposes: rows that are gathered at random come at this share of the bandwidth of a copy, the
-# products at this share of the rate of a large one, and the two do not overlap within a kernel. Seven products instead
-# of five in the backward pass, for the scores and their gradients are computed for rows and for anchors.
-GATHER_SHARE, PRODUCT_SHARE, PRODUCTS_OF_BACKWARD = 0.75, 0.55, 14
+# products at this share of the rate of a large one, and one kernel comes after the other. The attention and
+# the gradient of the scores are written and read, the latter twice: of (rows, anchors) numbers that is five times.
+GATHER_SHARE, PRODUCT_SHARE, ATTENTION_PASSES = 0.9, 0.75, 5
 LAUNCH_S = 5e-6
 
 
 def predicted_s(shape: Shape, size: int, ceilings: Ceilings) -> tuple[float, float]:
     """Returns the seconds predicted for our forward and our backward pass."""
-    product = 2 * shape.rows * shape.anchors * shape.width / (ceilings.flops_per_s * PRODUCT_SHARE)
-    bandwidth = ceilings.bytes_per_s * GATHER_SHARE
-    ahead = forward(shape, size).bytes / bandwidth + 2 * product + LAUNCH_S
-    back = backward(shape, size).bytes / bandwidth + PRODUCTS_OF_BACKWARD / 2 * product + 10 * LAUNCH_S
+    products_per_s, bandwidth = ceilings.flops_per_s * PRODUCT_SHARE, ceilings.bytes_per_s * GATHER_SHARE
+    product = 2 * shape.rows * shape.anchors * shape.width / products_per_s
+    attention = ATTENTION_PASSES * size * shape.rows * shape.anchors
+    ahead = forward(shape, size).bytes / bandwidth + 2 * product + 2 * LAUNCH_S
+    back = (backward(shape, size).bytes + attention) / bandwidth + 5 * product + 16 * LAUNCH_S
     return ahead, back

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from mmsa_kernels.hyperedge_memory import launch
 from mmsa_kernels.hyperedge_memory.reference import hyperedge_memory_attention_reference
+from mmsa_kernels.incidence import transpose_order
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SCALES = {"dot": 4.0, "cosine": 10.0}
@@ -111,7 +112,8 @@ def _messages(p: Problem) -> Tensor:
     return gathered * p.weight.to(p.x_ND.dtype)[:, None]
 
 
-def _row_of_entry(p: Problem) -> Tensor:
+def row_of_entry(p: Problem) -> Tensor:
+    """Returns the row of every entry, (E,)."""
     return torch.repeat_interleave(p.rowptr.diff(), output_size=p.col.numel())
 
 
@@ -124,7 +126,7 @@ def _compared(p: Problem, g: Tensor) -> tuple[Tensor, Tensor]:
 
 def eager(p: Problem) -> tuple[Tensor, Tensor, Tensor]:
     """Gather, segment sum, softmax attention, as one writes it in PyTorch."""
-    g = p.x_ND.new_zeros(p.rows, p.x_ND.shape[1]).index_add(0, _row_of_entry(p), _messages(p))
+    g = p.x_ND.new_zeros(p.rows, p.x_ND.shape[1]).index_add(0, row_of_entry(p), _messages(p))
     query, key = _compared(p, g)
     scores = p.scale * (query @ key.T).float()
     return g, scores.softmax(dim=1).to(g.dtype) @ p.anchors_SD, scores.logsumexp(dim=1)
@@ -134,7 +136,7 @@ def pyg_and_sdpa(p: Problem) -> tuple[Tensor, Tensor, Tensor]:
     """Scatter of PyTorch Geometric, as its HypergraphConv does it, and PyTorch's fused attention."""
     from torch_geometric.utils import scatter
 
-    g = scatter(_messages(p), _row_of_entry(p), dim=0, dim_size=p.rows, reduce="sum")
+    g = scatter(_messages(p), row_of_entry(p), dim=0, dim_size=p.rows, reduce="sum")
     query, key = _compared(p, g)
     readout = functional.scaled_dot_product_attention(
         query[None, None], key[None, None], p.anchors_SD[None, None], scale=p.scale
@@ -167,10 +169,10 @@ def grad_x_atomic(p: Problem, grad_g_BD: Tensor) -> Tensor:
     return grad_x.to(p.x_ND.dtype)
 
 
-def grad_x_deterministic(p: Problem, grad_g_BD: Tensor) -> Tensor:
-    """The gradient of x as our backward takes it, by the transposed operator."""
+def grad_x_deterministic(p: Problem, grad_g_BD: Tensor, row_E: Tensor) -> Tensor:
+    """The gradient of x as our backward takes it, by the transposed operator; it knows the row of every entry."""
     grad_x = torch.empty_like(p.x_ND)
-    launch._grad_x(grad_x, grad_g_BD, p.rowptr, p.col, p.weight)
+    launch._grad_x(grad_x, grad_g_BD, *transpose_order(p.col, len(p.x_ND)), row_E=row_E, weight=p.weight)
     return grad_x
 
 

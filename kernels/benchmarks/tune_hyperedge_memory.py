@@ -6,7 +6,8 @@
 Writes ``mmsa_kernels/hyperedge_memory/tuned/<device>.json`` after each kernel; what is there for other problems stays.
 A tile is kept for a kernel, D, B, S and dtype (`tuned_key`), whatever the similarity and the bank: the last run stands
 for all of them, so tune with those that you use. Candidates are compiled beforehand, side by side, as
-``compile_report.py`` does it, and those that spill registers are not timed.
+``compile_report.py`` does it, and those that spill registers are not timed. Times are of replays of a CUDA graph: the
+GPU's alone.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ from mmsa_kernels.hyperedge_memory.tiles import (
     AttentionKernel,
     Tile,
     attention_tile,
-    is_fenced,
     most_shared_bytes,
     tuned_file,
     tuned_key,
@@ -44,16 +44,23 @@ from mmsa_kernels.hyperedge_memory.tiles import (
     tuned_to_json,
 )
 
-KERNELS: tuple[AttentionKernel, ...] = ("forward", "backward_rows", "backward_anchors")
+MULTIPROCESSORS = 128  # about as many as a large GPU has
+KERNELS: tuple[AttentionKernel, ...] = ("forward", "backward_scores", "backward_rows", "backward_anchors")
 
 
 def candidates(kernel: AttentionKernel, shape: Shape) -> Iterator[Tile]:
-    """Yields tiles whose sums fit in registers and whose blocks are not larger than the problem."""
-    for rows, anchors, warps, stages in itertools.product((16, 32, 64, 128), (16, 32, 64, 128), (4, 8), (1, 2, 3)):
-        owned, other = (anchors, rows) if kernel == "backward_anchors" else (rows, anchors)
+    """Yields tiles whose sums fit in registers and whose blocks are not larger than the problem.
+
+    Where there are rows for all multiprocessors, those of 64 rows and more alone: Hopper's own matrix instructions take
+    no fewer.
+    """
+    least_rows = 64 if shape.rows >= 64 * MULTIPROCESSORS and kernel != "backward_anchors" else 16
+    for rows, anchors, warps, stages in itertools.product((16, 32, 64, 128), (32, 64, 128), (4, 8), (2, 3)):
+        owned = {"backward_anchors": anchors, "backward_scores": 0}.get(kernel, rows)
         sums = owned * shape.width / (32 * warps)
-        scores = owned * other / (32 * warps)
-        if 16 <= sums <= 128 and scores <= 32 and anchors <= shape.anchors and rows <= shape.rows:
+        scores = rows * anchors / (32 * warps)
+        fits = 16 <= sums <= 128 or kernel == "backward_scores"
+        if rows >= least_rows and fits and 4 <= scores <= 64 and anchors <= shape.anchors and rows <= shape.rows:
             yield Tile(rows, anchors, warps, stages)
 
 
@@ -66,7 +73,6 @@ def worth_timing(
         for kernel in KERNELS
         for tile in candidates(kernel, shape)
         if most_shared_bytes(kernel, shape.width, tile, DTYPES[dtype]) <= shared_bytes
-        and (tile.stages == 1 or not is_fenced(kernel, shape.width, DTYPES[dtype]))
     ]
     good: dict[AttentionKernel, list[Tile]] = {kernel: [] for kernel in KERNELS}
     refused = 0
@@ -100,7 +106,8 @@ def tune(problem: Problem, shape: Shape, good: dict[AttentionKernel, list[Tile]]
                 launch, "attention_tile", lambda k, chosen=chosen, **facts: chosen.get(k) or attention_tile(k, **facts)
             ):
                 try:
-                    times[tile] = triton.testing.do_bench(call, warmup=5, rep=20, return_mode="median")
+                    call()  # what fails must not do so while it is captured
+                    times[tile] = triton.testing.do_bench_cudagraph(call, rep=20, return_mode="median")
                 except triton.runtime.errors.OutOfResources:
                     times[tile] = math.inf
         best[kernel] = fastest = min(times, key=lambda tile: times[tile])

@@ -27,7 +27,7 @@ from mmsa_kernels.hyperedge_memory.tiles import (
 )
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "kernels" / "benchmarks"
-KERNELS = ("forward", "backward_rows", "backward_anchors")
+KERNELS = ("forward", "backward_scores", "backward_rows", "backward_anchors")
 HOPPER, AMPERE = 227 << 10, 163 << 10  # bytes of shared memory for a program
 DTYPES = st.sampled_from(list(LARGEST_WIDTHS))
 
@@ -58,12 +58,10 @@ def test_there_is_a_tile_for_every_problem(kernel, rows, anchors, dtype, shared_
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("width", [64, 256])
-def test_where_nothing_is_in_flight_stages_take_no_memory(kernel, width):
-    one, three = (tiles.most_shared_bytes(kernel, width, Tile(16, 16, 8, stages), torch.float32) for stages in (1, 3))
-    assert (one == three) == tiles.is_fenced(kernel, width, torch.float32) == (kernel == KERNELS[2] and width == 256)
-    assert not tiles.is_fenced(kernel, width, torch.bfloat16)
-    if tiles.is_fenced(kernel, width, torch.float32):
-        assert all(tile.stages == 1 for tile in table_tiles(kernel, width, torch.float32))
+@pytest.mark.parametrize("dtype", list(LARGEST_WIDTHS))
+def test_more_stages_take_more_shared_memory(kernel, width, dtype):
+    one, three = (tiles.most_shared_bytes(kernel, width, Tile(16, 16, 8, stages), dtype) for stages in (1, 3))
+    assert one < three
 
 
 def test_few_rows_are_cut_smaller():
@@ -73,15 +71,16 @@ def test_few_rows_are_cut_smaller():
 
 
 def test_less_shared_memory_takes_smaller_tiles():
-    assert choose("backward_rows", 65_536).rows == 128
-    assert choose("backward_rows", 65_536, shared_bytes=AMPERE).rows < 128
+    assert choose("forward", 65_536).rows == 128
+    assert choose("forward", 65_536, shared_bytes=AMPERE).rows < 128
 
 
-@given(width=st.integers(1, 512), dtype=DTYPES, warps=st.sampled_from([4, 8]))
-def test_gathered_rows_are_a_power_of_two_and_fill_the_threads(width, dtype, warps):
-    tile = gather_tile(width, dtype, warps)
+@given(width=st.integers(1, 512), dtype=DTYPES)
+def test_gathered_rows_are_a_power_of_two_and_fill_the_threads(width, dtype):
+    tile = gather_tile(width, dtype)
     assert tile.rows & (tile.rows - 1) == 0
-    assert tile.rows * padded_width(width) * dtype.itemsize >= 32 * warps * 16
+    assert tile.warps == 1
+    assert tile.rows * padded_width(width) * dtype.itemsize >= 32 * 16
 
 
 @pytest.mark.parametrize(("width", "padded"), [(1, 16), (16, 16), (17, 32), (256, 256), (300, 512)])
@@ -118,15 +117,15 @@ def compile_report(*words: str, to: Path) -> list[dict]:
 def assert_good_for_hopper(reports: list[dict]) -> None:
     assert reports
     for report in reports:
+        kernel, tile = report["case"]["kernel"], report["case"]["tile"]
         assert report["spill_bytes"] == 0, report
         assert not report["wgmma_serialized"], report
-        assert report["pipelined"] == (report["case"]["tile"] is not None and report["case"]["tile"]["stages"] > 1), (
-            report
-        )
-        assert report["widest_load"] == 16 or report["case"]["width"] < 64, report  # whose rows are short
-        tile = report["case"]["tile"]
-        owned = tile and tile["anchors" if report["case"]["kernel"] == "backward_anchors" else "rows"]
-        if tile and owned >= 16 * tile["warps"]:
+        assert report["pipelined"] == (tile is not None and tile["stages"] > 1), report
+        # Short rows have less than that; and all that backward_rows reads goes to shared memory past the registers.
+        if report["case"]["width"] >= 64 and kernel != "backward_rows":
+            assert report["widest_load"] == 16, report
+        assert (tile is None) == (kernel not in KERNELS), report
+        if tile and tile["anchors" if kernel == "backward_anchors" else "rows"] >= 16 * tile["warps"]:
             assert report["wgmma"], report
 
 

@@ -272,13 +272,36 @@ def test_every_run_gives_the_same_bits(similarity):
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-def test_splits_of_the_rows_add_up(monkeypatch):
-    """The gradient of the anchors, whose rows are split among programs, does not depend on how many there are."""
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Blocks of 16 rows and 16 anchors for every kernel, of which a small problem already has several."""
     monkeypatch.setattr(launch, "attention_tile", lambda kernel, **_: Tile(16, 16, 4, 1))
-    inputs = problem(sizes=(2,) * 130, anchors=50)
-    for programs in (1, 8, 1000):
-        monkeypatch.setattr(launch, "_ANCHOR_PROGRAMS", programs)
-        assert_close(*both(inputs, "cosine"), TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize("split_anchors", [1, 512, 1 << 14])
+def test_splits_of_the_rows_add_up(small_tiles, monkeypatch, split_anchors):
+    """The gradient of the anchors, whose rows are split among programs, does not depend on how many there are."""
+    monkeypatch.setattr(launch, "_SPLIT_ANCHORS", split_anchors)
+    assert_close(*both(problem(sizes=(2,) * 130, anchors=50), "cosine"), TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize(
+    ("rows_at_a_time", "attention_at_a_time", "most_rows"),
+    [(1, 1, 1), (16, 1, 16), (33, 1, 33), (1, 33 * 128, 33), (36, 1, 35)],
+)
+def test_the_backward_goes_over_some_rows_at_a_time(
+    small_tiles, monkeypatch, similarity, rows_at_a_time, attention_at_a_time, most_rows
+):
+    """However few they are, and where the last are fewer, every gradient is the same."""
+    monkeypatch.setattr(launch, "_ROWS_AT_A_TIME", rows_at_a_time)
+    monkeypatch.setattr(launch, "_ATTENTION_AT_A_TIME", attention_at_a_time)
+    room = []
+    attention = launch.Attention
+    monkeypatch.setattr(launch, "Attention", lambda rows, *rest: room.append(rows) or attention(rows, *rest))
+    inputs = problem(sizes=(3, 0, 1, 5, 2, 7, 0) * 5, anchors=50)
+    assert_close(*both(inputs, similarity), TOLERANCE[torch.float32])
+    assert room == [most_rows]
 
 
 def test_mixed_dtypes():

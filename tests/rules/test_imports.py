@@ -50,8 +50,10 @@ OWNERS = {
     "deepspeed": {"mmsa_dist/train/engine.py", "mmsa_dist/train/engine_files.py"},
     "faiss": {"mmsa_dist/structure/neighbours.py", "mmsa_dist/embed/vector_index.py"},
     "triton": {
-        "kernels/mmsa_kernels/hyperedge_memory/kernels.py",
+        "kernels/mmsa_kernels/hyperedge_memory/attention_kernels.py",
+        "kernels/mmsa_kernels/hyperedge_memory/gather_kernels.py",
         "kernels/mmsa_kernels/hyperedge_memory/launch.py",
+        "kernels/mmsa_kernels/hyperedge_memory/pieces.py",
     },
     "requests": {"shards/mmsa_shards/download_sources.py"},
     "tenacity": {"shards/mmsa_shards/download_patience.py"},

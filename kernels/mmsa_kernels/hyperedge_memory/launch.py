@@ -7,34 +7,46 @@ triton, so it is itself imported only where that backend runs.
 from __future__ import annotations
 
 import contextlib
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from mmsa_kernels.hyperedge_memory.kernels import (
+from mmsa_kernels.hyperedge_memory.arguments import (
+    Anchors,
+    Attention,
+    attention_blocks,
+    dtype_of_pieces,
+    entry_blocks,
+    gather_blocks,
+    in_pieces,
+    padded_anchors,
+    rows_in_line,
+    strides,
+)
+from mmsa_kernels.hyperedge_memory.attention_kernels import (
     backward_anchors_kernel,
     backward_rows_kernel,
+    backward_scores_kernel,
     forward_kernel,
-    gather_kernel,
 )
-from mmsa_kernels.hyperedge_memory.reference import EPS
-from mmsa_kernels.hyperedge_memory.tiles import (
-    AttentionKernel,
-    Tile,
-    attention_tile,
-    gather_tile,
-    is_fenced,
-    padded_width,
-    pieces_of,
+from mmsa_kernels.hyperedge_memory.beside import Beside
+from mmsa_kernels.hyperedge_memory.gather_kernels import (
+    aggregate_kernel,
+    backward_entries_kernel,
+    backward_vertices_kernel,
 )
-from mmsa_kernels.incidence import transpose_csr
+from mmsa_kernels.hyperedge_memory.tiles import AttentionKernel, Tile, attention_tile, gather_tile, pieces_of
+from mmsa_kernels.incidence import transpose_order
 
-# Programs of the backward over anchors, blocks of anchors times splits of the rows. A constant, so that the order of
-# additions, and with it the bits of the result, hang on sizes and tiles alone.
-_ANCHOR_PROGRAMS = 256
+# Constants, so that the order of additions, and with it the bits of the result, hang on sizes and tiles alone.
+_SPLIT_ANCHORS = 1 << 14
+"""Anchors times splits of the rows whose sums are kept apart in the backward over anchors: with 128 anchors a program
+128 programs, a wave of a large GPU."""
+_ROWS_AT_A_TIME, _ATTENTION_AT_A_TIME = 1 << 14, 1 << 25
+"""Of so many rows at a time the backward keeps the attention; of more where that is fewer numbers."""
 
 
 def hyperedge_memory_attention_triton(
@@ -49,8 +61,8 @@ def hyperedge_memory_attention_triton(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The operator of `mmsa_kernels.hyperedge_memory_attention` without its argument checks.
 
-    Besides the results it holds B numbers, and g once more for cosine and for float32; its backward 2 B·D, and at
-    most `_ANCHOR_PROGRAMS` blocks of anchors.
+    Besides the results it holds B numbers, and g once more for cosine and for float32; its backward B·D, and for
+    `_ROWS_AT_A_TIME` rows the attention and the gradient of the scores.
     """
     g_BD, readout_BD, lse_B, _, _ = _forward(x_ND, rowptr, col, weight, anchors_SD, scale, similarity, stale_VD)
     return g_BD, readout_BD, lse_B
@@ -69,41 +81,49 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Returns g, readout, lse, and what the backward needs again.
 
-    That is, for cosine ``scale / |g|`` of each row; and g, for cosine its direction, in the P pieces that enter
+    That is, for cosine ``1 / |g|`` of each row; and g, for cosine its direction, in the P pieces that enter
     products. They are empty where there is none, or where g is its own one piece.
     """
-    x_ND, rowptr, col, weight = _rows_in_line(x_ND), rowptr.contiguous(), col.contiguous(), weight.contiguous()
-    stale_VD = None if stale_VD is None else _rows_in_line(stale_VD)
-    anchors = _Anchors(anchors_SD, x_ND.dtype, similarity)
+    x_ND, rowptr, col, weight = rows_in_line(x_ND), rowptr.contiguous(), col.contiguous(), weight.contiguous()
+    stale_VD = None if stale_VD is None else rows_in_line(stale_VD)
+    anchors = Anchors(anchors_SD, x_ND.dtype, similarity)
     rows, width = rowptr.numel() - 1, x_ND.shape[1]
-    g_BD, readout_BD, lse_B, row_scale_B, g_PBD = _forward_results(x_ND, rowptr, similarity)
+    g_BD, readout_BD, lse_B, inverse_length_B, g_PBD = _forward_results(x_ND, rowptr, similarity)
     if rows:
+        gather = gather_tile(width, x_ND.dtype)
         tile = _tile("forward", x_ND, rows, anchors)
+        g_pieces = g_PBD if len(g_PBD) else g_BD
         with _on_device_of(x_ND):
-            forward_kernel[(triton.cdiv(rows, tile.rows),)](
+            aggregate_kernel[(triton.cdiv(rows, gather.rows),)](
                 x_ND,
                 x_ND if stale_VD is None else stale_VD,
                 rowptr,
                 col,
                 weight,
+                g_BD,
+                g_pieces,
+                inverse_length_B,
+                num_fresh=x_ND.shape[0],
+                num_rows=rows,
+                **strides(x_ND, stale_VD),
+                **gather_blocks(width, x_ND.dtype),
+                COSINE=similarity == "cosine",
+                PIECES=pieces_of(x_ND.dtype),
+            )
+            forward_kernel[(triton.cdiv(rows, tile.rows),)](
                 anchors.pieces,
                 anchors.length_S,
-                g_BD,
-                g_PBD if len(g_PBD) else g_BD,
+                g_pieces,
                 readout_BD,
                 lse_B,
-                row_scale_B,
-                num_fresh=x_ND.shape[0],
                 num_rows=rows,
                 num_anchors=anchors.count,
                 scale=scale,
-                **_strides(x_ND, stale_VD),
                 **attention_blocks(tile, width, x_ND.dtype),
-                **gather_blocks(tile, width, x_ND.dtype),
                 COSINE=similarity == "cosine",
                 INTERPRETED=not x_ND.is_cuda,
             )
-    return g_BD, readout_BD, lse_B, row_scale_B, g_PBD
+    return g_BD, readout_BD, lse_B, inverse_length_B, g_PBD
 
 
 @_forward.register_fake
@@ -128,7 +148,7 @@ def _forward_results(x_ND: Tensor, rowptr: Tensor, similarity: str) -> tuple[Ten
         x_ND.new_empty(rows, width),
         x_ND.new_empty(rows, dtype=torch.float32),
         x_ND.new_empty(rows if cosine else 0, dtype=torch.float32),
-        x_ND.new_empty(pieces if pieces > 1 or cosine else 0, rows, width, dtype=_dtype_of_pieces(x_ND.dtype)),
+        x_ND.new_empty(pieces if pieces > 1 or cosine else 0, rows, width, dtype=dtype_of_pieces(x_ND.dtype)),
     )
 
 
@@ -148,63 +168,101 @@ def _backward(
     g_BD: Tensor,
     readout_BD: Tensor,
     lse_B: Tensor,
-    row_scale_B: Tensor,
+    inverse_length_B: Tensor,
     g_PBD: Tensor,
     wants_x: bool,
     wants_weight: bool,
     wants_anchors: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the gradients of x, weight and anchors, each empty where it is not wanted."""
-    x_ND, rowptr, col, weight = _rows_in_line(x_ND), rowptr.contiguous(), col.contiguous(), weight.contiguous()
-    stale_VD = None if stale_VD is None else _rows_in_line(stale_VD)
-    g_pieces, grad_readout_pieces = g_PBD if len(g_PBD) else g_BD, _pieces(grad_readout_BD)
-    anchors = _Anchors(anchors_SD, x_ND.dtype, similarity)
-    rows, width = rowptr.numel() - 1, x_ND.shape[1]
+    x_ND, rowptr, col, weight = rows_in_line(x_ND), rowptr.contiguous(), col.contiguous(), weight.contiguous()
+    stale_VD = None if stale_VD is None else rows_in_line(stale_VD)
+    rows, width, cosine = rowptr.numel() - 1, x_ND.shape[1], similarity == "cosine"
     grad_x_ND, grad_weight, grad_anchors_SD = _gradients(x_ND, weight, anchors_SD, wants_x, wants_weight, False)
-    total_grad_g_BD = torch.empty_like(g_BD)
-    delta_B = torch.empty_like(lse_B)
-    cosine = similarity == "cosine"
+    anchors = Anchors(anchors_SD, x_ND.dtype, similarity)
+    grad_g_BD = None if grad_g_BD is None else grad_g_BD.contiguous()
+    g_pieces, grad_readout_pieces = g_PBD if len(g_PBD) else g_BD, in_pieces(grad_readout_BD)
+    blocks = partial(attention_blocks, width=width, dtype=x_ND.dtype)
+    scores_tile, rows_tile = (_tile(kernel, x_ND, rows, anchors) for kernel in ("backward_scores", "backward_rows"))
+    most_rows = min(rows, max(_ROWS_AT_A_TIME, _ATTENTION_AT_A_TIME // padded_anchors(anchors.count)))
+    attention = Attention(most_rows, anchors.count, g_BD)
+    # In float32, for what is along g in it can be large, and is taken out again.
+    attention_grad_g = g_BD.new_empty(most_rows, width, dtype=torch.float32)
+    total_grad_g_BD = torch.empty_like(g_BD) if wants_x else g_BD
+    row_E = torch.empty_like(col, dtype=torch.int32) if wants_x else col
+    sums = _AnchorSums(anchors, g_pieces, grad_readout_pieces, most_rows if wants_anchors else 0, x_ND, cosine)
+    beside = Beside(x_ND.device, worth_it=rows > most_rows)  # the next rows' products beside what these gather
     with _on_device_of(x_ND):
-        if rows:
-            tile = _tile("backward_rows", x_ND, rows, anchors)
-            backward_rows_kernel[(triton.cdiv(rows, tile.rows),)](
-                x_ND,
-                x_ND if stale_VD is None else stale_VD,
-                rowptr,
-                col,
+        transposed: tuple[Tensor, ...] = ()
+        if wants_x:
+            with beside.running():
+                transposed = transpose_order(col, x_ND.shape[0])
+        for first in range(0, rows, max(most_rows, 1)):
+            last = min(first + most_rows, rows)
+            backward_scores_kernel[(triton.cdiv(last - first, scores_tile.rows),)](
                 anchors.pieces,
                 anchors.length_S,
+                anchors.turns_S,
                 g_pieces,
                 readout_BD,
                 lse_B,
-                row_scale_B,
-                g_BD if grad_g_BD is None else grad_g_BD.contiguous(),
                 grad_readout_pieces,
                 lse_B if grad_lse_B is None else grad_lse_B.contiguous(),
-                # In float32, for what is along g in it can be large, and is taken out again.
-                torch.empty_like(g_BD, dtype=torch.float32),
-                total_grad_g_BD,
-                delta_B,
-                grad_weight,
-                num_fresh=x_ND.shape[0],
                 num_rows=rows,
                 num_anchors=anchors.count,
+                first_row=first,
+                last_row=last,
                 scale=scale,
-                **_strides(x_ND, stale_VD),
-                **attention_blocks(tile, width, x_ND.dtype),
-                **gather_blocks(tile, width, x_ND.dtype),
+                **attention.arguments("attention", "grad_score"),
+                **blocks(scores_tile),
                 COSINE=cosine,
-                INTERPRETED=not x_ND.is_cuda,
-                HAS_GRAD_G=grad_g_BD is not None,
                 HAS_GRAD_LSE=grad_lse_B is not None,
-                WANTS_GRAD_WEIGHT=wants_weight,
+                INTERPRETED=not x_ND.is_cuda,
             )
+            if wants_x or wants_weight:
+                beside.join()  # the rows before these are done with this room
+                backward_rows_kernel[(triton.cdiv(last - first, rows_tile.rows),)](
+                    anchors.pieces,
+                    inverse_length_B,
+                    attention_grad_g_ptr=attention_grad_g,
+                    num_anchors=anchors.count,
+                    first_row=first,
+                    last_row=last,
+                    **attention.arguments("grad_score"),
+                    **blocks(rows_tile),
+                    COSINE=cosine,
+                    INTERPRETED=not x_ND.is_cuda,
+                )
+                with beside.running():
+                    backward_entries_kernel[(last - first,)](
+                        x_ND,
+                        x_ND if stale_VD is None else stale_VD,
+                        rowptr,
+                        col,
+                        g_pieces,
+                        g_BD if grad_g_BD is None else grad_g_BD,
+                        attention_grad_g,
+                        total_grad_g_BD,
+                        grad_weight,
+                        row_E,
+                        num_fresh=x_ND.shape[0],
+                        num_rows=rows,
+                        first_row=first,
+                        **strides(x_ND, stale_VD),
+                        **entry_blocks(width, x_ND.dtype),
+                        COSINE=cosine,
+                        PIECES=pieces_of(x_ND.dtype),
+                        HAS_GRAD_G=grad_g_BD is not None,
+                        WANTS_GRAD_X=wants_x,
+                        WANTS_GRAD_WEIGHT=wants_weight,
+                    )
+            if wants_anchors:
+                sums.add(attention, first, last)
         if wants_anchors:
-            grad_anchors_SD = _grad_anchors(
-                anchors, g_BD, g_pieces, lse_B, grad_readout_pieces, delta_B, scale, cosine
-            ).to(anchors_SD.dtype)
+            grad_anchors_SD = sums.gradient().to(anchors_SD.dtype)
+        beside.join(*transposed)
         if wants_x and x_ND.shape[0]:
-            _grad_x(grad_x_ND, total_grad_g_BD, rowptr, col, weight)
+            _grad_x(grad_x_ND, total_grad_g_BD, *transposed, row_E=row_E, weight=weight)
     return grad_x_ND, grad_weight, grad_anchors_SD
 
 
@@ -224,7 +282,7 @@ def _(
     g_BD: Tensor,
     readout_BD: Tensor,
     lse_B: Tensor,
-    row_scale_B: Tensor,
+    inverse_length_B: Tensor,
     g_PBD: Tensor,
     wants_x: bool,
     wants_weight: bool,
@@ -243,68 +301,70 @@ def _gradients(
     )
 
 
-def _grad_anchors(
-    anchors: _Anchors,
-    g_BD: Tensor,
-    g_pieces: Tensor,
-    lse_B: Tensor,
-    grad_readout_pieces: Tensor,
-    delta_B: Tensor,
-    scale: float,
-    cosine: bool,
-) -> Tensor:
-    rows, width = g_BD.shape
-    tile = _tile("backward_anchors", g_BD, rows, anchors)
-    blocks = triton.cdiv(anchors.count, tile.anchors)
-    row_blocks = triton.cdiv(rows, tile.rows)
-    blocks_per_split = max(1, triton.cdiv(row_blocks * blocks, _ANCHOR_PROGRAMS))
-    splits = triton.cdiv(row_blocks, blocks_per_split)
-    partial = g_BD.new_empty(splits, anchors.count, width, dtype=torch.float32)
-    overlap = g_BD.new_empty(splits, anchors.count, dtype=torch.float32)
-    if splits:
-        backward_anchors_kernel[(blocks, splits)](
-            anchors.pieces,
-            anchors.length_S,
-            anchors.turns_S,
-            g_pieces,
-            lse_B,
-            grad_readout_pieces,
-            delta_B,
-            partial,
-            overlap,
-            num_rows=rows,
-            num_anchors=anchors.count,
-            rows_per_split=blocks_per_split * tile.rows,
-            scale=scale,
-            **attention_blocks(tile, width, g_BD.dtype),
-            COSINE=cosine,
-            INTERPRETED=not g_BD.is_cuda,
-            FENCED=is_fenced("backward_anchors", width, g_BD.dtype),
+class _AnchorSums:
+    """The gradient of the anchors, summed up for splits of the rows apart; rows come some at a time."""
+
+    def __init__(
+        self,
+        anchors: Anchors,
+        g_pieces: Tensor,
+        grad_readout_pieces: Tensor,
+        most_rows: int,
+        x_ND: Tensor,
+        cosine: bool,
+    ) -> None:
+        self._anchors, self._g, self._grad_readout, self._cosine = anchors, g_pieces, grad_readout_pieces, cosine
+        self._width, self._dtype, self._interpreted = x_ND.shape[1], x_ND.dtype, not x_ND.is_cuda
+        self._tile = tile = _tile("backward_anchors", x_ND, most_rows, anchors)
+        self._blocks = triton.cdiv(anchors.count, tile.anchors)
+        row_blocks = triton.cdiv(most_rows, tile.rows)
+        row_blocks_per_split = triton.cdiv(row_blocks, max(1, _SPLIT_ANCHORS // (2 * self._blocks * tile.anchors)))
+        self._rows_per_split = row_blocks_per_split * tile.rows
+        self._splits = triton.cdiv(row_blocks, max(row_blocks_per_split, 1))
+        self._partial = x_ND.new_empty(2, self._splits, anchors.count, self._width, dtype=torch.float32)
+
+    def add(self, attention: Attention, first: int, last: int) -> None:
+        """Adds what rows from the first to before the last give, of which there are never more than at first."""
+        backward_anchors_kernel[(self._blocks, self._splits, 2)](
+            self._g,
+            self._grad_readout,
+            partial_ptr=self._partial,
+            num_rows=self._g.shape[-2],
+            num_anchors=self._anchors.count,
+            first_row=first,
+            last_row=last,
+            rows_per_split=self._rows_per_split,
+            **attention.arguments("attention", "grad_score"),
+            **attention_blocks(self._tile, self._width, self._dtype),
+            INTERPRETED=self._interpreted,
         )
-    grad_SD = partial.sum(dim=0)
-    if cosine:  # what lengthens an anchor changes no cosine: along it, only the share of the values counts
-        along_S = torch.linalg.vecdot(grad_SD, anchors.unit_SD) - overlap.sum(dim=0)
-        grad_SD = (grad_SD - along_S[:, None] * anchors.unit_SD) / anchors.length_S[:, None]
-    return grad_SD
+
+    def gradient(self) -> Tensor:
+        """Returns the gradient, float32."""
+        if not self._cosine:
+            return self._partial.sum(dim=(0, 1))
+        values_SD, scores_SD = self._partial.sum(dim=1)
+        # What lengthens an anchor changes no cosine; the values it makes longer.
+        unit_SD = self._anchors.unit_SD
+        scores_SD = scores_SD - torch.linalg.vecdot(scores_SD, unit_SD)[:, None] * unit_SD
+        return (values_SD + scores_SD) / self._anchors.length_S[:, None]
 
 
-def _grad_x(grad_x_ND: Tensor, total_grad_g_BD: Tensor, rowptr: Tensor, col: Tensor, weight: Tensor) -> None:
+def _grad_x(
+    grad_x_ND: Tensor, total_grad_g_BD: Tensor, vertexptr: Tensor, order: Tensor, *, row_E: Tensor, weight: Tensor
+) -> None:
     """Fills the gradient of x by the transpose of the operator, whose entries in the stale table are left out."""
     vertices, width = grad_x_ND.shape
-    vertexptr, row, order = transpose_csr(rowptr, col, vertices)
-    tile = gather_tile(width, grad_x_ND.dtype)
-    gather_kernel[(triton.cdiv(vertices, tile.rows),)](
+    gather = gather_tile(width, grad_x_ND.dtype)
+    backward_vertices_kernel[(triton.cdiv(vertices, gather.rows),)](
         total_grad_g_BD,
         vertexptr,
-        row,
-        weight[order],
+        order,
+        row_E,
+        weight,
         grad_x_ND,
-        num_rows=vertices,
-        D=width,
-        GM=tile.rows,
-        BD=padded_width(width),
-        UNROLL=tile.unroll,
-        num_warps=tile.warps,
+        num_vertices=vertices,
+        **gather_blocks(width, grad_x_ND.dtype),
     )
 
 
@@ -319,12 +379,12 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 
 
 def _call_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-    x_ND, rowptr, col, weight, anchors_SD, stale_VD, g_BD, readout_BD, lse_B, row_scale_B, g_PBD = ctx.saved_tensors
+    x_ND, rowptr, col, weight, anchors_SD, stale_VD, *results = ctx.saved_tensors
     grad_g_BD, grad_readout_BD, grad_lse_B, _, _ = grads
     wants = [ctx.needs_input_grad[number] for number in (0, 3, 4)]
-    results = _backward(
+    gradients = _backward(
         grad_g_BD,
-        torch.zeros_like(readout_BD) if grad_readout_BD is None else grad_readout_BD,
+        torch.zeros_like(results[1]) if grad_readout_BD is None else grad_readout_BD,
         grad_lse_B,
         x_ND,
         rowptr,
@@ -334,15 +394,11 @@ def _call_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]
         ctx.scale,
         ctx.similarity,
         stale_VD,
-        g_BD,
-        readout_BD,
-        lse_B,
-        row_scale_B,
-        g_PBD,
+        *results,
         *wants,
     )
     grad_x, grad_weight, grad_anchors = (
-        result if wanted else None for result, wanted in zip(results, wants, strict=True)
+        gradient if wanted else None for gradient, wanted in zip(gradients, wants, strict=True)
     )
     return grad_x, None, None, grad_weight, grad_anchors, None, None, None
 
@@ -358,25 +414,7 @@ _forward.register_autograd(_call_backward, setup_context=_save_for_backward)
 _backward.register_autograd(_no_second_backward)
 
 
-class _Anchors:
-    """Anchors as the kernels take them: rounded to the dtype of x; for cosine as unit vectors and their lengths."""
-
-    def __init__(self, anchors_SD: Tensor, dtype: torch.dtype, similarity: str) -> None:
-        anchors_SD = anchors_SD.contiguous()
-        self.count = anchors_SD.shape[0]
-        self.length_S = self.turns_S = anchors_SD  # not read
-        if similarity == "cosine":
-            anchors_SD = anchors_SD.float()
-            length_S1 = torch.linalg.vector_norm(anchors_SD, dim=1, keepdim=True)
-            has_direction_S1 = length_S1 > EPS
-            length_S1 = torch.where(has_direction_S1, length_S1, 1.0)
-            self.unit_SD = anchors_SD = torch.where(has_direction_S1, anchors_SD / length_S1, 0.0)
-            self.length_S = length_S1.squeeze(1)
-            self.turns_S = has_direction_S1.squeeze(1).float()  # whether its cosines change with it
-        self.pieces = _pieces(anchors_SD.to(dtype))
-
-
-def _tile(kernel: AttentionKernel, x: Tensor, rows: int, anchors: _Anchors) -> Tile:
+def _tile(kernel: AttentionKernel, x: Tensor, rows: int, anchors: Anchors) -> Tile:
     name = shared_bytes = None
     if x.is_cuda:
         name, shared_bytes = device_facts(x.device)
@@ -396,51 +434,6 @@ def device_facts(device: torch.device) -> tuple[str, int]:
     """Returns the name of a GPU, and the bytes of shared memory that a program may have there."""
     properties = triton.runtime.driver.active.utils.get_device_properties(device.index)
     return torch.cuda.get_device_name(device), properties["max_shared_mem"]
-
-
-def _rows_in_line(x: Tensor) -> Tensor:
-    """Returns x, copied where the numbers of a row do not lie side by side."""
-    return x if x.stride(-1) == 1 else x.contiguous()
-
-
-def _strides(x_ND: Tensor, stale_VD: Tensor | None) -> dict[str, Any]:
-    return {
-        "X_STRIDE": x_ND.stride(0),
-        "STALE_STRIDE": 0 if stale_VD is None else stale_VD.stride(0),
-        "HAS_STALE": stale_VD is not None,
-    }
-
-
-def attention_blocks(tile: Tile, width: int, dtype: torch.dtype) -> dict[str, Any]:
-    """Returns the constants of an attention kernel."""
-    return {
-        "D": width,
-        "BM": tile.rows,
-        "BN": tile.anchors,
-        "BD": padded_width(width),
-        "STAGES": tile.stages,
-        "PIECES": pieces_of(dtype),
-        "num_warps": tile.warps,
-    }
-
-
-def gather_blocks(tile: Tile, width: int, dtype: torch.dtype) -> dict[str, int]:
-    """Returns the further constants of one that gathers too."""
-    gather = gather_tile(width, dtype, tile.warps)
-    return {"GM": min(gather.rows, tile.rows), "UNROLL": gather.unroll}
-
-
-def _dtype_of_pieces(dtype: torch.dtype) -> torch.dtype:
-    return torch.bfloat16 if dtype == torch.float32 else dtype
-
-
-def _pieces(x: Tensor) -> Tensor:
-    """Returns the planes of half precision that x is the sum of: x itself, or (3, ...) bfloat16 for float32."""
-    if pieces_of(x.dtype) == 1:
-        return x.contiguous()
-    first = x.bfloat16()
-    second = (x - first).bfloat16()
-    return torch.stack([first, second, (x - first - second).bfloat16()])
 
 
 def _on_device_of(x: Tensor) -> contextlib.AbstractContextManager[Any]:

@@ -16,7 +16,7 @@ from typing import Literal
 
 import torch
 
-AttentionKernel = Literal["forward", "backward_rows", "backward_anchors"]
+AttentionKernel = Literal["forward", "backward_scores", "backward_rows", "backward_anchors"]
 
 SMALLEST_WIDTH = 16
 """Narrower rows are padded to this many numbers."""
@@ -26,8 +26,8 @@ LARGEST_WIDTHS: dict[torch.dtype, int] = {torch.bfloat16: 512, torch.float16: 51
 
 # With fewer programs than this, multiprocessors of a large GPU (132 of an H200) stand idle.
 _PROGRAMS_WANTED = 128
-# Of the rows that it gathers, a thread asks for so many bytes at a time, and for so many rows ahead.
-_BYTES_A_THREAD, _ROWS_AHEAD = 64, 4
+# Of the rows that it gathers, a thread asks for so many bytes at a time, and for so many entries ahead.
+_BYTES_A_THREAD, _ROWS_AHEAD = 16, 8
 
 
 @dataclass(frozen=True)
@@ -56,45 +56,59 @@ class GatherTile:
 
 # By padded width, for half precision and for float32, the largest first: the first one is used that gives a GPU enough
 # programs and that its shared memory has room for. Blocks of 64 rows or more (anchors in `backward_anchors`) for every
-# four warps are what Hopper's own matrix instructions take.
+# four warps are what Hopper's own matrix instructions take. In bf16 the first of widths 128 and 256 are the fastest of
+# those that were timed on an H200.
 _TABLES: dict[AttentionKernel, dict[int, dict[int, tuple[Tile, ...]]]] = {
     "forward": {
         2: {
-            64: (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3), Tile(32, 64, 4, 3), Tile(16, 32, 4, 2)),
-            128: (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3), Tile(32, 64, 8, 3), Tile(16, 64, 4, 2)),
-            256: (Tile(128, 64, 8, 2), Tile(64, 32, 4, 2), Tile(32, 64, 4, 2), Tile(16, 64, 4, 2)),
+            64: (Tile(64, 64, 4, 3), Tile(32, 64, 4, 3), Tile(16, 32, 4, 2)),
+            128: (Tile(64, 64, 4, 3), Tile(32, 64, 4, 3), Tile(16, 64, 4, 2)),
+            256: (Tile(128, 64, 8, 3), Tile(128, 64, 8, 2), Tile(64, 32, 4, 2), Tile(32, 64, 4, 2), Tile(16, 64, 4, 2)),
             512: (Tile(32, 64, 8, 2), Tile(16, 64, 8, 2), Tile(16, 16, 8, 2)),
         },
         4: {
             64: (Tile(64, 32, 4, 2), Tile(32, 64, 4, 2), Tile(16, 32, 4, 2)),
             128: (Tile(64, 16, 4, 2), Tile(16, 64, 4, 2)),
-            256: (Tile(32, 32, 8, 2), Tile(16, 32, 8, 2)),
+            256: (Tile(32, 32, 8, 1), Tile(16, 32, 8, 2)),
+        },
+    },
+    "backward_scores": {
+        2: {
+            64: (Tile(64, 64, 4, 2), Tile(32, 64, 4, 2), Tile(16, 32, 4, 2)),
+            128: (Tile(64, 64, 4, 2), Tile(32, 64, 4, 2), Tile(16, 64, 4, 2)),
+            256: (Tile(64, 64, 4, 1), Tile(16, 64, 4, 2)),
+            512: (Tile(64, 32, 8, 2), Tile(16, 32, 8, 2)),
+        },
+        4: {
+            64: (Tile(64, 32, 4, 2), Tile(32, 32, 4, 2), Tile(16, 32, 4, 2)),
+            128: (Tile(64, 32, 4, 2), Tile(16, 32, 4, 2)),
+            256: (Tile(16, 32, 8, 2), Tile(16, 32, 4, 2)),
         },
     },
     "backward_rows": {
         2: {
-            64: (Tile(128, 64, 8, 2), Tile(64, 64, 4, 2), Tile(32, 64, 4, 2), Tile(16, 32, 4, 2)),
-            128: (Tile(128, 64, 8, 2), Tile(64, 64, 4, 2), Tile(32, 64, 4, 2), Tile(16, 64, 4, 2)),
-            256: (Tile(128, 64, 8, 2), Tile(32, 32, 4, 2), Tile(16, 32, 8, 2)),
-            512: (Tile(32, 32, 8, 2), Tile(16, 32, 4, 2)),
+            64: (Tile(64, 64, 4, 3), Tile(16, 64, 4, 3)),
+            128: (Tile(64, 64, 4, 3), Tile(16, 64, 4, 3)),
+            256: (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3), Tile(16, 64, 4, 3)),
+            512: (Tile(64, 32, 8, 3), Tile(16, 32, 4, 3)),
         },
         4: {
-            64: (Tile(64, 32, 4, 2), Tile(32, 32, 8, 2), Tile(16, 32, 4, 2)),
-            128: (Tile(32, 32, 8, 2), Tile(16, 32, 4, 2)),
-            256: (Tile(16, 32, 8, 2), Tile(16, 16, 8, 2)),
+            64: (Tile(64, 32, 4, 2), Tile(16, 32, 4, 2)),
+            128: (Tile(64, 32, 4, 2), Tile(16, 32, 4, 2)),
+            256: (Tile(64, 16, 8, 2), Tile(16, 16, 4, 2)),
         },
     },
     "backward_anchors": {
         2: {
-            64: (Tile(64, 128, 8, 2), Tile(64, 64, 4, 2)),
-            128: (Tile(32, 128, 8, 2), Tile(32, 64, 4, 2)),
-            256: (Tile(16, 128, 8, 2), Tile(16, 64, 4, 2)),
-            512: (Tile(16, 32, 8, 2),),
+            64: (Tile(64, 64, 4, 3),),
+            128: (Tile(64, 64, 4, 3),),
+            256: (Tile(64, 128, 8, 3), Tile(64, 64, 8, 2)),
+            512: (Tile(32, 64, 8, 2),),
         },
         4: {
-            64: (Tile(16, 64, 4, 2),),
-            128: (Tile(16, 16, 8, 2),),
-            256: (Tile(16, 16, 8, 1),),
+            64: (Tile(32, 64, 4, 2),),
+            128: (Tile(32, 64, 4, 2),),
+            256: (Tile(32, 32, 8, 2),),
         },
     },
 }
@@ -103,14 +117,6 @@ _TABLES: dict[AttentionKernel, dict[int, dict[int, tuple[Tile, ...]]]] = {
 def pieces_of(dtype: torch.dtype) -> int:
     """Returns of how many planes of half precision a number is the sum when it enters a product."""
     return 3 if dtype == torch.float32 else 1
-
-
-def is_fenced(kernel: AttentionKernel, width: int, dtype: torch.dtype) -> bool:
-    """Returns whether a barrier stands after each product, past which ptxas hoists no loads.
-
-    Without it the registers of this one do not suffice. But Triton lets no next block come in across a barrier.
-    """
-    return kernel == "backward_anchors" and pieces_of(dtype) > 1 and padded_width(width) > 128
 
 
 def padded_width(width: int) -> int:
@@ -162,25 +168,24 @@ def table_tiles(kernel: AttentionKernel, width: int, dtype: torch.dtype) -> tupl
 
 def most_shared_bytes(kernel: AttentionKernel, width: int, tile: Tile, dtype: torch.dtype) -> int:
     """Returns a bound of the shared memory that a program takes: its own blocks, and those in flight."""
-    owned, passing = {
-        "forward": (tile.rows, tile.anchors),
-        "backward_rows": (2 * tile.rows, tile.anchors),
-        "backward_anchors": (tile.anchors, 2 * tile.rows),
+    columns, scores = padded_width(width), tile.rows * tile.anchors
+    numbers = {
+        "forward": tile.rows * columns + tile.stages * tile.anchors * columns + 2 * scores,
+        "backward_scores": 2 * tile.rows * columns + tile.stages * tile.anchors * columns + 2 * scores,
+        "backward_rows": tile.stages * (tile.anchors * columns + scores),
+        "backward_anchors": tile.stages * (tile.rows * columns + scores),
     }[kernel]
-    pieces = pieces_of(dtype)
-    stages = 1 if is_fenced(kernel, width, dtype) else tile.stages
-    blocks = (owned + stages * passing) * padded_width(width) * 2 * pieces
-    if kernel == "backward_anchors":  # whose sums pass from layout to layout here
-        blocks += blocks // 3
-    scores = tile.rows * tile.anchors * 2 * pieces
-    return blocks + 2 * scores + 2048
+    shared = 2 * pieces_of(dtype) * numbers
+    if kernel in ("backward_rows", "backward_anchors"):  # whose sums pass from layout to layout here
+        owned = tile.rows if kernel == "backward_rows" else tile.anchors
+        shared = max(shared, 4 * owned * columns)
+    return shared + 4096
 
 
-def gather_tile(width: int, dtype: torch.dtype, warps: int = 4) -> GatherTile:
-    """Returns how rows of width D are gathered by so many warps: a few loads of 16 bytes for each thread."""
+def gather_tile(width: int, dtype: torch.dtype) -> GatherTile:
+    """Returns how rows of width D are gathered: by one warp, 16 bytes a thread, as many rows as that is."""
     row_bytes = padded_width(width) * dtype.itemsize
-    rows = max(1, 32 * warps * _BYTES_A_THREAD // row_bytes)
-    return GatherTile(rows=rows, unroll=_ROWS_AHEAD, warps=warps)
+    return GatherTile(rows=max(1, 32 * _BYTES_A_THREAD // row_bytes), unroll=_ROWS_AHEAD, warps=1)
 
 
 def shipped_tiles(dtype: torch.dtype) -> Iterator[tuple[AttentionKernel, int, Tile]]:
