@@ -80,6 +80,20 @@ def test_what_is_missing_or_spoilt_is_left(fault):
     assert unreadable is None
 
 
+def test_what_a_whole_batch_would_wait_for_is_not_given_to_it():
+    seen = []
+
+    def see(mols, count, seed, mmff_iterations):
+        seen.extend(Chem.MolToSmiles(Chem.RemoveHs(mol)) for mol in mols)
+        good(mols, count, seed, mmff_iterations)
+
+    asked = ["CCO", "C[Ti](C)(C)C", "C" * 60, "C" * 61, "[Na+].[Cl-]", "CCN"]
+    found = embed_many(asked, count=1, seed=0, mmff_iterations=0, embed_batch=see)
+    easy = ["CCO", "C" * 60, "CCN"]
+    assert seen == easy
+    assert [text for text, xyz in zip(asked, found, strict=True) if xyz is not None] == easy
+
+
 def test_rdkit_embeds_what_is_left(monkeypatch):
     def only_the_first(mols, count, seed, mmff_iterations):
         good(mols[:1], count, seed, mmff_iterations)
