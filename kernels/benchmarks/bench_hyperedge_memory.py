@@ -162,18 +162,16 @@ def time_in_graph(row: Row, mine: Row | None, operator: Operator, p: Problem) ->
         row.graph_both_of_floor = row.both_of_floor * row.both_ms / row.graph_both_ms
     except Exception as failure:
         _complain(f"{row.shape} {row.implementation} in a CUDA graph: {type(failure).__name__}: {failure}")
-    said = [
-        "-" if ms is None else f"{ms:.3f} ms, {share:.2f} of the floor" + _times_ours(ms, mine and mine_ms)
-        for ms, share, mine_ms in (
-            (row.graph_forward_ms, row.graph_forward_of_floor, mine and mine.graph_forward_ms),
-            (row.graph_both_ms, row.graph_both_of_floor, mine and mine.graph_both_ms),
-        )
-    ]
-    print(f"{row.shape} {row.implementation:10} in a CUDA graph: forward {said[0]}; both {said[1]}", flush=True)
+    of_mine = (None, None) if mine is None or mine is row else (mine.graph_forward_ms, mine.graph_both_ms)
+    ahead = _told(row.graph_forward_ms, row.graph_forward_of_floor, of_mine[0])
+    both = _told(row.graph_both_ms, row.graph_both_of_floor, of_mine[1])
+    print(f"{row.shape} {row.implementation:10} in a CUDA graph: forward {ahead}; both {both}", flush=True)
 
 
-def _times_ours(ms: float, mine_ms: float | None) -> str:
-    return f", {ms / mine_ms:.1f}x ours" if mine_ms else ""
+def _told(ms: float | None, of_floor: float | None, mine_ms: float | None) -> str:
+    if ms is None:
+        return "-"
+    return f"{ms:.3f} ms, {of_floor:.2f} of the floor" + (f", {ms / mine_ms:.1f}x ours" if mine_ms else "")
 
 
 def compare_atomic(shape: Shape, p: Problem) -> None:

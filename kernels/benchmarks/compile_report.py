@@ -34,7 +34,12 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]  # r
 from problem import DTYPES
 
 from mmsa_kernels.hyperedge_memory import attention_kernels, gather_kernels
-from mmsa_kernels.hyperedge_memory.arguments import ATTENTION_BLOCK, attention_blocks, entry_blocks, gather_blocks
+from mmsa_kernels.hyperedge_memory.arguments import (
+    ATTENTION_BLOCK,
+    attention_constants,
+    entry_constants,
+    gather_constants,
+)
 from mmsa_kernels.hyperedge_memory.tiles import Tile, most_shared_bytes, pieces_of, shipped_tiles
 
 SHARED_LIMIT = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
@@ -53,7 +58,7 @@ _FLOATS = {
     *("weight_ptr", "grad_weight_ptr"),
 }
 _PIECES = {"anchors_ptr", "g_pieces_ptr", "grad_readout_ptr", "attention_ptr", "grad_score_ptr"}
-_FLOATS_OF_COSINE = {"anchor_length_ptr", "anchor_turns_ptr"}  # for a dot product, the anchors stand in their place
+_FLOATS_OF_COSINE = {"anchor_length_ptr"}  # for a dot product, the anchors stand in its place
 
 
 @dataclass(frozen=True)
@@ -193,14 +198,14 @@ def _constants(case: Case) -> dict[str, Any]:
     """Returns the constants of a launch, and how many warps it has."""
     dtype = DTYPES[case.dtype]
     if case.tile:
-        constants = attention_blocks(case.tile, case.width, dtype)
+        constants = attention_constants(case.tile, case.width, dtype)
     else:
-        constants = (entry_blocks if case.kernel == "backward_entries" else gather_blocks)(case.width, dtype)
+        constants = (entry_constants if case.kernel == "backward_entries" else gather_constants)(case.width, dtype)
     constants |= {"X_STRIDE": case.width, "STALE_STRIDE": case.width * case.stale, "HAS_STALE": case.stale}
     constants |= {"PIECES": pieces_of(dtype), "COSINE": case.cosine, "INTERPRETED": False}
     constants |= {"ATTENTION_BLOCK": ATTENTION_BLOCK}
     constants |= {"HAS_GRAD_G": True, "HAS_GRAD_LSE": case.grad_lse}
-    constants |= dict.fromkeys(("WANTS_GRAD_X", "WANTS_GRAD_WEIGHT", "WANTS_GRAD_ANCHORS"), True)
+    constants |= dict.fromkeys(("WANTS_GRAD_X", "WANTS_GRAD_WEIGHT"), True)
     names = {*_kernel(case).arg_names, "num_warps"}
     return {name: value for name, value in constants.items() if name in names}
 

@@ -19,7 +19,6 @@ from torch.nn import functional
 
 from mmsa_kernels.hyperedge_memory import launch
 from mmsa_kernels.hyperedge_memory.reference import hyperedge_memory_attention_reference
-from mmsa_kernels.incidence import transpose_order
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SCALES = {"dot": 4.0, "cosine": 10.0}
@@ -172,7 +171,7 @@ def grad_x_atomic(p: Problem, grad_g_BD: Tensor) -> Tensor:
 def grad_x_deterministic(p: Problem, grad_g_BD: Tensor, row_E: Tensor) -> Tensor:
     """The gradient of x as our backward takes it, by the transposed operator; it knows the row of every entry."""
     grad_x = torch.empty_like(p.x_ND)
-    launch._grad_x(grad_x, grad_g_BD, *transpose_order(p.col, len(p.x_ND)), row_E=row_E, weight=p.weight)
+    launch._grad_x(grad_x, grad_g_BD, row_E, p.col, p.weight)
     return grad_x
 
 

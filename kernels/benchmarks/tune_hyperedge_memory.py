@@ -34,6 +34,7 @@ from problem import DTYPES, Problem, add_options, both_ways, ours
 import mmsa_kernels.hyperedge_memory as package
 from mmsa_kernels.hyperedge_memory import launch
 from mmsa_kernels.hyperedge_memory.tiles import (
+    PROGRAMS_WANTED,
     AttentionKernel,
     Tile,
     attention_tile,
@@ -44,23 +45,23 @@ from mmsa_kernels.hyperedge_memory.tiles import (
     tuned_to_json,
 )
 
-MULTIPROCESSORS = 128  # about as many as a large GPU has
 KERNELS: tuple[AttentionKernel, ...] = ("forward", "backward_scores", "backward_rows", "backward_anchors")
 
 
-def candidates(kernel: AttentionKernel, shape: Shape) -> Iterator[Tile]:
+def candidates(kernel: AttentionKernel, shape: Shape, dtype: str) -> Iterator[Tile]:
     """Yields tiles whose sums fit in registers and whose blocks are not larger than the problem.
 
-    Where there are rows for all multiprocessors, those of 64 rows and more alone: Hopper's own matrix instructions take
-    no fewer.
+    In half precision, where there are rows for all multiprocessors, those of 64 rows and more alone: Hopper's own
+    matrix instructions take no fewer.
     """
-    least_rows = 64 if shape.rows >= 64 * MULTIPROCESSORS and kernel != "backward_anchors" else 16
-    for rows, anchors, warps, stages in itertools.product((16, 32, 64, 128), (32, 64, 128), (4, 8), (2, 3)):
-        owned = {"backward_anchors": anchors, "backward_scores": 0}.get(kernel, rows)
-        sums = owned * shape.width / (32 * warps)
+    many = shape.rows >= 64 * PROGRAMS_WANTED and DTYPES[dtype].itemsize == 2 and kernel != "backward_anchors"
+    for rows, anchors, warps, stages in itertools.product((16, 32, 64, 128), (16, 32, 64, 128), (4, 8), (1, 2, 3)):
         scores = rows * anchors / (32 * warps)
-        fits = 16 <= sums <= 128 or kernel == "backward_scores"
-        if rows >= least_rows and fits and 4 <= scores <= 64 and anchors <= shape.anchors and rows <= shape.rows:
+        fits = 2 <= scores <= 64 and anchors <= shape.anchors and rows <= shape.rows
+        if kernel != "backward_scores":
+            owned = anchors if kernel == "backward_anchors" else rows
+            fits &= 16 <= owned * shape.width / (32 * warps) <= 128
+        if fits and not (many and rows < 64):
             yield Tile(rows, anchors, warps, stages)
 
 
@@ -71,7 +72,7 @@ def worth_timing(
     cases = [
         Case(arch, dtype, kernel, shape.width, similarity == "cosine", tile, stale=not shape.fresh, grad_lse=False)
         for kernel in KERNELS
-        for tile in candidates(kernel, shape)
+        for tile in candidates(kernel, shape, dtype)
         if most_shared_bytes(kernel, shape.width, tile, DTYPES[dtype]) <= shared_bytes
     ]
     good: dict[AttentionKernel, list[Tile]] = {kernel: [] for kernel in KERNELS}

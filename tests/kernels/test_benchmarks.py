@@ -202,7 +202,7 @@ def hook(*, fn, compile, **rest):
 
 triton.knobs.runtime.jit_cache_hook = hook
 driver.set_active(_NoDevice(90))
-launch._ROWS_AT_A_TIME, launch._ATTENTION_AT_A_TIME = {rows_at_a_time}, 1
+launch._LEAST_ROWS, launch._ATTENTION_AT_A_TIME = {rows_at_a_time}, 1
 shape = Shape("tiny", rows=8, entries_per_row=2, vertices=10, width=16, anchors=4, fresh={fresh})
 asked = {{True: {{}}, False: {{}}}}
 launches = True
@@ -242,6 +242,38 @@ def test_what_is_compiled_ahead_is_what_a_launch_looks_up(dtype, similarity, fre
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def test_what_was_tuned_is_what_a_launch_asks_for(benchmark_module, monkeypatch):
+    """Also where rows come some at a time."""
+    tune, cost = benchmark_module("tune_hyperedge_memory"), benchmark_module("cost")
+    tiles = benchmark_module("mmsa_kernels.hyperedge_memory.tiles")
+    monkeypatch.setattr(tune.launch, "_LEAST_ROWS", 16)
+    monkeypatch.setattr(tune.launch, "_ATTENTION_AT_A_TIME", 1)
+    shape = cost.Shape("tiny", rows=80, entries_per_row=2, vertices=10, width=16, anchors=5)
+    problem = tune.Problem.draw(shape, torch.bfloat16, "dot", device=DEVICE)
+    asked, choose = set(), tune.launch.attention_tile
+
+    def look(kernel, *, width, rows, anchors, dtype, **device):
+        asked.add(tiles.tuned_key(kernel, width=width, rows=rows, anchors=anchors, dtype=dtype))
+        return choose(kernel, width=width, rows=rows, anchors=anchors, dtype=dtype, **device)
+
+    monkeypatch.setattr(tune.launch, "attention_tile", look)
+    tune.both_ways(tune.ours, problem)
+    sizes = {"width": 16, "rows": 80, "anchors": 5, "dtype": torch.bfloat16}
+    assert asked == {tiles.tuned_key(kernel, **sizes) for kernel in tune.KERNELS}
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize("fresh", [False, True])
+def test_the_tiles_of_the_tables_are_among_the_candidates(benchmark_module, dtype, fresh):
+    tune, cost = benchmark_module("tune_hyperedge_memory"), benchmark_module("cost")
+    for shape in cost.SHAPES.values():
+        shape = shape.as_in_training() if fresh else shape
+        for kernel in tune.KERNELS:
+            sizes = {"width": shape.width, "rows": shape.rows, "anchors": shape.anchors, "dtype": tune.DTYPES[dtype]}
+            chosen = tune.attention_tile(kernel, device=None, shared_bytes=HOPPER, **sizes)
+            assert chosen in set(tune.candidates(kernel, shape, dtype)), (shape.name, kernel)
+
+
 # Read from a file, for the processes that compile import it anew.
 WORTH_TIMING = """
 import sys
@@ -251,7 +283,7 @@ from mmsa_kernels.hyperedge_memory.tiles import Tile
 
 if __name__ == "__main__":
     small, spills, unfit = Tile(16, 16, 8, 1), Tile(128, 128, 4, 1), Tile(128, 128, 8, 3)
-    tune.candidates = lambda kernel, shape: [small, spills, unfit] if kernel == "forward" else []
+    tune.candidates = lambda kernel, shape, dtype: [small, spills, unfit] if kernel == "forward" else []
     good = tune.worth_timing(tune.SHAPES["P"].as_in_training(), "bf16", "cosine", 90, 227 << 10)
     assert good == {{"forward": [small], "backward_scores": [], "backward_rows": [], "backward_anchors": []}}, good
 """

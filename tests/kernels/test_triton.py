@@ -14,7 +14,7 @@ from mmsa_kernels import hyperedge_memory_attention
 from mmsa_kernels.hyperedge_memory.reference import hyperedge_memory_attention_reference
 
 pytest.importorskip("triton", reason="triton is not installed")
-from mmsa_kernels.hyperedge_memory import launch
+from mmsa_kernels.hyperedge_memory import anchor_sums, launch
 from mmsa_kernels.hyperedge_memory.tiles import Tile
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -201,6 +201,29 @@ def test_rows_and_anchors_without_a_direction():
         torch.testing.assert_close(got[name].double(), expected[name], rtol=1e-5, atol=1e-6)
 
 
+def test_an_anchor_without_a_direction():
+    inputs = problem(anchors=5)
+    inputs["anchors_SD"][2] = 0
+    assert_close(*both(inputs, "cosine"), TOLERANCE[torch.float32])
+
+
+def test_a_sharp_attention_in_half_precision():
+    """Of the gradient of a score times the scale, beyond the range of float16, nothing enters a product."""
+    inputs = problem(dtype=torch.float16)
+    for name in ("x_ND", "stale_VD"):
+        inputs[name] *= 100
+    inputs["x_ND"].requires_grad_()
+    _, readout, _ = hyperedge_memory_attention(**inputs, scale=50.0, similarity="cosine")
+    wide = {n: t.double() if t is not None and t.is_floating_point() else t for n, t in inputs.items()}
+    wide["x_ND"] = inputs["x_ND"].detach().double().requires_grad_()
+    _, expected, _ = hyperedge_memory_attention_reference(**wide, scale=50.0, similarity="cosine")
+    upstream = 3e3 * torch.randn(readout.shape, generator=torch.Generator().manual_seed(1)).to(DEVICE).half()
+    (got,) = torch.autograd.grad(readout, inputs["x_ND"], upstream)
+    (want,) = torch.autograd.grad(expected, wide["x_ND"], upstream.double())
+    assert want.abs().max() < 6e4
+    assert (got.double() - want).norm() <= 5 * TOLERANCE[torch.float16] * want.norm()
+
+
 def test_short_rows_in_half_precision():
     """Their cosines are as good as those of long ones, and 1/|g| beyond the range of float16 stays out of products."""
     inputs = problem(dtype=torch.float16, width=16)
@@ -235,18 +258,28 @@ def test_huge_scores_do_not_overflow():
         assert not result.isnan().any()
 
 
-def test_inputs_with_gaps():
-    inputs = problem()
-    expected, _ = both(inputs, "cosine")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_inputs_and_gradients_with_gaps(dtype):
+    inputs = problem(dtype=dtype)
+    rows, width = inputs["rowptr"].numel() - 1, inputs["x_ND"].shape[1]
+    upstream = [torch.randn(width, rows, device=DEVICE).to(dtype).T for _ in range(2)]
+    upstream.append(torch.randn(rows, 2, device=DEVICE)[:, 0])
+
+    def run(case: dict[str, Tensor | None], upstream: list[Tensor]) -> list[Tensor]:
+        leaves = [case[name].detach().requires_grad_() for name in ("x_ND", "weight", "anchors_SD")]
+        case = case | dict(zip(("x_ND", "weight", "anchors_SD"), leaves, strict=True))
+        results = hyperedge_memory_attention(**case, scale=5.0, similarity="cosine")
+        return [*results, *torch.autograd.grad(results, leaves, upstream)]
+
+    expected = run(inputs, [gradient.contiguous() for gradient in upstream])
     apart = {
         name: tensor if tensor is None else torch.stack([tensor, tensor], dim=-1)[..., 0]
         for name, tensor in inputs.items()
     }
-    wide = inputs | {"x_ND": torch.cat([inputs["x_ND"]] * 2, dim=1)[:, :19]}  # only rows are apart
+    wide = inputs | {"x_ND": torch.cat([inputs["x_ND"]] * 2, dim=1)[:, :width]}  # only rows are apart
     assert not wide["x_ND"].is_contiguous()
-    for case in (apart, wide):
-        got = hyperedge_memory_attention(**case, scale=5.0, similarity="cosine")
-        assert all(torch.equal(a, b) for a, b in zip(got, expected.values(), strict=False))
+    for case in (inputs, apart, wide):
+        assert all(torch.equal(a, b) for a, b in zip(run(case, upstream), expected, strict=True))
 
 
 def test_numbers_beyond_2_to_the_31():
@@ -264,8 +297,11 @@ def test_numbers_beyond_2_to_the_31():
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
+@pytest.mark.parametrize("rows_at_a_time", [16, 1 << 14])
 @pytest.mark.parametrize("similarity", SIMILARITIES)
-def test_every_run_gives_the_same_bits(similarity):
+def test_every_run_gives_the_same_bits(similarity, rows_at_a_time, monkeypatch):
+    monkeypatch.setattr(launch, "_LEAST_ROWS", rows_at_a_time)
+    monkeypatch.setattr(launch, "_ATTENTION_AT_A_TIME", 1)
     inputs = problem(sizes=(17,) * 40, width=33, anchors=70)
     first, _ = both(inputs, similarity)
     again, _ = both(inputs, similarity)
@@ -281,7 +317,7 @@ def small_tiles(monkeypatch):
 @pytest.mark.parametrize("split_anchors", [1, 512, 1 << 14])
 def test_splits_of_the_rows_add_up(small_tiles, monkeypatch, split_anchors):
     """The gradient of the anchors, whose rows are split among programs, does not depend on how many there are."""
-    monkeypatch.setattr(launch, "_SPLIT_ANCHORS", split_anchors)
+    monkeypatch.setattr(anchor_sums, "_SPLIT_ANCHORS", split_anchors)
     assert_close(*both(problem(sizes=(2,) * 130, anchors=50), "cosine"), TOLERANCE[torch.float32])
 
 
@@ -294,7 +330,7 @@ def test_the_backward_goes_over_some_rows_at_a_time(
     small_tiles, monkeypatch, similarity, rows_at_a_time, attention_at_a_time, most_rows
 ):
     """However few they are, and where the last are fewer, every gradient is the same."""
-    monkeypatch.setattr(launch, "_ROWS_AT_A_TIME", rows_at_a_time)
+    monkeypatch.setattr(launch, "_LEAST_ROWS", rows_at_a_time)
     monkeypatch.setattr(launch, "_ATTENTION_AT_A_TIME", attention_at_a_time)
     room = []
     attention = launch.Attention

@@ -50,6 +50,7 @@ OWNERS = {
     "deepspeed": {"mmsa_dist/train/engine.py", "mmsa_dist/train/engine_files.py"},
     "faiss": {"mmsa_dist/structure/neighbours.py", "mmsa_dist/embed/vector_index.py"},
     "triton": {
+        "kernels/mmsa_kernels/hyperedge_memory/anchor_sums.py",
         "kernels/mmsa_kernels/hyperedge_memory/attention_kernels.py",
         "kernels/mmsa_kernels/hyperedge_memory/gather_kernels.py",
         "kernels/mmsa_kernels/hyperedge_memory/launch.py",

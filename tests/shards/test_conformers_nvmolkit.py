@@ -92,6 +92,7 @@ def test_what_a_whole_batch_would_wait_for_is_not_given_to_it():
     easy = ["CCO", "C" * 60, "CCN"]
     assert seen == easy
     assert [text for text, xyz in zip(asked, found, strict=True) if xyz is not None] == easy
+    assert embed_many(["C[Ti](C)(C)C"], count=1, seed=0, mmff_iterations=0, embed_batch=see) == [None]
 
 
 def test_rdkit_embeds_what_is_left(monkeypatch):

@@ -21,7 +21,7 @@ class Anchors:
     def __init__(self, anchors_SD: Tensor, dtype: torch.dtype, similarity: str) -> None:
         anchors_SD = anchors_SD.contiguous()
         self.count = anchors_SD.shape[0]
-        self.length_S = self.turns_S = anchors_SD  # not read
+        self.length_S = anchors_SD  # not read
         if similarity == "cosine":
             anchors_SD = anchors_SD.float()
             length_S1 = torch.linalg.vector_norm(anchors_SD, dim=1, keepdim=True)
@@ -29,19 +29,22 @@ class Anchors:
             length_S1 = torch.where(has_direction_S1, length_S1, 1.0)
             self.unit_SD = anchors_SD = torch.where(has_direction_S1, anchors_SD / length_S1, 0.0)
             self.length_S = length_S1.squeeze(1)
-            self.turns_S = has_direction_S1.squeeze(1).float()  # whether its cosines change with it
+            self.has_direction_S1 = has_direction_S1
         self.pieces = in_pieces(anchors_SD.to(dtype))
 
 
 class Attention:
-    """Room for the attention of some rows and the gradient of their scores, which one kernel leaves to the next."""
+    """Room for the attention of some rows and the gradient of their scores, which one kernel leaves to the next.
+
+    Kernels are told how many blocks of `ATTENTION_BLOCK` numbers a row has, and so know what divides its length.
+    """
 
     def __init__(self, rows: int, anchors: int, like: Tensor) -> None:
         shape = (pieces_of(like.dtype), rows, padded_anchors(anchors))
         self.attention, self.grad_score = (like.new_empty(shape, dtype=dtype_of_pieces(like.dtype)) for _ in range(2))
 
     def arguments(self, *names: Literal["attention", "grad_score"]) -> dict[str, Any]:
-        """Returns what says where either lies."""
+        """Returns the pointers that are asked for, and how far apart rows and planes are."""
         return {f"{name}_ptr": getattr(self, name) for name in names} | {
             "attention_blocks": self.attention.shape[-1] // ATTENTION_BLOCK,
             "attention_plane": self.attention.stride(0),
@@ -63,7 +66,7 @@ def strides(x_ND: Tensor, stale_VD: Tensor | None) -> dict[str, Any]:
     }
 
 
-def attention_blocks(tile: Tile, width: int, dtype: torch.dtype) -> dict[str, Any]:
+def attention_constants(tile: Tile, width: int, dtype: torch.dtype) -> dict[str, Any]:
     """Returns the constants of an attention kernel."""
     return {
         "D": width,
@@ -76,7 +79,7 @@ def attention_blocks(tile: Tile, width: int, dtype: torch.dtype) -> dict[str, An
     }
 
 
-def gather_blocks(width: int, dtype: torch.dtype) -> dict[str, int]:
+def gather_constants(width: int, dtype: torch.dtype) -> dict[str, int]:
     """Returns the constants of a kernel that gathers."""
     tile = gather_tile(width, dtype)
     return {
@@ -84,7 +87,7 @@ def gather_blocks(width: int, dtype: torch.dtype) -> dict[str, int]:
     }  # fmt: skip
 
 
-def entry_blocks(width: int, dtype: torch.dtype) -> dict[str, int]:
+def entry_constants(width: int, dtype: torch.dtype) -> dict[str, int]:
     """Returns the constants of `backward_entries_kernel`.
 
     Its lines have 128 bytes, or more where a thread would hold more than 16 columns of a row. With 4 KiB of loads in

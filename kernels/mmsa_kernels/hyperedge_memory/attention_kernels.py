@@ -58,7 +58,11 @@ def forward_kernel(
         anchor = first + tl.arange(0, BN)  # [BN]
         in_anchors = anchor < num_anchors
         m = load_pieces(
-            anchors_ptr + first * D, anchor_element, in_anchors[:, None] & in_columns[None, :], num_anchors * D, PIECES
+            anchors_ptr + first * D,
+            anchor_element,
+            in_anchors[:, None] & in_columns[None, :],
+            num_anchors.to(tl.int64) * D,
+            PIECES,
         )  # [BN, BD]
         score = dot(g, m, tl.zeros([BM, BN], tl.float32), PIECES, INTERPRETED, TRANSPOSE_B=True)  # [BM, BN]
         score *= scale * _LOG2_E
@@ -81,7 +85,6 @@ def forward_kernel(
 def backward_scores_kernel(
     anchors_ptr,
     anchor_length_ptr,
-    anchor_turns_ptr,
     g_pieces_ptr,
     readout_ptr,
     lse_ptr,
@@ -109,6 +112,8 @@ def backward_scores_kernel(
 ):
     """The attention of the rows from the first to before the last, computed anew, and the gradient of their scores.
 
+    For cosine the attention times |m| of its anchor: the values of unit anchors are as long as the anchors.
+
     Each is (rows, attention_blocks * ATTENTION_BLOCK), with zeros beyond the last anchor.
     """
     first_local = tl.program_id(0).to(tl.int64) * BM
@@ -130,13 +135,18 @@ def backward_scores_kernel(
     g = load_pieces(g_pieces_ptr + first_row * D, element, in_block, row_plane, PIECES)
     lse = tl.load(lse_ptr + row, mask=in_rows, other=0.0) * _LOG2_E
     anchor_element = tl.arange(0, BN)[:, None] * D + column[None, :]  # [BN, BD], from the first anchor on
+    tl.static_assert(ATTENTION_BLOCK % BN == 0)  # else a block would run over the end of its row
     stride = attention_blocks * ATTENTION_BLOCK
     place = first_local * stride + tl.arange(0, BM)[:, None] * stride + tl.arange(0, BN)[None, :]  # [BM, BN], likewise
     for first in tl.range(0, stride, BN, num_stages=STAGES):
         anchor = first + tl.arange(0, BN)  # [BN]
         in_anchors = anchor < num_anchors
         m = load_pieces(
-            anchors_ptr + first * D, anchor_element, in_anchors[:, None] & in_columns[None, :], num_anchors * D, PIECES
+            anchors_ptr + first * D,
+            anchor_element,
+            in_anchors[:, None] & in_columns[None, :],
+            num_anchors.to(tl.int64) * D,
+            PIECES,
         )  # [BN, BD]
         score = dot(g, m, tl.zeros([BM, BN], tl.float32), PIECES, INTERPRETED, TRANSPOSE_B=True)  # [BM, BN]
         score *= scale * _LOG2_E
@@ -145,11 +155,10 @@ def backward_scores_kernel(
         grad_p = dot(grad_readout, m, tl.zeros([BM, BN], tl.float32), PIECES, INTERPRETED, TRANSPOSE_B=True)
         if COSINE:
             length = tl.load(anchor_length_ptr + anchor, mask=in_anchors, other=0.0)
-            turns = tl.load(anchor_turns_ptr + anchor, mask=in_anchors, other=0.0)
-            grad_score = p * (grad_p * length[None, :] - delta[:, None]) * (scale * turns)[None, :]
-            p *= length[None, :]  # as above
+            grad_score = p * (grad_p * length[None, :] - delta[:, None])
+            p *= length[None, :]
         else:
-            grad_score = p * (grad_p - delta[:, None]) * scale
+            grad_score = p * (grad_p - delta[:, None])
         p = split(p, attention_ptr.dtype.element_ty, PIECES)
         store_pieces(attention_ptr + first, place, p, in_rows[:, None], attention_plane, PIECES)
         grad_score = split(grad_score, attention_ptr.dtype.element_ty, PIECES)
@@ -167,6 +176,7 @@ def backward_rows_kernel(
     last_row,
     attention_blocks,
     attention_plane,
+    scale,
     D: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
@@ -177,7 +187,7 @@ def backward_rows_kernel(
     PIECES: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """What the attention adds to the gradient of g, for cosine with what is along g; its first row is the first."""
+    """What the attention adds to the gradient of g, for cosine with what is along g; row 0 of it is `first_row`."""
     first_local = tl.program_id(0).to(tl.int64) * BM
     row = first_row + first_local + tl.arange(0, BM)  # [BM]
     column = tl.arange(0, BD)  # [BD]
@@ -191,9 +201,14 @@ def backward_rows_kernel(
         in_anchors = first + tl.arange(0, BN) < num_anchors
         grad_score = load_pieces(grad_score_ptr + first, place, in_rows[:, None], attention_plane, PIECES)  # [BM, BN]
         m = load_pieces(
-            anchors_ptr + first * D, anchor_element, in_anchors[:, None] & in_columns[None, :], num_anchors * D, PIECES
+            anchors_ptr + first * D,
+            anchor_element,
+            in_anchors[:, None] & in_columns[None, :],
+            num_anchors.to(tl.int64) * D,
+            PIECES,
         )  # [BN, BD]
         grad_g = dot(grad_score, m, grad_g, PIECES, INTERPRETED)  # [BM, BD]
+    grad_g *= scale  # not before, where half precision could not hold it
     if COSINE:
         grad_g *= tl.load(inverse_length_ptr + row, mask=in_rows, other=0.0)[:, None]
     element = (first_local + tl.arange(0, BM))[:, None] * D + column[None, :]  # [BM, BD]

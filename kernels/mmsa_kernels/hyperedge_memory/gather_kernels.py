@@ -1,6 +1,7 @@
 """The Triton kernels that gather rows: the hyperedge aggregation and its gradients, bound by memory alone.
 
-A program is one warp that owns a row or two, so that very many are under way at once and hide each other's waiting.
+A program is one warp that owns a row, or a few short ones, so that very many are under way at once and hide each
+other's waiting.
 Mathematics: ``kernels/README.md``; launches: ``launch.py``. Every number is written by one program that adds in a fixed
 order, so nothing is atomic and the same bits come out of every run.
 
@@ -14,8 +15,9 @@ import triton
 import triton.language as tl
 
 from mmsa_kernels.hyperedge_memory.pieces import load_pieces, split, store_pieces, whole
+from mmsa_kernels.hyperedge_memory.reference import EPS
 
-_EPS: tl.constexpr = tl.constexpr(1e-8)
+_EPS: tl.constexpr = tl.constexpr(EPS)
 
 
 @triton.jit
@@ -129,8 +131,8 @@ def backward_entries_kernel(
     """For a row each: the whole gradient of g, the gradient of the weights of its entries, and for those the row.
 
     The gradients of UNROLL weights are stored together: the compiler moves no load past a store, so one by one each
-    entry would wait for the one before. Rows of x are read as lines of BI columns, and beside a line come those of
-    other entries: so few threads share one, the others take further entries, and sums over threads take few steps.
+    entry would wait for the one before. Rows of x are read as lines of BI columns, the same line of all entries first:
+    so few threads share a line, neighbours of them have other entries, and a sum over threads takes few steps.
     """
     LINES: tl.constexpr = BD // BI
     local = tl.program_id(0).to(tl.int64)

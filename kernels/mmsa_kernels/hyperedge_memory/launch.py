@@ -14,25 +14,24 @@ import torch
 import triton
 from torch import Tensor
 
+from mmsa_kernels.hyperedge_memory.anchor_sums import AnchorSums
 from mmsa_kernels.hyperedge_memory.arguments import (
     Anchors,
     Attention,
-    attention_blocks,
+    attention_constants,
     dtype_of_pieces,
-    entry_blocks,
-    gather_blocks,
+    entry_constants,
+    gather_constants,
     in_pieces,
     padded_anchors,
     rows_in_line,
     strides,
 )
 from mmsa_kernels.hyperedge_memory.attention_kernels import (
-    backward_anchors_kernel,
     backward_rows_kernel,
     backward_scores_kernel,
     forward_kernel,
 )
-from mmsa_kernels.hyperedge_memory.beside import Beside
 from mmsa_kernels.hyperedge_memory.gather_kernels import (
     aggregate_kernel,
     backward_entries_kernel,
@@ -42,11 +41,10 @@ from mmsa_kernels.hyperedge_memory.tiles import AttentionKernel, Tile, attention
 from mmsa_kernels.incidence import transpose_order
 
 # Constants, so that the order of additions, and with it the bits of the result, hang on sizes and tiles alone.
-_SPLIT_ANCHORS = 1 << 14
-"""Anchors times splits of the rows whose sums are kept apart in the backward over anchors: with 128 anchors a program
-128 programs, a wave of a large GPU."""
-_ROWS_AT_A_TIME, _ATTENTION_AT_A_TIME = 1 << 14, 1 << 25
-"""Of so many rows at a time the backward keeps the attention; of more where that is fewer numbers."""
+_ATTENTION_AT_A_TIME = 1 << 25
+"""Numbers of attention, rows times anchors, that the backward keeps at once, and as many gradients of scores."""
+_LEAST_ROWS, _MOST_ATTENTION = 1 << 14, 1 << 28
+"""But not fewer rows than a large GPU has room for in one go, as long as this many numbers suffice for them."""
 
 
 def hyperedge_memory_attention_triton(
@@ -61,8 +59,9 @@ def hyperedge_memory_attention_triton(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The operator of `mmsa_kernels.hyperedge_memory_attention` without its argument checks.
 
-    Besides the results it holds B numbers, and g once more for cosine and for float32; its backward B·D, and for
-    `_ROWS_AT_A_TIME` rows the attention and the gradient of the scores.
+    Besides the results it holds g once more for cosine, and in three half planes for float32. Its backward takes
+    another B·D numbers and 12 bytes an entry; and of `_rows_at_a_time` rows at once the attention, the gradient of the
+    scores and, in float32, the gradient of g.
     """
     g_BD, readout_BD, lse_B, _, _ = _forward(x_ND, rowptr, col, weight, anchors_SD, scale, similarity, stale_VD)
     return g_BD, readout_BD, lse_B
@@ -106,7 +105,7 @@ def _forward(
                 num_fresh=x_ND.shape[0],
                 num_rows=rows,
                 **strides(x_ND, stale_VD),
-                **gather_blocks(width, x_ND.dtype),
+                **gather_constants(width, x_ND.dtype),
                 COSINE=similarity == "cosine",
                 PIECES=pieces_of(x_ND.dtype),
             )
@@ -119,7 +118,7 @@ def _forward(
                 num_rows=rows,
                 num_anchors=anchors.count,
                 scale=scale,
-                **attention_blocks(tile, width, x_ND.dtype),
+                **attention_constants(tile, width, x_ND.dtype),
                 COSINE=similarity == "cosine",
                 INTERPRETED=not x_ND.is_cuda,
             )
@@ -180,47 +179,49 @@ def _backward(
     rows, width, cosine = rowptr.numel() - 1, x_ND.shape[1], similarity == "cosine"
     grad_x_ND, grad_weight, grad_anchors_SD = _gradients(x_ND, weight, anchors_SD, wants_x, wants_weight, False)
     anchors = Anchors(anchors_SD, x_ND.dtype, similarity)
-    grad_g_BD = None if grad_g_BD is None else grad_g_BD.contiguous()
+    grad_g_BD, grad_lse_B = (None if grad is None else grad.contiguous() for grad in (grad_g_BD, grad_lse_B))
     g_pieces, grad_readout_pieces = g_PBD if len(g_PBD) else g_BD, in_pieces(grad_readout_BD)
-    blocks = partial(attention_blocks, width=width, dtype=x_ND.dtype)
+    constants = partial(attention_constants, width=width, dtype=x_ND.dtype)
     scores_tile, rows_tile = (_tile(kernel, x_ND, rows, anchors) for kernel in ("backward_scores", "backward_rows"))
-    most_rows = min(rows, max(_ROWS_AT_A_TIME, _ATTENTION_AT_A_TIME // padded_anchors(anchors.count)))
+    most_rows = min(rows, _rows_at_a_time(anchors.count))
     attention = Attention(most_rows, anchors.count, g_BD)
     # In float32, for what is along g in it can be large, and is taken out again.
     attention_grad_g = g_BD.new_empty(most_rows, width, dtype=torch.float32)
     total_grad_g_BD = torch.empty_like(g_BD) if wants_x else g_BD
     row_E = torch.empty_like(col, dtype=torch.int32) if wants_x else col
-    sums = _AnchorSums(anchors, g_pieces, grad_readout_pieces, most_rows if wants_anchors else 0, x_ND, cosine)
-    beside = Beside(x_ND.device, worth_it=rows > most_rows)  # the next rows' products beside what these gather
+    sums = AnchorSums(
+        anchors,
+        g_pieces,
+        grad_readout_pieces,
+        most_rows=most_rows if wants_anchors else 0,
+        tile=_tile("backward_anchors", x_ND, rows, anchors),
+        x_ND=x_ND,
+        cosine=cosine,
+        scale=scale,
+    )
     with _on_device_of(x_ND):
-        transposed: tuple[Tensor, ...] = ()
-        if wants_x:
-            with beside.running():
-                transposed = transpose_order(col, x_ND.shape[0])
         for first in range(0, rows, max(most_rows, 1)):
             last = min(first + most_rows, rows)
             backward_scores_kernel[(triton.cdiv(last - first, scores_tile.rows),)](
                 anchors.pieces,
                 anchors.length_S,
-                anchors.turns_S,
                 g_pieces,
                 readout_BD,
                 lse_B,
                 grad_readout_pieces,
-                lse_B if grad_lse_B is None else grad_lse_B.contiguous(),
+                lse_B if grad_lse_B is None else grad_lse_B,
                 num_rows=rows,
                 num_anchors=anchors.count,
                 first_row=first,
                 last_row=last,
                 scale=scale,
                 **attention.arguments("attention", "grad_score"),
-                **blocks(scores_tile),
+                **constants(scores_tile),
                 COSINE=cosine,
                 HAS_GRAD_LSE=grad_lse_B is not None,
                 INTERPRETED=not x_ND.is_cuda,
             )
             if wants_x or wants_weight:
-                beside.join()  # the rows before these are done with this room
                 backward_rows_kernel[(triton.cdiv(last - first, rows_tile.rows),)](
                     anchors.pieces,
                     inverse_length_B,
@@ -228,41 +229,40 @@ def _backward(
                     num_anchors=anchors.count,
                     first_row=first,
                     last_row=last,
+                    scale=scale,
                     **attention.arguments("grad_score"),
-                    **blocks(rows_tile),
+                    **constants(rows_tile),
                     COSINE=cosine,
                     INTERPRETED=not x_ND.is_cuda,
                 )
-                with beside.running():
-                    backward_entries_kernel[(last - first,)](
-                        x_ND,
-                        x_ND if stale_VD is None else stale_VD,
-                        rowptr,
-                        col,
-                        g_pieces,
-                        g_BD if grad_g_BD is None else grad_g_BD,
-                        attention_grad_g,
-                        total_grad_g_BD,
-                        grad_weight,
-                        row_E,
-                        num_fresh=x_ND.shape[0],
-                        num_rows=rows,
-                        first_row=first,
-                        **strides(x_ND, stale_VD),
-                        **entry_blocks(width, x_ND.dtype),
-                        COSINE=cosine,
-                        PIECES=pieces_of(x_ND.dtype),
-                        HAS_GRAD_G=grad_g_BD is not None,
-                        WANTS_GRAD_X=wants_x,
-                        WANTS_GRAD_WEIGHT=wants_weight,
-                    )
+                backward_entries_kernel[(last - first,)](
+                    x_ND,
+                    x_ND if stale_VD is None else stale_VD,
+                    rowptr,
+                    col,
+                    g_pieces,
+                    g_BD if grad_g_BD is None else grad_g_BD,
+                    attention_grad_g,
+                    total_grad_g_BD,
+                    grad_weight,
+                    row_E,
+                    num_fresh=x_ND.shape[0],
+                    num_rows=rows,
+                    first_row=first,
+                    **strides(x_ND, stale_VD),
+                    **entry_constants(width, x_ND.dtype),
+                    COSINE=cosine,
+                    PIECES=pieces_of(x_ND.dtype),
+                    HAS_GRAD_G=grad_g_BD is not None,
+                    WANTS_GRAD_X=wants_x,
+                    WANTS_GRAD_WEIGHT=wants_weight,
+                )
             if wants_anchors:
                 sums.add(attention, first, last)
         if wants_anchors:
             grad_anchors_SD = sums.gradient().to(anchors_SD.dtype)
-        beside.join(*transposed)
         if wants_x and x_ND.shape[0]:
-            _grad_x(grad_x_ND, total_grad_g_BD, *transposed, row_E=row_E, weight=weight)
+            _grad_x(grad_x_ND, total_grad_g_BD, row_E, col, weight)
     return grad_x_ND, grad_weight, grad_anchors_SD
 
 
@@ -301,62 +301,11 @@ def _gradients(
     )
 
 
-class _AnchorSums:
-    """The gradient of the anchors, summed up for splits of the rows apart; rows come some at a time."""
-
-    def __init__(
-        self,
-        anchors: Anchors,
-        g_pieces: Tensor,
-        grad_readout_pieces: Tensor,
-        most_rows: int,
-        x_ND: Tensor,
-        cosine: bool,
-    ) -> None:
-        self._anchors, self._g, self._grad_readout, self._cosine = anchors, g_pieces, grad_readout_pieces, cosine
-        self._width, self._dtype, self._interpreted = x_ND.shape[1], x_ND.dtype, not x_ND.is_cuda
-        self._tile = tile = _tile("backward_anchors", x_ND, most_rows, anchors)
-        self._blocks = triton.cdiv(anchors.count, tile.anchors)
-        row_blocks = triton.cdiv(most_rows, tile.rows)
-        row_blocks_per_split = triton.cdiv(row_blocks, max(1, _SPLIT_ANCHORS // (2 * self._blocks * tile.anchors)))
-        self._rows_per_split = row_blocks_per_split * tile.rows
-        self._splits = triton.cdiv(row_blocks, max(row_blocks_per_split, 1))
-        self._partial = x_ND.new_empty(2, self._splits, anchors.count, self._width, dtype=torch.float32)
-
-    def add(self, attention: Attention, first: int, last: int) -> None:
-        """Adds what rows from the first to before the last give, of which there are never more than at first."""
-        backward_anchors_kernel[(self._blocks, self._splits, 2)](
-            self._g,
-            self._grad_readout,
-            partial_ptr=self._partial,
-            num_rows=self._g.shape[-2],
-            num_anchors=self._anchors.count,
-            first_row=first,
-            last_row=last,
-            rows_per_split=self._rows_per_split,
-            **attention.arguments("attention", "grad_score"),
-            **attention_blocks(self._tile, self._width, self._dtype),
-            INTERPRETED=self._interpreted,
-        )
-
-    def gradient(self) -> Tensor:
-        """Returns the gradient, float32."""
-        if not self._cosine:
-            return self._partial.sum(dim=(0, 1))
-        values_SD, scores_SD = self._partial.sum(dim=1)
-        # What lengthens an anchor changes no cosine; the values it makes longer.
-        unit_SD = self._anchors.unit_SD
-        scores_SD = scores_SD - torch.linalg.vecdot(scores_SD, unit_SD)[:, None] * unit_SD
-        return (values_SD + scores_SD) / self._anchors.length_S[:, None]
-
-
-def _grad_x(
-    grad_x_ND: Tensor, total_grad_g_BD: Tensor, vertexptr: Tensor, order: Tensor, *, row_E: Tensor, weight: Tensor
-) -> None:
+def _grad_x(grad_x_ND: Tensor, total_grad_g_BD: Tensor, row_E: Tensor, col: Tensor, weight: Tensor) -> None:
     """Fills the gradient of x by the transpose of the operator, whose entries in the stale table are left out."""
     vertices, width = grad_x_ND.shape
-    gather = gather_tile(width, grad_x_ND.dtype)
-    backward_vertices_kernel[(triton.cdiv(vertices, gather.rows),)](
+    vertexptr, order = transpose_order(col, vertices)
+    backward_vertices_kernel[(triton.cdiv(vertices, gather_tile(width, grad_x_ND.dtype).rows),)](
         total_grad_g_BD,
         vertexptr,
         order,
@@ -364,7 +313,7 @@ def _grad_x(
         weight,
         grad_x_ND,
         num_vertices=vertices,
-        **gather_blocks(width, grad_x_ND.dtype),
+        **gather_constants(width, grad_x_ND.dtype),
     )
 
 
@@ -412,6 +361,11 @@ def _no_second_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None,
 
 _forward.register_autograd(_call_backward, setup_context=_save_for_backward)
 _backward.register_autograd(_no_second_backward)
+
+
+def _rows_at_a_time(anchors: int) -> int:
+    row = padded_anchors(anchors)
+    return max(_ATTENTION_AT_A_TIME // row, min(_LEAST_ROWS, _MOST_ATTENTION // row), 1)
 
 
 def _tile(kernel: AttentionKernel, x: Tensor, rows: int, anchors: Anchors) -> Tile:

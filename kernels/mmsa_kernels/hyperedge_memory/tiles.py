@@ -25,7 +25,7 @@ LARGEST_WIDTHS: dict[torch.dtype, int] = {torch.bfloat16: 512, torch.float16: 51
 """Of the dtypes that the kernels take, how wide rows may be: registers hold no more. The reference has no limit."""
 
 # With fewer programs than this, multiprocessors of a large GPU (132 of an H200) stand idle.
-_PROGRAMS_WANTED = 128
+PROGRAMS_WANTED = 128
 # Of the rows that it gathers, a thread asks for so many bytes at a time, and for so many entries ahead.
 _BYTES_A_THREAD, _ROWS_AHEAD = 16, 8
 
@@ -37,10 +37,10 @@ class Tile:
     rows: int
     """Rows of G in a block: a power of two from 16."""
     anchors: int
-    """Anchors in a block: likewise."""
+    """Anchors in a block: likewise, up to 128."""
     warps: int
     stages: int
-    """Blocks of anchors (of rows in `backward_anchors`) in flight at once; one where `is_fenced`."""
+    """Blocks of anchors (of rows in `backward_anchors`) in flight at once."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def attention_tile(
         if kernel == "backward_anchors":  # whose rows are split as often as it takes: no block may be half empty
             enough = anchors > tile.anchors // 2
         else:
-            enough = rows > tile.rows * (_PROGRAMS_WANTED - 1)
+            enough = rows > tile.rows * (PROGRAMS_WANTED - 1)
         if enough and (shared_bytes is None or most_shared_bytes(kernel, width, tile, dtype) <= shared_bytes):
             return tile
     return tiles[-1]

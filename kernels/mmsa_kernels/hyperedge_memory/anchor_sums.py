@@ -1,0 +1,69 @@
+"""The gradient of the anchors: sums over all rows, kept apart for splits of them, and added up in order."""
+
+from __future__ import annotations
+
+import torch
+import triton
+from torch import Tensor
+
+from mmsa_kernels.hyperedge_memory.arguments import Anchors, Attention, attention_constants
+from mmsa_kernels.hyperedge_memory.attention_kernels import backward_anchors_kernel
+from mmsa_kernels.hyperedge_memory.tiles import Tile
+
+_SPLIT_ANCHORS = 1 << 13
+"""Splits of the rows times anchors, of either half: with 128 anchors a program 128 programs, a wave of a large GPU. A
+constant, for the order of additions hangs on it."""
+
+
+class AnchorSums:
+    """The gradient of the anchors, summed up for splits of the rows apart; rows come some at a time."""
+
+    def __init__(
+        self,
+        anchors: Anchors,
+        g_pieces: Tensor,
+        grad_readout_pieces: Tensor,
+        *,
+        most_rows: int,
+        tile: Tile,
+        x_ND: Tensor,
+        cosine: bool,
+        scale: float,
+    ) -> None:
+        self._anchors, self._g, self._grad_readout, self._tile = anchors, g_pieces, grad_readout_pieces, tile
+        self._width, self._dtype, self._interpreted = x_ND.shape[1], x_ND.dtype, not x_ND.is_cuda
+        self._cosine, self._scale = cosine, scale
+        self._blocks = triton.cdiv(anchors.count, tile.anchors)
+        row_blocks = triton.cdiv(most_rows, tile.rows)
+        row_blocks_per_split = triton.cdiv(row_blocks, max(1, _SPLIT_ANCHORS // (self._blocks * tile.anchors)))
+        self._rows_per_split = row_blocks_per_split * tile.rows
+        self._splits = triton.cdiv(row_blocks, max(row_blocks_per_split, 1))
+        self._partial = x_ND.new_empty(2, self._splits, anchors.count, self._width, dtype=torch.float32)
+
+    def add(self, attention: Attention, first: int, last: int) -> None:
+        """Adds what rows from the first to before the last give: at most `most_rows`, row 0 before all others."""
+        backward_anchors_kernel[(self._blocks, self._splits, 2)](
+            self._g,
+            self._grad_readout,
+            partial_ptr=self._partial,
+            num_rows=self._g.shape[-2],
+            num_anchors=self._anchors.count,
+            first_row=first,
+            last_row=last,
+            rows_per_split=self._rows_per_split,
+            **attention.arguments("attention", "grad_score"),
+            **attention_constants(self._tile, self._width, self._dtype),
+            INTERPRETED=self._interpreted,
+        )
+
+    def gradient(self) -> Tensor:
+        """Returns the gradient, (S, D) float32."""
+        values_SD, scores_SD = self._partial.sum(dim=1)
+        scores_SD = scores_SD * self._scale
+        if not self._cosine:
+            return values_SD + scores_SD
+        # What lengthens an anchor changes no cosine, nor does one without a direction; the values it makes longer.
+        unit_SD = self._anchors.unit_SD
+        scores_SD = scores_SD - torch.linalg.vecdot(scores_SD, unit_SD)[:, None] * unit_SD
+        scores_SD = torch.where(self._anchors.has_direction_S1, scores_SD, 0.0)
+        return (values_SD + scores_SD) / self._anchors.length_S[:, None]
