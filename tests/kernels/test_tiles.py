@@ -96,10 +96,12 @@ def test_what_was_measured_on_a_device_goes_first(tmp_path, monkeypatch):
     (tmp_path / "tuned" / tuned_file("NVIDIA H200")).write_text(tuned_to_json({key: Tile(32, 32, 8, 1)}))
     monkeypatch.setattr(tiles.resources, "files", lambda package: tmp_path)
     tiles.tuned_tiles.cache_clear()
+    attention_tile.cache_clear()
     assert attention_tile("forward", device="NVIDIA H200", shared_bytes=HOPPER, **sizes) == Tile(32, 32, 8, 1)
     assert attention_tile("forward", device="NVIDIA A100", shared_bytes=HOPPER, **sizes).rows == 128
     assert choose("backward_rows", 60_000, device="NVIDIA H200").rows == 128
     tiles.tuned_tiles.cache_clear()
+    attention_tile.cache_clear()
 
 
 def compile_report(*words: str, to: Path) -> list[dict]:

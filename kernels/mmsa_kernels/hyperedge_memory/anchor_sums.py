@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
 
-from mmsa_kernels.hyperedge_memory.arguments import Anchors, Attention, attention_constants
+from mmsa_kernels.hyperedge_memory.arguments import Anchors, Attention, attention_constants, blocks_of
 from mmsa_kernels.hyperedge_memory.attention_kernels import backward_anchors_kernel
 from mmsa_kernels.hyperedge_memory.tiles import Tile
 
@@ -33,11 +32,11 @@ class AnchorSums:
         self._anchors, self._g, self._grad_readout, self._tile = anchors, g_pieces, grad_readout_pieces, tile
         self._width, self._dtype, self._interpreted = x_ND.shape[1], x_ND.dtype, not x_ND.is_cuda
         self._cosine, self._scale = cosine, scale
-        self._blocks = triton.cdiv(anchors.count, tile.anchors)
-        row_blocks = triton.cdiv(most_rows, tile.rows)
-        row_blocks_per_split = triton.cdiv(row_blocks, max(1, _SPLIT_ANCHORS // (self._blocks * tile.anchors)))
+        self._blocks = blocks_of(tile.anchors, anchors.count)
+        row_blocks = blocks_of(tile.rows, most_rows)
+        row_blocks_per_split = blocks_of(max(_SPLIT_ANCHORS // (self._blocks * tile.anchors), 1), row_blocks)
         self._rows_per_split = row_blocks_per_split * tile.rows
-        self._splits = triton.cdiv(row_blocks, max(row_blocks_per_split, 1))
+        self._splits = blocks_of(max(row_blocks_per_split, 1), row_blocks)
         self._partial = x_ND.new_empty(2, self._splits, anchors.count, self._width, dtype=torch.float32)
 
     def add(self, attention: Attention, first: int, last: int) -> None:

@@ -52,9 +52,14 @@ class Attention:
         }
 
 
+def blocks_of(size: int, count: int) -> int:
+    """Returns how many blocks of a size hold so many; Triton's `cdiv` does it in several times as many microseconds."""
+    return -(-count // size)
+
+
 def padded_anchors(anchors: int) -> int:
     """Returns how many numbers a row of attention takes."""
-    return -(-anchors // ATTENTION_BLOCK) * ATTENTION_BLOCK
+    return blocks_of(ATTENTION_BLOCK, anchors) * ATTENTION_BLOCK
 
 
 def strides(x_ND: Tensor, stale_VD: Tensor | None) -> dict[str, Any]:

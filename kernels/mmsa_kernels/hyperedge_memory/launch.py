@@ -19,6 +19,7 @@ from mmsa_kernels.hyperedge_memory.arguments import (
     Anchors,
     Attention,
     attention_constants,
+    blocks_of,
     dtype_of_pieces,
     entry_constants,
     gather_constants,
@@ -93,7 +94,7 @@ def _forward(
         tile = _tile("forward", x_ND, rows, anchors)
         g_pieces = g_PBD if len(g_PBD) else g_BD
         with _on_device_of(x_ND):
-            aggregate_kernel[(triton.cdiv(rows, gather.rows),)](
+            aggregate_kernel[(blocks_of(gather.rows, rows),)](
                 x_ND,
                 x_ND if stale_VD is None else stale_VD,
                 rowptr,
@@ -109,7 +110,7 @@ def _forward(
                 COSINE=similarity == "cosine",
                 PIECES=pieces_of(x_ND.dtype),
             )
-            forward_kernel[(triton.cdiv(rows, tile.rows),)](
+            forward_kernel[(blocks_of(tile.rows, rows),)](
                 anchors.pieces,
                 anchors.length_S,
                 g_pieces,
@@ -202,7 +203,7 @@ def _backward(
     with _on_device_of(x_ND):
         for first in range(0, rows, max(most_rows, 1)):
             last = min(first + most_rows, rows)
-            backward_scores_kernel[(triton.cdiv(last - first, scores_tile.rows),)](
+            backward_scores_kernel[(blocks_of(scores_tile.rows, last - first),)](
                 anchors.pieces,
                 anchors.length_S,
                 g_pieces,
@@ -222,7 +223,7 @@ def _backward(
                 INTERPRETED=not x_ND.is_cuda,
             )
             if wants_x or wants_weight:
-                backward_rows_kernel[(triton.cdiv(last - first, rows_tile.rows),)](
+                backward_rows_kernel[(blocks_of(rows_tile.rows, last - first),)](
                     anchors.pieces,
                     inverse_length_B,
                     attention_grad_g_ptr=attention_grad_g,
@@ -305,7 +306,7 @@ def _grad_x(grad_x_ND: Tensor, total_grad_g_BD: Tensor, row_E: Tensor, col: Tens
     """Fills the gradient of x by the transpose of the operator, whose entries in the stale table are left out."""
     vertices, width = grad_x_ND.shape
     vertexptr, order = transpose_order(col, vertices)
-    backward_vertices_kernel[(triton.cdiv(vertices, gather_tile(width, grad_x_ND.dtype).rows),)](
+    backward_vertices_kernel[(blocks_of(gather_tile(width, grad_x_ND.dtype).rows, vertices),)](
         total_grad_g_BD,
         vertexptr,
         order,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from typing import Literal
 
@@ -124,6 +124,7 @@ def padded_width(width: int) -> int:
     return max(SMALLEST_WIDTH, 1 << (width - 1).bit_length())
 
 
+@lru_cache(maxsize=256)
 def attention_tile(
     kernel: AttentionKernel,
     *,
@@ -182,6 +183,7 @@ def most_shared_bytes(kernel: AttentionKernel, width: int, tile: Tile, dtype: to
     return shared + 4096
 
 
+@cache
 def gather_tile(width: int, dtype: torch.dtype) -> GatherTile:
     """Returns how rows of width D are gathered: by one warp, 16 bytes a thread, as many rows as that is."""
     row_bytes = padded_width(width) * dtype.itemsize
