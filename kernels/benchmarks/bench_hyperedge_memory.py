@@ -186,6 +186,10 @@ def compare_atomic(shape: Shape, p: Problem) -> None:
     )
 
 
+def _ours_of(rows: list[Row]) -> Row | None:
+    return next((row for row in rows if row.implementation == OURS), None)
+
+
 def _complain(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
@@ -212,12 +216,11 @@ def run(
             p = Problem.draw(shape, dtype, similarity, device)
             for row in bench(shape, p, ceilings, implementations):
                 rows.append(row)
-                _print_row(row, next((mine for mine in rows[first:] if mine.implementation == OURS), None))
+                _print_row(row, _ours_of(rows[first:]))
                 keep(rows)
             # After all the others: a capture that failed might leave something behind.
-            mine = next((row for row in rows[first:] if row.implementation == OURS), None)
             for row in rows[first:]:
-                time_in_graph(row, mine, implementations[row.implementation], p)
+                time_in_graph(row, _ours_of(rows[first:]), implementations[row.implementation], p)
             if shape.name == "L":
                 compare_atomic(shape, p)
         except Exception:

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsa_kernels.hyperedge_memory import tiles
+from mmsa_kernels.hyperedge_memory.arguments import gather_constants
 from mmsa_kernels.hyperedge_memory.tiles import (
     LARGEST_WIDTHS,
     Tile,
     attention_tile,
-    gather_tile,
     padded_width,
     table_tiles,
     tuned_file,
@@ -77,10 +77,11 @@ def test_less_shared_memory_takes_smaller_tiles():
 
 @given(width=st.integers(1, 512), dtype=DTYPES)
 def test_gathered_rows_are_a_power_of_two_and_fill_the_threads(width, dtype):
-    tile = gather_tile(width, dtype)
-    assert tile.rows & (tile.rows - 1) == 0
-    assert tile.warps == 1
-    assert tile.rows * padded_width(width) * dtype.itemsize >= 32 * 16
+    constants = gather_constants(width, dtype)
+    rows = constants["GM"]
+    assert rows & (rows - 1) == 0
+    assert constants["num_warps"] == 1
+    assert rows * padded_width(width) * dtype.itemsize >= 32 * 16
 
 
 @pytest.mark.parametrize(("width", "padded"), [(1, 16), (16, 16), (17, 32), (256, 256), (300, 512)])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmsa_kernels.hyperedge_memory.reference import EPS
-from mmsa_kernels.hyperedge_memory.tiles import Tile, gather_tile, padded_width, pieces_of
+from mmsa_kernels.hyperedge_memory.tiles import ENTRIES_AHEAD, Tile, gather_rows, padded_width, pieces_of
 
 ATTENTION_BLOCK = 128
 """To a multiple of this many anchors rows of attention are padded, so that they are read and written 16 bytes at a
@@ -86,10 +86,8 @@ def attention_constants(tile: Tile, width: int, dtype: torch.dtype) -> dict[str,
 
 def gather_constants(width: int, dtype: torch.dtype) -> dict[str, int]:
     """Returns the constants of a kernel that gathers."""
-    tile = gather_tile(width, dtype)
-    return {
-        "D": width, "GM": tile.rows, "BD": padded_width(width), "UNROLL": tile.unroll, "num_warps": tile.warps
-    }  # fmt: skip
+    rows = gather_rows(width, dtype)
+    return {"D": width, "GM": rows, "BD": padded_width(width), "UNROLL": ENTRIES_AHEAD, "num_warps": 1}
 
 
 def entry_constants(width: int, dtype: torch.dtype) -> dict[str, int]:
@@ -98,13 +96,13 @@ def entry_constants(width: int, dtype: torch.dtype) -> dict[str, int]:
     Its lines have 128 bytes, or more where a thread would hold more than 16 columns of a row. With 4 KiB of loads in
     flight it has 64 registers a thread at most, so that a multiprocessor has room for the 32 programs it can run.
     """
-    tile, columns = gather_tile(width, dtype), padded_width(width)
+    columns = padded_width(width)
     return {
         "D": width,
         "BD": columns,
         "BI": min(columns, max(128, columns) // dtype.itemsize),
-        "UNROLL": min(tile.unroll, 4096 // (columns * dtype.itemsize)),
-        "num_warps": tile.warps,
+        "UNROLL": min(ENTRIES_AHEAD, 4096 // (columns * dtype.itemsize)),
+        "num_warps": 1,
     }
 
 

@@ -21,6 +21,15 @@ _LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 _LN_2: tl.constexpr = tl.constexpr(0.6931471805599453)
 
 
+@triton.jit
+def _load_anchors(
+    anchors_ptr, first, element, in_anchors, in_columns, num_anchors, D: tl.constexpr, PIECES: tl.constexpr
+):
+    """A block of anchors from the first on, [BN, BD] in pieces."""
+    mask = in_anchors[:, None] & in_columns[None, :]
+    return load_pieces(anchors_ptr + first * D, element, mask, num_anchors.to(tl.int64) * D, PIECES)
+
+
 # A new number of rows must not compile anew: it is another in every batch.
 @triton.jit(do_not_specialize=["num_rows", "num_anchors"])
 def forward_kernel(
@@ -57,12 +66,8 @@ def forward_kernel(
     for first in tl.range(0, num_anchors, BN, num_stages=STAGES):
         anchor = first + tl.arange(0, BN)  # [BN]
         in_anchors = anchor < num_anchors
-        m = load_pieces(
-            anchors_ptr + first * D,
-            anchor_element,
-            in_anchors[:, None] & in_columns[None, :],
-            num_anchors.to(tl.int64) * D,
-            PIECES,
+        m = _load_anchors(
+            anchors_ptr, first, anchor_element, in_anchors, in_columns, num_anchors, D, PIECES
         )  # [BN, BD]
         score = dot(g, m, tl.zeros([BM, BN], tl.float32), PIECES, INTERPRETED, TRANSPOSE_B=True)  # [BM, BN]
         score *= scale * _LOG2_E
@@ -141,12 +146,8 @@ def backward_scores_kernel(
     for first in tl.range(0, stride, BN, num_stages=STAGES):
         anchor = first + tl.arange(0, BN)  # [BN]
         in_anchors = anchor < num_anchors
-        m = load_pieces(
-            anchors_ptr + first * D,
-            anchor_element,
-            in_anchors[:, None] & in_columns[None, :],
-            num_anchors.to(tl.int64) * D,
-            PIECES,
+        m = _load_anchors(
+            anchors_ptr, first, anchor_element, in_anchors, in_columns, num_anchors, D, PIECES
         )  # [BN, BD]
         score = dot(g, m, tl.zeros([BM, BN], tl.float32), PIECES, INTERPRETED, TRANSPOSE_B=True)  # [BM, BN]
         score *= scale * _LOG2_E
@@ -200,12 +201,8 @@ def backward_rows_kernel(
     for first in tl.range(0, num_anchors, BN, num_stages=STAGES):
         in_anchors = first + tl.arange(0, BN) < num_anchors
         grad_score = load_pieces(grad_score_ptr + first, place, in_rows[:, None], attention_plane, PIECES)  # [BM, BN]
-        m = load_pieces(
-            anchors_ptr + first * D,
-            anchor_element,
-            in_anchors[:, None] & in_columns[None, :],
-            num_anchors.to(tl.int64) * D,
-            PIECES,
+        m = _load_anchors(
+            anchors_ptr, first, anchor_element, in_anchors, in_columns, num_anchors, D, PIECES
         )  # [BN, BD]
         grad_g = dot(grad_score, m, grad_g, PIECES, INTERPRETED)  # [BM, BD]
     grad_g *= scale  # not before, where half precision could not hold it

@@ -38,7 +38,7 @@ from mmsa_kernels.hyperedge_memory.gather_kernels import (
     backward_entries_kernel,
     backward_vertices_kernel,
 )
-from mmsa_kernels.hyperedge_memory.tiles import AttentionKernel, Tile, attention_tile, gather_tile, pieces_of
+from mmsa_kernels.hyperedge_memory.tiles import AttentionKernel, Tile, attention_tile, gather_rows, pieces_of
 from mmsa_kernels.incidence import transpose_order
 
 # Constants, so that the order of additions, and with it the bits of the result, hang on sizes and tiles alone.
@@ -90,11 +90,10 @@ def _forward(
     rows, width = rowptr.numel() - 1, x_ND.shape[1]
     g_BD, readout_BD, lse_B, inverse_length_B, g_PBD = _forward_results(x_ND, rowptr, similarity)
     if rows:
-        gather = gather_tile(width, x_ND.dtype)
         tile = _tile("forward", x_ND, rows, anchors)
         g_pieces = g_PBD if len(g_PBD) else g_BD
         with _on_device_of(x_ND):
-            aggregate_kernel[(blocks_of(gather.rows, rows),)](
+            aggregate_kernel[(blocks_of(gather_rows(width, x_ND.dtype), rows),)](
                 x_ND,
                 x_ND if stale_VD is None else stale_VD,
                 rowptr,
@@ -306,7 +305,7 @@ def _grad_x(grad_x_ND: Tensor, total_grad_g_BD: Tensor, row_E: Tensor, col: Tens
     """Fills the gradient of x by the transpose of the operator, whose entries in the stale table are left out."""
     vertices, width = grad_x_ND.shape
     vertexptr, order = transpose_order(col, vertices)
-    backward_vertices_kernel[(blocks_of(gather_tile(width, grad_x_ND.dtype).rows, vertices),)](
+    backward_vertices_kernel[(blocks_of(gather_rows(width, grad_x_ND.dtype), vertices),)](
         total_grad_g_BD,
         vertexptr,
         order,

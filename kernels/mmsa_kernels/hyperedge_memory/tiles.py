@@ -26,8 +26,9 @@ LARGEST_WIDTHS: dict[torch.dtype, int] = {torch.bfloat16: 512, torch.float16: 51
 
 # With fewer programs than this, multiprocessors of a large GPU (132 of an H200) stand idle.
 PROGRAMS_WANTED = 128
-# Of the rows that it gathers, a thread asks for so many bytes at a time, and for so many entries ahead.
-_BYTES_A_THREAD, _ROWS_AHEAD = 16, 8
+_BYTES_A_THREAD = 16  # of the rows that a warp gathers, at a time
+ENTRIES_AHEAD = 8
+"""Entries of a row whose loads are in flight together."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +42,6 @@ class Tile:
     warps: int
     stages: int
     """Blocks of anchors (of rows in `backward_anchors`) in flight at once."""
-
-
-@dataclass(frozen=True)
-class GatherTile:
-    """How rows are gathered."""
-
-    rows: int
-    """Rows that a program sums up at once."""
-    unroll: int
-    """Entries of each row whose loads are in flight together."""
-    warps: int
 
 
 # By padded width, for half precision and for float32, the largest first: the first one is used that gives a GPU enough
@@ -183,11 +173,9 @@ def most_shared_bytes(kernel: AttentionKernel, width: int, tile: Tile, dtype: to
     return shared + 4096
 
 
-@cache
-def gather_tile(width: int, dtype: torch.dtype) -> GatherTile:
-    """Returns how rows of width D are gathered: by one warp, 16 bytes a thread, as many rows as that is."""
-    row_bytes = padded_width(width) * dtype.itemsize
-    return GatherTile(rows=max(1, 32 * _BYTES_A_THREAD // row_bytes), unroll=_ROWS_AHEAD, warps=1)
+def gather_rows(width: int, dtype: torch.dtype) -> int:
+    """Returns how many rows of width D a warp gathers at once: 16 bytes a thread of each."""
+    return max(1, 32 * _BYTES_A_THREAD // (padded_width(width) * dtype.itemsize))
 
 
 def shipped_tiles(dtype: torch.dtype) -> Iterator[tuple[AttentionKernel, int, Tile]]:
