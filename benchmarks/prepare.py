@@ -74,6 +74,8 @@ def main() -> None:
     parser.add_argument("--only", choices=list(PARTS), action="append", help="measure only this; may be repeated")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     arguments = parser.parse_args()
+    if arguments.smiles and not Path(arguments.smiles).is_file():
+        parser.error(f"--smiles: there is no file {arguments.smiles}")
     RDLogger.DisableLog("rdApp.*")
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=256 << 20)
     figures: list[Figure] = []

@@ -33,32 +33,42 @@ from triton.runtime import driver
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]  # runs from a bare checkout too
 from problem import DTYPES
 
-from mmsa_kernels.hyperedge_memory import attention_kernels, gather_kernels
+from mmsa_kernels.hyperedge_memory import attention_kernels, gather_kernels, transpose, transpose_kernels
 from mmsa_kernels.hyperedge_memory.arguments import (
     ATTENTION_BLOCK,
     attention_constants,
     entry_constants,
     gather_constants,
+    total_constants,
 )
 from mmsa_kernels.hyperedge_memory.tiles import Tile, most_shared_bytes, pieces_of, shipped_tiles
 
 SHARED_LIMIT = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
 """Bytes of shared memory that a program may have, by architecture (CUDA programming guide)."""
 
-GATHERS = ("aggregate", "backward_entries", "backward_vertices")
-"""The kernels that have no tile."""
+NO_TILE = ("aggregate", "backward_entries", "backward_vertices", "anchor_totals")
+"""The kernels that have a width and no tile."""
+
+TRANSPOSE = {
+    "scan": transpose.SCAN,
+    "count": transpose.COUNT,
+    "place": transpose.PLACE,
+    "rank": transpose.RANK,
+}
+"""The kernels that know indices alone, and their constants."""
 
 _COUNTS = {
     *("num_fresh", "num_rows", "num_anchors", "num_vertices", "first_row", "last_row", "rows_per_split"),
-    *("attention_blocks", "attention_plane"),
+    *("attention_blocks", "attention_plane", "num_splits", "num_entries"),
 }
-_INDICES = {"rowptr_ptr", "col_ptr", "vertexptr_ptr", "order_ptr"}
+_INDICES = {"rowptr_ptr", "col_ptr"}
+_SHORT_INDICES = {"row_of_entry_ptr", "vertexptr_ptr", "order_ptr", "count_ptr", "arrival_ptr", "placed_ptr"}
 _FLOATS = {
     *("lse_ptr", "inverse_length_ptr", "grad_lse_ptr", "partial_ptr", "attention_grad_g_ptr"),
     *("weight_ptr", "grad_weight_ptr"),
 }
 _PIECES = {"anchors_ptr", "g_pieces_ptr", "grad_readout_ptr", "attention_ptr", "grad_score_ptr"}
-_FLOATS_OF_COSINE = {"anchor_length_ptr"}  # for a dot product, the anchors stand in its place
+_FLOATS_OF_COSINE = {"anchor_length_ptr", "unit_ptr"}  # for a dot product, the anchors stand in their place
 
 
 @dataclass(frozen=True)
@@ -69,9 +79,10 @@ class Case:
     dtype: str
     kernel: Any
     width: int
+    """0 for those that know indices alone."""
     cosine: bool
     tile: Tile | None
-    """None for those that gather, which have no anchors."""
+    """None for those that have none."""
     stale: bool = True
     grad_lse: bool = True
     """Whether there is a stale table, and a gradient of the log-sum-exp: with both, most is asked of the registers."""
@@ -105,11 +116,12 @@ def cases(archs: list[int], dtypes: list[str], widths: list[int] | None) -> list
         for (kernel, width, tile), cosine in itertools.product(tiles, (False, True)):
             found.append(Case(arch, dtype, kernel, width, cosine, tile))
         widths_of_all = dict.fromkeys(width for _, width, _ in tiles)
-        found += [Case(arch, dtype, kernel, width, True, None) for kernel in GATHERS for width in widths_of_all]
+        found += [Case(arch, dtype, kernel, width, True, None) for kernel in NO_TILE for width in widths_of_all]
+    found += [Case(arch, dtypes[0], kernel, 0, False, None) for arch in archs for kernel in TRANSPOSE]
     return [
         case
         for case in found
-        if (widths is None or case.width in widths)
+        if (widths is None or case.width in (0, *widths))
         and (
             case.tile is None
             or most_shared_bytes(case.kernel, case.width, case.tile, DTYPES[case.dtype]) <= SHARED_LIMIT[case.arch]
@@ -176,7 +188,10 @@ def compile_case(case: Case) -> Report:
 
 
 def _kernel(case: Case) -> Any:
-    return getattr(attention_kernels if case.tile else gather_kernels, f"{case.kernel}_kernel")
+    name = f"{case.kernel}_kernel"
+    return next(
+        vars(room)[name] for room in (attention_kernels, gather_kernels, transpose_kernels) if name in vars(room)
+    )
 
 
 def _argument(name: str, case: Case) -> Any:
@@ -187,7 +202,7 @@ def _argument(name: str, case: Case) -> Any:
         return 1.0
     if name in _INDICES:
         return torch.int64
-    if name == "row_of_entry_ptr":
+    if name in _SHORT_INDICES:
         return torch.int32
     if name in _FLOATS or (name in _FLOATS_OF_COSINE and case.cosine):
         return torch.float32
@@ -197,8 +212,12 @@ def _argument(name: str, case: Case) -> Any:
 def _constants(case: Case) -> dict[str, Any]:
     """Returns the constants of a launch, and how many warps it has."""
     dtype = DTYPES[case.dtype]
+    if case.kernel in TRANSPOSE:
+        return TRANSPOSE[case.kernel]
     if case.tile:
         constants = attention_constants(case.tile, case.width, dtype)
+    elif case.kernel == "anchor_totals":
+        constants = total_constants(case.width)
     else:
         constants = (entry_constants if case.kernel == "backward_entries" else gather_constants)(case.width, dtype)
     constants |= {"X_STRIDE": case.width, "STALE_STRIDE": case.width * case.stale, "HAS_STALE": case.stale}

@@ -99,7 +99,8 @@ def backward(shape: Shape, size: int) -> Cost:
 
 # What the prediction supposes: rows that are gathered at random come at this share of the bandwidth of a copy, the
 # products at this share of the rate of a large one, and one kernel comes after the other. The attention and
-# the gradient of the scores are written and read, the latter twice: of (rows, anchors) numbers that is five times.
+# the gradient of the scores are written and read, the latter twice: of (rows, anchors) numbers that is five times. For
+# the transpose indices are read twice, and written and read as entries of vertices.
 GATHER_SHARE, PRODUCT_SHARE, ATTENTION_PASSES = 0.9, 0.75, 5
 LAUNCH_S = 5e-6
 
@@ -110,5 +111,6 @@ def predicted_s(shape: Shape, size: int, ceilings: Ceilings) -> tuple[float, flo
     product = 2 * shape.rows * shape.anchors * shape.width / products_per_s
     attention = ATTENTION_PASSES * size * shape.rows * shape.anchors
     ahead = forward(shape, size).bytes / bandwidth + 2 * product + 2 * LAUNCH_S
-    back = (backward(shape, size).bytes + attention) / bandwidth + 5 * product + 16 * LAUNCH_S
+    transpose = 4 * INDEX * shape.entries
+    back = (backward(shape, size).bytes + attention + transpose) / bandwidth + 5 * product + 12 * LAUNCH_S
     return ahead, back

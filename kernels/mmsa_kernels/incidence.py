@@ -144,27 +144,13 @@ def transpose_csr(rowptr: Tensor, col: Tensor, num_columns: int) -> tuple[Tensor
         entry order[e] of the matrix, so that its values are ``weight[order]``. Entries of a row keep the
         order they had, so their columns ascend.
     """
-    ptr, order = transpose_order(col, num_columns)
-    row = torch.searchsorted(rowptr.contiguous(), order.to(rowptr.dtype), right=True) - 1
-    return ptr, row, order
-
-
-def transpose_order(col: Tensor, num_columns: int) -> tuple[Tensor, Tensor]:
-    """The transpose of the pattern of a CSR matrix without the rows of its entries: as `transpose_csr`.
-
-    Args:
-        col: (E,) integers from 0 on.
-        num_columns: columns to transpose.
-
-    Returns:
-        rowptr (num_columns + 1,) of the transpose, and `order` (E,).
-    """
     if num_columns < 1 << 31:  # half the bytes to sort
         col = col.clamp(max=num_columns).int()
     ordered, order = col.sort(stable=True)
     # Searched, not counted: on a GPU, counts that become sizes make the host wait.
     columns = torch.arange(num_columns + 1, device=col.device, dtype=ordered.dtype)
-    return torch.searchsorted(ordered, columns), order
+    row = torch.searchsorted(rowptr.contiguous(), order.to(rowptr.dtype), right=True) - 1
+    return torch.searchsorted(ordered, columns), row, order
 
 
 def _distinct(rowptr: Tensor, col: Tensor, value: Tensor, num_columns: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -184,10 +184,10 @@ LAUNCHED_AND_COMPILED = """
 import sys
 sys.path[:0] = [{benchmarks!r}]
 import triton
-from compile_report import GATHERS, Case, DTYPES, compile_case, driver, _NoDevice
+from compile_report import NO_TILE, TRANSPOSE, Case, DTYPES, compile_case, driver, _NoDevice
 from cost import Shape
 from problem import Problem, both_ways, ours
-from mmsa_kernels.hyperedge_memory import launch
+from mmsa_kernels.hyperedge_memory import launch, transpose
 from mmsa_kernels.hyperedge_memory.tiles import attention_tile
 
 def hook(*, fn, compile, **rest):
@@ -203,19 +203,22 @@ def hook(*, fn, compile, **rest):
 triton.knobs.runtime.jit_cache_hook = hook
 driver.set_active(_NoDevice(90))
 launch._LEAST_ROWS, launch._ATTENTION_AT_A_TIME = {rows_at_a_time}, 1
+transpose.MOST_SCANNED = {most_scanned}
 shape = Shape("tiny", rows=8, entries_per_row=2, vertices=10, width=16, anchors=4, fresh={fresh})
 asked = {{True: {{}}, False: {{}}}}
 launches = True
 both_ways(ours, Problem.draw(shape, DTYPES["{dtype}"], "{similarity}", device="cpu"))
 launches = False
-for kernel in ("forward", "backward_scores", "backward_rows", "backward_anchors", *GATHERS):
-    tile = None if kernel in GATHERS else attention_tile(
+for kernel in ("forward", "backward_scores", "backward_rows", "backward_anchors", *NO_TILE):
+    tile = None if kernel in NO_TILE else attention_tile(
         kernel, width=16, rows=8, anchors=4, dtype=DTYPES["{dtype}"], device=None, shared_bytes=None
     )
     compile_case(
         Case(90, "{dtype}", kernel, 16, "{similarity}" == "cosine", tile, stale=not {fresh}, grad_lse=False)
     )
-assert len(asked[True]) == 7
+for kernel in TRANSPOSE:
+    compile_case(Case(90, "{dtype}", kernel, 0, False, None))
+assert len(asked[True]) == 8 + (1 if {most_scanned} else 3)
 differ = [
     (kernel, [facts ^ ahead for ahead in asked[False][kernel]])  # what either has that the other has not
     for kernel, launched in asked[True].items()
@@ -226,11 +229,20 @@ assert not differ, differ
 """
 
 
-@pytest.mark.parametrize("rows_at_a_time", [8, 3], ids=["all rows at a time", "some rows at a time"])
+@pytest.mark.parametrize(
+    ("rows_at_a_time", "most_scanned"),
+    [(8, 1 << 14), (3, 0)],
+    ids=["all rows at a time", "some rows at a time, counted"],
+)
 @pytest.mark.parametrize(("dtype", "similarity", "fresh"), [("bf16", "dot", False), ("fp32", "cosine", True)])
-def test_what_is_compiled_ahead_is_what_a_launch_looks_up(dtype, similarity, fresh, rows_at_a_time):
+def test_what_is_compiled_ahead_is_what_a_launch_looks_up(dtype, similarity, fresh, rows_at_a_time, most_scanned):
     code = LAUNCHED_AND_COMPILED.format(
-        benchmarks=str(BENCHMARKS), dtype=dtype, similarity=similarity, fresh=fresh, rows_at_a_time=rows_at_a_time
+        benchmarks=str(BENCHMARKS),
+        dtype=dtype,
+        similarity=similarity,
+        fresh=fresh,
+        rows_at_a_time=rows_at_a_time,
+        most_scanned=most_scanned,
     )
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(

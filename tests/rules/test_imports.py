@@ -55,6 +55,7 @@ OWNERS = {
         "kernels/mmsa_kernels/hyperedge_memory/gather_kernels.py",
         "kernels/mmsa_kernels/hyperedge_memory/launch.py",
         "kernels/mmsa_kernels/hyperedge_memory/pieces.py",
+        "kernels/mmsa_kernels/hyperedge_memory/transpose_kernels.py",
     },
     "requests": {"shards/mmsa_shards/download_sources.py"},
     "tenacity": {"shards/mmsa_shards/download_patience.py"},

@@ -5,8 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmsa_kernels.hyperedge_memory.arguments import Anchors, Attention, attention_constants, blocks_of
-from mmsa_kernels.hyperedge_memory.attention_kernels import backward_anchors_kernel
+from mmsa_kernels.hyperedge_memory.arguments import (
+    Anchors,
+    Attention,
+    attention_constants,
+    blocks_of,
+    total_constants,
+)
+from mmsa_kernels.hyperedge_memory.attention_kernels import anchor_totals_kernel, backward_anchors_kernel
 from mmsa_kernels.hyperedge_memory.tiles import Tile
 
 _SPLIT_ANCHORS = 1 << 13
@@ -55,14 +61,18 @@ class AnchorSums:
             INTERPRETED=self._interpreted,
         )
 
-    def gradient(self) -> Tensor:
-        """Returns the gradient, (S, D) float32."""
-        values_SD, scores_SD = self._partial.sum(dim=1)
-        scores_SD = scores_SD * self._scale
-        if not self._cosine:
-            return values_SD + scores_SD
-        # What lengthens an anchor changes no cosine, nor does one without a direction; the values it makes longer.
-        unit_SD = self._anchors.unit_SD
-        scores_SD = scores_SD - torch.linalg.vecdot(scores_SD, unit_SD)[:, None] * unit_SD
-        scores_SD = torch.where(self._anchors.has_direction_S1, scores_SD, 0.0)
-        return (values_SD + scores_SD) / self._anchors.length_S[:, None]
+    def gradient(self, dtype: torch.dtype) -> Tensor:
+        """Returns the gradient, (S, D) in a dtype."""
+        gradient_SD = self._partial.new_empty(self._partial.shape[2:], dtype=dtype)
+        anchor_totals_kernel[(self._anchors.count,)](
+            self._partial,
+            self._anchors.unit_SD,
+            self._anchors.length_S,
+            gradient_SD,
+            num_anchors=self._anchors.count,
+            num_splits=self._splits,
+            scale=self._scale,
+            **total_constants(self._width),
+            COSINE=self._cosine,
+        )
+        return gradient_SD

@@ -21,7 +21,7 @@ class Anchors:
     def __init__(self, anchors_SD: Tensor, dtype: torch.dtype, similarity: str) -> None:
         anchors_SD = anchors_SD.contiguous()
         self.count = anchors_SD.shape[0]
-        self.length_S = anchors_SD  # not read
+        self.unit_SD = self.length_S = anchors_SD  # not read
         if similarity == "cosine":
             anchors_SD = anchors_SD.float()
             length_S1 = torch.linalg.vector_norm(anchors_SD, dim=1, keepdim=True)
@@ -29,7 +29,6 @@ class Anchors:
             length_S1 = torch.where(has_direction_S1, length_S1, 1.0)
             self.unit_SD = anchors_SD = torch.where(has_direction_S1, anchors_SD / length_S1, 0.0)
             self.length_S = length_S1.squeeze(1)
-            self.has_direction_S1 = has_direction_S1
         self.pieces = in_pieces(anchors_SD.to(dtype))
 
 
@@ -104,6 +103,11 @@ def entry_constants(width: int, dtype: torch.dtype) -> dict[str, int]:
         "UNROLL": min(ENTRIES_AHEAD, 4096 // (columns * dtype.itemsize)),
         "num_warps": 1,
     }
+
+
+def total_constants(width: int) -> dict[str, int]:
+    """Returns the constants of `anchor_totals_kernel`."""
+    return {"D": width, "BD": padded_width(width), "UNROLL": ENTRIES_AHEAD, "num_warps": 4}
 
 
 def dtype_of_pieces(dtype: torch.dtype) -> torch.dtype:

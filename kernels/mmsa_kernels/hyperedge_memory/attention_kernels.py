@@ -272,3 +272,42 @@ def backward_anchors_kernel(
         )  # [BM, BD]
         grad_m = dot(left, right, grad_m, PIECES, INTERPRETED, TRANSPOSE_A=True)  # [BN, BD]
     tl.store(partial, grad_m, mask=in_block)
+
+
+@triton.jit(do_not_specialize=["num_anchors", "num_splits"])
+def anchor_totals_kernel(
+    partial_ptr,
+    unit_ptr,
+    anchor_length_ptr,
+    grad_anchors_ptr,
+    num_anchors,
+    num_splits,
+    scale,
+    D: tl.constexpr,
+    BD: tl.constexpr,
+    UNROLL: tl.constexpr,
+    COSINE: tl.constexpr,
+):
+    """The gradient of an anchor: what all splits of the rows add to it, in their order."""
+    anchor = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BD)  # [BD]
+    in_columns = column < D
+    element = anchor * D + column
+    split_size = num_anchors.to(tl.int64) * D
+    through_values = tl.zeros([BD], tl.float32)
+    through_scores = tl.zeros([BD], tl.float32)
+    for first in range(0, num_splits, UNROLL):
+        for step in tl.static_range(UNROLL):  # side by side, so that their loads are in flight together
+            here = in_columns & (first + step < num_splits)
+            place = partial_ptr + (first + step) * split_size + element
+            through_values += tl.load(place, mask=here, other=0.0)
+            through_scores += tl.load(place + num_splits * split_size, mask=here, other=0.0)
+    through_scores *= scale  # not before, where half precision could not hold it
+    grad_anchor = through_values + through_scores
+    if COSINE:
+        # What lengthens an anchor changes no cosine, nor does one without a direction; the values it makes longer.
+        unit = tl.load(unit_ptr + element, mask=in_columns, other=0.0)
+        across = through_scores - tl.sum(through_scores * unit) * unit
+        across = tl.where(tl.sum(unit * unit) > 0.5, across, 0.0)
+        grad_anchor = (through_values + across) / tl.load(anchor_length_ptr + anchor)
+    tl.store(grad_anchors_ptr + element, grad_anchor.to(grad_anchors_ptr.dtype.element_ty), mask=in_columns)

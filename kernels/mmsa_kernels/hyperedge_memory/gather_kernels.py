@@ -3,7 +3,7 @@
 A program is one warp that owns a row, or a few short ones, so that very many are under way at once and hide each
 other's waiting.
 Mathematics: ``kernels/README.md``; launches: ``launch.py``. Every number is written by one program that adds in a fixed
-order, so nothing is atomic and the same bits come out of every run.
+order, so no sum is atomic and the same bits come out of every run.
 
 Sizes of blocks: GM rows, BD >= D columns, BI of them in a line, UNROLL entries whose loads are in flight together.
 Comments give shapes.

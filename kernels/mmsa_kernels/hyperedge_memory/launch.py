@@ -39,7 +39,7 @@ from mmsa_kernels.hyperedge_memory.gather_kernels import (
     backward_vertices_kernel,
 )
 from mmsa_kernels.hyperedge_memory.tiles import AttentionKernel, Tile, attention_tile, gather_rows, pieces_of
-from mmsa_kernels.incidence import transpose_order
+from mmsa_kernels.hyperedge_memory.transpose import entries_of_vertices
 
 # Constants, so that the order of additions, and with it the bits of the result, hang on sizes and tiles alone.
 _ATTENTION_AT_A_TIME = 1 << 25
@@ -260,7 +260,7 @@ def _backward(
             if wants_anchors:
                 sums.add(attention, first, last)
         if wants_anchors:
-            grad_anchors_SD = sums.gradient().to(anchors_SD.dtype)
+            grad_anchors_SD = sums.gradient(anchors_SD.dtype)
         if wants_x and x_ND.shape[0]:
             _grad_x(grad_x_ND, total_grad_g_BD, row_E, col, weight)
     return grad_x_ND, grad_weight, grad_anchors_SD
@@ -304,7 +304,7 @@ def _gradients(
 def _grad_x(grad_x_ND: Tensor, total_grad_g_BD: Tensor, row_E: Tensor, col: Tensor, weight: Tensor) -> None:
     """Fills the gradient of x by the transpose of the operator, whose entries in the stale table are left out."""
     vertices, width = grad_x_ND.shape
-    vertexptr, order = transpose_order(col, vertices)
+    vertexptr, order = entries_of_vertices(col, vertices)
     backward_vertices_kernel[(blocks_of(gather_rows(width, grad_x_ND.dtype), vertices),)](
         total_grad_g_BD,
         vertexptr,
