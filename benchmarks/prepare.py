@@ -48,10 +48,11 @@ from mmsa_shards.prepare import prepare
 from mmsa_shards.read import Structure
 from mmsa_shards.schema import STEPS_PER_ANGSTROM
 from mmsa_shards.shard import read_block, verify_shard
-from mmsa_shards.standardize import Parent, standardize_text
+from mmsa_shards.standardize import Parent, Refusal, standardize_text
 
 OPTIONS = load_config().prepare
 HEAVIEST = 50  # heavy atoms of what counts as a small molecule
+SHORT_LIMIT_S = 1.0  # which enough molecules meet to tell whether it holds
 
 # A driver by itself, so that its peak memory is its own.
 DRIVER = """
@@ -254,26 +255,19 @@ class Bench:
         )
 
     def limit(self) -> Iterator[Figure]:
-        """How long single molecules take, and how many get 3D."""
-        conformers = Conformers.from_options(self.options)
-        times, made = [], []
-        for smiles in self.many:
-            order = Order(id="", inchikey=Chem.MolToInchiKey(Chem.MolFromSmiles(smiles)), smiles=smiles)
-            begun = time.perf_counter()
-            made += make_molecules([order], conformers)
-            times.append(time.perf_counter() - begun)
-        limit = self.options.conformer_timeout_s
-        times = times[1:]  # the first starts the guard
-        small = [molecule for molecule in made if isinstance(molecule, Molecule) and len(molecule.atoms) <= HEAVIEST]
+        """How long single molecules take, at the limit as it is and at one that some meet; and how many get 3D."""
+        runs = {limit: self._one_by_one(limit) for limit in (SHORT_LIMIT_S, self.options.conformer_timeout_s)}
+        for limit, (_, times) in runs.items():
+            yield (
+                f"p99.9 of {len(times)} molecules, limit {limit:g} s, which {sum(s > limit for s in times)} meet",
+                f"{np.quantile(times, 0.999):.2f} s",
+                f"≤ {limit + 1:g} s",
+                "–",
+                f"p50 {np.median(times) * 1e3:.0f} ms, max {max(times):.1f} s",
+            )
+        made, _ = runs[self.options.conformer_timeout_s]
+        small = [each for each in made if isinstance(each, Molecule) and len(each.atoms) <= HEAVIEST]
         success = sum(len(molecule.conformers) > 0 for molecule in small) / len(small)
-        worst = f"p50 {np.median(times) * 1e3:.0f} ms, max {max(times):.1f} s"
-        yield (
-            f"p99.9 of {len(times)} molecules, limit {limit:g} s",
-            f"{np.quantile(times, 0.999):.2f} s",
-            f"≤ {limit + 1:g} s",
-            "–",
-            worst,
-        )
         yield (
             f"3D, {len(small)} molecules of ≤ {HEAVIEST} heavy atoms",
             f"{100 * success:.2f} %",
@@ -281,6 +275,18 @@ class Bench:
             "99.8 %",
             "–",
         )
+
+    def _one_by_one(self, limit: float) -> tuple[list[Molecule | Refusal], list[float]]:
+        """Makes the many molecules, each alone, and returns them and the seconds that each took."""
+        conformers = replace(Conformers.from_options(self.options), timeout_s=limit)
+        made: list[Molecule | Refusal] = []
+        times = []
+        for smiles in self.many:
+            order = Order(id="", inchikey=Chem.MolToInchiKey(Chem.MolFromSmiles(smiles)), smiles=smiles)
+            begun = time.perf_counter()
+            made += make_molecules([order], conformers)
+            times.append(time.perf_counter() - begun)
+        return made, times[1:]  # the first starts the guard
 
 
 PARTS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
