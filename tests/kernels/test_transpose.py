@@ -52,6 +52,15 @@ def test_all_entries_in_one_column():
 
 @WAYS
 @pytest.mark.usefixtures("way")
+def test_a_column_that_is_none_harms_no_other():
+    """Where nobody checks indices, on a GPU, nothing is written outside."""
+    ptr, order = transpose.entries_of_vertices(torch.tensor([1, -1, 0, -5, 1], device=DEVICE), 2)
+    assert ptr[-1] - ptr[0] == 3
+    assert order[ptr[0] : ptr[-1]].tolist() == [2, 0, 4]
+
+
+@WAYS
+@pytest.mark.usefixtures("way")
 def test_columns_beyond_2_to_the_31():
     assert_sorted(torch.tensor([2**31, 0, 2**40, 2**32, 1, 0, 2**32 + 1]), 2)
 

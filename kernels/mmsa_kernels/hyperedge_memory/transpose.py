@@ -15,11 +15,12 @@ from mmsa_kernels.hyperedge_memory.transpose_kernels import (
 )
 
 MOST_SCANNED, MOST_COMPARED = 1 << 14, 1 << 24
-"""Entries that every program reads, where vertices times entries are few: one launch then instead of five."""
+"""Entries that every program reads, where vertices times entries are few: one launch then instead of six."""
 
+# But for the scan, an entry for each thread, so that loads, atomics and stores are laid out alike.
 SCAN = {"BE": 2048, "num_warps": 4}
-COUNT = PLACE = {"BE": 1024, "num_warps": 4}
-RANK = {"BE": 256, "UNROLL": 4, "num_warps": 4}
+COUNT = PLACE = {"BE": 256, "num_warps": 8}
+RANK = {"BE": 128, "UNROLL": 4, "num_warps": 4}
 
 
 def entries_of_vertices(col: Tensor, num_vertices: int) -> tuple[Tensor, Tensor]:

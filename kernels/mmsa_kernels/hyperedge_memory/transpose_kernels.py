@@ -42,11 +42,12 @@ def scan_kernel(col_ptr, vertexptr_ptr, order_ptr, num_entries, num_vertices, BE
     for first in range(0, num_entries, BE):
         vertex = _vertices(col_ptr, first, num_entries, first_vertex, BE)
         one = _one_of_four(vertex)
-        if tl.max(one) > 0:  # with a bank, in few blocks
-            mine = (one != 0) & (first_vertex + vertex < num_vertices)
+        more = tl.sum(one)
+        if more != 0:  # with a bank, in few blocks
             before = place + tl.cumsum(one) - one
-            tl.store(order_ptr + start + _count_of(before, vertex), first + tl.arange(0, BE), mask=mine)
-            place += tl.sum(one)
+            # Those of the last program that are of no vertex come after all others, where they mean nothing.
+            tl.store(order_ptr + start + _count_of(before, vertex), first + tl.arange(0, BE), mask=one != 0)
+            place += more
 
 
 @triton.jit
@@ -74,8 +75,8 @@ def _count_of(counts, vertex):
 def count_kernel(col_ptr, count_ptr, arrival_ptr, num_entries, num_vertices, BE: tl.constexpr):
     """Counts the entries of each vertex v in place v + 1, and says of each the how manyth it was to arrive there."""
     entry = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)  # [BE]
-    col = tl.load(col_ptr + entry, mask=entry < num_entries, other=num_vertices).to(tl.int64)
-    wanted = col < num_vertices
+    col = tl.load(col_ptr + entry, mask=entry < num_entries, other=-1).to(tl.int64)
+    wanted = (col >= 0) & (col < num_vertices)
     one = tl.full([BE], 1, count_ptr.dtype.element_ty)
     arrival = tl.atomic_add(count_ptr + col + 1, one, mask=wanted, sem="relaxed")
     tl.store(arrival_ptr + entry, arrival, mask=wanted)
@@ -85,8 +86,8 @@ def count_kernel(col_ptr, count_ptr, arrival_ptr, num_entries, num_vertices, BE:
 def place_kernel(col_ptr, vertexptr_ptr, arrival_ptr, placed_ptr, num_entries, num_vertices, BE: tl.constexpr):
     """Places the entries of a vertex side by side, as they arrived."""
     entry = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)  # [BE]
-    col = tl.load(col_ptr + entry, mask=entry < num_entries, other=num_vertices).to(tl.int64)
-    wanted = col < num_vertices
+    col = tl.load(col_ptr + entry, mask=entry < num_entries, other=-1).to(tl.int64)
+    wanted = (col >= 0) & (col < num_vertices)
     start = tl.load(vertexptr_ptr + col, mask=wanted, other=0).to(tl.int64)
     arrival = tl.load(arrival_ptr + entry, mask=wanted, other=0)
     tl.store(placed_ptr + start + arrival, entry.to(placed_ptr.dtype.element_ty), mask=wanted)
