@@ -11,11 +11,10 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import reduce
+from itertools import chain
 from operator import or_
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 from mmsa_shards.build import (
     ShardDone,
@@ -37,7 +36,7 @@ from mmsa_shards.job import Job, describe
 from mmsa_shards.manifest import Ledger, Manifest, ShardEntry, Split
 from mmsa_shards.options import PrepareOptions
 from mmsa_shards.publish import finish_publishing, publish_shard
-from mmsa_shards.rejects import REJECTS_NAME, read_refused, read_rejects, write_rejects
+from mmsa_shards.rejects import REJECTS_NAME, read_refused, stored_rejects, write_rejects
 from mmsa_shards.shard import is_intact
 from mmsa_shards.workplace import Prepared, alone_in, claim, prepared, work_folder
 
@@ -124,7 +123,7 @@ class Preparation:
         """Takes every step up to the manifest, which waits in the work folder to be published."""
         chunks, counts = self.read()
         if counts.kept == 0 and self.before is None:
-            reasons = Counter(read_refused(chunks)["reason"].to_pylist())
+            reasons = Counter(reason for batch in read_refused(chunks) for reason in batch["reason"].to_pylist())
             raise PrepareError(
                 f"none of the {counts.read} records of {', '.join(s.name for s in self.job.inputs)} can be used "
                 f"({counts.excluded} excluded; refused: {dict(reasons)})"
@@ -139,7 +138,7 @@ class Preparation:
         deals = self.sort(plans, chunks, counts)
         pieces = self.build(deals, counts.rejected)
         shards = self.write(plans, deals, pieces)
-        manifest = self.account(counts, intervals, shards, [path for paths in pieces.values() for path in paths])
+        manifest = self.account(counts, intervals, shards, chunks, [*chain.from_iterable(pieces.values())])
         manifest.save(self.work)
         if self.folder.path is None:  # an upload is work for all nodes
             moves = [(self.work / "shards" / shard.name, self.folder.url) for shard in manifest.shards]
@@ -238,7 +237,12 @@ class Preparation:
         return [ShardDone.load(record) for record in records.values()]
 
     def account(
-        self, counts: ChunkCounts, intervals: dict[Split, int], shards: Sequence[ShardDone], pieces: Sequence[Path]
+        self,
+        counts: ChunkCounts,
+        intervals: dict[Split, int],
+        shards: Sequence[ShardDone],
+        chunks: Sequence[Path],
+        pieces: Sequence[Path],
     ) -> Manifest:
         """Writes the ledger of refusals and draws up the manifest.
 
@@ -246,15 +250,15 @@ class Preparation:
             counts: of the new inputs.
             intervals: into how many shards each split is cut.
             shards: all of them.
+            chunks: of the catalogue.
             pieces: all that were built.
 
         Raises:
             PrepareError: records are unaccounted for.
         """
         before = self.before.manifest if self.before else Manifest(shards=(), ledger=Ledger(0, 0, 0, 0, 0, 0))
-        others = [read_refused(pieces), *([read_rejects(self.folder.url)] if self.before else [])]
-        chapters = {chapter.source.name: chapter.chunks for chapter in self.chapters}
-        reasons = write_rejects(self.work / REJECTS_NAME, chapters, pa.concat_tables(others))
+        earlier = stored_rejects(self.folder.url) if self.before else ()
+        reasons = write_rejects(self.work / REJECTS_NAME, chain(earlier, read_refused([*chunks, *pieces])))
         entries = tuple(shard.entry for shard in shards if shard.entry is not None)
         ledger = Ledger(
             read=before.ledger.read + counts.read,
