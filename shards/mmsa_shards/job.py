@@ -22,8 +22,9 @@ from mmsa_shards.schema import SCHEMA_VERSION
 
 JOB_NAME = "job.json"
 
-# Options that change how long it takes, not what comes out.
-_WITHOUT_EFFECT = ("workers", "work_dir")
+# Options that change how long it takes or what is refused, not what becomes of an input that is taken. What is left of
+# a truncated input is the same whenever it is allowed, and the ledger of refusals names every one that was.
+_WITHOUT_EFFECT = ("workers", "work_dir", "allow_truncated")
 _LIBRARIES = ("numpy", "pyarrow")
 
 

@@ -35,7 +35,8 @@ def repair(out: str, options: PrepareOptions, *, progress: Progress | None = Non
     before = prepared(folder, work)
     if before is None:
         raise PrepareError(f"{folder.url} holds no finished preparation: run the same without --repair")
-    theirs = {**before.job.options, "exclude": tuple(before.job.options["exclude"])}
+    # An input that is truncated was so when it was allowed: none has changed since.
+    theirs = {**before.job.options, "exclude": tuple(before.job.options["exclude"]), "allow_truncated": True}
     try:
         options = PrepareOptions(**theirs, workers=options.workers, work_dir=options.work_dir)
     except TypeError as error:  # another version had other options

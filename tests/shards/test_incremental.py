@@ -17,6 +17,7 @@ from mmsa_shards.manifest import Manifest
 from mmsa_shards.options import PrepareOptions
 from mmsa_shards.prepare import prepare
 from mmsa_shards.rejects import read_rejects
+from mmsa_shards.repair import repair
 from mmsa_shards.shard import verify_shard
 
 pytestmark = [pytest.mark.distributed, pytest.mark.usefixtures("local_ray")]
@@ -140,6 +141,30 @@ def test_what_cannot_be_added_leaves_the_folder_as_it_was(folder, inputs, chosen
             prepare(paths, str(folder), dataclasses.replace(chosen, **changes))
         now = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and ".work" not in path.parts}
         assert now == held
+
+
+def test_a_truncated_input_is_taken_once_it_is_allowed(folder, inputs, chosen, tmp_path):
+    whole, cut = inputs[1], str(tmp_path / "cut.sdf")
+    Path(cut).write_text(Path(inputs[2]).read_text()[:-40])
+    with pytest.raises(PrepareError, match=r"cut\.sdf ends in the middle .* prepare\.allow_truncated=true"):
+        prepare([whole, cut], str(folder), chosen)
+    read = {path: path.stat().st_mtime_ns for path in (folder / ".work" / "catalog").rglob("*.arrow")}
+    assert read, "what could be read is kept"
+    allowed, kept = dataclasses.replace(chosen, allow_truncated=True), []
+
+    def watch(stage: str, *numbers: object) -> None:
+        if stage == "build" and not kept:
+            kept.append({path: path.stat().st_mtime_ns for path in read})
+
+    manifest = prepare([whole, cut], str(folder), allowed, progress=watch)
+    assert kept == [read]
+    assert manifest.reject_reasons["truncated_file"] == 1
+    assert [r["file"] for r in read_rejects(folder).to_pylist() if r["reason"] == "truncated_file"] == ["cut.sdf"]
+    # Neither what follows nor a repair need allow it again.
+    assert prepare([whole, cut], str(folder), chosen) == manifest
+    name = manifest.shards[0].name
+    (folder / name).unlink()
+    assert repair(str(folder), chosen) == (name,)
 
 
 def test_shards_of_another_schema_are_refused(folder, inputs, chosen):
