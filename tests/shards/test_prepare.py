@@ -232,15 +232,40 @@ def test_every_input_that_cannot_be_used_is_named_and_the_others_are_kept(inputs
     assert manifest.inputs == {"a.smi": 42, "b.csv": 5, "c.sdf": 2, "table.csv": 1}
 
 
-def test_pubchem3d_is_joined_to_its_compound(options, tmp_path):
-    flat = Chem.MolFromSmiles("CC(N)C(=O)O")
-    solid = Chem.AddHs(Chem.MolFromSmiles("C[C@H](N)C(=O)O"))
-    rdDistGeom.EmbedMolecule(solid, randomSeed=1)
-    for mol, name, tags in ((flat, "2d.sdf", {}), (solid, "3d.sdf", {"PUBCHEM_CONFORMER_RMSD": "0.4"})):
+def write_compound(folder: Path, flat: str, solid: str) -> Chem.Mol:
+    """Writes the 2D and the 3D record of one CID as PubChem does, and returns the latter."""
+    mols = [Chem.MolFromSmiles(flat), Chem.AddHs(Chem.MolFromSmiles(solid))]
+    rdDistGeom.EmbedMolecule(mols[1], randomSeed=1)
+    for mol, name, tags in zip(mols, ("2d.sdf", "3d.sdf"), ({}, {"PUBCHEM_CONFORMER_RMSD": "0.4"}), strict=True):
         for tag, value in {"PUBCHEM_COMPOUND_CID": "602", **tags}.items():
             mol.SetProp(tag, value)
-        with Chem.SDWriter(str(tmp_path / name)) as writer:
+        with Chem.SDWriter(str(folder / name)) as writer:
             writer.write(mol)
+    return mols[1]
+
+
+@pytest.mark.parametrize(
+    ("flat", "solid", "written"),
+    [
+        ("O=c1cc[nH]cc1", "Oc1ccncc1", 1),  # tautomers, one InChIKey: duplicates, of which the one with 3D stays
+        ("C[C@@H](N)C(=O)O", "C[C@H](N)C(=O)O", 2),  # stereo that contradicts
+        ("CCO", "CCN", 2),  # two skeletons
+    ],
+)
+@pytest.mark.parametrize("shards", [1, 5])
+def test_only_coordinates_that_are_used_count_as_joined(options, tmp_path, flat, solid, written, shards):
+    write_compound(tmp_path, flat, solid)
+    given = dataclasses.replace(options, conformers="given", shards=shards, val_fraction=0)
+    manifest = prepare([str(tmp_path / "2d.sdf"), str(tmp_path / "3d.sdf")], str(tmp_path / "out"), given)
+    ledger = manifest.ledger
+    assert (ledger.written, ledger.joined, ledger.duplicates) == (written, 0, 2 - written)
+    rows = molecules(tmp_path / "out", "train")
+    assert {row["smiles"] for row in rows} == {flat, solid} if written == 2 else {solid}
+    assert manifest.conformer_sources["pubchem3d"] == 1
+
+
+def test_pubchem3d_is_joined_to_its_compound(options, tmp_path):
+    solid = write_compound(tmp_path, "CC(N)C(=O)O", "C[C@H](N)C(=O)O")
     given = dataclasses.replace(options, conformers="given")
     manifest = prepare([str(tmp_path / "2d.sdf"), str(tmp_path / "3d.sdf")], str(tmp_path / "out"), given)
     assert (manifest.ledger.read, manifest.ledger.written, manifest.ledger.joined) == (2, 1, 1)
