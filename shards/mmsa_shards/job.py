@@ -16,6 +16,7 @@ import fsspec
 
 from mmsa_shards import from_smiles
 from mmsa_shards.errors import PrepareError
+from mmsa_shards.folder import is_in_memory
 from mmsa_shards.options import PrepareOptions
 from mmsa_shards.read import check_kind, files_of
 from mmsa_shards.schema import SCHEMA_VERSION
@@ -131,6 +132,11 @@ def describe(inputs: Sequence[str], options: PrepareOptions, before: Job | None,
 
 def _look_at(path: str) -> dict[str, Any]:
     check_kind(path)
+    if is_in_memory(path):
+        raise PrepareError(
+            f"input {path} is in the memory of one process, and inputs are read by many: name a file on a disk or in "
+            "an object store"
+        )
     system, inner = fsspec.core.url_to_fs(path)
     try:
         info = system.info(inner)
