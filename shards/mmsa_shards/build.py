@@ -30,10 +30,14 @@ from mmsa_shards.read import Place, Refused
 from mmsa_shards.rejects import write_refused
 from mmsa_shards.schema import BLOCK_SCHEMA
 from mmsa_shards.shard import read_block, write_shard
+from mmsa_shards.standardize import Refusal
 
 # A task makes a thousandth of the job, within these bounds.
 _PIECES = 1024
 _SMALLEST_PIECE, _LARGEST_PIECE = 32, 4096
+
+# Molecules of a piece after which it says how many it has been through.
+_MADE_TOGETHER = 128
 
 # Records that are merged at a time: what they take in memory, some 2 kB each, does not grow with the shard.
 _RECORDS_TOGETHER = 1 << 14
@@ -209,7 +213,9 @@ def piece_sizes(deal_path: Path) -> list[int]:
     return [dealt.get_batch(number).num_rows for number in range(dealt.num_record_batches)]
 
 
-def build_piece(path: Path, deal_path: Path, number: int, options: PrepareOptions) -> tuple[int, int]:
+def build_piece(
+    path: Path, deal_path: Path, number: int, options: PrepareOptions, making: Path | None = None
+) -> tuple[int, int]:
     """Makes the molecules of one piece and writes them as a block, with the refusals beside it.
 
     Args:
@@ -217,13 +223,21 @@ def build_piece(path: Path, deal_path: Path, number: int, options: PrepareOption
         deal_path: what `deal` wrote.
         number: of the piece.
         options: those of conformers are used.
+        making: a file that says, while this is at work, how many molecules it has been through; see `how_many_made`.
 
     Returns:
         How many molecules were made, and how many refused.
     """
     rows = [Entry(**{**row, "xyz": tuple(row["xyz"])}) for row in _open(deal_path).get_batch(number).to_pylist()]
     orders = [_order(row) for row in rows]
-    made = make_molecules(orders, Conformers.from_options(options), described=options.descriptors)
+    conformers = Conformers.from_options(options)
+    # What a GPU embeds may depend on what it embeds together; all else is made molecule by molecule.
+    step = len(orders) if conformers.backend == "nvmolkit" else _MADE_TOGETHER
+    made: list[Molecule | Refusal] = []
+    for start in range(0, len(orders), max(1, step)):
+        made += make_molecules(orders[start : start + step], conformers, described=options.descriptors)
+        if making is not None:
+            making.write_text(str(len(made)))
     refused = [
         Refused(row.id, Place(row.file, row.number), result.reason, result.message)
         for row, result in zip(rows, made, strict=True)
@@ -233,7 +247,17 @@ def build_piece(path: Path, deal_path: Path, number: int, options: PrepareOption
     write_refused(path, refused)
     with write_atomically(path) as file:
         file.write(encode_block(block, "none"))
+    if making is not None:
+        making.unlink(missing_ok=True)
     return block.num_rows, len(refused)
+
+
+def how_many_made(making: Path) -> int:
+    """Reads what a piece that is being built says of itself; 0 where it says nothing, or no more."""
+    try:
+        return int(making.read_text() or 0)
+    except FileNotFoundError:
+        return 0
 
 
 def pack(

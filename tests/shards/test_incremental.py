@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -165,6 +166,39 @@ def test_a_truncated_input_is_taken_once_it_is_allowed(folder, inputs, chosen, t
     name = manifest.shards[0].name
     (folder / name).unlink()
     assert repair(str(folder), chosen) == (name,)
+
+
+def test_shards_that_become_far_larger_than_asked_are_told_and_absurd_ones_refused(options, tmp_path):
+    """How many shards there are was decided by the first inputs."""
+    for name, numbers in {"few": range(1, 31), "more": range(31, 61), "many": range(61, 400)}.items():
+        (tmp_path / f"{name}.smi").write_text("\n".join(f"{'C' * n}O {n}" for n in numbers))
+    out, said = tmp_path / "out", []
+    small = dataclasses.replace(options, val_fraction=0, molecules_per_shard=30)
+    prepare([str(tmp_path / "few.smi")], str(out), small, say=said.append)
+    assert said == []
+    prepare([str(tmp_path / "more.smi")], str(out), small, say=said.append)
+    (words,) = said
+    assert re.search(
+        r"out has 1 intervals for train, .* about 60 molecules in each, 2 times prepare\.molecules_per_shard=30; to "
+        r"have smaller shards, prepare all inputs into another folder, which may name prepare\.shards",
+        words,
+    )
+    held = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(PrepareError, match=r"about 399 molecules in each, 13 times .* into another folder"):
+        prepare([str(tmp_path / "many.smi")], str(out), small)
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file() and ".work" not in p.parts} == held
+    # What was refused is in the way of nothing.
+    (tmp_path / "another.smi").write_text("CCN n")
+    assert prepare([str(tmp_path / "another.smi")], str(out), small).ledger.written == 61
+
+
+def test_whoever_names_the_number_of_shards_wants_it(options, tmp_path):
+    for name, numbers in {"few": range(1, 4), "many": range(4, 100)}.items():
+        (tmp_path / f"{name}.smi").write_text("\n".join(f"{'C' * n}O {n}" for n in numbers))
+    named, said = dataclasses.replace(options, val_fraction=0, molecules_per_shard=3, shards=2), []
+    for name in ("few", "many"):
+        prepare([str(tmp_path / f"{name}.smi")], str(tmp_path / "out"), named, say=said.append)
+    assert said == []
 
 
 def test_shards_of_another_schema_are_refused(folder, inputs, chosen):

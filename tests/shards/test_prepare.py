@@ -8,6 +8,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -16,7 +17,9 @@ from hypothesis import strategies as st
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
+import mmsa_shards.build
 from mmsa_dist.data.loader import BlockReader
+from mmsa_shards.build import build_piece, how_many_made
 from mmsa_shards.descriptors import compute_descriptors
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.manifest import Manifest
@@ -310,6 +313,59 @@ def test_inputs_that_cannot_be_used_are_one_sentence_and_leave_nothing(inputs, o
         assert not list(tmp_path.rglob("*.tar"))
 
 
+@pytest.mark.parametrize("chain", ["", "simplecache::"])
+def test_what_is_in_the_memory_of_one_process_is_refused(inputs, options, tmp_path, chain):
+    with fsspec.open("memory://molecules/a.smi", "wb") as file:
+        file.write(b"CCO")
+    with_work = dataclasses.replace(options, work_dir=str(tmp_path / "work"))
+    out = f"{chain}memory://shards"
+    with pytest.raises(PrepareError, match=r"memory://.*shards is in the memory of one process.* on a disk"):
+        prepare(inputs, out, with_work)
+    for path in (f"{chain}memory://molecules/a.smi", *([] if chain else ["memory://molecules"])):
+        with pytest.raises(
+            PrepareError, match=r"input .*memory://.*a\.smi is in the memory of one process.* on a disk"
+        ):
+            prepare([path], str(tmp_path / "out"), options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_piece_tells_how_far_it_is_and_is_made_as_it_would_be_at_once(inputs, options, tmp_path, monkeypatch):
+    monkeypatch.setattr("mmsa_shards.prepare.ray_pool", lambda *_: contextlib.nullcontext(_HerePool()))
+    told: list[int] = []
+    make = mmsa_shards.build.make_molecules
+
+    def watched(orders, *arguments, **more):
+        made = make(orders, *arguments, **more)
+        told.extend(how_many_made(path) for path in (tmp_path / "out" / ".work" / "making").iterdir())
+        return made
+
+    one = dataclasses.replace(options, val_fraction=0)
+    prepare(inputs, str(tmp_path / "whole"), one)
+    monkeypatch.setattr("mmsa_shards.build._MADE_TOGETHER", 10)
+    monkeypatch.setattr("mmsa_shards.build.make_molecules", watched)
+    calls = []
+    prepare(inputs, str(tmp_path / "out"), one, progress=lambda *call: calls.append(call))
+    assert told == [10, 20, 30, 10]  # pieces of 32 and 11
+    assert [done for stage, done, _, _ in calls if stage == "build"] == [0, 32, 43]
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_the_driver_tells_what_is_being_made(inputs, options, tmp_path, monkeypatch):
+    class Beating(_HerePool):
+        def map(self, function, calls, *, gpus=0, heartbeat=None):
+            for call in calls:
+                if function is build_piece:
+                    call[4].write_text("7")
+                    heartbeat()
+                yield function(*call)
+
+    monkeypatch.setattr("mmsa_shards.prepare.ray_pool", lambda *_: contextlib.nullcontext(Beating()))
+    calls = []
+    one = dataclasses.replace(options, val_fraction=0)
+    prepare(inputs, str(tmp_path / "out"), one, progress=lambda *call: calls.append(call))
+    assert [done for stage, done, _, _ in calls if stage == "build"] == [0, 7, 32, 39, 43]
+
+
 def test_a_folder_in_which_a_job_failed_can_be_used_again(inputs, options, tmp_path):
     (tmp_path / "bad.smi").write_text("xx\n")
     with pytest.raises(PrepareError, match="none of the 1 records"):
@@ -363,7 +419,7 @@ class _HerePool:
     excluded=st.booleans(),
 )
 def test_the_ledger_balances_for_any_records(lines, size, shards, excluded, options, tmp_path, monkeypatch):
-    monkeypatch.setattr("mmsa_shards.prepare.ray_pool", lambda workers: contextlib.nullcontext(_HerePool()))
+    monkeypatch.setattr("mmsa_shards.prepare.ray_pool", lambda *_: contextlib.nullcontext(_HerePool()))
     shutil.rmtree(tmp_path)
     tmp_path.mkdir()
     (tmp_path / "a.smi").write_text("\n".join(lines))
