@@ -38,7 +38,7 @@ REJECT_SCHEMA = pa.schema(
 )
 
 _ROWS_AT_A_TIME = 4096
-_ROWS_OF_A_GROUP = 1 << 15  # of the Parquet file; none holds rows of two inputs
+_ROWS_OF_A_GROUP = 1 << 14  # of the Parquet file; none holds rows of two inputs
 
 
 def rejects_table(refused: Iterable[Refused]) -> pa.Table:
