@@ -52,14 +52,14 @@ def _console(*, stderr: bool = False) -> Console:
 
 
 @contextmanager
-def preparation_progress() -> Iterator[Callable[[str, int, int | None, int], None]]:
-    """Shows the stages of a preparation; yields what `mmsa_shards.prepare.prepare` reports to."""
+def preparation_progress() -> Iterator[tuple[Callable[[str, int, int | None, int], None], Callable[[str], None]]]:
+    """Shows the stages of a preparation; yields what `mmsa_shards` reports it to, and where it says sentences."""
     with _Bars() as bars:
 
         def report(stage: str, done: int, total: int | None, rejected: int) -> None:
             bars.update(stage, done, total, f"{rejected:,} rejected" if rejected else "")
 
-        yield report
+        yield report, bars.say
 
 
 @contextmanager

@@ -34,6 +34,7 @@ for command in (prepare, inspect, pretrain, embed, search, evaluate, ablate, rep
 app.command("config")(show_config)
 
 _CTRL_C = 130  # the exit status that typer gives to Ctrl-C
+_SIGTERM = 143  # `mmsa_shards.cluster.TERMINATED`, without importing Ray
 _EXTRAS = {
     "ray": "prepare",
     "requests": "prepare",
@@ -57,9 +58,9 @@ def main(command: str | None = None) -> None:
     try:
         app(arguments)
     except SystemExit as end:
-        if end.code == _CTRL_C:
+        if end.code in (_CTRL_C, _SIGTERM):
             words = "interrupted; what is finished is kept, and the same command goes on from it"
-            fail(f"{words} (pretrain and evaluate with --resume)", status=_CTRL_C)
+            fail(f"{words} (pretrain and evaluate with --resume)", status=int(end.code))
         raise
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get((error.name or "").split(".")[0])

@@ -68,13 +68,13 @@ def prepare(
 
     folder = out or resolved.shards_dir
     if mend:
-        with preparation_progress() as progress:
-            made = repair(folder, options, progress=progress)
+        with preparation_progress() as (progress, tell):
+            made = repair(folder, options, progress=progress, say=tell)
         say(f"made again: {', '.join(made)}" if made else "every shard is what the manifest says")
         return
     before = held_manifest(folder)
-    with preparation_progress() as progress:
-        manifest = prepare_shards(inputs, folder, options, progress=progress)
+    with preparation_progress() as (progress, tell):
+        manifest = prepare_shards(inputs, folder, options, progress=progress, say=tell)
     say(preparation_summary(manifest, folder))
     if before is not None:
         say(changes_summary(changes_between(before, manifest)))

@@ -21,19 +21,26 @@ import pyarrow as pa
 
 from mmsa_shards.atomic import write_atomically
 from mmsa_shards.block import Molecule, conformer_from_bytes, decode_block, encode_block, molecules_to_block
-from mmsa_shards.catalog import AXIS, end_of_val, read_interval
+from mmsa_shards.catalog import AXIS, end_of_val, position_of, read_interval
 from mmsa_shards.manifest import ShardEntry, Split
 from mmsa_shards.merge import Entry, merge
-from mmsa_shards.molecule import Conformers, Order, make_molecules
+from mmsa_shards.molecule import Conformers, Order, coordinates_fit, make_molecules
 from mmsa_shards.options import PrepareOptions
 from mmsa_shards.read import Place, Refused
 from mmsa_shards.rejects import write_refused
 from mmsa_shards.schema import BLOCK_SCHEMA
 from mmsa_shards.shard import read_block, write_shard
+from mmsa_shards.standardize import Refusal
 
 # A task makes a thousandth of the job, within these bounds.
 _PIECES = 1024
 _SMALLEST_PIECE, _LARGEST_PIECE = 32, 4096
+
+# Molecules of a piece after which it says how many it has been through.
+_MADE_TOGETHER = 128
+
+# Records that are merged at a time: what they take in memory, some 2 kB each, does not grow with the shard.
+_RECORDS_TOGETHER = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,23 @@ class ShardPlan:
     split: Split
     start: int
     end: int
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """What `deal` found."""
+
+    molecules: int
+    """That the shard will hold, those that cannot be made among them."""
+    duplicates: int
+    joined: int
+    untouched: bool
+    """Whether there is nothing new, so that the shard stays as it is."""
+
+    @classmethod
+    def load(cls, deal_path: Path) -> Dealt:
+        """Reads what `deal` wrote beside its file."""
+        return cls(**json.loads(deal_path.with_suffix(".json").read_bytes()))
 
 
 @dataclass(frozen=True)
@@ -132,7 +156,8 @@ def deal(
 ) -> None:
     """Decides what a shard is to hold.
 
-    Writes what stays under the suffix ``.stay``, then what is to be made, a record batch for every piece.
+    Writes what stays under the suffix ``.stay`` and counts under ``.json``, then what is to be made, a record batch
+    for every piece.
 
     Args:
         path: of the file to write.
@@ -143,23 +168,43 @@ def deal(
         size: molecules in a piece.
         options: `conformers_per_molecule` is used.
     """
-    new = read_interval(chunks, plan.start, plan.end)
-    entries = [*map(_entry_of_record, new.to_pylist())]
-    if new.num_rows and held is not None:
-        entries += _entries_of_shard(folder, held)
-    merged = merge(entries, options.conformers_per_molecule)
-    stay = pa.Table.from_pylist([{"row": entry.row, "id": entry.id} for entry in merged.stay], schema=_STAY_SCHEMA)
-    with write_atomically(path.with_suffix(".stay")) as file, pa.ipc.new_file(file, _STAY_SCHEMA) as writer:
-        writer.write_table(stay)
-    facts = {"duplicates": merged.duplicates, "joined": merged.joined, "untouched": int(new.num_rows == 0)}
-    schema = _MAKE_SCHEMA.with_metadata({name: str(value) for name, value in facts.items()})
-    with write_atomically(path) as file, pa.ipc.new_file(file, schema) as writer:
-        for start in range(0, len(merged.make), size):
-            rows = [
-                {name: getattr(entry, name) for name in _MAKE_SCHEMA.names}
-                for entry in merged.make[start : start + size]
-            ]
-            writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
+    shard: _Held | None = None
+    counts = Counter(duplicates=0, joined=0, molecules=0)
+    waiting: list[Entry] = []
+    with (
+        write_atomically(path) as make_file,
+        write_atomically(path.with_suffix(".stay")) as stay_file,
+        pa.ipc.new_file(make_file, _MAKE_SCHEMA) as make,
+        pa.ipc.new_file(stay_file, _STAY_SCHEMA) as stay,
+    ):
+        beside = held.molecules if held is not None else 0
+        parts = read_interval(chunks, plan.start, plan.end, _RECORDS_TOGETHER, beside)
+        untouched = True
+        for start, end, new in parts:
+            if untouched and held is not None:
+                shard = _Held(folder, held)
+            untouched = False
+            entries = [*map(_entry_of_record, new.to_pylist()), *(shard.entries(start, end) if shard else ())]
+            merged = merge(entries, options.conformers_per_molecule, coordinates_fit)
+            molecules = len(merged.stay) + len(merged.make)
+            counts.update(duplicates=merged.duplicates, joined=merged.joined, molecules=molecules)
+            rows = [{"row": entry.row, "id": entry.id} for entry in merged.stay]
+            stay.write_batch(pa.RecordBatch.from_pylist(rows, schema=_STAY_SCHEMA))
+            waiting += merged.make
+            while len(waiting) >= size:
+                make.write_batch(_piece(waiting[:size]))
+                del waiting[:size]
+        if waiting:
+            make.write_batch(_piece(waiting))
+        if untouched:
+            counts["molecules"] = beside
+        with write_atomically(path.with_suffix(".json")) as file:
+            file.write(json.dumps({**counts, "untouched": untouched}).encode())
+
+
+def _piece(entries: Sequence[Entry]) -> pa.RecordBatch:
+    rows = [{name: getattr(entry, name) for name in _MAKE_SCHEMA.names} for entry in entries]
+    return pa.RecordBatch.from_pylist(rows, schema=_MAKE_SCHEMA)
 
 
 def piece_sizes(deal_path: Path) -> list[int]:
@@ -168,7 +213,9 @@ def piece_sizes(deal_path: Path) -> list[int]:
     return [dealt.get_batch(number).num_rows for number in range(dealt.num_record_batches)]
 
 
-def build_piece(path: Path, deal_path: Path, number: int, options: PrepareOptions) -> tuple[int, int]:
+def build_piece(
+    path: Path, deal_path: Path, number: int, options: PrepareOptions, making: Path | None = None
+) -> tuple[int, int]:
     """Makes the molecules of one piece and writes them as a block, with the refusals beside it.
 
     Args:
@@ -176,13 +223,21 @@ def build_piece(path: Path, deal_path: Path, number: int, options: PrepareOption
         deal_path: what `deal` wrote.
         number: of the piece.
         options: those of conformers are used.
+        making: a file that says, while this is at work, how many molecules it has been through; see `how_many_made`.
 
     Returns:
         How many molecules were made, and how many refused.
     """
     rows = [Entry(**{**row, "xyz": tuple(row["xyz"])}) for row in _open(deal_path).get_batch(number).to_pylist()]
     orders = [_order(row) for row in rows]
-    made = make_molecules(orders, Conformers.from_options(options), described=options.descriptors)
+    conformers = Conformers.from_options(options)
+    # What a GPU embeds may depend on what it embeds together; all else is made molecule by molecule.
+    step = len(orders) if conformers.backend == "nvmolkit" else _MADE_TOGETHER
+    made: list[Molecule | Refusal] = []
+    for start in range(0, len(orders), max(1, step)):
+        made += make_molecules(orders[start : start + step], conformers, described=options.descriptors)
+        if making is not None:
+            making.write_text(str(len(made)))
     refused = [
         Refused(row.id, Place(row.file, row.number), result.reason, result.message)
         for row, result in zip(rows, made, strict=True)
@@ -192,7 +247,17 @@ def build_piece(path: Path, deal_path: Path, number: int, options: PrepareOption
     write_refused(path, refused)
     with write_atomically(path) as file:
         file.write(encode_block(block, "none"))
+    if making is not None:
+        making.unlink(missing_ok=True)
     return block.num_rows, len(refused)
+
+
+def how_many_made(making: Path) -> int:
+    """Reads what a piece that is being built says of itself; 0 where it says nothing, or no more."""
+    try:
+        return int(making.read_text() or 0)
+    except FileNotFoundError:
+        return 0
 
 
 def pack(
@@ -215,8 +280,8 @@ def pack(
         folder: of the shards.
         options: `molecules_per_block`, `compression` and `seed` are used.
     """
-    metadata = _open(deal_path).schema.metadata
-    if int(metadata[b"untouched"]):
+    dealt = Dealt.load(deal_path)
+    if dealt.untouched:
         done = ShardDone(held, 0, 0, {})
     else:
         parts = [decode_block(path.read_bytes()) for path in pieces]
@@ -230,7 +295,7 @@ def pack(
         blocks = _blocks(table, options)
         name = f"{plan.stem}.tar"
         entry = write_shard(record.parent, name, plan.split, blocks, options.compression) if len(table) else None
-        done = ShardDone(entry, int(metadata[b"duplicates"]), int(metadata[b"joined"]), dict(sources))
+        done = ShardDone(entry, dealt.duplicates, dealt.joined, dict(sources))
     done.save(record)
     return done
 
@@ -265,10 +330,9 @@ def _staying(before: pa.Table, stay: pa.Table) -> list[pa.RecordBatch]:
     return [_one_batch(table)] if len(table) else []
 
 
-def _molecules_of_shard(folder: str, shard: ShardEntry) -> pa.Table:
-    return pa.Table.from_batches(
-        [read_block(folder, shard, number) for number in range(len(shard.blocks))], BLOCK_SCHEMA
-    ).combine_chunks()
+def _molecules_of_shard(folder: str, shard: ShardEntry, columns: Sequence[str] = BLOCK_SCHEMA.names) -> pa.Table:
+    blocks = [read_block(folder, shard, number).select(columns) for number in range(len(shard.blocks))]
+    return pa.Table.from_batches(blocks).combine_chunks()
 
 
 def _entry_of_record(row: dict[str, Any]) -> Entry:
@@ -277,23 +341,33 @@ def _entry_of_record(row: dict[str, Any]) -> Entry:
     return Entry(**{**row, "xyz": xyz, "xyz_smiles": row["smiles"]})
 
 
-def _entries_of_shard(folder: str, shard: ShardEntry) -> Iterator[Entry]:
-    table = _molecules_of_shard(folder, shard)
-    columns = zip(*(table[name].to_pylist() for name in ("id", "inchikey", "smiles", "conformer_source")), strict=True)
-    for row, (name, inchikey, smiles, source) in enumerate(columns):
-        given = source in ("input", "pubchem3d")
-        conformers = table["conformers"][row].as_py() if given else ()
-        yield Entry(
-            id=name,
-            inchikey=inchikey,
-            smiles=smiles,
-            xyz=tuple(np.asarray(steps, dtype=np.int16).tobytes() for steps in conformers),
-            xyz_smiles=smiles,
-            conformer_source=source if given else "input",
-            file=shard.name,
-            number=row + 1,
-            row=row,
-        )
+class _Held:
+    """The molecules of a shard, by where they stand on the axis."""
+
+    def __init__(self, folder: str, shard: ShardEntry) -> None:
+        self._name = shard.name
+        table = _molecules_of_shard(folder, shard, ["id", "inchikey", "smiles", "conformer_source", "conformers"])
+        self._conformers = table["conformers"]
+        self._table = table.drop_columns(["conformers"])
+        self._positions = np.array([position_of(key) for key in table["inchikey"].to_pylist()], dtype=np.uint64)
+
+    def entries(self, start: int, end: int) -> Iterator[Entry]:
+        """Yields those in [start, end)."""
+        inside = (self._positions >= np.uint64(start)) & (self._positions <= np.uint64(end - 1))
+        rows = np.flatnonzero(inside).tolist()
+        for row, molecule in zip(rows, self._table.take(rows).to_pylist(), strict=True):
+            source = molecule.pop("conformer_source")
+            given = source in ("input", "pubchem3d")
+            conformers = self._conformers[row].as_py() if given else ()
+            yield Entry(
+                **molecule,
+                xyz=tuple(np.asarray(steps, dtype=np.int16).tobytes() for steps in conformers),
+                xyz_smiles=molecule["smiles"],
+                conformer_source=source if given else "input",
+                file=self._name,
+                number=row + 1,
+                row=row,
+            )
 
 
 def _open(path: Path) -> pa.RecordBatchFileReader:

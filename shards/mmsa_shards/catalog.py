@@ -17,6 +17,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -172,22 +173,42 @@ def end_of_val(val_fraction: float) -> int:
     return int(val_fraction * AXIS)
 
 
-def read_interval(paths: Sequence[Path], start: int, end: int) -> pa.Table:
-    """Reads what chunks hold of the interval [start, end) of the axis, as a table of `CATALOG_SCHEMA`."""
-    parts = [CATALOG_SCHEMA.empty_table()]
-    for path in paths if end > start else ():
-        table = _open_table(path).read_all().replace_schema_metadata(None)
-        positions = table["position"].to_numpy()
-        first = np.searchsorted(positions, np.uint64(start), side="left")
-        last = np.searchsorted(positions, np.uint64(end - 1), side="right")
-        parts.append(table.slice(first, last - first))
-    return pa.concat_tables(parts)
+def read_interval(
+    paths: Sequence[Path], start: int, end: int, most: int, beside: int = 0
+) -> Iterator[tuple[int, int, pa.Table]]:
+    """Yields what chunks hold of the interval [start, end) of the axis, by parts of it.
+
+    Args:
+        paths: of the chunks.
+        start: where the interval begins.
+        end: where it ends.
+        most: records in a part, about; those of one skeleton are never parted.
+        beside: how many molecules, spread over the interval, count with the records.
+
+    Yields:
+        Where a part begins and ends, and its records as a table of `CATALOG_SCHEMA`, perhaps none; together the parts
+        are the interval. Nothing where the interval holds no record.
+    """
+    opened = (_open_table(path).read_all().replace_schema_metadata(None) for path in paths if end > start)
+    chunks = [chunk for table in opened if (chunk := _between(table, start, end)).num_rows]
+    count = -(-(sum(map(len, chunks)) + beside) // most) if chunks else 0
+    borders = [start + (end - start) * n // count for n in range(count + 1)] if count else []
+    for first, last in pairwise(borders):
+        yield first, last, pa.concat_tables([CATALOG_SCHEMA.empty_table(), *(_between(c, first, last) for c in chunks)])
 
 
-def _position_of(inchikey: str) -> int:
+def position_of(inchikey: str) -> int:
     """Returns where a molecule stands on the axis, in [0, 2^64)."""
     skeleton = inchikey.partition("-")[0]
     return int.from_bytes(hashlib.blake2b(skeleton.encode(), digest_size=8).digest(), "little")
+
+
+def _between(table: pa.Table, start: int, end: int) -> pa.Table:
+    """Returns the rows in [start, end) of a table that is sorted along the axis."""
+    positions = table["position"].to_numpy()
+    first = np.searchsorted(positions, np.uint64(start), side="left")
+    last = np.searchsorted(positions, np.uint64(end - 1), side="right")
+    return table.slice(first, last - first)
 
 
 def _chunks_of(records: Iterable[Record | Refused]) -> Iterator[list[Record | Refused]]:
@@ -223,7 +244,7 @@ def _catalog_chunk(
         else:
             changes.update(parent.changes)
             rows.append(
-                (_position_of(parent.inchikey), parent.inchikey, parent.smiles, record.id, given.get(number),
+                (position_of(parent.inchikey), parent.inchikey, parent.smiles, record.id, given.get(number),
                  record.conformer_source, *record.place)
             )  # fmt: skip
     rows.sort(key=lambda row: row[0])

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
+from urllib.parse import urlsplit
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -24,6 +29,14 @@ _LOCAL_OBJECT_STORE_BYTES = 256 << 20
 _RETRIES = 20
 
 _HEARTBEAT_S = 1.0
+
+# So long we wait for a cluster that is only starting. Ray then tries once, which takes it up to half a minute more; its
+# twenty tries would be ten minutes of silence.
+_PATIENCE_S = 30.0
+_ONE_TRY = {"RAY_gcs_server_port_wait_time_s": "1"}
+
+#: The exit status after SIGTERM, by which Slurm and Kubernetes end a job, as shells have it.
+TERMINATED = 128 + signal.SIGTERM
 
 # Ray gives its processes 15 to 30 s to come up, which a busy machine can exceed.
 _STARTS = 3
@@ -126,26 +139,96 @@ def _result(reference: ray.ObjectRef) -> Any:
 
 
 @contextmanager
-def ray_pool(workers: int) -> Iterator[Pool]:
+def ray_pool(workers: int, say: Callable[[str], None] | None = None) -> Iterator[Pool]:
     """Gives the workers of the Ray cluster that RAY_ADDRESS names, or of a local one for the while.
 
     Leaving ends what still runs, as Ray ends the tasks of a driver that is gone. They are not cancelled one by one:
     Ray aborts the driver where a task ends while it is being cancelled (its pull request 54798 mends one such case).
     A connection that the caller has made stays, and with it what still runs.
 
+    SIGTERM ends the block as Ctrl-C does, by SystemExit with the status `TERMINATED`.
+
     Args:
         workers: tasks at a time; 0 takes what the cluster has.
+        say: told what is waited for, in a sentence.
+
+    Raises:
+        PrepareError: there is no such cluster, or none can be started.
     """
-    connected = ray.is_initialized()
-    if not connected and "RAY_ADDRESS" in os.environ:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    elif not connected:
+    if ray.is_initialized():
+        yield Pool(workers)
+        return
+    if address := os.environ.get("RAY_ADDRESS"):
+        _join(address, say)
+    else:
         _start_local(workers or len(os.sched_getaffinity(0)))
     try:
-        yield Pool(workers)
+        with _ended_by_sigterm():
+            yield Pool(workers)
     finally:
-        if not connected:
-            ray.shutdown()
+        ray.shutdown()
+
+
+def _join(address: str, say: Callable[[str], None] | None) -> None:
+    if say is not None:
+        say(f"connecting to the Ray cluster at RAY_ADDRESS={address}")
+    added = {name: value for name, value in _ONE_TRY.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        _wait_for_port(address)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # ConnectionError, RuntimeError, ValueError and others, as Ray has it
+        ray.shutdown()
+        what = (str(error).strip() or repr(error)).splitlines()[-1]
+        raise PrepareError(
+            f"cannot connect to the Ray cluster at RAY_ADDRESS={address} ({what}): see that it runs and is reached "
+            "from here, or unset RAY_ADDRESS for a Ray on this machine alone"
+        ) from error
+    finally:
+        for name in added:
+            del os.environ[name]
+
+
+def _wait_for_port(address: str) -> None:
+    """Returns when something listens at a plain ``host:port``, at once for other addresses.
+
+    Raises:
+        OSError: nothing does for so long that it will not.
+    """
+    if "://" in address or (place := urlsplit(f"//{address}")).port is None:
+        return
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            socket.create_connection((place.hostname, place.port), timeout=_PATIENCE_S / 3).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_HEARTBEAT_S)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    told = False
+
+    def end(*_: object) -> NoReturn:
+        nonlocal told
+        told = True
+        raise KeyboardInterrupt  # which Ray lets pass as it is; of a SystemExit it makes another, with status 1
+
+    if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if told:
+            raise SystemExit(TERMINATED) from None
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 def _start_local(num_cpus: int) -> None:

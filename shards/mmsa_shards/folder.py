@@ -9,8 +9,17 @@ from pathlib import Path
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 
 from mmsa_shards.atomic import write_atomically
+
+
+def is_in_memory(url: str | os.PathLike[str]) -> bool:
+    """Whether a URL, or the end of a chain, is of fsspec's file system in memory, one for each process."""
+    system, _ = fsspec.core.url_to_fs(os.fspath(url))
+    while (inner := getattr(system, "fs", None)) is not None:
+        system = inner
+    return isinstance(system, MemoryFileSystem)
 
 
 class Folder:

@@ -16,14 +16,16 @@ import fsspec
 
 from mmsa_shards import from_smiles
 from mmsa_shards.errors import PrepareError
+from mmsa_shards.folder import is_in_memory
 from mmsa_shards.options import PrepareOptions
 from mmsa_shards.read import check_kind, files_of
 from mmsa_shards.schema import SCHEMA_VERSION
 
 JOB_NAME = "job.json"
 
-# Options that change how long it takes, not what comes out.
-_WITHOUT_EFFECT = ("workers", "work_dir")
+# Options that change how long it takes or what is refused, not what becomes of an input that is taken. What is left of
+# a truncated input is the same whenever it is allowed, and the ledger of refusals names every one that was.
+_WITHOUT_EFFECT = ("workers", "work_dir", "allow_truncated")
 _LIBRARIES = ("numpy", "pyarrow")
 
 
@@ -130,6 +132,11 @@ def describe(inputs: Sequence[str], options: PrepareOptions, before: Job | None,
 
 def _look_at(path: str) -> dict[str, Any]:
     check_kind(path)
+    if is_in_memory(path):
+        raise PrepareError(
+            f"input {path} is in the memory of one process, and inputs are read by many: name a file on a disk or in "
+            "an object store"
+        )
     system, inner = fsspec.core.url_to_fs(path)
     try:
         info = system.info(inner)

@@ -64,7 +64,7 @@ class Ledger:
     written: int
     duplicates: int
     joined: int
-    """PubChem3D's records whose coordinates went to the 2D record of the same CID."""
+    """PubChem3D's records whose coordinates went to the 2D record of the same CID and skeleton."""
     rejected: int
     excluded: int
 

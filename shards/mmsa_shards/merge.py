@@ -6,10 +6,13 @@ new records into a shard gives what merging all of them at once would.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
+
+#: Of pairs of SMILES, whether coordinates of the second are coordinates of the first.
+Fit = Callable[[Sequence[tuple[str, str]]], Sequence[bool]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +45,8 @@ class Merged:
     joined: int
 
 
-def merge(entries: Sequence[Entry], conformers: int) -> Merged:
-    """Merges the records of an interval.
+def merge(entries: Sequence[Entry], conformers: int, fit: Fit) -> Merged:
+    """Merges the records of an interval, or of a part of it that parts no skeleton.
 
     Of records with one InChIKey the first by content becomes the molecule, one with 3D before one without; the
     conformers of the others that are drawn alike join its own.
@@ -51,8 +54,9 @@ def merge(entries: Sequence[Entry], conformers: int) -> Merged:
     Args:
         entries: records, and the molecules that the shard holds.
         conformers: how many conformers a molecule may have.
+        fit: asked of records of PubChem3D that are drawn otherwise than the 2D record of the same CID.
     """
-    entries, joined = _join_by_cid(sorted(entries, key=_rank))
+    entries, joined = _join_by_cid(sorted(entries, key=_rank), fit)
     stay: list[Entry] = []
     make: list[Entry] = []
     for _, group in groupby(sorted(entries, key=_rank), key=attrgetter("inchikey")):
@@ -77,22 +81,33 @@ def _drawing(entry: Entry) -> tuple[object, ...]:
     return (entry.smiles, entry.conformer_source if entry.xyz else "", entry.xyz_smiles)
 
 
-def _join_by_cid(entries: Sequence[Entry]) -> tuple[list[Entry], int]:
-    """Gives PubChem3D's coordinates to the 2D record of the same CID, which says what the molecule is.
+def _join_by_cid(entries: Sequence[Entry], fit: Fit) -> tuple[list[Entry], int]:
+    """Gives PubChem3D's coordinates to the 2D record of the same CID and skeleton, which says what the molecule is.
 
     The two often differ: PubChem3D's record has every stereo centre of its conformer, the 2D record those that
-    its depositor knew.
+    its depositor knew. Where they differ so that the coordinates do not `fit` (a tautomer, another stereo), each is a
+    record by itself, as all others are.
     """
-    flat: dict[str, Entry] = {}
+    flat: dict[tuple[str, str], Entry] = {}
     for entry in entries:
         if not entry.xyz:
-            flat.setdefault(entry.id, entry)
-    result: list[Entry] = []
+            flat.setdefault(_compound(entry), entry)
+    drawn = {
+        number: flat[_compound(entry)]
+        for number, entry in enumerate(entries)
+        if entry.conformer_source == "pubchem3d" and entry.xyz and _compound(entry) in flat
+    }
+    pairs = sorted({(to.smiles, entries[n].xyz_smiles) for n, to in drawn.items()})
+    others = [(ours, theirs) for ours, theirs in pairs if ours != theirs]
+    fits = {**dict.fromkeys(pairs, True), **dict(zip(others, fit(others) if others else (), strict=True))}
+    result = list(entries)
     joined = 0
-    for entry in entries:
-        drawn = flat.get(entry.id) if entry.conformer_source == "pubchem3d" and entry.xyz else None
-        if drawn is not None:
-            entry = replace(entry, inchikey=drawn.inchikey, smiles=drawn.smiles, row=None)
+    for number, to in drawn.items():
+        if fits[to.smiles, entries[number].xyz_smiles]:
+            result[number] = replace(entries[number], inchikey=to.inchikey, smiles=to.smiles, row=None)
             joined += 1
-        result.append(entry)
     return result, joined
+
+
+def _compound(entry: Entry) -> tuple[str, str]:
+    return entry.id, entry.inchikey.partition("-")[0]

@@ -120,6 +120,20 @@ def standardize_and_make(
     return standardize_and(structures, how, keys, then=[partial(_of_parent, drawn=drawn, described=described)])
 
 
+def coordinates_fit(pairs: Sequence[tuple[str, str]]) -> list[bool]:
+    """Says of pairs of SMILES whether coordinates of the second are coordinates of the first, as `Order` has them.
+
+    RDKit works in a guard; what ends it does not fit.
+    """
+    with free_guard() as guard:
+        return [found is True for found in guard.map(_fit, pairs, seconds=SECONDS_WITHOUT_EMBEDDING)]
+
+
+def _fit(pair: tuple[str, str]) -> bool:
+    mol = Chem.MolFromSmiles(pair[0])
+    return mol is not None and bool(_atoms_in(pair[1], mol))
+
+
 def _of_parent(parent: Parent | Refusal, *, drawn: bool, described: bool) -> Molecule | Refusal:
     if isinstance(parent, Refusal):
         return parent
@@ -217,9 +231,16 @@ def _given(mol: Chem.Mol, order: Order) -> NDArray[np.float32] | None:
     """Returns the given coordinates, atoms in the order of `mol`; None where they are those of another molecule."""
     if order.given is None or order.given.shape[1] != mol.GetNumAtoms():
         return None
-    if order.given_smiles in (None, order.smiles):
+    if order.given_smiles is None or order.given_smiles == order.smiles:
         return order.given
-    # PubChem3D's record has stereo that the 2D record leaves open, so only what that knows must agree.
-    other = Chem.MolFromSmiles(order.given_smiles)
-    atoms = other.GetSubstructMatch(mol, useChirality=True) if other is not None else ()
+    atoms = _atoms_in(order.given_smiles, mol)
     return order.given[:, list(atoms)] if atoms else None
+
+
+def _atoms_in(smiles: str, mol: Chem.Mol) -> tuple[int, ...]:
+    """Returns which atom of a SMILES each of `mol` is; nothing where the two are different molecules."""
+    other = Chem.MolFromSmiles(smiles)
+    if other is None or other.GetNumAtoms() != mol.GetNumAtoms():
+        return ()
+    # PubChem3D's record has stereo that the 2D record leaves open, so only what that knows must agree.
+    return other.GetSubstructMatch(mol, useChirality=True)

@@ -11,18 +11,19 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import reduce
+from itertools import chain
 from operator import or_
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
+from typing import Any, get_args
 
 from mmsa_shards.build import (
+    Dealt,
     ShardDone,
     ShardPlan,
     build_piece,
     count_intervals,
     deal,
+    how_many_made,
     pack,
     piece_size,
     piece_sizes,
@@ -37,7 +38,7 @@ from mmsa_shards.job import Job, describe
 from mmsa_shards.manifest import Ledger, Manifest, ShardEntry, Split
 from mmsa_shards.options import PrepareOptions
 from mmsa_shards.publish import finish_publishing, publish_shard
-from mmsa_shards.rejects import REJECTS_NAME, read_refused, read_rejects, write_rejects
+from mmsa_shards.rejects import REJECTS_NAME, read_refused, stored_rejects, write_rejects
 from mmsa_shards.shard import is_intact
 from mmsa_shards.workplace import Prepared, alone_in, claim, prepared, work_folder
 
@@ -49,8 +50,18 @@ Progress = Callable[[str, int, int | None, int], None]
 _SMALLEST_PART = 1 << 16  # bytes
 _PARTS_PER_WORKER = 2
 
+# Of what prepare.molecules_per_shard asks for: from here on it is said, and from there on refused.
+_LARGE, _ABSURD = 2, 10
 
-def prepare(inputs: Sequence[str], out: str, options: PrepareOptions, *, progress: Progress | None = None) -> Manifest:
+
+def prepare(
+    inputs: Sequence[str],
+    out: str,
+    options: PrepareOptions,
+    *,
+    progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Manifest:
     """Turns files of molecules into shards in `out`, or adds them to the shards that are there.
 
     The same inputs in any order, with the same options, give the same bytes for any number of workers. What a
@@ -62,6 +73,7 @@ def prepare(inputs: Sequence[str], out: str, options: PrepareOptions, *, progres
         out: a folder, local or at a URL that fsspec can write to; made where it is missing.
         options: of the preparation.
         progress: told how far it is.
+        say: told in a sentence what is waited for, and what a person should know before it goes on.
 
     Returns:
         The manifest, which is also in `out`.
@@ -83,8 +95,8 @@ def prepare(inputs: Sequence[str], out: str, options: PrepareOptions, *, progres
                 shutil.rmtree(work, ignore_errors=True)
                 return before.manifest
             claim(work, folder, job, before)
-            with ray_pool(options.workers) as pool:
-                Preparation(folder, work, job, before, options, pool, progress).run()
+            with ray_pool(options.workers, say) as pool:
+                Preparation(folder, work, job, before, options, pool, progress, say).run()
             finish_publishing(work, folder)
         return Manifest.load(folder.url)
     except OSError as error:
@@ -103,14 +115,17 @@ class Preparation:
         options: PrepareOptions,
         pool: Pool,
         progress: Progress | None,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         pool.check_that_all_see(work)
         self.folder, self.work, self.job, self.before = folder, work, job, before
         self.options, self.pool, self.progress = options, pool, progress or _silent
+        self.say = say or _unheard
         self.gpus = 1 if options.conformers == "etkdg" and options.conformer_backend == "nvmolkit" else 0
         if self.gpus:
             list(pool.map(require_nvmolkit, [()], gpus=self.gpus))
-        for name in ("catalog", "deals", "pieces", "shards"):
+        shutil.rmtree(work / "making", ignore_errors=True)
+        for name in ("catalog", "deals", "making", "pieces", "shards"):
             (work / name).mkdir(exist_ok=True)
         for abandoned in work.rglob(".*.tmp"):  # of processes that were killed
             abandoned.unlink()
@@ -124,7 +139,7 @@ class Preparation:
         """Takes every step up to the manifest, which waits in the work folder to be published."""
         chunks, counts = self.read()
         if counts.kept == 0 and self.before is None:
-            reasons = Counter(read_refused(chunks)["reason"].to_pylist())
+            reasons = Counter(reason for batch in read_refused(chunks) for reason in batch["reason"].to_pylist())
             raise PrepareError(
                 f"none of the {counts.read} records of {', '.join(s.name for s in self.job.inputs)} can be used "
                 f"({counts.excluded} excluded; refused: {dict(reasons)})"
@@ -137,9 +152,10 @@ class Preparation:
         )
         plans = plan_shards(intervals, self.options)
         deals = self.sort(plans, chunks, counts)
+        self.check_sizes(deals)
         pieces = self.build(deals, counts.rejected)
         shards = self.write(plans, deals, pieces)
-        manifest = self.account(counts, intervals, shards, [path for paths in pieces.values() for path in paths])
+        manifest = self.account(counts, intervals, shards, chunks, [*chain.from_iterable(pieces.values())])
         manifest.save(self.work)
         if self.folder.path is None:  # an upload is work for all nodes
             moves = [(self.work / "shards" / shard.name, self.folder.url) for shard in manifest.shards]
@@ -196,10 +212,42 @@ class Preparation:
             if not path.exists()
         ]
         done = len(deals) - len(missing)
-        for _ in self.pool.map(deal, missing):
-            done += 1
+
+        def tell() -> None:
             self.progress("sort", done, len(deals), counts.rejected)
+
+        for _ in self.pool.map(deal, missing, heartbeat=tell):
+            done += 1
+            tell()
         return deals
+
+    def check_sizes(self, deals: dict[ShardPlan, Path]) -> None:
+        """Says it where what is added makes shards far larger than was asked: how many there are stays as it was.
+
+        Raises:
+            PrepareError: they would be absurdly large.
+        """
+        if self.before is None:
+            return
+        asked = self.options.molecules_per_shard
+        for split in get_args(Split):
+            if split == "train" and self.options.shards:  # whoever names the number wants just that
+                continue
+            molecules = [Dealt.load(path).molecules for plan, path in deals.items() if plan.split == split]
+            each = sum(molecules) // max(1, len(molecules))
+            if each < _LARGE * asked:
+                continue
+            what = (
+                f"{self.folder.url} has {len(molecules)} intervals for {split}, as many as its first inputs asked for, "
+                f"and with these inputs about {each:,} molecules in each, {each / asked:.0f} times "
+                f"prepare.molecules_per_shard={asked}"
+            )
+            mend = "prepare all inputs into another folder" + (
+                ", which may name prepare.shards, if more are to follow" if split == "train" else ""
+            )
+            if each >= _ABSURD * asked:
+                raise PrepareError(f"{what}: {mend}; this one stays as it was")
+            self.say(f"{what}; to have smaller shards, {mend}")
 
     def build(self, deals: dict[ShardPlan, Path], rejected: int) -> dict[ShardPlan, list[Path]]:
         """Makes the columns of all new molecules; returns the pieces of every shard."""
@@ -214,11 +262,19 @@ class Preparation:
                 if piece.exists():
                     done += of_piece
                 else:
-                    calls.append((piece, path, number, self.options))
-        self.progress("build", done, total, rejected)
-        for made, refused in self.pool.map(build_piece, calls, gpus=self.gpus):
+                    calls.append((piece, path, number, self.options, self.work / "making" / piece.name))
+        told = 0
+
+        def tell() -> None:
+            nonlocal told
+            under_way = sum(how_many_made(path) for path in (self.work / "making").iterdir())
+            told = max(told, min(done + under_way, total))  # what has just been done is counted in neither
+            self.progress("build", told, total, rejected)
+
+        tell()
+        for made, refused in self.pool.map(build_piece, calls, gpus=self.gpus, heartbeat=tell):
             done, rejected = done + made + refused, rejected + refused
-            self.progress("build", done, total, rejected)
+            tell()
         return pieces
 
     def write(
@@ -232,13 +288,22 @@ class Preparation:
             if not self.stands(record)
         ]
         done = len(records) - len(missing)
-        for _ in self.pool.map(pack, missing):
-            done += 1
+
+        def tell() -> None:
             self.progress("write", done, len(records), 0)
+
+        for _ in self.pool.map(pack, missing, heartbeat=tell):
+            done += 1
+            tell()
         return [ShardDone.load(record) for record in records.values()]
 
     def account(
-        self, counts: ChunkCounts, intervals: dict[Split, int], shards: Sequence[ShardDone], pieces: Sequence[Path]
+        self,
+        counts: ChunkCounts,
+        intervals: dict[Split, int],
+        shards: Sequence[ShardDone],
+        chunks: Sequence[Path],
+        pieces: Sequence[Path],
     ) -> Manifest:
         """Writes the ledger of refusals and draws up the manifest.
 
@@ -246,15 +311,15 @@ class Preparation:
             counts: of the new inputs.
             intervals: into how many shards each split is cut.
             shards: all of them.
+            chunks: of the catalogue.
             pieces: all that were built.
 
         Raises:
             PrepareError: records are unaccounted for.
         """
         before = self.before.manifest if self.before else Manifest(shards=(), ledger=Ledger(0, 0, 0, 0, 0, 0))
-        others = [read_refused(pieces), *([read_rejects(self.folder.url)] if self.before else [])]
-        chapters = {chapter.source.name: chapter.chunks for chapter in self.chapters}
-        reasons = write_rejects(self.work / REJECTS_NAME, chapters, pa.concat_tables(others))
+        earlier = stored_rejects(self.folder.url) if self.before else ()
+        reasons = write_rejects(self.work / REJECTS_NAME, chain(earlier, read_refused([*chunks, *pieces])))
         entries = tuple(shard.entry for shard in shards if shard.entry is not None)
         ledger = Ledger(
             read=before.ledger.read + counts.read,
@@ -290,6 +355,10 @@ class Preparation:
             return False
         entry = ShardDone.load(record).entry
         return entry is None or entry == self.held.get(record.stem) or is_intact(record.parent, entry)
+
+
+def _unheard(words: str) -> None:
+    """Says it to nobody."""
 
 
 def _silent(stage: str, done: int, total: int | None, rejected: int) -> None:

@@ -1,14 +1,24 @@
-"""The ledger of what did not become a molecule: one Parquet row per refused record."""
+"""The ledger of what did not become a molecule: one Parquet row per refused record.
+
+There may be as many refusals as records, so none of what is here holds more than a few thousand, but for
+`read_rejects`. They are put into order by SQLite, in a file.
+"""
 
 from __future__ import annotations
 
+import secrets
+import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import fsspec
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmsa_shards.atomic import write_atomically
@@ -27,12 +37,13 @@ REJECT_SCHEMA = pa.schema(
     ]
 )
 
+_ROWS_AT_A_TIME = 4096
+_ROWS_OF_A_GROUP = 1 << 14  # of the Parquet file; none holds rows of two inputs
+
 
 def rejects_table(refused: Iterable[Refused]) -> pa.Table:
     """Returns refused records as a table of `REJECT_SCHEMA`."""
-    rows = [(r.id, r.place.file, r.place.number, r.reason, r.message) for r in refused]
-    columns = zip(*rows, strict=True) if rows else [()] * len(REJECT_SCHEMA)
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, REJECT_SCHEMA, strict=True)], schema=REJECT_SCHEMA)
+    return _table([(r.id, r.place.file, r.place.number, r.reason, r.message) for r in refused])
 
 
 def write_refused(beside: Path, refused: Iterable[Refused]) -> None:
@@ -44,19 +55,18 @@ def write_refused(beside: Path, refused: Iterable[Refused]) -> None:
         writer.write_table(rejects_table(refused))
 
 
-def read_refused(beside: Iterable[Path]) -> pa.Table:
-    """Reads what `write_refused` wrote beside files as one table of `REJECT_SCHEMA`."""
-    tables = [pa.ipc.open_file(pa.memory_map(str(path.with_suffix(".rejects")))).read_all() for path in beside]
-    return pa.concat_tables([REJECT_SCHEMA.empty_table(), *tables])
+def read_refused(beside: Iterable[Path]) -> Iterator[pa.RecordBatch]:
+    """Yields what `write_refused` wrote beside files, a batch of `REJECT_SCHEMA` at a time."""
+    for path in beside:
+        yield from pa.ipc.open_file(pa.memory_map(str(path.with_suffix(".rejects")))).read_all().to_batches()
 
 
-def write_rejects(path: Path, chapters: Mapping[str, Iterable[Path]], others: pa.Table) -> Counter[str]:
-    """Writes the ledger, sorted by file and number, holding the rows of one file at a time.
+def write_rejects(path: Path, refused: Iterable[pa.RecordBatch]) -> Counter[str]:
+    """Writes the ledger, sorted by file and number.
 
     Args:
         path: of the Parquet file.
-        chapters: by the name of an input, the files beside which the refusals of its records stand.
-        others: refusals of `REJECT_SCHEMA` from anywhere else.
+        refused: refusals of `REJECT_SCHEMA` in any order.
 
     Returns:
         How many records were refused for each reason.
@@ -64,13 +74,19 @@ def write_rejects(path: Path, chapters: Mapping[str, Iterable[Path]], others: pa
     reasons = Counter[str]()
     path.parent.mkdir(exist_ok=True)
     with write_atomically(path) as file, pq.ParquetWriter(file, REJECT_SCHEMA, compression="zstd") as writer:
-        for name in sorted({*chapters, *others["file"].to_pylist()}):
-            table = pa.concat_tables([read_refused(chapters.get(name, ())), others.filter(pc.field("file") == name)])
-            table = table.sort_by([("number", "ascending"), ("id", "ascending")])
-            reasons.update({c["values"]: c["counts"] for c in pc.value_counts(table["reason"]).to_pylist()})
-            if len(table):
+        for _, rows in groupby(_sorted(refused, path.parent), key=itemgetter(1)):
+            while len(table := _table(list(islice(rows, _ROWS_OF_A_GROUP)))):
+                reasons.update(table["reason"].to_pylist())
                 writer.write_table(table)
     return reasons
+
+
+def stored_rejects(folder: str | Path) -> Iterator[pa.RecordBatch]:
+    """Yields the ledger of a prepared folder, which may be any URL that fsspec knows, a batch at a time."""
+    with fsspec.open(f"{str(folder).rstrip('/')}/{REJECTS_NAME}", "rb") as file:
+        ledger = pq.ParquetFile(file, pre_buffer=False)  # for the reason that `read_rejects` gives
+        for batch in ledger.iter_batches(_ROWS_AT_A_TIME, use_threads=False):
+            yield batch.cast(REJECT_SCHEMA)
 
 
 def read_rejects(folder: str | Path) -> pa.Table:
@@ -80,3 +96,33 @@ def read_rejects(folder: str | Path) -> pa.Table:
     # Not `pq.read_table`, which starts threads whatever it is told: one that still waits when the program ends takes it
     # down with an abort.
     return pq.ParquetFile(content, pre_buffer=False).read(use_threads=False).cast(REJECT_SCHEMA)
+
+
+def _table(rows: list[tuple[Any, ...]]) -> pa.Table:
+    columns = zip(*rows, strict=True) if rows else [()] * len(REJECT_SCHEMA)
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, REJECT_SCHEMA, strict=True)], schema=REJECT_SCHEMA)
+
+
+def _sorted(refused: Iterable[pa.RecordBatch], folder: Path) -> Iterator[tuple[Any, ...]]:
+    """Yields rows by file and number, from a database in a file of `folder`, which goes again."""
+    path = folder / f".{secrets.token_hex(8)}.tmp"  # removed by the next run, should this one be killed
+    try:
+        # Nobody else opens it and nothing of it is to last: no locks, which not every file system has, and no journal.
+        with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?vfs=unix-none", uri=True)) as database:
+            database.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF")
+            # The table is its own index, and the count tells equal rows apart.
+            key = "file, number, id, reason, message, count"
+            database.execute(
+                f"CREATE TABLE refused (id, file, number, reason, message, count, PRIMARY KEY ({key})) WITHOUT ROWID"
+            )
+            count = 0
+            for batch in refused:
+                for start in range(0, len(batch), _ROWS_AT_A_TIME):
+                    piece = batch.slice(start, _ROWS_AT_A_TIME)
+                    columns = [column.to_pylist() for column in piece.columns]
+                    rows = zip(*columns, range(count, count + len(piece)), strict=True)
+                    database.executemany("INSERT INTO refused VALUES (?, ?, ?, ?, ?, ?)", rows)
+                    count += len(piece)
+            yield from database.execute(f"SELECT id, file, number, reason, message FROM refused ORDER BY {key}")
+    finally:
+        path.unlink(missing_ok=True)

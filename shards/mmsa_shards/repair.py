@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 
 from mmsa_shards.build import plan_shards
 from mmsa_shards.cluster import ray_pool
@@ -15,13 +16,16 @@ from mmsa_shards.shard import is_intact
 from mmsa_shards.workplace import alone_in, claim, prepared, work_folder
 
 
-def repair(out: str, options: PrepareOptions, *, progress: Progress | None = None) -> tuple[str, ...]:
+def repair(
+    out: str, options: PrepareOptions, *, progress: Progress | None = None, say: Callable[[str], None] | None = None
+) -> tuple[str, ...]:
     """Makes the broken shards of a finished folder again, from its inputs, which must be what they were.
 
     Args:
         out: the folder.
         options: `workers` and `work_dir` are used; the others are those that the folder was prepared with.
         progress: told how far it is.
+        say: told in a sentence what is waited for.
 
     Returns:
         Names of the shards that were made again; each has the bytes that the manifest says.
@@ -35,7 +39,8 @@ def repair(out: str, options: PrepareOptions, *, progress: Progress | None = Non
     before = prepared(folder, work)
     if before is None:
         raise PrepareError(f"{folder.url} holds no finished preparation: run the same without --repair")
-    theirs = {**before.job.options, "exclude": tuple(before.job.options["exclude"])}
+    # An input that is truncated was so when it was allowed: none has changed since.
+    theirs = {**before.job.options, "exclude": tuple(before.job.options["exclude"]), "allow_truncated": True}
     try:
         options = PrepareOptions(**theirs, workers=options.workers, work_dir=options.work_dir)
     except TypeError as error:  # another version had other options
@@ -48,7 +53,7 @@ def repair(out: str, options: PrepareOptions, *, progress: Progress | None = Non
         return ()
     with alone_in(work):
         claim(work, folder, job, before)
-        with ray_pool(options.workers) as pool:
+        with ray_pool(options.workers, say) as pool:
             preparation = Preparation(folder, work, job, None, options, pool, progress)
             chunks, counts = preparation.read()
             every = plan_shards(before.manifest.intervals, options)

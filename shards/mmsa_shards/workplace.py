@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mmsa_shards.atomic import write_atomically
 from mmsa_shards.errors import PrepareError
-from mmsa_shards.folder import Folder
+from mmsa_shards.folder import Folder, is_in_memory
 from mmsa_shards.job import JOB_NAME, Job
 from mmsa_shards.manifest import MANIFEST_NAME, Manifest
 from mmsa_shards.options import PrepareOptions
@@ -41,8 +41,14 @@ def work_folder(folder: Folder, options: PrepareOptions) -> Path:
     """Returns the folder of what is under way.
 
     Raises:
-        PrepareError: the folder of the shards is elsewhere, and no other was named.
+        PrepareError: the folder of the shards is elsewhere, and no other was named; or it is where only one process
+            could see it.
     """
+    if is_in_memory(folder.url):
+        raise PrepareError(
+            f"{folder.url} is in the memory of one process, and shards are made by many: name a folder on a disk or in "
+            "an object store"
+        )
     if options.work_dir:
         return Path(options.work_dir)
     if folder.path is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from mmsa_shards.manifest import Manifest
 from mmsa_shards.options import PrepareOptions
 from mmsa_shards.prepare import prepare
 from mmsa_shards.rejects import read_rejects
+from mmsa_shards.repair import repair
 from mmsa_shards.shard import verify_shard
 
 pytestmark = [pytest.mark.distributed, pytest.mark.usefixtures("local_ray")]
@@ -140,6 +142,63 @@ def test_what_cannot_be_added_leaves_the_folder_as_it_was(folder, inputs, chosen
             prepare(paths, str(folder), dataclasses.replace(chosen, **changes))
         now = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and ".work" not in path.parts}
         assert now == held
+
+
+def test_a_truncated_input_is_taken_once_it_is_allowed(folder, inputs, chosen, tmp_path):
+    whole, cut = inputs[1], str(tmp_path / "cut.sdf")
+    Path(cut).write_text(Path(inputs[2]).read_text()[:-40])
+    with pytest.raises(PrepareError, match=r"cut\.sdf ends in the middle .* prepare\.allow_truncated=true"):
+        prepare([whole, cut], str(folder), chosen)
+    read = {path: path.stat().st_mtime_ns for path in (folder / ".work" / "catalog").rglob("*.arrow")}
+    assert read, "what could be read is kept"
+    allowed, kept = dataclasses.replace(chosen, allow_truncated=True), []
+
+    def watch(stage: str, *numbers: object) -> None:
+        if stage == "build" and not kept:
+            kept.append({path: path.stat().st_mtime_ns for path in read})
+
+    manifest = prepare([whole, cut], str(folder), allowed, progress=watch)
+    assert kept == [read]
+    assert manifest.reject_reasons["truncated_file"] == 1
+    assert [r["file"] for r in read_rejects(folder).to_pylist() if r["reason"] == "truncated_file"] == ["cut.sdf"]
+    # Neither what follows nor a repair need allow it again.
+    assert prepare([whole, cut], str(folder), chosen) == manifest
+    name = manifest.shards[0].name
+    (folder / name).unlink()
+    assert repair(str(folder), chosen) == (name,)
+
+
+def test_shards_that_become_far_larger_than_asked_are_told_and_absurd_ones_refused(options, tmp_path):
+    """How many shards there are was decided by the first inputs."""
+    for name, numbers in {"few": range(1, 31), "more": range(31, 61), "many": range(61, 400)}.items():
+        (tmp_path / f"{name}.smi").write_text("\n".join(f"{'C' * n}O {n}" for n in numbers))
+    out, said = tmp_path / "out", []
+    small = dataclasses.replace(options, val_fraction=0, molecules_per_shard=30)
+    prepare([str(tmp_path / "few.smi")], str(out), small, say=said.append)
+    assert said == []
+    prepare([str(tmp_path / "more.smi")], str(out), small, say=said.append)
+    (words,) = said
+    assert re.search(
+        r"out has 1 intervals for train, .* about 60 molecules in each, 2 times prepare\.molecules_per_shard=30; to "
+        r"have smaller shards, prepare all inputs into another folder, which may name prepare\.shards",
+        words,
+    )
+    held = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(PrepareError, match=r"about 399 molecules in each, 13 times .* into another folder"):
+        prepare([str(tmp_path / "many.smi")], str(out), small)
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file() and ".work" not in p.parts} == held
+    # What was refused is in the way of nothing.
+    (tmp_path / "another.smi").write_text("CCN n")
+    assert prepare([str(tmp_path / "another.smi")], str(out), small).ledger.written == 61
+
+
+def test_whoever_names_the_number_of_shards_wants_it(options, tmp_path):
+    for name, numbers in {"few": range(1, 4), "many": range(4, 100)}.items():
+        (tmp_path / f"{name}.smi").write_text("\n".join(f"{'C' * n}O {n}" for n in numbers))
+    named, said = dataclasses.replace(options, val_fraction=0, molecules_per_shard=3, shards=2), []
+    for name in ("few", "many"):
+        prepare([str(tmp_path / f"{name}.smi")], str(tmp_path / "out"), named, say=said.append)
+    assert said == []
 
 
 def test_shards_of_another_schema_are_refused(folder, inputs, chosen):

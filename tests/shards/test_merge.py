@@ -8,7 +8,13 @@ from random import Random
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mmsa_shards.merge import Entry, Merged, merge
+from mmsa_shards import merge as merging
+from mmsa_shards.merge import Entry, Merged
+
+
+def merge(entries: list[Entry], conformers: int) -> Merged:
+    """Coordinates fit unless they are of a SMILES that ends in O or is before the other in the alphabet."""
+    return merging.merge(entries, conformers, lambda pairs: [not (b.endswith("O") or a > b) for a, b in pairs])
 
 
 def record(id: str, inchikey: str = "A", smiles: str = "a", xyz: str = "", source: str = "input", **more) -> Entry:
@@ -48,6 +54,24 @@ def test_coordinates_of_pubchem3d_go_to_the_2d_record_of_the_same_cid():
     assert merged.make == [replace(solid, inchikey="A-FLAT", smiles="CC(N)F")]
     assert merged.make[0].xyz_smiles == "C[C@H](N)F"
     assert (merged.duplicates, merged.joined) == (0, 1)
+
+
+def test_coordinates_that_do_not_fit_stay_with_their_own_record():
+    flat = record("CID1", inchikey="A-FLAT", smiles="CC(N)F")
+    tautomer = record("CID1", inchikey="A-STEREO", smiles="C=C(N)O", xyz="x", source="pubchem3d")
+    merged = merge([tautomer, flat], conformers=1)
+    assert (molecules(merged), merged.joined) == ([content(flat), content(tautomer)], 0)
+    same_key = replace(tautomer, inchikey="A-FLAT")
+    merged = merge([same_key, flat], conformers=1)
+    assert (merged.make, merged.duplicates, merged.joined) == ([same_key], 1, 0)
+
+
+def test_records_of_one_cid_and_two_skeletons_are_two_molecules():
+    """They are so where the two skeletons belong to different shards, so they must be where there is one shard."""
+    flat = record("CID1", inchikey="A-FLAT", smiles="CC(N)F")
+    other = record("CID1", inchikey="B-STEREO", smiles="CC(N)F", xyz="x", source="pubchem3d")
+    merged = merge([other, flat], conformers=1)
+    assert (molecules(merged), merged.joined) == ([content(flat), content(other)], 0)
 
 
 def test_only_pubchem3d_is_joined_by_id():

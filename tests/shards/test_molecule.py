@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmsa_shards.block import Molecule
-from mmsa_shards.molecule import Conformers, Order, make_molecule, make_molecules
+from mmsa_shards.molecule import Conformers, Order, coordinates_fit, make_molecule, make_molecules
 from mmsa_shards.standardize import Refusal
 
 ETKDG = Conformers(mode="etkdg", count=1, seed=0, timeout_s=2.0)
@@ -27,6 +27,20 @@ def test_past_the_time_limit_a_molecule_goes_without_conformers():
     for ethanol in (first, last):
         assert isinstance(ethanol, Molecule)
         assert ethanol.conformer_source == "etkdg"
+
+
+def test_coordinates_fit_what_is_the_same_but_for_stereo_that_is_left_open():
+    fitting = {
+        ("CC(N)C(=O)O", "C[C@H](N)C(=O)O"): True,
+        ("C[C@H](N)C(=O)O", "CC(N)C(=O)O"): False,  # which of the two it is, is known of the first alone
+        ("C[C@@H](N)C(=O)O", "C[C@H](N)C(=O)O"): False,
+        ("O=c1cc[nH]cc1", "Oc1ccncc1"): False,  # one skeleton, drawn as two tautomers
+        ("CCO", "OCCC"): False,
+        ("no molecule", "CCO"): False,
+        ("CCO", "no molecule"): False,
+    }
+    assert coordinates_fit([*fitting]) == [*fitting.values()]
+    assert coordinates_fit([]) == []
 
 
 def test_the_guard_changes_nothing():

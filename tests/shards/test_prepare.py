@@ -8,6 +8,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -16,7 +17,9 @@ from hypothesis import strategies as st
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
+import mmsa_shards.build
 from mmsa_dist.data.loader import BlockReader
+from mmsa_shards.build import build_piece, how_many_made
 from mmsa_shards.descriptors import compute_descriptors
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.manifest import Manifest
@@ -232,15 +235,40 @@ def test_every_input_that_cannot_be_used_is_named_and_the_others_are_kept(inputs
     assert manifest.inputs == {"a.smi": 42, "b.csv": 5, "c.sdf": 2, "table.csv": 1}
 
 
-def test_pubchem3d_is_joined_to_its_compound(options, tmp_path):
-    flat = Chem.MolFromSmiles("CC(N)C(=O)O")
-    solid = Chem.AddHs(Chem.MolFromSmiles("C[C@H](N)C(=O)O"))
-    rdDistGeom.EmbedMolecule(solid, randomSeed=1)
-    for mol, name, tags in ((flat, "2d.sdf", {}), (solid, "3d.sdf", {"PUBCHEM_CONFORMER_RMSD": "0.4"})):
+def write_compound(folder: Path, flat: str, solid: str) -> Chem.Mol:
+    """Writes the 2D and the 3D record of one CID as PubChem does, and returns the latter."""
+    mols = [Chem.MolFromSmiles(flat), Chem.AddHs(Chem.MolFromSmiles(solid))]
+    rdDistGeom.EmbedMolecule(mols[1], randomSeed=1)
+    for mol, name, tags in zip(mols, ("2d.sdf", "3d.sdf"), ({}, {"PUBCHEM_CONFORMER_RMSD": "0.4"}), strict=True):
         for tag, value in {"PUBCHEM_COMPOUND_CID": "602", **tags}.items():
             mol.SetProp(tag, value)
-        with Chem.SDWriter(str(tmp_path / name)) as writer:
+        with Chem.SDWriter(str(folder / name)) as writer:
             writer.write(mol)
+    return mols[1]
+
+
+@pytest.mark.parametrize(
+    ("flat", "solid", "written"),
+    [
+        ("O=c1cc[nH]cc1", "Oc1ccncc1", 1),  # tautomers, one InChIKey: duplicates, of which the one with 3D stays
+        ("C[C@@H](N)C(=O)O", "C[C@H](N)C(=O)O", 2),  # stereo that contradicts
+        ("CCO", "CCN", 2),  # two skeletons
+    ],
+)
+@pytest.mark.parametrize("shards", [1, 5])
+def test_only_coordinates_that_are_used_count_as_joined(options, tmp_path, flat, solid, written, shards):
+    write_compound(tmp_path, flat, solid)
+    given = dataclasses.replace(options, conformers="given", shards=shards, val_fraction=0)
+    manifest = prepare([str(tmp_path / "2d.sdf"), str(tmp_path / "3d.sdf")], str(tmp_path / "out"), given)
+    ledger = manifest.ledger
+    assert (ledger.written, ledger.joined, ledger.duplicates) == (written, 0, 2 - written)
+    rows = molecules(tmp_path / "out", "train")
+    assert {row["smiles"] for row in rows} == {flat, solid} if written == 2 else {solid}
+    assert manifest.conformer_sources["pubchem3d"] == 1
+
+
+def test_pubchem3d_is_joined_to_its_compound(options, tmp_path):
+    solid = write_compound(tmp_path, "CC(N)C(=O)O", "C[C@H](N)C(=O)O")
     given = dataclasses.replace(options, conformers="given")
     manifest = prepare([str(tmp_path / "2d.sdf"), str(tmp_path / "3d.sdf")], str(tmp_path / "out"), given)
     assert (manifest.ledger.read, manifest.ledger.written, manifest.ledger.joined) == (2, 1, 1)
@@ -283,6 +311,59 @@ def test_inputs_that_cannot_be_used_are_one_sentence_and_leave_nothing(inputs, o
             prepare(paths, folder, options)
         assert not (Path(folder) / "manifest.json").is_file()
         assert not list(tmp_path.rglob("*.tar"))
+
+
+@pytest.mark.parametrize("chain", ["", "simplecache::"])
+def test_what_is_in_the_memory_of_one_process_is_refused(inputs, options, tmp_path, chain):
+    with fsspec.open("memory://molecules/a.smi", "wb") as file:
+        file.write(b"CCO")
+    with_work = dataclasses.replace(options, work_dir=str(tmp_path / "work"))
+    out = f"{chain}memory://shards"
+    with pytest.raises(PrepareError, match=r"memory://.*shards is in the memory of one process.* on a disk"):
+        prepare(inputs, out, with_work)
+    for path in (f"{chain}memory://molecules/a.smi", *([] if chain else ["memory://molecules"])):
+        with pytest.raises(
+            PrepareError, match=r"input .*memory://.*a\.smi is in the memory of one process.* on a disk"
+        ):
+            prepare([path], str(tmp_path / "out"), options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_piece_tells_how_far_it_is_and_is_made_as_it_would_be_at_once(inputs, options, tmp_path, monkeypatch):
+    monkeypatch.setattr("mmsa_shards.prepare.ray_pool", lambda *_: contextlib.nullcontext(_HerePool()))
+    told: list[int] = []
+    make = mmsa_shards.build.make_molecules
+
+    def watched(orders, *arguments, **more):
+        made = make(orders, *arguments, **more)
+        told.extend(how_many_made(path) for path in (tmp_path / "out" / ".work" / "making").iterdir())
+        return made
+
+    one = dataclasses.replace(options, val_fraction=0)
+    prepare(inputs, str(tmp_path / "whole"), one)
+    monkeypatch.setattr("mmsa_shards.build._MADE_TOGETHER", 10)
+    monkeypatch.setattr("mmsa_shards.build.make_molecules", watched)
+    calls = []
+    prepare(inputs, str(tmp_path / "out"), one, progress=lambda *call: calls.append(call))
+    assert told == [10, 20, 30, 10]  # pieces of 32 and 11
+    assert [done for stage, done, _, _ in calls if stage == "build"] == [0, 32, 43]
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_the_driver_tells_what_is_being_made(inputs, options, tmp_path, monkeypatch):
+    class Beating(_HerePool):
+        def map(self, function, calls, *, gpus=0, heartbeat=None):
+            for call in calls:
+                if function is build_piece:
+                    call[4].write_text("7")
+                    heartbeat()
+                yield function(*call)
+
+    monkeypatch.setattr("mmsa_shards.prepare.ray_pool", lambda *_: contextlib.nullcontext(Beating()))
+    calls = []
+    one = dataclasses.replace(options, val_fraction=0)
+    prepare(inputs, str(tmp_path / "out"), one, progress=lambda *call: calls.append(call))
+    assert [done for stage, done, _, _ in calls if stage == "build"] == [0, 7, 32, 39, 43]
 
 
 def test_a_folder_in_which_a_job_failed_can_be_used_again(inputs, options, tmp_path):
@@ -338,7 +419,7 @@ class _HerePool:
     excluded=st.booleans(),
 )
 def test_the_ledger_balances_for_any_records(lines, size, shards, excluded, options, tmp_path, monkeypatch):
-    monkeypatch.setattr("mmsa_shards.prepare.ray_pool", lambda workers: contextlib.nullcontext(_HerePool()))
+    monkeypatch.setattr("mmsa_shards.prepare.ray_pool", lambda *_: contextlib.nullcontext(_HerePool()))
     shutil.rmtree(tmp_path)
     tmp_path.mkdir()
     (tmp_path / "a.smi").write_text("\n".join(lines))

@@ -93,6 +93,9 @@ def test_parquet(tmp_path, options):
     records = _read(path, options)
     assert _ids(records) == [("5", 1), ("a.parquet:2", 2)]
     assert [record.structure.text for record in records] == ["CCO", ""]
+    told: list[int] = []
+    list(read_records(str(path), options, progress=told.append))
+    assert told == [path.stat().st_size // 2, path.stat().st_size]
 
 
 def test_sdf_ids(tmp_path, options):

@@ -32,7 +32,7 @@ def _save(folder, **changes) -> Manifest:
 def whole(make_tiny_shards, tmp_path_factory):
     """Three shards of 55 molecules, and two refused records."""
     folder = make_tiny_shards(tmp_path_factory.mktemp("verify"))
-    write_rejects(folder / REJECTS_NAME, {}, rejects_table(REFUSED))
+    write_rejects(folder / REJECTS_NAME, rejects_table(REFUSED).to_batches())
     ledger = dataclasses.replace(Manifest.load(folder).ledger, read=57, rejected=2)
     sources = {"etkdg": 43, "none": 12}
     _save(folder, ledger=ledger, reject_reasons={"syntax": 1, "valence": 1}, conformer_sources=sources)

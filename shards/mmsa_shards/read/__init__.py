@@ -37,7 +37,7 @@ def read_records(
         options: `smiles_column`, `id_column` and `allow_truncated` are used.
         name: what the file is called in the places of records and in the ids of those that have none; None takes
             the last part of `path`.
-        progress: told the bytes of the file that have been taken in, but of Parquet, which is not read in order.
+        progress: told the bytes of the file that have been taken in; of Parquet, the share of the rows.
 
     Raises:
         PrepareError: the file cannot be opened, is of no known kind, holds no record, lacks a column, unpacks to
@@ -49,7 +49,7 @@ def read_records(
     try:
         with fsspec.open(path, "rb") as stream:
             if kind == ".parquet":
-                records = parquet_records(stream, file, options)
+                records = parquet_records(stream, file, options, progress)
             else:
                 pieces = read_pieces(stream, progress)
                 records = _TEXT[kind](plain(unpacked(pieces, path), path), file, options)

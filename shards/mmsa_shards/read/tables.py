@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from os import SEEK_END
 from typing import BinaryIO
 
 import pyarrow.parquet as pq
@@ -92,17 +93,22 @@ def delimiter_of(header: str) -> str:
     return max(",\t;", key=bare.count)
 
 
-def parquet_records(stream: BinaryIO, file: str, options: PrepareOptions) -> Iterator[Record | Refused]:
-    """Rows of a Parquet file; a null is an empty cell."""
+def parquet_records(
+    stream: BinaryIO, file: str, options: PrepareOptions, progress: Callable[[int], None] | None = None
+) -> Iterator[Record | Refused]:
+    """Rows of a Parquet file; a null is an empty cell. `progress` is told their share of the bytes of the file."""
+    num_bytes = stream.seek(0, SEEK_END)
     table = pq.ParquetFile(stream, pre_buffer=False)  # a thread that still reads when the program ends aborts it
     names = table.schema_arrow.names
     smiles_at, id_at = _columns(names, file, options)
     wanted = [names[smiles_at]] + ([] if id_at is None else [names[id_at]])
-    number = 0
+    number, num_rows = 0, table.metadata.num_rows
     for batch in table.iter_batches(batch_size=8192, columns=wanted):
         values = batch.to_pydict()
         for smiles, name in zip(values[wanted[0]], values[wanted[-1]], strict=True):
             number += 1
+            if progress is not None:
+                progress(num_bytes * number // num_rows)
             text = "" if smiles is None else str(smiles).strip()
             yield smiles_record("" if id_at is None or name is None else str(name), text, file, number)
 
