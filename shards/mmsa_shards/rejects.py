@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmsa_shards.atomic import write_atomically
+from mmsa_shards.places import opened
 from mmsa_shards.read import Refused
 
 REJECTS_NAME = "rejects/part-00000.parquet"
@@ -75,7 +75,7 @@ def write_rejects(path: Path, chapters: Mapping[str, Iterable[Path]], others: pa
 
 def read_rejects(folder: str | Path) -> pa.Table:
     """Reads the ledger of a prepared folder, which may be any URL that fsspec knows, as `REJECT_SCHEMA`."""
-    with fsspec.open(f"{str(folder).rstrip('/')}/{REJECTS_NAME}", "rb") as file:
+    with opened(f"{str(folder).rstrip('/')}/{REJECTS_NAME}") as file:
         content = pa.BufferReader(file.read())
     # Not `pq.read_table`, which starts threads whatever it is told: one that still waits when the program ends takes it
     # down with an abort.
