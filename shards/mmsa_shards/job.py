@@ -12,15 +12,13 @@ from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import Any
 
-import fsspec
-
 from mmsa_shards import from_smiles
 from mmsa_shards.errors import PrepareError
+from mmsa_shards.manifest import JOB_NAME
 from mmsa_shards.options import PrepareOptions
+from mmsa_shards.places import locate, reaching
 from mmsa_shards.read import check_kind, files_of
 from mmsa_shards.schema import SCHEMA_VERSION
-
-JOB_NAME = "job.json"
 
 # Options that change how long it takes, not what comes out.
 _WITHOUT_EFFECT = ("workers", "work_dir")
@@ -130,9 +128,10 @@ def describe(inputs: Sequence[str], options: PrepareOptions, before: Job | None,
 
 def _look_at(path: str) -> dict[str, Any]:
     check_kind(path)
-    system, inner = fsspec.core.url_to_fs(path)
+    system, inner = locate(path)
     try:
-        info = system.info(inner)
+        with reaching(path):
+            info = system.info(inner)
     except FileNotFoundError:
         raise PrepareError(f"input {path} does not exist: check the path") from None
     except OSError as error:

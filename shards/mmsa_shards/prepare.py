@@ -7,6 +7,7 @@ folder of the shards and the manifest is replaced last. A job that was stopped f
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -34,12 +35,13 @@ from mmsa_shards.conformers_nvmolkit import require_nvmolkit
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.folder import Folder
 from mmsa_shards.job import Job, describe
-from mmsa_shards.manifest import Ledger, Manifest, ShardEntry, Split
+from mmsa_shards.manifest import JOB_NAME, Ledger, Manifest, ShardEntry, Split
 from mmsa_shards.options import PrepareOptions
-from mmsa_shards.publish import finish_publishing, publish_shard
+from mmsa_shards.publish import digests, finish_publishing, publish_shard
 from mmsa_shards.rejects import REJECTS_NAME, read_refused, read_rejects, write_rejects
 from mmsa_shards.shard import is_intact
-from mmsa_shards.workplace import Prepared, alone_in, claim, prepared, work_folder
+from mmsa_shards.verify import broken_files, size_faults
+from mmsa_shards.workplace import Prepared, alone_in, claim, prepared, work_folder, writing_to
 
 #: Called with the stage (``read``, ``sort``, ``build`` or ``write``), records, shards or molecules done, how many
 #: there are in all (None while it is not known, estimated while reading), and records refused so far.
@@ -69,7 +71,7 @@ def prepare(inputs: Sequence[str], out: str, options: PrepareOptions, *, progres
     Raises:
         PrepareError: an input or `out` cannot be used; nothing incomplete stands under a final name.
     """
-    try:
+    with writing_to(out):
         folder = Folder(out)
         work = work_folder(folder, options)
         before = prepared(folder, work)
@@ -79,6 +81,8 @@ def prepare(inputs: Sequence[str], out: str, options: PrepareOptions, *, progres
             if finish_publishing(work, folder):
                 before = prepared(folder, work)
                 job = describe(inputs, options, before.job if before else None, folder.url)
+            if before is not None:
+                _refuse_what_is_broken(folder, before.manifest)
             if before is not None and before.job == job:
                 shutil.rmtree(work, ignore_errors=True)
                 return before.manifest
@@ -87,8 +91,6 @@ def prepare(inputs: Sequence[str], out: str, options: PrepareOptions, *, progres
                 Preparation(folder, work, job, before, options, pool, progress).run()
             finish_publishing(work, folder)
         return Manifest.load(folder.url)
-    except OSError as error:
-        raise PrepareError(f"cannot write to {out}: {error}") from error
 
 
 class Preparation:
@@ -140,7 +142,7 @@ class Preparation:
         pieces = self.build(deals, counts.rejected)
         shards = self.write(plans, deals, pieces)
         manifest = self.account(counts, intervals, shards, [path for paths in pieces.values() for path in paths])
-        manifest.save(self.work)
+        dataclasses.replace(manifest, files=digests(self.work)).save(self.work)
         if self.folder.path is None:  # an upload is work for all nodes
             moves = [(self.work / "shards" / shard.name, self.folder.url) for shard in manifest.shards]
             for _ in self.pool.map(publish_shard, moves):
@@ -252,9 +254,7 @@ class Preparation:
             PrepareError: records are unaccounted for.
         """
         before = self.before.manifest if self.before else Manifest(shards=(), ledger=Ledger(0, 0, 0, 0, 0, 0))
-        others = [read_refused(pieces), *([read_rejects(self.folder.url)] if self.before else [])]
-        chapters = {chapter.source.name: chapter.chunks for chapter in self.chapters}
-        reasons = write_rejects(self.work / REJECTS_NAME, chapters, pa.concat_tables(others))
+        reasons = self.write_ledger(pieces)
         entries = tuple(shard.entry for shard in shards if shard.entry is not None)
         ledger = Ledger(
             read=before.ledger.read + counts.read,
@@ -284,12 +284,30 @@ class Preparation:
             versions=self.job.versions,
         )
 
+    def write_ledger(self, pieces: Sequence[Path]) -> Counter[str]:
+        """Writes every record that was refused, earlier or by these pieces; returns how many for each reason."""
+        others = [read_refused(pieces), *([read_rejects(self.folder.url)] if self.before else [])]
+        chapters = {chapter.source.name: chapter.chunks for chapter in self.chapters}
+        return write_rejects(self.work / REJECTS_NAME, chapters, pa.concat_tables(others))
+
     def stands(self, record: Path) -> bool:
         """Whether the shard of a record is written, and is still what was written."""
         if not record.exists():
             return False
         entry = ShardDone.load(record).entry
         return entry is None or entry == self.held.get(record.stem) or is_intact(record.parent, entry)
+
+
+def _refuse_what_is_broken(folder: Folder, held: Manifest) -> None:
+    """Looks at the sizes of all shards, and at the refused records, which go on into the next ledger."""
+    rejects = {name: what for name, what in broken_files(folder.url, held).items() if name != JOB_NAME}
+    faults = [
+        *size_faults(folder.url),
+        *(f"{folder.url}/{name} {what}; make it again with mmsa prepare --repair" for name, what in rejects.items()),
+    ]
+    if faults:
+        more = f" (and {len(faults) - 1} more; mmsa inspect --verify names them)" if len(faults) > 1 else ""
+        raise PrepareError(f"{faults[0]}{more}")
 
 
 def _silent(stage: str, done: int, total: int | None, rejected: int) -> None:
