@@ -168,7 +168,7 @@ def piece_sizes(deal_path: Path) -> list[int]:
     return [dealt.get_batch(number).num_rows for number in range(dealt.num_record_batches)]
 
 
-def build_piece(path: Path, deal_path: Path, number: int, options: PrepareOptions) -> tuple[int, int]:
+def build_piece(path: Path, deal_path: Path, number: int, options: PrepareOptions) -> tuple[int, int, str]:
     """Makes the molecules of one piece and writes them as a block, with the refusals beside it.
 
     Args:
@@ -178,11 +178,12 @@ def build_piece(path: Path, deal_path: Path, number: int, options: PrepareOption
         options: those of conformers are used.
 
     Returns:
-        How many molecules were made, and how many refused.
+        How many molecules were made, how many refused, and why RDKit embedded all of them where nvMolKit should have.
     """
     rows = [Entry(**{**row, "xyz": tuple(row["xyz"])}) for row in _open(deal_path).get_batch(number).to_pylist()]
     orders = [_order(row) for row in rows]
-    made = make_molecules(orders, Conformers.from_options(options), described=options.descriptors)
+    told: list[str] = []
+    made = make_molecules(orders, Conformers.from_options(options), described=options.descriptors, tell=told.append)
     refused = [
         Refused(row.id, Place(row.file, row.number), result.reason, result.message)
         for row, result in zip(rows, made, strict=True)
@@ -192,7 +193,7 @@ def build_piece(path: Path, deal_path: Path, number: int, options: PrepareOption
     write_refused(path, refused)
     with write_atomically(path) as file:
         file.write(encode_block(block, "none"))
-    return block.num_rows, len(refused)
+    return block.num_rows, len(refused), " ".join(told)
 
 
 def pack(

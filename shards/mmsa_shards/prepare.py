@@ -8,6 +8,7 @@ folder of the shards and the manifest is replaced last. A job that was stopped f
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -46,6 +47,8 @@ from mmsa_shards.workplace import Prepared, alone_in, claim, prepared, work_fold
 #: Called with the stage (``read``, ``sort``, ``build`` or ``write``), records, shards or molecules done, how many
 #: there are in all (None while it is not known, estimated while reading), and records refused so far.
 Progress = Callable[[str, int, int | None, int], None]
+
+_LOG = logging.getLogger(__name__)
 
 # One input is read by several tasks where workers would have nothing to do; each reads all of it.
 _SMALLEST_PART = 1 << 16  # bytes
@@ -218,9 +221,15 @@ class Preparation:
                 else:
                     calls.append((piece, path, number, self.options))
         self.progress("build", done, total, rejected)
-        for made, refused in self.pool.map(build_piece, calls, gpus=self.gpus):
+        without_gpu = 0
+        for made, refused, why in self.pool.map(build_piece, calls, gpus=self.gpus):
             done, rejected = done + made + refused, rejected + refused
+            if why and not without_gpu:
+                _LOG.warning("%s, and those of other batches that fail", why)
+            without_gpu += bool(why)
             self.progress("build", done, total, rejected)
+        if without_gpu:
+            _LOG.warning("nvMolKit failed on %s of %s batches: check the GPU", f"{without_gpu:,}", f"{len(calls):,}")
         return pieces
 
     def write(
