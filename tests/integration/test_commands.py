@@ -264,4 +264,5 @@ def test_help_teaches() -> None:
     text = mmsa("prepare", "--help").stdout
     assert "Example: mmsa prepare" in text
     assert "--exclude" in text
+    assert "s3:// and gs:// with mmsa-dist[cloud]" in " ".join(text.replace("│", " ").split())
     assert mmsa("--help").returncode == 0
