@@ -191,7 +191,7 @@ def changes_summary(changes: Changes) -> Table:
         table.add_row(f"{count:+,}", f"  {'without 3D' if source == 'none' else f'with 3D from {source}'}")
     for name, count in changes.inputs.items():
         table.add_row(f"{count:+,}", Text(f"records from {name}"))
-    table.add_row(f"{len(changes.same):,}", "shards are what they were")
+    table.add_row(f"{len(changes.same):,}", "shards stay, as the manifests say; `mmsa inspect --verify` reads them")
     for title, names in (
         ("rewritten", [now.name for _, now in changes.rewritten]),
         ("added", [shard.name for shard in changes.added]),

@@ -23,7 +23,9 @@ def pubchem(
     smiles: Annotated[bool, typer.Option("--smiles", help="Also CID-SMILES.gz, which holds every CID.")] = False,
     base_url: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="A mirror: http(s)://, file://, s3://, ...; left out, PubChem's own server."),
+        typer.Option(
+            help="A mirror: http(s)://, file://, s3:// (with mmsa-dist\\[cloud]), ...; left out, PubChem's own server."
+        ),
     ] = None,
     parallel: Annotated[int, typer.Option(help="Files at a time; be polite.", min=1, max=16)] = 4,
 ) -> None:

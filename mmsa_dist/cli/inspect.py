@@ -49,7 +49,10 @@ def inspect(
     if sheet is None and (as_json or "://" in folder):
         return
     path = sheet or Path(folder) / "contact_sheet.png"
-    contact_sheet(folder, path, molecules)
+    try:
+        contact_sheet(folder, path, molecules)
+    except OSError as error:
+        raise ValueError(f"cannot draw {path} ({error.strerror}): name another file with --sheet") from error
     if not as_json:
         say(f"drew {path}")
 
@@ -57,10 +60,18 @@ def inspect(
 def _compare(folder: str, since: str, as_json: bool) -> None:
     from mmsa_dist.console import changes_summary
     from mmsa_shards.changes import changes_between
+    from mmsa_shards.folder import Folder
     from mmsa_shards.manifest import Manifest
 
-    earlier = since if since.endswith(".json") else f"{folder.rstrip('/')}/manifests/{since}.json"
-    changes = changes_between(Manifest.load_file(earlier), Manifest.load(folder))
+    now, earlier = Manifest.load(folder), since
+    if not since.endswith(".json"):
+        kept = f"{folder.rstrip('/')}/manifests"
+        names = [name.removesuffix(".json") for name in Folder(kept).names()]
+        if since not in names:
+            mend = f"name one of {', '.join(names)}" if names else "none is kept there before inputs are added"
+            raise ValueError(f"no {since}.json in {kept}: {mend}, or a file")
+        earlier = f"{kept}/{since}.json"
+    changes = changes_between(Manifest.load_file(earlier), now)
     if as_json:
         sys.stdout.write(json.dumps(dataclasses.asdict(changes), indent=2, ensure_ascii=False) + "\n")
     else:
@@ -73,12 +84,13 @@ def _verify(folder: str, as_json: bool) -> None:
 
     with row_progress("verify") as progress:
         found = verify_folder(folder, progress=progress)
+    faults = (*found.faults, *found.job_faults)
     if as_json:
         sys.stdout.write(json.dumps(dataclasses.asdict(found), indent=2, ensure_ascii=False) + "\n")
-    elif found.faults:
-        for fault in found.faults:
-            say(fault)
     else:
-        say(f"verified {found.shards:,} shards, {found.molecules:,} molecules, {found.bytes:,} bytes")
-    if found.faults:
-        fail(f"{folder} is broken in {len(found.faults)} place{'s' if len(found.faults) > 1 else ''}", status=1)
+        for sentence in (*faults, *([found.unchecked] if found.unchecked else [])):
+            say(sentence)
+        if not faults:
+            say(f"verified {found.shards:,} shards, {found.molecules:,} molecules, {found.bytes:,} bytes")
+    if faults:
+        fail(f"{folder} is broken in {len(faults)} place{'s' if len(faults) > 1 else ''}", status=1)

@@ -17,7 +17,7 @@ def prepare(
         Optional[list[str]],  # noqa: UP045
         typer.Argument(
             help="Files of molecules (.smi, .csv, .parquet, .sdf, each also .gz), folders of them, patterns with *, "
-            "or URLs (s3://, gs://, https://); then settings.",
+            "or URLs (https://; s3:// and gs:// with mmsa-dist\\[cloud]); then settings.",
             metavar=f"INPUT... {SETTINGS}",
             show_default=False,
         ),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mmsa_dist.report.ids import IdCount, SharedIds
 from mmsa_shards.atomic import write_atomically
 from mmsa_shards.manifest import Ledger, Manifest, ShardEntry
 from mmsa_shards.shard import read_block
@@ -77,6 +77,8 @@ class ShardStatistics:
     """Atoms of each element, the most frequent first."""
     molecules_by_element: dict[str, int]
     """Molecules that hold an element."""
+    shared_ids: SharedIds
+    """Ids that several molecules have."""
 
     @property
     def molecules(self) -> int:
@@ -129,6 +131,7 @@ class ShardStatistics:
                 name: {"atoms": atoms, "molecules": self.molecules_by_element[name]}
                 for name, atoms in self.atoms_by_element.items()
             },
+            "shared_ids": asdict(self.shared_ids),
         }
 
 
@@ -149,7 +152,10 @@ def inspect_shards(folder: str | os.PathLike[str], *, blocks: int = 4096) -> Sha
     atoms = np.zeros(256, dtype=np.int64)
     holding = np.zeros(256, dtype=np.int64)
     bonds = 0
-    for block in _spread(folder, manifest, blocks):
+    ids, places = IdCount(), _places(manifest, blocks)
+    for place in places:
+        block = read_block(folder, *place)
+        ids.add(block["id"])
         offsets = block["atoms"].offsets.to_numpy().astype(np.int64)
         size = np.diff(offsets)
         element = block["atoms"].flatten().flatten().to_numpy().reshape(-1, 9)[:, 0]
@@ -173,6 +179,7 @@ def inspect_shards(folder: str | os.PathLike[str], *, blocks: int = 4096) -> Sha
         bonds=bonds,
         atoms_by_element={names[z]: int(atoms[z]) for z in names},
         molecules_by_element={names[z]: int(holding[z]) for z in names},
+        shared_ids=ids.shared(lambda number: read_block(folder, *places[number])["id"]),
     )
 
 
@@ -219,6 +226,9 @@ def render_inspection(statistics: ShardStatistics) -> Group:
         for step, count in _falling(s.standardization):
             changed.add_row(step.replace("_", " "), f"{count:,}", _percent(count, s.ledger.read - s.ledger.rejected))
         parts.append(changed)
+    if s.shared_ids.ids:
+        of = f"{s.shared_ids.molecules:,} of {s.molecules_read:,} molecules share {s.shared_ids.ids:,} ids, such as "
+        parts.append(Text(of + ", ".join(s.shared_ids.examples)))
     if s.molecules_read:
         n = s.atoms_per_molecule
         quantiles = np.quantile(n, (0, 0.05, 0.5, 0.95, 1)).astype(int)
@@ -276,7 +286,7 @@ def _sheet(folder: str, molecules: int) -> Image:
 
     from mmsa_dist.data.collate import block_to_batch
 
-    blocks = list(_spread(folder, Manifest.load(folder), molecules))
+    blocks = [read_block(folder, *place) for place in _places(Manifest.load(folder), molecules)]
     if not blocks:
         raise ValueError(f"{folder} holds no molecules; there is nothing to draw")
     share = -(-molecules // len(blocks))
@@ -299,12 +309,11 @@ def _sheet(folder: str, molecules: int) -> Image:
     return sheet
 
 
-def _spread(folder: str, manifest: Manifest, wanted: int) -> Iterator[pa.RecordBatch]:
+def _places(manifest: Manifest, wanted: int) -> list[tuple[ShardEntry, int]]:
     """At most `wanted` blocks, spread evenly."""
     places = [(shard, number) for shard in manifest.shards for number in range(len(shard.blocks))]
     chosen = np.unique(np.linspace(0, len(places) - 1, min(wanted, len(places))).round().astype(int))
-    for place in chosen:
-        yield read_block(folder, *places[place])
+    return [places[place] for place in chosen]
 
 
 def _size(name: str, shards: tuple[ShardEntry, ...]) -> SplitSize:

@@ -215,7 +215,7 @@ def piece_sizes(deal_path: Path) -> list[int]:
 
 def build_piece(
     path: Path, deal_path: Path, number: int, options: PrepareOptions, making: Path | None = None
-) -> tuple[int, int]:
+) -> tuple[int, int, str]:
     """Makes the molecules of one piece and writes them as a block, with the refusals beside it.
 
     Args:
@@ -226,16 +226,19 @@ def build_piece(
         making: a file that says, while this is at work, how many molecules it has been through; see `how_many_made`.
 
     Returns:
-        How many molecules were made, and how many refused.
+        How many molecules were made, how many refused, and why RDKit embedded all of them where nvMolKit should have.
     """
     rows = [Entry(**{**row, "xyz": tuple(row["xyz"])}) for row in _open(deal_path).get_batch(number).to_pylist()]
     orders = [_order(row) for row in rows]
     conformers = Conformers.from_options(options)
     # What a GPU embeds may depend on what it embeds together; all else is made molecule by molecule.
     step = len(orders) if conformers.backend == "nvmolkit" else _MADE_TOGETHER
+    told: list[str] = []
     made: list[Molecule | Refusal] = []
     for start in range(0, len(orders), max(1, step)):
-        made += make_molecules(orders[start : start + step], conformers, described=options.descriptors)
+        made += make_molecules(
+            orders[start : start + step], conformers, described=options.descriptors, tell=told.append
+        )
         if making is not None:
             making.write_text(str(len(made)))
     refused = [
@@ -249,7 +252,7 @@ def build_piece(
         file.write(encode_block(block, "none"))
     if making is not None:
         making.unlink(missing_ok=True)
-    return block.num_rows, len(refused)
+    return block.num_rows, len(refused), " ".join(told)
 
 
 def how_many_made(making: Path) -> int:

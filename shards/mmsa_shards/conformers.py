@@ -124,17 +124,23 @@ def _relaxed(mol: Chem.Mol, with_hydrogens: Chem.Mol, count: int, parameters: An
             if rdDistGeom.EmbedMolecule(candidate, parameters) < 0:  # the next seed hardly ever does
                 break
             still_moving = rdForceFieldHelpers.MMFFOptimizeMolecule(candidate, maxIters=_RELAXED_STEPS)
-            if not still_moving and _has_stereo_of(with_hydrogens, candidate):
+            if not still_moving and has_stereo_of(with_hydrogens, candidate):
                 kept.append(sound_conformers(mol, candidate))
             if sum(map(len, kept)) == count:
                 break
     return np.concatenate(kept)
 
 
-def _has_stereo_of(drawn: Chem.Mol, embedded: Chem.Mol) -> bool:
-    """Whether a conformer shows every centre and double bond as it is drawn; what is not specified may be either."""
+def has_stereo_of(drawn: Chem.Mol, embedded: Chem.Mol, conformer: int = -1) -> bool:
+    """Whether a conformer shows every centre and double bond as it is drawn; what is not specified may be either.
+
+    Args:
+        drawn: the molecule with its stereo.
+        embedded: the same atoms in the same order, with conformers.
+        conformer: id of the one that is looked at; -1 for the first.
+    """
     seen = Chem.Mol(embedded)
-    Chem.AssignStereochemistryFrom3D(seen, replaceExistingTags=True)
+    Chem.AssignStereochemistryFrom3D(seen, conformer, replaceExistingTags=True)
     return all(
         a.GetChiralTag() in (Chem.ChiralType.CHI_UNSPECIFIED, b.GetChiralTag())
         for a, b in zip(drawn.GetAtoms(), seen.GetAtoms(), strict=True)

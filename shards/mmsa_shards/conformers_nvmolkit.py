@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
-from mmsa_shards.conformers import sound_conformers
+from mmsa_shards.conformers import has_stereo_of, sound_conformers
 from mmsa_shards.errors import PrepareError
 
 _ELEMENTS = frozenset(("H", "B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "Se", "Br", "I"))
@@ -25,6 +25,10 @@ _MOST_HEAVY_ATOMS = 60
 
 #: Adds up to `count` conformers to every molecule in place: (molecules with hydrogens, count, seed, MMFF steps).
 EmbedBatch = Callable[[list[Chem.Mol], int, int, int], None]
+
+
+class BatchError(RuntimeError):
+    """nvMolKit failed on a batch as a whole: how many molecules it held, and why."""
 
 
 def require_nvmolkit() -> None:
@@ -59,11 +63,12 @@ def embed_many(
 
     Returns:
         For every molecule the (`count`, A, 3) float32 coordinates in Å of its atoms without hydrogens, or None
-        where there are fewer conformers than that, one of them is no structure, or it was not tried, being large or of
-        unusual elements.
+        where there are fewer conformers than that, one of them is no structure or has not the stereo that is drawn, or
+        it was not tried, being large or of unusual elements.
 
     Raises:
-        PrepareError: nvMolKit or a GPU is missing, or nvMolKit failed on the batch as a whole.
+        PrepareError: nvMolKit or a GPU is missing.
+        BatchError: nvMolKit failed on the batch as a whole.
     """
     if embed_batch is None:
         require_nvmolkit()
@@ -74,15 +79,19 @@ def embed_many(
     try:
         embed_batch(easy, count, seed, mmff_iterations)
     except (RuntimeError, ValueError) as error:
-        raise PrepareError(
-            f"nvMolKit failed on a batch of {len(easy)} molecules ({error}): check the GPU, or set "
-            "prepare.conformer_backend=rdkit"
-        ) from error
-    found = [
-        sound_conformers(mol, with_hydrogens) if mol is not None and with_hydrogens is not None else None
+        raise BatchError(f"nvMolKit failed on a batch of {len(easy)} molecules ({error})") from error
+    return [
+        _wanted(mol, with_hydrogens, count) if mol is not None and with_hydrogens is not None else None
         for mol, with_hydrogens in zip(mols, embedded, strict=True)
     ]
-    return [xyz if xyz is not None and len(xyz) == count else None for xyz in found]
+
+
+def _wanted(mol: Chem.Mol, embedded: Chem.Mol, count: int) -> NDArray[np.float32] | None:
+    xyz = sound_conformers(mol, embedded)
+    drawn = Chem.AddHs(mol)  # of itself, for what embeds may have changed the tags of what it was given
+    if len(xyz) != count or not all(has_stereo_of(drawn, embedded, c.GetId()) for c in embedded.GetConformers()):
+        return None
+    return xyz
 
 
 def _is_easy(mol: Chem.Mol) -> bool:

@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from html.parser import HTMLParser
-from typing import Protocol
+from typing import BinaryIO, Protocol
 from urllib.parse import quote, unquote, urlsplit
 
-import fsspec
 import requests
 import urllib3
+
+from mmsa_shards.errors import PlaceError
+from mmsa_shards.places import locate, reaching
 
 _PIECE = 1 << 16  # bytes; what a broken connection can lose of what has come
 _TIMEOUT_S = (20, 60)  # to connect, and of silence in the middle
@@ -82,15 +84,15 @@ def open_source(url: str) -> Source:
     """Returns the source for a base URL.
 
     Raises:
-        DownloadError: fsspec does not know this kind of URL, or lacks the package for it.
+        DownloadError: fsspec does not know this kind of URL, or lacks the package or the credentials for it.
     """
     url = url.rstrip("/") + "/"
     if urlsplit(url).scheme in ("http", "https"):
         return HttpSource(url)
     try:
         return FileSystemSource(url)
-    except (ValueError, ImportError) as error:
-        raise DownloadError(f"cannot read from {url}: {error}") from error
+    except PlaceError as error:
+        raise DownloadError(str(error)) from error
 
 
 class HttpSource:
@@ -235,7 +237,7 @@ class FileSystemSource:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._files, self._root = fsspec.core.url_to_fs(url)
+        self._files, self._root = locate(url)
 
     def names(self, folder: str) -> frozenset[str] | None:
         """Returns the names in a folder."""
@@ -275,7 +277,7 @@ class FileSystemSource:
         with file:
             yield Opened(version, start, self._pieces(file, path, start))
 
-    def _pieces(self, file: fsspec.spec.AbstractBufferedFile, path: str, start: int) -> Iterator[bytes]:
+    def _pieces(self, file: BinaryIO, path: str, start: int) -> Iterator[bytes]:
         with self._errors(path):
             file.seek(start)
         while True:
@@ -291,7 +293,10 @@ class FileSystemSource:
     @contextmanager
     def _errors(self, path: str) -> Iterator[None]:
         try:
-            yield
+            with reaching(f"{self.url}{path}"):
+                yield
+        except PlaceError as error:
+            raise DownloadError(str(error)) from error
         except FileNotFoundError as error:
             raise DownloadError(f"{self.url}{path} does not exist: check --base-url and the range") from error
         except PermissionError as error:

@@ -9,3 +9,7 @@ class PrepareError(ValueError):
 
 class ColumnError(PrepareError):
     """A table without a column that is needed."""
+
+
+class PlaceError(PrepareError):
+    """A path or URL that cannot be reached from this machine as it is set up."""

@@ -7,16 +7,16 @@ import os
 import shutil
 from pathlib import Path
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from mmsa_shards.atomic import write_atomically
+from mmsa_shards.places import locate, reaching
 
 
 def is_in_memory(url: str | os.PathLike[str]) -> bool:
     """Whether a URL, or the end of a chain, is of fsspec's file system in memory, one for each process."""
-    system, _ = fsspec.core.url_to_fs(os.fspath(url))
+    system, _ = locate(os.fspath(url))
     while (inner := getattr(system, "fs", None)) is not None:
         system = inner
     return isinstance(system, MemoryFileSystem)
@@ -27,10 +27,13 @@ class Folder:
 
     Args:
         url: a path, or a URL such as ``s3://bucket/shards`` or ``file:///data/shards``.
+
+    Raises:
+        PlaceError: here and wherever it is used, where the URL cannot be reached as this machine is set up.
     """
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
-        self._system, self._root = fsspec.core.url_to_fs(os.fspath(url))
+        self._system, self._root = locate(os.fspath(url))
         self.path = Path(self._root) if isinstance(self._system, LocalFileSystem) else None
         """Where it is on this machine; None where it is elsewhere."""
         self.url = str(self.path) if self.path is not None else self._system.unstrip_protocol(self._root)
@@ -38,21 +41,23 @@ class Folder:
 
     def names(self) -> list[str]:
         """Returns what is in the folder; nothing where there is no folder."""
-        if not self._system.isdir(self._root):
-            return []
-        return sorted(entry.rstrip("/").rpartition("/")[2] for entry in self._system.ls(self._root, detail=False))
+        with reaching(self.url):
+            entries = self._system.ls(self._root, detail=False) if self._system.isdir(self._root) else []
+        return sorted(entry.rstrip("/").rpartition("/")[2] for entry in entries)
 
     def read(self, name: str) -> bytes | None:
         """Returns the content of a file, None where there is none."""
         try:
-            return self._system.cat_file(self._at(name))
+            with reaching(self.url):
+                return self._system.cat_file(self._at(name))
         except FileNotFoundError:
             return None
 
     def write(self, name: str, content: bytes) -> None:
         """Writes a file, replacing the one of that name."""
         if self.path is None:  # an object store shows an object when all of it has arrived
-            self._system.pipe_file(self._at(name), content)
+            with reaching(self.url):
+                self._system.pipe_file(self._at(name), content)
             return
         (self.path / name).parent.mkdir(parents=True, exist_ok=True)
         with write_atomically(self.path / name) as file:
@@ -60,13 +65,14 @@ class Folder:
 
     def remove(self, name: str) -> None:
         """Removes a file, if it is there."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), reaching(self.url):
             self._system.rm_file(self._at(name))
 
     def take(self, file: Path, name: str) -> None:
         """Moves a local file here, replacing the one of that name."""
         if self.path is None:
-            self._system.put_file(str(file), self._at(name))
+            with reaching(self.url):
+                self._system.put_file(str(file), self._at(name))
             file.unlink()
             return
         (self.path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -12,16 +12,14 @@ from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import Any
 
-import fsspec
-
 from mmsa_shards import from_smiles
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.folder import is_in_memory
+from mmsa_shards.manifest import JOB_NAME
 from mmsa_shards.options import PrepareOptions
+from mmsa_shards.places import locate, reaching
 from mmsa_shards.read import check_kind, files_of
 from mmsa_shards.schema import SCHEMA_VERSION
-
-JOB_NAME = "job.json"
 
 # Options that change how long it takes or what is refused, not what becomes of an input that is taken. What is left of
 # a truncated input is the same whenever it is allowed, and the ledger of refusals names every one that was.
@@ -137,9 +135,10 @@ def _look_at(path: str) -> dict[str, Any]:
             f"input {path} is in the memory of one process, and inputs are read by many: name a file on a disk or in "
             "an object store"
         )
-    system, inner = fsspec.core.url_to_fs(path)
+    system, inner = locate(path)
     try:
-        info = system.info(inner)
+        with reaching(path):
+            info = system.info(inner)
     except FileNotFoundError:
         raise PrepareError(f"input {path} does not exist: check the path") from None
     except OSError as error:

@@ -11,13 +11,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import fsspec
-
 from mmsa_shards.atomic import write_atomically
+from mmsa_shards.errors import PlaceError
+from mmsa_shards.places import opened
 from mmsa_shards.schema import SCHEMA_VERSION
 
 MANIFEST_NAME = "manifest.json"
+JOB_NAME = "job.json"
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.tar")
+_OTHER_NAME = re.compile(r"(rejects/)?[A-Za-z0-9][A-Za-z0-9._-]*\.(parquet|json)")
 
 Split = Literal["train", "val"]
 
@@ -96,6 +98,8 @@ class Manifest:
     """The options of the preparation that bear on its outcome."""
     versions: dict[str, str] = field(default_factory=dict)
     """Of the libraries that bear on its outcome."""
+    files: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of the files beside the shards: those of refused records, and the job. Empty in older manifests."""
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -103,8 +107,12 @@ class Manifest:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the canonical JSON: two folders with equal digests hold the same molecules in the same order."""
-        canonical = json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+        """SHA-256 of the canonical JSON: two folders with equal digests hold the same molecules in the same order.
+
+        `files` is left out: the job knows where its inputs lay and when they changed, which no molecule hangs on.
+        """
+        facts = {name: value for name, value in dataclasses.asdict(self).items() if name != "files"}
+        canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def split(self, split: Split) -> tuple[ShardEntry, ...]:
@@ -135,10 +143,13 @@ class Manifest:
         """Reads a manifest under any name, as `load` does."""
         folder, _, name = str(path).rpartition("/")
         try:
-            with fsspec.open(str(path), "rb") as file:
+            with opened(str(path)) as file:
                 data = json.loads(file.read())
         except FileNotFoundError:
-            raise ManifestError(f"no {name} in {folder}: name a folder that `mmsa prepare` has finished") from None
+            mend = "folder that `mmsa prepare` has finished" if name == MANIFEST_NAME else "manifest that is there"
+            raise ManifestError(f"no {name} in {folder}: name a {mend}") from None
+        except PlaceError as error:
+            raise ManifestError(str(error)) from error
         except (OSError, ValueError) as error:
             raise ManifestError(f"cannot read {path}: {error}") from error
         try:
@@ -150,6 +161,7 @@ class Manifest:
             digest = data.pop("digest")
             shards = tuple(map(ShardEntry.from_json, data.pop("shards")))
             manifest = cls(shards=shards, ledger=Ledger(**data.pop("ledger")), **data)
+            others = manifest.files.keys()
         except (KeyError, TypeError, AttributeError) as error:
             raise ManifestError(f"{path} is not a manifest of shards ({error!r}): prepare the shards again") from error
         if digest != manifest.digest:
@@ -157,4 +169,7 @@ class Manifest:
         for shard in manifest.shards:  # a name is all that stands between a manifest and any file of the reader's
             if not _SHARD_NAME.fullmatch(shard.name):
                 raise ManifestError(f"{path} names a shard {shard.name!r}, which is no file of its folder: distrust it")
+        for other in others:
+            if not _OTHER_NAME.fullmatch(other):
+                raise ManifestError(f"{path} names a file {other!r}, which is none of its folder: distrust it")
         return manifest

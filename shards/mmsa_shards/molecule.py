@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -14,7 +15,7 @@ from rdkit import Chem
 
 from mmsa_shards.block import Molecule, fits
 from mmsa_shards.conformers import embed
-from mmsa_shards.conformers_nvmolkit import embed_many
+from mmsa_shards.conformers_nvmolkit import BatchError, embed_many
 from mmsa_shards.depiction import depict
 from mmsa_shards.descriptors import compute_descriptors
 from mmsa_shards.features import atom_features, bond_features
@@ -23,6 +24,8 @@ from mmsa_shards.options import PrepareOptions, Standardization
 from mmsa_shards.read import Structure
 from mmsa_shards.schema import STEPS_PER_ANGSTROM, STEPS_PER_DRAWING_UNIT
 from mmsa_shards.standardize import Keys, Parent, Refusal, first_line, refused_if_lost, standardize_and
+
+_LOG = logging.getLogger(__name__)
 
 #: Seconds of computing that a molecule may cost where it is not embedded; the usual is a thousandth of it.
 SECONDS_WITHOUT_EMBEDDING = 10.0
@@ -80,7 +83,12 @@ class Order:
 
 
 def make_molecules(
-    orders: Sequence[Order], conformers: Conformers, *, drawn: bool = True, described: bool = False
+    orders: Sequence[Order],
+    conformers: Conformers,
+    *,
+    drawn: bool = True,
+    described: bool = False,
+    tell: Callable[[str], None] = _LOG.warning,
 ) -> list[Molecule | Refusal]:
     """Makes molecules in a guard, so that none of them can hang or crash the caller.
 
@@ -91,15 +99,19 @@ def make_molecules(
         conformers: what to do about 3D.
         drawn: whether they are laid out in the plane, which takes longer than all else; otherwise `xy` is empty.
         described: whether their descriptors are computed.
+        tell: called with a sentence where nvMolKit fails on all of them together, which RDKit then embeds one by one.
 
     Returns:
         In order, a molecule, or the refusal of one that cannot be made even so.
 
     Raises:
-        PrepareError: nvMolKit is wanted, and it or its GPU is missing or fails.
+        PrepareError: nvMolKit is wanted, and it or its GPU is missing.
     """
     if conformers.mode == "etkdg" and conformers.backend == "nvmolkit":
-        orders = _embedded_together(orders, conformers)
+        try:
+            orders = _embedded_together(orders, conformers)
+        except BatchError as error:
+            tell(f"{error}; RDKit embeds them")
     make = partial(make_molecule, drawn=drawn, described=described)
     made = _guarded(orders, make, conformers)
     if conformers.mode == "etkdg":

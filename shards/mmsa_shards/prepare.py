@@ -7,6 +7,8 @@ folder of the shards and the manifest is replaced last. A job that was stopped f
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -35,16 +37,19 @@ from mmsa_shards.conformers_nvmolkit import require_nvmolkit
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.folder import Folder
 from mmsa_shards.job import Job, describe
-from mmsa_shards.manifest import Ledger, Manifest, ShardEntry, Split
+from mmsa_shards.manifest import JOB_NAME, Ledger, Manifest, ShardEntry, Split
 from mmsa_shards.options import PrepareOptions
-from mmsa_shards.publish import finish_publishing, publish_shard
+from mmsa_shards.publish import digests, finish_publishing, publish_shard
 from mmsa_shards.rejects import REJECTS_NAME, read_refused, stored_rejects, write_rejects
 from mmsa_shards.shard import is_intact
-from mmsa_shards.workplace import Prepared, alone_in, claim, prepared, work_folder
+from mmsa_shards.verify import broken_files, size_faults
+from mmsa_shards.workplace import Prepared, alone_in, claim, prepared, work_folder, writing_to
 
 #: Called with the stage (``read``, ``sort``, ``build`` or ``write``), records, shards or molecules done, how many
 #: there are in all (None while it is not known, estimated while reading), and records refused so far.
 Progress = Callable[[str, int, int | None, int], None]
+
+_LOG = logging.getLogger(__name__)
 
 # One input is read by several tasks where workers would have nothing to do; each reads all of it.
 _SMALLEST_PART = 1 << 16  # bytes
@@ -81,7 +86,7 @@ def prepare(
     Raises:
         PrepareError: an input or `out` cannot be used; nothing incomplete stands under a final name.
     """
-    try:
+    with writing_to(out):
         folder = Folder(out)
         work = work_folder(folder, options)
         before = prepared(folder, work)
@@ -91,6 +96,8 @@ def prepare(
             if finish_publishing(work, folder):
                 before = prepared(folder, work)
                 job = describe(inputs, options, before.job if before else None, folder.url)
+            if before is not None:
+                _refuse_what_is_broken(folder, before.manifest)
             if before is not None and before.job == job:
                 shutil.rmtree(work, ignore_errors=True)
                 return before.manifest
@@ -99,8 +106,6 @@ def prepare(
                 Preparation(folder, work, job, before, options, pool, progress, say).run()
             finish_publishing(work, folder)
         return Manifest.load(folder.url)
-    except OSError as error:
-        raise PrepareError(f"cannot write to {out}: {error}") from error
 
 
 class Preparation:
@@ -156,7 +161,7 @@ class Preparation:
         pieces = self.build(deals, counts.rejected)
         shards = self.write(plans, deals, pieces)
         manifest = self.account(counts, intervals, shards, chunks, [*chain.from_iterable(pieces.values())])
-        manifest.save(self.work)
+        dataclasses.replace(manifest, files=digests(self.work)).save(self.work)
         if self.folder.path is None:  # an upload is work for all nodes
             moves = [(self.work / "shards" / shard.name, self.folder.url) for shard in manifest.shards]
             for _ in self.pool.map(publish_shard, moves):
@@ -263,7 +268,7 @@ class Preparation:
                     done += of_piece
                 else:
                     calls.append((piece, path, number, self.options, self.work / "making" / piece.name))
-        told = 0
+        told = without_gpu = 0
 
         def tell() -> None:
             nonlocal told
@@ -272,9 +277,14 @@ class Preparation:
             self.progress("build", told, total, rejected)
 
         tell()
-        for made, refused in self.pool.map(build_piece, calls, gpus=self.gpus, heartbeat=tell):
+        for made, refused, why in self.pool.map(build_piece, calls, gpus=self.gpus, heartbeat=tell):
             done, rejected = done + made + refused, rejected + refused
+            if why and not without_gpu:
+                _LOG.warning("%s, and those of other batches that fail", why)
+            without_gpu += bool(why)
             tell()
+        if without_gpu:
+            _LOG.warning("nvMolKit failed on %s of %s batches: check the GPU", f"{without_gpu:,}", f"{len(calls):,}")
         return pieces
 
     def write(
@@ -318,8 +328,7 @@ class Preparation:
             PrepareError: records are unaccounted for.
         """
         before = self.before.manifest if self.before else Manifest(shards=(), ledger=Ledger(0, 0, 0, 0, 0, 0))
-        earlier = stored_rejects(self.folder.url) if self.before else ()
-        reasons = write_rejects(self.work / REJECTS_NAME, chain(earlier, read_refused([*chunks, *pieces])))
+        reasons = self.write_ledger([*chunks, *pieces])
         entries = tuple(shard.entry for shard in shards if shard.entry is not None)
         ledger = Ledger(
             read=before.ledger.read + counts.read,
@@ -349,12 +358,29 @@ class Preparation:
             versions=self.job.versions,
         )
 
+    def write_ledger(self, beside: Sequence[Path]) -> Counter[str]:
+        """Writes every record that was refused, earlier or beside these files; returns how many for each reason."""
+        earlier = stored_rejects(self.folder.url) if self.before else ()
+        return write_rejects(self.work / REJECTS_NAME, chain(earlier, read_refused(beside)))
+
     def stands(self, record: Path) -> bool:
         """Whether the shard of a record is written, and is still what was written."""
         if not record.exists():
             return False
         entry = ShardDone.load(record).entry
         return entry is None or entry == self.held.get(record.stem) or is_intact(record.parent, entry)
+
+
+def _refuse_what_is_broken(folder: Folder, held: Manifest) -> None:
+    """Looks at the sizes of all shards, and at the refused records, which go on into the next ledger."""
+    rejects = {name: what for name, what in broken_files(folder.url, held).items() if name != JOB_NAME}
+    faults = [
+        *size_faults(folder.url),
+        *(f"{folder.url}/{name} {what}; make it again with mmsa prepare --repair" for name, what in rejects.items()),
+    ]
+    if faults:
+        more = f" (and {len(faults) - 1} more; mmsa inspect --verify names them)" if len(faults) > 1 else ""
+        raise PrepareError(f"{faults[0]}{more}")
 
 
 def _unheard(words: str) -> None:

@@ -6,16 +6,26 @@ what has not been moved yet and replaces the manifest of the folder last.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
 from mmsa_shards.folder import Folder
-from mmsa_shards.job import JOB_NAME
-from mmsa_shards.manifest import MANIFEST_NAME, Manifest
+from mmsa_shards.manifest import JOB_NAME, MANIFEST_NAME, Manifest
 from mmsa_shards.rejects import REJECTS_NAME
 
 #: Manifests that were replaced, by the first digits of their digest.
 EARLIER_MANIFESTS = "manifests"
+
+
+def digests(work: Path) -> dict[str, str]:
+    """Returns the SHA-256 of what is ready beside the shards, for `mmsa_shards.manifest.Manifest.files`."""
+    ready = [*sorted((work / REJECTS_NAME).parent.glob("*.parquet")), work / JOB_NAME]
+    found = {}
+    for path in ready:
+        with path.open("rb") as file:
+            found[path.relative_to(work).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def finish_publishing(work: Path, folder: Folder) -> bool:

@@ -1,25 +1,31 @@
-"""Shards that were lost or damaged -> the same shards, made again from the inputs of their folder."""
+"""Shards and refused records that were lost or damaged -> the same files, made again from the inputs of the folder."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from itertools import chain
 
 from mmsa_shards.build import plan_shards
 from mmsa_shards.cluster import ray_pool
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.folder import Folder
 from mmsa_shards.job import describe
+from mmsa_shards.manifest import JOB_NAME
 from mmsa_shards.options import PrepareOptions
 from mmsa_shards.prepare import Preparation, Progress
+from mmsa_shards.publish import digests
 from mmsa_shards.shard import is_intact
-from mmsa_shards.workplace import alone_in, claim, prepared, work_folder
+from mmsa_shards.verify import broken_files
+from mmsa_shards.workplace import alone_in, claim, prepared, work_folder, writing_to
 
 
 def repair(
     out: str, options: PrepareOptions, *, progress: Progress | None = None, say: Callable[[str], None] | None = None
 ) -> tuple[str, ...]:
-    """Makes the broken shards of a finished folder again, from its inputs, which must be what they were.
+    """Makes the broken files of a finished folder again, from its inputs, which must be what they were.
+
+    A shard takes what its own molecules took, the files of refused records what all of them did.
 
     Args:
         out: the folder.
@@ -28,13 +34,19 @@ def repair(
         say: told in a sentence what is waited for.
 
     Returns:
-        Names of the shards that were made again; each has the bytes that the manifest says.
+        Names of the files that were made again; each has the bytes that the manifest says.
 
     Raises:
-        PrepareError: the folder is not finished, an input is not what it was, or a shard comes out otherwise; the
+        PrepareError: the folder is not finished, an input is not what it was, or a file comes out otherwise; the
             folder stays as it is.
     """
-    folder = Folder(out)
+    with writing_to(out):
+        return _repair(Folder(out), options, progress, say)
+
+
+def _repair(
+    folder: Folder, options: PrepareOptions, progress: Progress | None, say: Callable[[str], None] | None
+) -> tuple[str, ...]:
     work = work_folder(folder, options)
     before = prepared(folder, work)
     if before is None:
@@ -49,7 +61,8 @@ def repair(
         ) from error
     job = describe([source.url for source in before.job.inputs], options, before.job)
     broken = {shard.name: shard for shard in before.manifest.shards if not is_intact(folder.url, shard)}
-    if not broken:
+    rejects = sorted(broken_files(folder.url, before.manifest).keys() - {JOB_NAME})
+    if not broken and not rejects:
         return ()
     with alone_in(work):
         claim(work, folder, job, before)
@@ -58,14 +71,21 @@ def repair(
             chunks, counts = preparation.read()
             every = plan_shards(before.manifest.intervals, options)
             plans = [plan for plan in every if f"{plan.stem}.tar" in broken]
-            deals = preparation.sort(plans, chunks, counts)
-            made = preparation.write(plans, deals, preparation.build(deals, counts.rejected))
+            deals = preparation.sort(every if rejects else plans, chunks, counts)
+            pieces = preparation.build(deals, counts.rejected)
+            made = preparation.write(plans, deals, pieces)
         others = [done.entry.name for done in made if done.entry and done.entry != broken[done.entry.name]]
+        if rejects:
+            preparation.write_ledger([*chunks, *chain.from_iterable(pieces.values())])
+            found = digests(work)
+            others += [name for name in rejects if found.get(name) != before.manifest.files[name]]
         if others:
             raise PrepareError(
                 f"{', '.join(others)} of {folder.url} would not be what it was; prepare all inputs into another folder"
             )
         for name in broken:
             folder.take(work / "shards" / name, name)
+        for name in rejects:
+            folder.take(work / name, name)
         shutil.rmtree(work)
-    return tuple(broken)
+    return (*broken, *rejects)

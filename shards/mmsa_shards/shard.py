@@ -8,12 +8,12 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-import fsspec
 import pyarrow as pa
 
 from mmsa_shards.atomic import write_atomically
 from mmsa_shards.block import Compression, decode_block, encode_block
 from mmsa_shards.manifest import BlockEntry, ShardEntry, Split
+from mmsa_shards.places import locate, opened, reaching
 from mmsa_shards.schema import BLOCK_SCHEMA
 
 _MEND = "make this shard again with mmsa prepare --repair"
@@ -89,8 +89,9 @@ def read_entry(
     url = _url(folder, name)
     try:
         if "://" in url:
-            system, path = fsspec.core.url_to_fs(url)
-            data = bytes(system.cat_file(path, start=entry.offset, end=entry.offset + entry.size))
+            system, path = locate(url)
+            with reaching(url):
+                data = bytes(system.cat_file(path, start=entry.offset, end=entry.offset + entry.size))
         else:
             with open(url, "rb") as file:  # noqa: PTH123  (read for every block: fsspec costs more than the read)
                 file.seek(entry.offset)
@@ -110,7 +111,7 @@ def read_shard(folder: str | Path, shard: ShardEntry) -> Iterator[pa.RecordBatch
     url = _url(folder, shard.name)
     digest, position, sound = hashlib.sha256(), 0, True
     try:
-        with fsspec.open(url, "rb") as file:
+        with opened(url) as file:
             for number, entry in enumerate(shard.blocks):
                 digest.update(file.read(max(0, entry.offset - position)))
                 data = file.read(entry.size)
@@ -161,7 +162,7 @@ def check_members(folder: str | Path, shard: ShardEntry) -> None:
     wanted = [(_member(shard.name, n), b.offset, b.size) for n, b in enumerate(shard.blocks)]
     found: list[tuple[str, int, int]] = []
     try:
-        with fsspec.open(url, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with opened(url) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for info in tar:
                 if not info.isfile():
                     raise ShardError(f"member {info.name!r} of {url} is no plain file; {_MEND}")
@@ -181,7 +182,7 @@ def is_intact(folder: str | Path, shard: ShardEntry) -> bool:
     """Whether the shard is there and its bytes are those of the manifest."""
     digest, size = hashlib.sha256(), 0
     try:
-        with fsspec.open(_url(folder, shard.name), "rb") as file:
+        with opened(_url(folder, shard.name)) as file:
             while piece := file.read(1 << 20):
                 digest.update(piece)
                 size += len(piece)

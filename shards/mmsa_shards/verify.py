@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmsa_shards.manifest import Manifest, ManifestError, ShardEntry
+from mmsa_shards.folder import Folder
+from mmsa_shards.manifest import JOB_NAME, Manifest, ManifestError, ShardEntry
+from mmsa_shards.places import locate, opened, reaching
 from mmsa_shards.rejects import REJECTS_NAME, read_rejects
 from mmsa_shards.shard import ShardError, read_shard
 
 _AGAIN = "prepare the folder again"
+_REPAIR = "make it again with mmsa prepare --repair"
+
+#: What follows where nothing says any more from which files a folder was prepared.
+WITHOUT_JOB = (
+    "the shards can be used, but nothing can be added to them or repaired: for that, prepare all inputs into another "
+    "folder"
+)
 
 
 @dataclass(frozen=True)
@@ -28,14 +38,19 @@ class Verification:
     molecules: int
     bytes: int
     """Of all shards of the manifest."""
+    job_faults: tuple[str, ...] = ()
+    """Likewise of what the folder was prepared from: the shards can be used, but not added to or repaired."""
+    unchecked: str = ""
+    """A sentence where a part could not be checked, because an older version prepared the folder; not a fault."""
 
 
 def verify_folder(folder: str | Path, *, progress: Callable[[int, int | None], None] | None = None) -> Verification:
     """Reads all of a folder of shards and checks it against its manifest.
 
     Checked are every byte and block of every shard (`mmsa_shards.shard.read_shard`), that no InChIKey stands twice in
-    a shard (across shards none can: a shard is an interval of a hash of it), the totals, the ledger, its refused
-    records, and that there is no shard that the manifest does not know.
+    a shard (across shards none can: a shard is an interval of a hash of it), the totals, the ledger, the bytes and
+    the number of its refused records, what the folder was prepared from, and that there is no file of these kinds
+    that the manifest does not know.
 
     Args:
         folder: a path, or a URL that fsspec knows.
@@ -61,9 +76,20 @@ def verify_folder(folder: str | Path, *, progress: Callable[[int, int | None], N
             f"the blocks of {folder} name the conformer sources {dict(sources)}, the manifest "
             f"{manifest.conformer_sources}; {_AGAIN}"
         )
-    faults += _ledger_faults(folder, manifest, total)
+    broken = broken_files(folder, manifest)
+    of_job = broken.pop(JOB_NAME, "") if manifest.files else _job_of_an_older_folder(folder, manifest)
+    faults += [f"{folder}/{name} {what}; {_REPAIR}" for name, what in broken.items()]
+    faults += _ledger_faults(folder, manifest, total, readable=not broken)
     faults += _strays(folder, manifest)
-    return Verification(tuple(faults), len(manifest.shards), total, sum(shard.bytes for shard in manifest.shards))
+    job_faults = (f"{folder}/{JOB_NAME} {of_job}; {WITHOUT_JOB}",) if of_job else ()
+    unchecked = (
+        f"the manifest of {folder} is older than digests of the files beside the shards: of refused records number "
+        f"and reasons were compared, of {JOB_NAME} options and names; adding inputs gives it digests"
+    )
+    size = sum(shard.bytes for shard in manifest.shards)
+    return Verification(
+        tuple(faults), len(manifest.shards), total, size, job_faults, "" if manifest.files else unchecked
+    )
 
 
 def size_faults(folder: str | Path) -> tuple[str, ...]:
@@ -76,8 +102,9 @@ def size_faults(folder: str | Path) -> tuple[str, ...]:
         ManifestError: no usable manifest there.
     """
     manifest = Manifest.load(folder)
-    system, path = fsspec.core.url_to_fs(str(folder))
-    sizes = {Path(entry["name"]).name: entry["size"] for entry in system.ls(path, detail=True)}
+    system, path = locate(str(folder))
+    with reaching(str(folder)):
+        sizes = {Path(entry["name"]).name: entry["size"] for entry in system.ls(path, detail=True)}
     return tuple(
         f"{folder}/{shard.name} "
         + ("is missing" if shard.name not in sizes else f"has {sizes[shard.name]:,} bytes instead of {shard.bytes:,}")
@@ -109,12 +136,14 @@ def _shard_faults(folder: str | Path, shard: ShardEntry, sources: Counter[str]) 
         )
 
 
-def _ledger_faults(folder: str | Path, manifest: Manifest, molecules: int) -> Iterator[str]:
+def _ledger_faults(folder: str | Path, manifest: Manifest, molecules: int, *, readable: bool) -> Iterator[str]:
     ledger = manifest.ledger
     if not ledger.balances:
         yield f"the ledger of {folder} does not balance: {ledger}; {_AGAIN}"
     if ledger.written != molecules:
         yield f"the ledger of {folder} has {ledger.written} molecules written, the shards hold {molecules}; {_AGAIN}"
+    if not readable:
+        return
     try:
         reasons = Counter(read_rejects(folder)["reason"].to_pylist())
     except FileNotFoundError:
@@ -129,10 +158,45 @@ def _ledger_faults(folder: str | Path, manifest: Manifest, molecules: int) -> It
         )
 
 
+def broken_files(folder: str | Path, manifest: Manifest) -> dict[str, str]:
+    """What is wrong with the files beside the shards of which the manifest has digests, by their names."""
+    broken = {}
+    for name, expected in manifest.files.items():
+        try:
+            with opened(f"{str(folder).rstrip('/')}/{name}") as file:
+                digest = hashlib.sha256()
+                while piece := file.read(1 << 20):
+                    digest.update(piece)
+            if digest.hexdigest() != expected:
+                broken[name] = "does not match its SHA-256 in the manifest"
+        except FileNotFoundError:
+            broken[name] = "is missing"
+        except OSError as error:
+            broken[name] = f"cannot be read ({error})"
+    return broken
+
+
+def _job_of_an_older_folder(folder: str | Path, manifest: Manifest) -> str:
+    """What is wrong with a job of which there is no digest, as far as the manifest can tell."""
+    content = Folder(str(folder)).read(JOB_NAME)
+    if content is None:
+        return "is missing"
+    try:
+        job = json.loads(content)
+        theirs = job["options"], job["versions"], {entry["name"] for entry in job["inputs"]}
+    except (ValueError, LookupError, TypeError) as error:
+        return f"is damaged ({error!r})"
+    agrees = theirs == (manifest.options, manifest.versions, set(manifest.inputs))
+    return "" if agrees else "does not agree with the manifest about options, versions or inputs"
+
+
 def _strays(folder: str | Path, manifest: Manifest) -> Iterator[str]:
-    """Files that look like shards, or like the beginning of one, and are none of the manifest."""
-    system, path = fsspec.core.url_to_fs(str(folder))
-    known = {shard.name for shard in manifest.shards}
-    for name in sorted(Path(entry).name for entry in system.ls(path, detail=False)):
+    """Files that look like shards, refused records, or the beginning of one, and are none of the manifest."""
+    known = {shard.name for shard in manifest.shards} | manifest.files.keys()
+    for name in Folder(str(folder)).names():
         if name.endswith((".tar", ".tmp")) and name not in known:
             yield f"{folder}/{name} is not in the manifest; delete it"
+    rejects = REJECTS_NAME.partition("/")[0]
+    for name in Folder(f"{folder}/{rejects}").names() if manifest.files else ():
+        if f"{rejects}/{name}" not in known:
+            yield f"{folder}/{rejects}/{name} is not in the manifest; delete it"

@@ -6,6 +6,7 @@ A work folder belongs to one job, which a run that was stopped finds again, and 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +16,10 @@ from pathlib import Path
 from mmsa_shards.atomic import write_atomically
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.folder import Folder, is_in_memory
-from mmsa_shards.job import JOB_NAME, Job
-from mmsa_shards.manifest import MANIFEST_NAME, Manifest
+from mmsa_shards.job import Job
+from mmsa_shards.manifest import JOB_NAME, MANIFEST_NAME, Manifest
 from mmsa_shards.options import PrepareOptions
+from mmsa_shards.verify import WITHOUT_JOB
 
 _WORK_NAME = ".work"
 _LOCK_NAME = "lock"
@@ -32,9 +34,23 @@ class Prepared:
     manifest: Manifest
 
 
+@contextmanager
+def writing_to(out: str) -> Iterator[None]:
+    """Says of which folder of shards what a disk refuses is told."""
+    try:
+        yield
+    except OSError as error:
+        raise PrepareError(f"cannot write to {out}: {error}; mend that, or name another folder with --out") from error
+
+
 def held_manifest(out: str) -> Manifest | None:
-    """Returns the manifest of a folder that may be added to; None where there is none yet."""
-    return Manifest.load(out) if Folder(out).read(MANIFEST_NAME) is not None else None
+    """Returns the manifest of a folder that may be added to; None where there is none yet.
+
+    Raises:
+        PrepareError: there can be no folder.
+    """
+    with writing_to(out):
+        return Manifest.load(out) if Folder(out).read(MANIFEST_NAME) is not None else None
 
 
 def work_folder(folder: Folder, options: PrepareOptions) -> Path:
@@ -66,8 +82,14 @@ def prepared(folder: Folder, work: Path) -> Prepared | None:
         PrepareError: it holds something else.
     """
     job = folder.read(JOB_NAME)
+    is_moving = (work / MANIFEST_NAME).exists()  # what is ready moves one file after the other
     if job is not None:
-        return Prepared(Job.from_json(job), Manifest.load(folder.url))
+        manifest, digest = Manifest.load(folder.url), hashlib.sha256(job).hexdigest()
+        if manifest.files.get(JOB_NAME, digest) != digest and not is_moving:
+            raise PrepareError(f"{folder.url}/{JOB_NAME} does not match its SHA-256 in the manifest; {WITHOUT_JOB}")
+        return Prepared(Job.from_json(job), manifest)
+    if folder.read(MANIFEST_NAME) is not None and not is_moving:
+        raise PrepareError(f"{folder.url} holds shards but no {JOB_NAME}; {WITHOUT_JOB}")
     if not (work / JOB_NAME).exists() and set(folder.names()) - {_WORK_NAME}:
         raise PrepareError(f"{folder.url} is not empty and holds no preparation: name another folder")
     return None

@@ -154,12 +154,23 @@ def test_an_input_that_cannot_be_used_is_named_and_nothing_is_left(
         (["evaluate", "--model", "{tmp}", "--tasks", "toxicity", "--out", "{tmp}/e"], "there is no task 'toxicity'"),
         (["report", "{tmp}/nowhere"], "does not exist"),
         (["prepare", "prepare.workers=2"], "no input was named"),
+        (
+            ["prepare", "nope://x/a.smi", "--out", "{tmp}/s"],
+            "cannot reach nope://x/a.smi (Protocol not known: nope): name a path",
+        ),
+        (
+            ["prepare", "a.smi", "--out", "nope://x/s"],
+            "cannot reach nope://x/s (Protocol not known: nope): name a path",
+        ),
+        (["prepare", MINI, "--out", f"{MINI}/x"], f"cannot write to {MINI}/x: [Errno 20] Not a directory"),
+        (["prepare", "--repair", "--out", f"{MINI}/x"], "mend that, or name another folder with --out"),
+        (["inspect", "nope://x/s"], "Protocol not known: nope"),
         (["config", "train.stepz=1"], "did you mean 'steps'"),
         (["pretrain", "steps=1"], "'steps=1' lacks its section: did you mean train.steps=1?"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_sentence(tmp_path: Path, command: list[str], words: str) -> None:
-    done = mmsa(*[word.format(tmp=tmp_path) for word in command])
+    done = mmsa(*[str(word).format(tmp=tmp_path) for word in command])
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
@@ -189,7 +200,24 @@ def test_adding_comparing_and_repairing(molecules: Path, tmp_path: Path) -> None
     assert compared.stdout.splitlines() == added.stdout.splitlines()[-len(compared.stdout.splitlines()) :]
     assert json.loads(mmsa("inspect", out, "--since", earlier, "--json").stdout)["molecules"] == 1
     missing = mmsa("inspect", out, "--since", "0123")
-    assert (missing.returncode, "no 0123.json in" in missing.stderr) == (2, True)
+    said = f"no 0123.json in {out}/manifests: name one of {earlier.stem}, or a file"
+    assert (missing.returncode, said in missing.stderr) == (2, True)
+    nowhere = mmsa("inspect", out, "--sheet", "/proc/x.png")
+    said = "cannot draw /proc/x.png (No such file or directory): name another file with --sheet"
+    assert (nowhere.returncode, said in nowhere.stderr) == (2, True)
+    again = mmsa("prepare", tmp_path / "more.smi", "--out", out, *settings)
+    assert "3  shards stay, as the manifests say; `mmsa inspect --verify` reads them" in again.stdout
+    (tmp_path / "one.smi").write_text("CCO\n")
+    on_a_file = mmsa("prepare", tmp_path / "one.smi", "--out", "/proc/nope", *SMALL)
+    said = "cannot write to /proc/nope: [Errno 2] No such file or directory: '/proc/nope'; mend that, or name another"
+    assert (on_a_file.returncode, said in on_a_file.stderr) == (2, True)
+
+    job = (out / "job.json").read_bytes()
+    (out / "job.json").unlink()
+    verified = mmsa("inspect", out, "--verify")
+    assert (verified.returncode, verified.stdout.count("\n")) == (1, 1)
+    assert "job.json is missing; the shards can be used, but nothing can be added" in verified.stdout
+    (out / "job.json").write_bytes(job)
 
     (out / "train-00000.tar").unlink()
     verified = mmsa("inspect", out, "--verify")
@@ -236,4 +264,5 @@ def test_help_teaches() -> None:
     text = mmsa("prepare", "--help").stdout
     assert "Example: mmsa prepare" in text
     assert "--exclude" in text
+    assert "s3:// and gs:// with mmsa-dist[cloud]" in " ".join(text.replace("│", " ").split())
     assert mmsa("--help").returncode == 0

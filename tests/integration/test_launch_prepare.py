@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shlex
 import socket
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,6 +117,10 @@ def test_the_rayjob_says_what_the_command_line_understands() -> None:
     command, verb, *words = shlex.split(job["spec"]["entrypoint"])
     assert (command, verb) == ("mmsa", "prepare")
     load_config(None, [word for word in words if "=" in word])
+    (extras,) = re.findall(r"'mmsa-dist\[(.*)\]'", text)
+    brought = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    packages = " ".join(package for extra in extras.split(",") for package in brought[extra])
+    assert [name in packages for name in ("ray[", "s3fs", "gcsfs")] == [True] * 3, "it speaks of s3:// and gs://"
     cluster = job["spec"]["rayClusterSpec"]
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     for group in groups:

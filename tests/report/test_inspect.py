@@ -8,6 +8,7 @@ import json
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 from rich.console import Console
@@ -15,6 +16,8 @@ from rich.console import Console
 from mmsa_dist.report import contact_sheet, inspect_shards, render_inspection
 from mmsa_dist.report.inspect import small_sheet
 from mmsa_shards.manifest import Ledger, Manifest
+from mmsa_shards.schema import BLOCK_SCHEMA
+from mmsa_shards.shard import read_block, write_shard
 
 
 def test_statistics(tiny_shards):
@@ -74,13 +77,35 @@ def test_json(tiny_shards):
     found = json.loads(json.dumps(inspect_shards(tiny_shards).to_json(), allow_nan=False))
     assert list(found) == [
         "folder", "digest", "molecules", "bytes", "bytes_per_molecule", "splits", "ledger", "reject_reasons",
-        "conformer_sources", "standardization", "molecules_read", "heavy_atoms", "bonds", "elements",
+        "conformer_sources", "standardization", "molecules_read", "heavy_atoms", "bonds", "elements", "shared_ids",
     ]  # fmt: skip
     assert found["molecules"] == found["ledger"]["read"] == 55
     assert found["splits"]["val"] | {"bytes": 0} == {"shards": 1, "blocks": 3, "molecules": 11, "bytes": 0}
     assert found["heavy_atoms"]["quantiles"]["0%"] == 2
     assert found["heavy_atoms"]["histogram"][0] == {"least": 2, "most": 2, "molecules": 3}
     assert found["elements"]["N"] == {"atoms": 11, "molecules": 11}
+
+
+def test_ids_that_several_molecules_have(tiny_shards):
+    """Two in one block, four over two shards; and what nobody shares is not spoken of."""
+    alone = inspect_shards(tiny_shards)
+    assert alone.to_json()["shared_ids"] == {"ids": 0, "molecules": 0, "examples": ()}
+    manifest = Manifest.load(tiny_shards)
+    entries = []
+    for number, shard in enumerate(manifest.shards):
+        blocks = [read_block(tiny_shards, shard, block) for block in range(len(shard.blocks))]
+        ids = {(0, 1): ["a", "b", "one", "one"], (0, 3): ["many", "c", "d", "many"], (2, 0): ["many", "e", "many", "f"]}
+        for block in range(len(blocks)):
+            if (number, block) in ids:
+                blocks[block] = blocks[block].set_column(0, BLOCK_SCHEMA.field("id"), pa.array(ids[number, block]))
+        entries.append(write_shard(tiny_shards, shard.name, shard.split, blocks, "zstd"))
+    dataclasses.replace(manifest, shards=tuple(entries)).save(tiny_shards)
+    found = inspect_shards(tiny_shards)
+    assert found.to_json()["shared_ids"] == {"ids": 2, "molecules": 6, "examples": ("one", "many")}
+    for statistics, count in ((alone, 0), (found, 1)):
+        console = Console(width=120, record=True, file=io.StringIO())
+        console.print(render_inspection(statistics))
+        assert console.export_text().count("6 of 55 molecules share 2 ids, such as one, many\n") == count
 
 
 def test_an_empty_folder_has_statistics(tmp_path):

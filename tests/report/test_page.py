@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import gzip
 import io
 import json
@@ -16,7 +17,8 @@ import pytest
 from PIL import Image
 
 from mmsa_dist.embed import export_embeddings
-from mmsa_dist.report import write_report
+from mmsa_dist.report import inspect_shards, write_report
+from mmsa_dist.report.ids import SharedIds
 from mmsa_dist.report.structures import pack
 from mmsa_shards.manifest import Manifest
 from mmsa_shards.shard import read_block
@@ -121,6 +123,21 @@ def test_shards_that_cannot_be_read_say_so(run, tmp_path):
     text = words(Page(write_report(root).read_text()).text["preparation"])
     assert "read 55 duplicates − 0" in text
     assert "Cannot be read: cannot read block 0 of" in text
+
+
+def test_ids_that_several_molecules_have_are_told(run, tmp_path, monkeypatch, page):
+    assert "molecules read share" not in words(page.text["preparation"])
+    root = tmp_path / "run"
+    (root / "shards").mkdir(parents=True)
+    for path in (run / "shards").iterdir():
+        (root / "shards" / path.name).write_bytes(path.read_bytes())
+    shared = SharedIds(ids=3, molecules=7, examples=("CID1", EVIL))
+    found = dataclasses.replace(inspect_shards(root / "shards"), shared_ids=shared)
+    monkeypatch.setattr("mmsa_dist.report.record.inspect_shards", lambda path, blocks: found)
+    html = write_report(root).read_text()
+    assert EVIL not in html
+    said = f"7 of the molecules read share 3 ids, such as CID1, {EVIL}."
+    assert said in words(Page(html).text["preparation"])
 
 
 def test_structures_are_in_the_page(page):

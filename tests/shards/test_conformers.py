@@ -10,7 +10,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
 from mmsa_shards import conformers
-from mmsa_shards.conformers import _has_stereo_of, _relaxed, embed, given_coordinates
+from mmsa_shards.conformers import _relaxed, embed, given_coordinates, has_stereo_of
 from mmsa_shards.depiction import depict
 
 KEY = "LFQSCWFLJHTTHZ-UHFFFAOYSA-N"
@@ -114,9 +114,9 @@ def test_a_conformer_of_another_isomer_is_known_as_such(smiles, other, unspecifi
     drawn, mirror, free = (Chem.AddHs(Chem.MolFromSmiles(text)) for text in (smiles, other, unspecified))
     embedded = Chem.Mol(drawn)
     assert rdDistGeom.EmbedMolecule(embedded, randomSeed=1) == 0
-    assert _has_stereo_of(drawn, embedded)
-    assert _has_stereo_of(free, embedded)
-    assert not _has_stereo_of(mirror, embedded)
+    assert has_stereo_of(drawn, embedded)
+    assert has_stereo_of(free, embedded)
+    assert not has_stereo_of(mirror, embedded)
 
 
 def test_minimization_leads_to_a_lower_energy():

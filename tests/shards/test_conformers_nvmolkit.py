@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from rdkit import Chem
+from rdkit.Chem import rdDistGeom
 
 from mmsa_shards import conformers_nvmolkit, molecule
 from mmsa_shards.block import Molecule
-from mmsa_shards.conformers_nvmolkit import embed_many, require_nvmolkit
+from mmsa_shards.build import ShardPlan
+from mmsa_shards.conformers_nvmolkit import BatchError, embed_many, require_nvmolkit
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.molecule import Conformers, Order, make_molecules
+from mmsa_shards.prepare import Preparation
 
 GPU = Conformers(mode="etkdg", count=1, seed=0, timeout_s=10.0, backend="nvmolkit")
 
@@ -131,9 +137,54 @@ def test_without_a_gpu_the_error_says_so(monkeypatch):
         require_nvmolkit()
 
 
-def test_a_failing_batch_names_the_mend():
-    def fail(mols, count, seed, mmff_iterations):
-        raise RuntimeError("CUDA error: out of memory")
+def out_of_memory(mols, count, seed, mmff_iterations):
+    add(mols[0], places(mols[0]))  # what it did before it failed is not taken
+    raise RuntimeError("CUDA error: out of memory")
 
-    with pytest.raises(PrepareError, match=r"out of memory.*conformer_backend=rdkit"):
-        embed_many(["CCO"], count=1, seed=0, mmff_iterations=0, embed_batch=fail)
+
+def test_a_batch_that_fails_is_embedded_by_rdkit_and_told(monkeypatch):
+    with pytest.raises(BatchError, match=r"failed on a batch of 1 molecules \(CUDA error: out of memory\)"):
+        embed_many(["CCO"], count=1, seed=0, mmff_iterations=0, embed_batch=out_of_memory)
+    monkeypatch.setattr(conformers_nvmolkit, "require_nvmolkit", lambda: None)
+    monkeypatch.setattr(conformers_nvmolkit, "_nvmolkit", out_of_memory)
+    orders = [Order(id="a", inchikey="A", smiles="CCO"), Order(id="b", inchikey="B", smiles="CCN")]
+    told: list[str] = []
+    made = make_molecules(orders, GPU, tell=told.append)
+    assert told == ["nvMolKit failed on a batch of 2 molecules (CUDA error: out of memory); RDKit embeds them"]
+    alone = make_molecules(orders, dataclasses.replace(GPU, backend="rdkit"))
+    for one, other in zip(made, alone, strict=True):
+        np.testing.assert_array_equal(one.conformers, other.conformers)
+
+
+def test_batches_that_fail_are_counted(tmp_path, caplog):
+    schema, plan = pa.schema([("x", pa.int64())]), ShardPlan("train-00000", "train", 0, 1)
+    with pa.ipc.new_file(str(tmp_path / "deal.arrow"), schema) as writer:
+        for _ in range(3):
+            writer.write_batch(pa.RecordBatch.from_pydict({"x": [1, 2]}, schema=schema))
+    results = [(2, 0, ""), (2, 0, "nvMolKit failed (a); RDKit embeds them"), (2, 0, "nvMolKit failed (b)")]
+    preparation = SimpleNamespace(
+        work=tmp_path,
+        options=None,
+        gpus=1,
+        progress=lambda *call: None,
+        pool=SimpleNamespace(map=lambda function, calls, gpus: results),
+    )
+    Preparation.build(preparation, {plan: tmp_path / "deal.arrow"}, 0)
+    assert [record.getMessage() for record in caplog.records] == [
+        "nvMolKit failed (a); RDKit embeds them, and those of other batches that fail",
+        "nvMolKit failed on 2 of 3 batches: check the GPU",
+    ]
+
+
+@pytest.mark.parametrize("mirrored", ["none", "first", "second"])
+@pytest.mark.parametrize("smiles", ["C[C@H](F)O", "C/C=C/[C@@H](N)O"])
+def test_what_has_not_the_stereo_that_is_drawn_is_left(smiles, mirrored):
+    def embed(mols, count, seed, mmff_iterations):
+        for mol in mols:
+            rdDistGeom.EmbedMultipleConfs(mol, 2, randomSeed=1)
+            if mirrored != "none":
+                conformer = mol.GetConformer(("first", "second").index(mirrored))
+                conformer.SetPositions(conformer.GetPositions() * (-1, 1, 1))
+
+    (found,) = embed_many([smiles], count=2, seed=0, mmff_iterations=0, embed_batch=embed)
+    assert (found is not None) == (mirrored == "none")

@@ -340,7 +340,7 @@ def test_a_mirror_may_be_anything_that_fsspec_knows(server, tmp_path):
     assert fetch(f"file://{mirror}", tmp_path / "copy").present == 1
     with pytest.raises(DownloadError, match=r"b\.sdf\.gz does not exist"):
         fetch(f"file://{mirror}", tmp_path / "copy", B)
-    with pytest.raises(DownloadError, match="cannot read from nothing://x/"):
+    with pytest.raises(DownloadError, match="cannot reach nothing://x/"):
         open_source("nothing://x")
 
 

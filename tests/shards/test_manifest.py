@@ -50,6 +50,25 @@ def test_the_ledger_balances_exactly_when_every_record_is_accounted_for(counts):
     assert Ledger(*counts).balances == (counts[0] == sum(counts[1:]))
 
 
+def test_files_beside_the_shards_are_no_part_of_the_digest(tmp_path):
+    """The job among them knows where the inputs lay. A manifest that has none of them is an older one, and good."""
+    sealed = dataclasses.replace(MANIFEST, files={"job.json": "0" * 64, "rejects/part-00000.parquet": "1" * 64})
+    assert sealed.digest == MANIFEST.digest
+    sealed.save(tmp_path)
+    assert Manifest.load(tmp_path).files == sealed.files
+    data = json.loads((tmp_path / "manifest.json").read_text())
+    del data["files"]
+    (tmp_path / "manifest.json").write_text(json.dumps(data))
+    assert Manifest.load(tmp_path) == MANIFEST
+
+
+@pytest.mark.parametrize("name", ["../job.json", "/etc/x.json", "rejects/../x.parquet", "shards/x.parquet", "x.pkl"])
+def test_a_file_outside_the_folder_is_refused(tmp_path, name):
+    dataclasses.replace(MANIFEST, files={name: "0" * 64}).save(tmp_path)
+    with pytest.raises(ManifestError, match="which is none of its folder"):
+        Manifest.load(tmp_path)
+
+
 def test_missing_folder_and_missing_manifest_are_one_sentence(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(ManifestError, match=r"no manifest\.json in .*mmsa prepare"):
@@ -65,6 +84,7 @@ def test_other_schema_damage_and_editing_are_refused(tmp_path):
         ({"options": {"seed": 7}}, "own digest"),
         ({"shards": None}, "not a manifest"),
         ({"surprise": 1}, "not a manifest"),
+        ({"files": ["job.json"]}, "not a manifest"),
     ]:
         path.write_text(json.dumps(good | change))
         with pytest.raises(ManifestError, match=message):

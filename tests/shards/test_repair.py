@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from mmsa_shards.errors import PrepareError
+from mmsa_shards.manifest import Manifest
 from mmsa_shards.options import PrepareOptions
 from mmsa_shards.prepare import prepare
+from mmsa_shards.publish import digests
+from mmsa_shards.rejects import REJECTS_NAME
 from mmsa_shards.repair import repair
 from mmsa_shards.verify import verify_folder
 
@@ -54,6 +57,48 @@ def test_broken_shards_are_made_again(finished, folder, options):
     assert verify_folder(folder).faults == ()
 
 
+def spoil(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_refused_records_are_written_again(finished, folder, options, lost):
+    (folder / "train-00001.tar").unlink()
+    if lost:
+        (folder / REJECTS_NAME).unlink()
+    else:
+        spoil(folder / REJECTS_NAME)
+    assert repair(str(folder), options) == ("train-00001.tar", REJECTS_NAME)
+    assert files(folder) == files(finished / "shards")
+    assert verify_folder(folder).faults == ()
+
+
+def test_what_is_broken_is_neither_added_to_nor_passed_over(finished, folder, chosen):
+    """A shard that stays is not read, and damaged refused records would enter the new ledger with a digest."""
+    (folder.parent / "c.smi").write_text("CCF c1")
+    inputs = [str(finished / name) for name in ("a.smi", "b.smi")]
+    prepare(inputs, str(folder), chosen)
+    whole = files(folder)
+    for name, spoilt, words in [
+        ("train-00001.tar", whole["train-00001.tar"][:-1], "train-00001.tar has .* bytes instead of .*--repair"),
+        (REJECTS_NAME, whole[REJECTS_NAME][:-9] + b"?" + whole[REJECTS_NAME][-8:], "SHA-256 in the manifest.*--repair"),
+        ("job.json", whole["job.json"].replace(b"a.smi", b"x.smi"), r"job\.json does not match its SHA-256"),
+        ("job.json", None, r"holds shards but no job\.json; the shards can be used, but"),
+    ]:
+        if spoilt is None:
+            (folder / name).unlink()
+        else:
+            (folder / name).write_bytes(spoilt)
+        before = {path: content for path, content in files(folder).items() if path != ".work/lock"}
+        for paths in (inputs, [*inputs, str(folder.parent / "c.smi")]):
+            with pytest.raises(PrepareError, match=words):
+                prepare(paths, str(folder), chosen)
+        assert {path: content for path, content in files(folder).items() if path != ".work/lock"} == before
+        (folder / name).write_bytes(whole[name])
+
+
 def test_nothing_is_done_where_nothing_is_broken(folder, options):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert repair(str(folder), options) == ()
@@ -65,6 +110,7 @@ def test_a_folder_of_a_version_with_other_options_is_told(folder, options):
     job = json.loads((folder / "job.json").read_text())
     del job["options"]["groups"]
     (folder / "job.json").write_text(json.dumps(job))
+    dataclasses.replace(Manifest.load(folder), files=digests(folder)).save(folder)
     with pytest.raises(PrepareError, match=r"prepared by another version \(.*'groups'\): prepare all inputs"):
         repair(str(folder), options)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shutil
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from mmsa_shards.manifest import Manifest
+from mmsa_shards.publish import digests
 from mmsa_shards.read import Place, Refused
 from mmsa_shards.rejects import REJECTS_NAME, rejects_table, write_rejects
 from mmsa_shards.shard import read_block, write_shard
@@ -141,3 +143,64 @@ def test_without_a_manifest_nothing_else_is_said(folder):
     (folder / "manifest.json").write_text("{}")
     (fault,) = verify_folder(folder).faults
     assert "is not a manifest of shards" in fault
+
+
+@pytest.fixture
+def sealed(folder):
+    """The same with what it was prepared from, and with digests of all that lies beside the shards."""
+    job = {"inputs": [{"name": "in.smi"}], "options": {"seed": 0}, "versions": {"rdkit": "1"}}
+    (folder / "job.json").write_text(json.dumps(job))
+    _save(folder, options=job["options"], versions=job["versions"], inputs={"in.smi": 57}, files=digests(folder))
+    return folder
+
+
+def test_every_byte_of_the_refused_records_counts(sealed):
+    assert verify_folder(sealed) == dataclasses.replace(verify_folder(sealed), faults=(), job_faults=(), unchecked="")
+    content = (sealed / REJECTS_NAME).read_bytes()
+    for place in range(0, len(content), 97):
+        spoilt = bytearray(content)
+        spoilt[place] ^= 1
+        (sealed / REJECTS_NAME).write_bytes(spoilt)
+        (fault,) = verify_folder(sealed).faults
+        assert fault == (
+            f"{sealed}/{REJECTS_NAME} does not match its SHA-256 in the manifest; make it again with mmsa prepare "
+            "--repair"
+        )
+
+
+def test_refused_records_that_are_others_missing_or_too_many(sealed):
+    others = [Refused(was.id, was.place, was.reason, "something else") for was in REFUSED]
+    write_rejects(sealed / REJECTS_NAME, {}, rejects_table(others))
+    assert [fault.partition(" does not match")[0] for fault in verify_folder(sealed).faults] == [
+        f"{sealed}/{REJECTS_NAME}"
+    ]
+    (sealed / REJECTS_NAME).rename(sealed / "rejects" / "part-00009.parquet")
+    assert [fault.removeprefix(f"{sealed}/") for fault in verify_folder(sealed).faults] == [
+        f"{REJECTS_NAME} is missing; make it again with mmsa prepare --repair",
+        "rejects/part-00009.parquet is not in the manifest; delete it",
+    ]
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, ("is missing", "is missing")),
+        (b"{", ("does not match its SHA-256", "is damaged")),
+        (b'{"inputs": [], "options": {}, "versions": {}}', ("does not match its SHA-256", "does not agree with")),
+    ],
+)
+def test_what_a_folder_was_prepared_from(sealed, content, words, older):
+    if older:
+        _save(sealed, files={})
+    assert verify_folder(sealed).job_faults == ()
+    if content is None:
+        (sealed / "job.json").unlink()
+    else:
+        (sealed / "job.json").write_bytes(content)
+    found = verify_folder(sealed)
+    (fault,) = found.job_faults
+    assert fault.startswith(f"{sealed}/job.json {words[older]}")
+    assert fault.endswith("nothing can be added to them or repaired: for that, prepare all inputs into another folder")
+    assert found.faults == (), "the shards can be used"
+    assert ("older than digests" in found.unchecked) == older

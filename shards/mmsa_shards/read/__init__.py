@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Iterator
 from glob import has_magic
 from pathlib import PurePosixPath
 
-import fsspec
 import pyarrow as pa
 
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.options import PrepareOptions
+from mmsa_shards.places import locate, opened, reaching
 from mmsa_shards.read.lines import cid_smiles_records, line_batches, smiles_records
 from mmsa_shards.read.record import Place, Record, Refused, Structure
 from mmsa_shards.read.sdf import sdf_records
@@ -47,7 +47,7 @@ def read_records(
     kind = _kind(path)
     file, count, number = name or PurePosixPath(path).name, 0, 0
     try:
-        with fsspec.open(path, "rb") as stream:
+        with opened(path) as stream:
             if kind == ".parquet":
                 records = parquet_records(stream, file, options, progress)
             else:
@@ -104,17 +104,18 @@ def files_of(path: str, without: str = "") -> list[str]:
     """
     if not path:
         raise PrepareError("the name of an input is empty: name a file, a folder or a pattern")
-    system, inner = fsspec.core.url_to_fs(path)
+    system, inner = locate(path)
     if "::" in path:  # a chain, such as simplecache::s3://library/a.smi, names one file
         return [path]
     try:
-        if system.isdir(inner):
-            found = system.find(inner)
-        elif has_magic(path) and not system.exists(inner):  # a file may be called a[1].smi
-            found = system.glob(inner)
-        else:
-            return [path]
-    except _refusals() as error:
+        with reaching(path):
+            if system.isdir(inner):
+                found = system.find(inner)
+            elif has_magic(path) and not system.exists(inner):  # a file may be called a[1].smi
+                found = system.glob(inner)
+            else:
+                return [path]
+    except OSError as error:
         raise PrepareError(f"cannot read {path}: {error}") from error
     named = inner.split("/")
     left_out = f"{_url(without)}/" if without else None
@@ -130,7 +131,7 @@ def files_of(path: str, without: str = "") -> list[str]:
 
 
 def _url(path: str) -> str:
-    system, inner = fsspec.core.url_to_fs(path)
+    system, inner = locate(path)
     return str(system.unstrip_protocol(inner)).rstrip("/")
 
 
