@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import csv
 import dataclasses
 import gzip
 import random
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rdkit import Chem
 
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.read import Record, Refused, read_records
@@ -275,24 +277,83 @@ def test_ids_have_no_control_characters(tmp_path, options):
     pq.write_table(pa.table({"id": [record.id for record in records]}), tmp_path / "ids.parquet")
 
 
-def test_a_quote_that_is_never_closed_is_told(tmp_path, options):
+def _outcomes(path, options):
+    """What became of each record: its id and SMILES, or the number of its line and the reason."""
+    return [
+        (r.id, r.structure.text) if isinstance(r, Record) else (r.place.number, r.reason) for r in _read(path, options)
+    ]
+
+
+def test_a_quote_that_is_never_closed_costs_its_own_row(tmp_path, options):
     path = tmp_path / "a.csv"
-    path.write_text('smiles,name\nC,a\nCC,"b\n' + "CCC,c\n" * 500)
-    first, lost = _read(path, options)
+    path.write_text('smiles,name\nC,a\nCC,"b\n' + "CCC,c\n" * 10_000)
+    first, lost, *others = _read(path, options)
     assert (first.id, lost.reason, lost.place.number) == ("a", "syntax", 3)
-    assert "a quote that opens in line 3 is not closed up to line 503" in lost.message
+    assert "a quote that opens in line 3 is not closed before line 4, which is no part of its cell" in lost.message
+    assert _ids(others) == [("c", number) for number in range(4, 10_004)]
+
+
+@pytest.mark.parametrize("names", ["name,smiles,mass", "name;smiles;mass"])
+@pytest.mark.parametrize("closing", ['m60" x', 'm60"', '"m60', '"m60"'])
+def test_a_quote_that_another_row_closes_costs_its_own_row(tmp_path, options, names, closing):
+    rows = [[f"m{n}", "C" * n, "1"] for n in range(2, 202)]
+    rows[8][0] = '"m10 open quote'
+    rows[58][0] = closing
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join([names, *(names[4].join(row) for row in rows)]))
+    records = _read(path, options)
+    assert [record.place.number for record in records] == list(range(2, 202))
+    assert [(r.reason, r.place.number) for r in records if isinstance(r, Refused)][:1] == [("syntax", 10)]
+    assert sum(isinstance(record, Refused) for record in records) == (2 if closing == '"m60' else 1)
 
 
 def test_a_quote_that_is_open_where_the_file_ends_is_told(tmp_path, options):
     path = tmp_path / "a.csv"
-    path.write_text('smiles,name,note\nC,a,\nCC,b,"as drawn\nCCC,c,\nCCCC,d,\n')
-    first, lost = _read(path, options)
+    path.write_text('smiles,name,note\nC,a,\nCC,b,"as drawn\nby hand\nand more')
+    first, lost, *_ = _read(path, options)
     assert (first.id, lost.reason, lost.place.number) == ("a", "syntax", 3)
-    assert lost.message == "a quote that opens in line 3 is not closed up to the end of the file, line 5"
+    assert "a quote that opens in line 3 is not closed up to the end of the file, line 5" in lost.message
     path.write_text('smiles,name,note\nC,a,\nCC,b,"of two\nlines"\n"CCC\nC",c,\nCCCC,d,"last"')
-    a, b, lost, d = _read(path, options)
+    a, b, lost, rest, d = _read(path, options)
     assert (a.id, b.id, d.id) == ("a", "b", "d")
-    assert lost.message == "its SMILES goes on to line 6: a quote that opens in line 5 closes there"
+    assert "its SMILES goes on to line 6: a quote that opens in line 5 closes there" in lost.message
+    assert rest.structure.text == 'C"'  # a line that nothing could be made of, for RDKit to refuse
+
+
+def test_cells_of_several_lines_are_read(tmp_path, options):
+    """Notes with commas, blank lines and quotes of their own, and a molfile longer than any note."""
+    ring = Chem.MolFromSmiles("C" * 120)
+    molfile = Chem.MolToMolBlock(ring)
+    path = tmp_path / "a.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["smiles", "name", "note", "molfile"])
+        writer.writerow(["C", "a", 'drawn\n\nby hand,\nas "methane", which\nit, is, so', molfile])
+        writer.writerow(["CC", "b\nc", "", ""])
+        writer.writerow(["CCC\n", "d", "", ""])
+    assert _outcomes(path, options) == [("a", "C"), ("b c", "CC"), ("d", "CCC")]
+
+
+def test_quotes_in_tables_with_tabs_are_characters_where_they_quote_nothing(tmp_path, options):
+    rows = ['C\t"N-methyl-thing\tx', *(f"{'C' * n}\tm{n}\ty" for n in range(2, 6)), 'CCCCCO\tm6"\tz']
+    rows += ['CO\t"of two\nlines"\tx', 'CN\t"a\tb"\tc', 'N\t"c\td', 'O\t"e"" f"\tg', 'CF\t"last\tq']
+    path = tmp_path / "a.tsv"
+    path.write_text("\n".join(["smiles\tname\tnote", *rows]))
+    kept = [("m2", "CC"), ("m3", "CCC"), ("m4", "CCCC"), ("m5", "CCCCC"), ('m6"', "CCCCCO"), ("of two lines", "CO")]
+    assert _outcomes(path, options) == [
+        ('"N-methyl-thing', "C"), *kept, ("a b", "CN"), ('"c', "N"), ('e" f', "O"), ('"last', "CF"),
+    ]  # fmt: skip
+
+
+def test_a_quote_costs_little_memory(tmp_path, options):
+    path = tmp_path / "a.csv"
+    path.write_text('smiles,name\nC,"a\n' + ("x" * 1000 + "\n") * 20_000)
+    tracemalloc.start()
+    count = sum(1 for _ in read_records(str(path), options))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == 20_001
+    assert peak < 8 << 20
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from mmsa_shards.errors import ColumnError
 from mmsa_shards.options import PrepareOptions
 from mmsa_shards.read.record import Place, Record, Refused, smiles_record, too_long
+from mmsa_shards.read.rows import Lines, table_rows
 
 SMILES_COLUMNS = ("smiles", "canonical_smiles", "isomeric_smiles", "can_smiles", "mol", "structure")
 ID_COLUMNS = (
@@ -26,64 +27,27 @@ ID_COLUMNS = (
     "title",
 )
 
-# No cell of a table of molecules has so many lines; a quote that is never closed makes one that has.
-_MOST_LINES_OF_A_ROW = 100
-
 
 def csv_records(
     batches: Iterable[Sequence[str | None]], file: str, options: PrepareOptions
 ) -> Iterator[Record | Refused]:
     """Rows below a row of names, delimited by comma, semicolon or tab, whichever the names are."""
-    dropped: list[Refused] = []
-    ended = False
-
-    def lines() -> Iterator[str]:
-        nonlocal ended
-        number = 0
-        for batch in batches:
-            for line in batch:
-                number += 1
-                if line is None:
-                    dropped.append(too_long(Place(file, number)))
-                yield f"{line or ''}\n"
-        ended = True
-
-    source = lines()
-    header = next(source, "")
+    lines = Lines(batches)
+    header = next(lines, None) or ""
     delimiter = delimiter_of(header)
     names = next(csv.reader([header], delimiter=delimiter), [])
     smiles_at, id_at = _columns(names, file, options)
-    rows = csv.reader(source, delimiter=delimiter)
-    while True:
-        place = Place(file, rows.line_num + 2)
-        row: list[str] | None = None
-        problem = ""
-        try:
-            row = next(rows)
-        except StopIteration:
-            yield from dropped
-            return
-        except csv.Error as error:
-            problem = f"cannot be read as a row of CSV: {error}"
-        last = rows.line_num + 1
-        if row and ended:  # a row that is whole is given before the next line is asked for
-            problem = f"a quote that opens in line {place.number} is not closed up to the end of the file, line {last}"
-        elif row and smiles_at < len(row) and "\n" in row[smiles_at].strip():
-            problem = f"its SMILES goes on to line {last}: a quote that opens in line {place.number} closes there"
-        if last - place.number >= _MOST_LINES_OF_A_ROW:
-            problem = (
-                f"a quote that opens in line {place.number} is not closed up to line {last}, so no row can be read"
-            )
-        if dropped:
-            yield from dropped
-            dropped.clear()
-        if problem:
-            yield Refused(place.as_id, place, "syntax", problem)
-        elif row:
+    for number, row in table_rows(lines, delimiter, len(names), smiles_at):
+        if row is None:
+            yield too_long(Place(file, number))
+        elif isinstance(row, str):
+            place = Place(file, number)
+            yield Refused(place.as_id, place, "syntax", row)
+        else:
             width = len(row)
             smiles = row[smiles_at].strip() if smiles_at < width else ""
             name = row[id_at] if id_at is not None and id_at < width else ""
-            yield smiles_record(name, smiles, *place)
+            yield smiles_record(name, smiles, file, number)
 
 
 def delimiter_of(header: str) -> str:
