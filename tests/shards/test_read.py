@@ -55,6 +55,14 @@ def test_smiles_file(tmp_path, options):
     assert [record.structure.text for record in records] == ["CCO", "CC(=O)O", "C", "N"]
 
 
+def test_an_id_without_a_smiles_is_a_record(tmp_path, options):
+    path = tmp_path / "a.smi"
+    path.write_bytes(b"CCO\ta\n\tno structure\tmore\n\n \t \n  \tn2\n  CC b\n")
+    records = _read(path, options)
+    assert _ids(records) == [("a", 1), ("no structure", 2), ("n2", 5), ("b", 6)]
+    assert [record.structure.text for record in records] == ["CCO", "", "", "CC"]
+
+
 def test_pubchems_own_smiles_file_has_the_cid_first(tmp_path, options):
     path = tmp_path / "CID-SMILES.gz"
     path.write_bytes(gzip.compress(b"2244\tCC(=O)OC1=CC=CC=C1C(=O)O\n"))
@@ -171,6 +179,55 @@ def test_sdf_of_every_make(tmp_path, options, end):
     first, empty, last = _read(path, options)
     assert first.structure.text == last.structure.text == MOLFILE
     assert (empty.id, empty.structure.text.strip()) == ("a.sdf:2", "")
+
+
+V3000 = Chem.MolToV3KMolBlock(Chem.MolFromMolBlock(MOLFILE)).replace("ethanol", "solid", 1)
+DATA = "> <ID>\nm{}\n\n> <NOTE>\nM  END\n\n"
+
+
+def test_molfiles_without_dollars_between_them_are_records(tmp_path, options):
+    path = tmp_path / "a.sdf"
+    untitled = MOLFILE.replace("ethanol", "", 1)
+    path.write_text(
+        MOLFILE + V3000 + MOLFILE + DATA.format(3) + untitled + DATA.format(4) + untitled[:-1] + MOLFILE
+        + DATA.format(6) + MOLFILE[:170] + "\n" + MOLFILE + "$$$$\n" + MOLFILE[:-1] + untitled + "$$$$\n" + MOLFILE
+        + "\n" + V3000
+    )  # fmt: skip
+    records = _read(path, options)
+    names = ["ethanol", "solid", "m3", "m4", "a.sdf:5", "m6", "ethanol", "ethanol", "ethanol", "a.sdf:10", "ethanol"]
+    assert _ids(records) == [(name, number) for number, name in enumerate([*names, "solid"], 1)]
+    texts = [record.structure.text.rstrip("\n") + "\n" for record in records]
+    cut = texts.pop(6)
+    assert (cut, set(texts)) == (MOLFILE[:170] + "\n", {MOLFILE, untitled, V3000})
+
+
+@pytest.mark.parametrize("held", [MOLFILE, MOLFILE.replace("ethanol", "", 1), V3000, "was\n" + MOLFILE, MOLFILE * 2])
+def test_a_molfile_in_a_data_item_is_data(tmp_path, options, held):
+    path = tmp_path / "a.sdf"
+    path.write_text(f"{MOLFILE}> <AS_DRAWN>\n{held}\n> <ID>\nmine\n\n$$$$\n{MOLFILE}")
+    records = _read(path, options)
+    assert _ids(records) == [("mine", 1), ("ethanol", 2)]
+    assert {record.structure.text for record in records} == {MOLFILE}
+
+
+def test_molfiles_without_dollars_that_cannot_be_parted_are_refused(tmp_path, options):
+    path = tmp_path / "a.sdf"
+    old = MOLFILE.replace("  0999 V2000", "")
+    path.write_text(f"{old}{old}> <ID>\nmine\n\n$$$$\n{MOLFILE}")
+    refused, last = _read(path, options)
+    assert (refused.reason, refused.place.number, last.id) == ("syntax", 1, "ethanol")
+    assert "holds 2 molfiles, and where they begin is not clear: put a line '$$$$'" in refused.message
+
+
+def test_many_molfiles_without_dollars_are_not_held(tmp_path, options):
+    path = tmp_path / "a.sdf"
+    path.write_text(MOLFILE * 200_000)
+    tracemalloc.start()
+    count = sum(record.structure.text == MOLFILE for record in read_records(str(path), options))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == 200_000
+    assert peak < 128 << 20
 
 
 @settings(max_examples=60, deadline=None)
