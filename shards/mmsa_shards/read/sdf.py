@@ -17,6 +17,7 @@ _LONGEST_RECORD = 1 << 24
 _END = b"\n$$$$"
 _CTAB_END = b"\nM  END"
 _DATA = b"\n>"
+_VERSION = re.compile(rb"V[23]000")
 # The fourth line of a molfile, after title, program and comment.
 _COUNTS = re.compile(rb"\n[ \d]{6,40}V[23]000[ \t]*(?=\n)")
 
@@ -80,7 +81,7 @@ def _molfiles(record: bytes) -> list[bytes]:
     A data item may hold a molfile too. That one's head follows the line with the item's name, or other text of the
     item; the head of a record follows a structure, or the blank line that ends a data item.
     """
-    if record.count(b"V2000") + record.count(b"V3000") < 2:  # all that almost every record costs
+    if len(_VERSION.findall(record)) < 2:  # all that almost every record costs
         return [record]
     cuts = [1]  # where titles begin
     for counts in _COUNTS.finditer(record):
