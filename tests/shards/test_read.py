@@ -105,6 +105,31 @@ def test_parquet(tmp_path, options):
     assert [record.structure.text for record in records] == ["CCO", ""]
 
 
+def test_parquet_of_bytes(tmp_path, options):
+    """Columns of bytes, and of text that is no UTF-8: a SMILES that RDKit will refuse, and a name in Latin-1."""
+    path = tmp_path / "a.parquet"
+    texts = pa.array([b"CCO", b"C\xff", None], pa.binary())
+    names = pa.array(["éthanol".encode(), "é".encode("latin-1"), None], pa.binary())
+    as_strings = [pa.Array.from_buffers(pa.string(), 3, column.buffers()) for column in (texts, names)]
+    encoded = [column.dictionary_encode() for column in as_strings]
+    for columns in ([texts, names], as_strings, encoded):
+        pq.write_table(pa.table(dict(zip(["smiles", "name"], columns, strict=True))), path)
+        assert _outcomes(path, options) == [("éthanol", "CCO"), ("é", "C\xff"), ("a.parquet:3", "")]
+
+
+def test_a_parquet_file_that_is_cut_off_is_said_to_be(tmp_path, options):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"smiles": ["CCO"] * 100}), path)
+    whole = path.read_bytes()
+    for content in (whole[:4], whole[: len(whole) // 2], whole[:-1]):
+        path.write_bytes(content)
+        with pytest.raises(PrepareError, match=r"cannot read a\.parquet: it is cut off .*: fetch it again"):
+            _read(path, options)
+    path.write_bytes(b"smiles\nCCO\n")
+    with pytest.raises(PrepareError, match=r"a\.parquet: it is no Parquet file: rename it"):
+        _read(path, options)
+
+
 def test_sdf_ids(tmp_path, options):
     path = tmp_path / "a.sdf.gz"
     tagged = MOLFILE + ">  <PUBCHEM_COMPOUND_CID>  (1) \n702\n\n> <PUBCHEM_CONFORMER_RMSD>\n0.4\n\n$$$$\n"

@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmsa_shards.errors import ColumnError
+from mmsa_shards.errors import ColumnError, PrepareError
 from mmsa_shards.options import PrepareOptions
-from mmsa_shards.read.record import Place, Record, Refused, smiles_record, too_long
+from mmsa_shards.read.record import Place, Record, Refused, smiles_record, text_of, too_long
 from mmsa_shards.read.rows import Lines, table_rows
 
 SMILES_COLUMNS = ("smiles", "canonical_smiles", "isomeric_smiles", "can_smiles", "mol", "structure")
@@ -57,18 +58,36 @@ def delimiter_of(header: str) -> str:
 
 
 def parquet_records(stream: BinaryIO, file: str, options: PrepareOptions) -> Iterator[Record | Refused]:
-    """Rows of a Parquet file; a null is an empty cell."""
-    table = pq.ParquetFile(stream, pre_buffer=False)  # a thread that still reads when the program ends aborts it
+    """Rows of a Parquet file; a null is an empty cell, and columns of bytes are read as those of text.
+
+    Raises:
+        PrepareError: the file has no end that says what it holds.
+    """
+    try:
+        table = pq.ParquetFile(stream, pre_buffer=False)  # a thread that still reads when the program ends aborts it
+    except pa.ArrowInvalid as error:
+        stream.seek(0)
+        if stream.read(4) == b"PAR1":
+            raise PrepareError(f"cannot read {file}: it is cut off ({error}): fetch it again") from error
+        raise PrepareError(f"cannot read {file}: it is no Parquet file: rename it to what it is") from error
     names = table.schema_arrow.names
     smiles_at, id_at = _columns(names, file, options)
     wanted = [names[smiles_at]] + ([] if id_at is None else [names[id_at]])
     number = 0
     for batch in table.iter_batches(batch_size=8192, columns=wanted):
-        values = batch.to_pydict()
-        for smiles, name in zip(values[wanted[0]], values[wanted[-1]], strict=True):
+        all_smiles = _texts(batch[wanted[0]])
+        all_names = [""] * len(all_smiles) if id_at is None else _texts(batch[wanted[-1]])
+        for smiles, name in zip(all_smiles, all_names, strict=True):
             number += 1
-            text = "" if smiles is None else str(smiles).strip()
-            yield smiles_record("" if id_at is None or name is None else str(name), text, file, number)
+            yield smiles_record(name, smiles.strip(), file, number)
+
+
+def _texts(column: pa.Array) -> list[str]:
+    try:
+        values = column.to_pylist()
+    except UnicodeDecodeError:  # where a program wrote other text than it said
+        values = column.cast(pa.binary()).to_pylist()
+    return ["" if value is None else text_of(value) if isinstance(value, bytes) else str(value) for value in values]
 
 
 def _columns(names: Sequence[str], file: str, options: PrepareOptions) -> tuple[int, int | None]:
