@@ -7,6 +7,7 @@ import contextlib
 import csv
 import dataclasses
 import gzip
+import os
 import random
 import resource
 import tracemalloc
@@ -25,6 +26,7 @@ from mmsa_shards.read import Record, Refused, read_records
 from mmsa_shards.read.lines import smiles_records
 from mmsa_shards.read.sdf import sdf_records
 from mmsa_shards.read.unpack import plain
+from tests.fixtures.download_server import Fault, serving
 
 MOLFILE = """ethanol
      made by hand
@@ -152,6 +154,31 @@ def test_truncated_files_fail_or_are_told(tmp_path, options):
     assert records[-1].reason == "truncated_file"
     assert len(records) > 1000  # all that stands before the cut
     assert [record.id for record in records[:-1]] == [f"m{n}" for n in range(1, len(records))]
+
+
+def test_an_answer_that_breaks_off_is_a_file_that_does(options):
+    content = b"".join(b"C" * n + b" m%d\n" % n for n in range(1, 500))
+    with serving() as server:
+        server.put("a.smi", content)
+        server.always["a.smi"] = Fault("truncate", at=1000)
+        with pytest.raises(PrepareError, match=r"a\.smi ends in the middle after 0 records .*: fetch it again, or"):
+            _read(f"{server.url}a.smi", options)
+        (cut,) = _read(f"{server.url}a.smi", options, allow_truncated=True)
+        assert cut.reason == "truncated_file"
+        del server.always["a.smi"]
+        assert len(_read(f"{server.url}a.smi", options)) == 499
+
+
+def test_a_file_that_became_shorter_while_it_was_read_is_told(tmp_path, options):
+    path = tmp_path / "a.smi"
+    path.write_bytes(b"CCO a\n" * 200_000)
+    records = read_records(str(path), options)
+    next(records)
+    os.truncate(path, 600_003)
+    with pytest.raises(
+        PrepareError, match=r"ends in the middle after \d+ records \(600003 of its 1200000 bytes came\)"
+    ):
+        list(records)
 
 
 def test_gzip_files_may_have_several_members_and_padding(tmp_path, options):
