@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
-# What SMILES are written with, bracket atoms whole; few words of prose are.
-_SMILES = re.compile(r"(?:\[[^\]\s]+\]|[BCNOPSFIHbcnopslr*0-9@+\-=#$:/\\.()%~<>&])+")
+# What SMILES are written with; few words of prose are.
+_SMILES = re.compile(r"(?:\[[^\]\s]+\]|Cl|Br|[BCNOPSFIHbcnops*0-9@+\-=#$:/\\.()%~<>&])+")
 
 
 class Lines:
@@ -72,7 +72,7 @@ def table_rows(
                 cells = _cells(line, delimiter)
                 if cells[-1].endswith("\n"):  # its quote is still open
                     cells = _continued(line, lines, delimiter, {width, usual}, smiles_at)
-                elif delimiter == "\t" and len(cells) != width:
+                elif delimiter == "\t" and len(cells) not in (width, usual):
                     cells = line.split(delimiter)
             except csv.Error as error:
                 if delimiter != "\t":
@@ -97,15 +97,19 @@ def _continued(first: str, lines: Lines, delimiter: str, widths: set[int], smile
     taken: list[str | None] = []
     problem = ""
 
+    def not_closed_before() -> str:
+        return f"{opens} is not closed before line {lines.number}, which is no part of its cell"
+
     def text() -> Iterator[str]:
         nonlocal problem
         yield f"{first}\n"
         for line in lines:
             taken.append(line)
-            if line is None or _is_row(line, delimiter, widths, smiles_at):
-                problem = f"{opens} is not closed before line {lines.number}, which is no part of its cell"
+            if line is not None:
+                yield f"{line}\n"
+            if line is None or _is_row(line, delimiter, widths, smiles_at):  # and does not close the quote
+                problem = not_closed_before()
                 return
-            yield f"{line}\n"
         problem = f"{opens} is not closed up to the end of the file, line {lines.number}"
 
     cells: list[str] = []
@@ -118,6 +122,9 @@ def _continued(first: str, lines: Lines, delimiter: str, widths: set[int], smile
             problem = f"{opens} closes in line {lines.number}, which makes a row of {len(cells)} cells"
         elif smiles_at < len(cells) and "\n" in cells[smiles_at].strip():
             problem = f"its SMILES goes on to line {lines.number}: {opens} closes there"
+        elif len(first.split(delimiter)) >= min(widths) and _is_row(taken[-1] or "", delimiter, widths, smiles_at):
+            # Of a cell, the end and what follows it would be as much only where its beginning was less.
+            problem = not_closed_before()
     if problem:
         lines.give_back(taken)
         raise csv.Error(f'{problem}: close it in its cell, or write quotes that belong to the text as ""')
