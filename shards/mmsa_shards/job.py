@@ -26,6 +26,10 @@ from mmsa_shards.schema import SCHEMA_VERSION
 _WITHOUT_EFFECT = ("workers", "work_dir", "allow_truncated")
 _LIBRARIES = ("numpy", "pyarrow")
 
+# Under which names file systems and servers tell the state of a file, the surest first.
+_STATES = ("mtime", "ETag", "etag", "LastModified", "Last-Modified", "last_modified", "updated")
+_UNKNOWN = "None"
+
 
 @dataclass(frozen=True)
 class Input:
@@ -36,7 +40,7 @@ class Input:
     """Under which the ledger speaks of it: the shortest end of its path that no other input has."""
     bytes: int
     changed: str
-    """When it changed last, in the words of its file system."""
+    """When it changed last, in the words of its file system; "None" where that does not say."""
 
     @property
     def key(self) -> str:
@@ -112,7 +116,8 @@ def describe(inputs: Sequence[str], options: PrepareOptions, before: Job | None,
             raise PrepareError(f"input {facts['url']} is named twice: name it once")
         found[facts["url"]] = facts
     for url in found.keys() & known.keys():
-        if (found[url]["bytes"], found[url]["changed"]) != (known[url].bytes, known[url].changed):
+        states = {known[url].changed, found[url]["changed"]} - {_UNKNOWN}
+        if found[url]["bytes"] != known[url].bytes or len(states) > 1:
             raise PrepareError(
                 f"input {url} has changed since this folder was prepared from it: prepare all into another folder"
             )
@@ -147,8 +152,8 @@ def _look_at(path: str) -> dict[str, Any]:
         raise PrepareError(f"input {path} is a folder: name the files in it")
     if info["size"] == 0:
         raise PrepareError(f"input {path} is empty: leave it out or fetch it again")
-    changed = info.get("mtime") or info.get("ETag") or info.get("LastModified")
-    return {"url": system.unstrip_protocol(inner), "bytes": info["size"] or 0, "changed": str(changed)}
+    changed = next((str(info[name]) for name in _STATES if info.get(name)), _UNKNOWN)
+    return {"url": system.unstrip_protocol(inner), "bytes": info["size"] or 0, "changed": changed}
 
 
 def _named(files: Iterable[dict[str, Any]], taken: Collection[str]) -> list[Input]:

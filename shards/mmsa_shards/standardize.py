@@ -23,7 +23,7 @@ from mmsa_shards.guard import Lost, free_guard
 from mmsa_shards.options import Standardization
 from mmsa_shards.read import Structure
 
-RECIPE = 1
+RECIPE = 2
 """Raised when the same record comes to have another parent or another InChIKey, or to be refused or not."""
 
 Reason = Literal[
@@ -249,7 +249,7 @@ def parent_of(mol: Chem.Mol, how: Standardization) -> tuple[Chem.Mol, tuple[Chan
         normal = Chem.Mol(parent)
         _FUNCTIONAL_GROUPS.normalizeInPlace(normal)
         # It joins the charges of a sydnone, and what that gives does not read again: then all groups stay as drawn.
-        if _charges_of(normal) != _charges_of(parent) and Chem.MolFromSmiles(Chem.MolToSmiles(normal)) is not None:
+        if _charges_of(normal) != _charges_of(parent) and _reads_again(normal):
             parent = normal
             changes.append("normalized")
         apply("reionized", _ACIDS.reionizeInPlace, _charges_of)
@@ -259,8 +259,9 @@ def parent_of(mol: Chem.Mol, how: Standardization) -> tuple[Chem.Mol, tuple[Chan
     if how.charges == "neutralize":
         neutral = Chem.Mol(parent)
         _CHARGES.unchargeInPlace(neutral)
-        # It makes [PF6-] a phosphorus of valence 7, which RDKit would not read again: that keeps its charge.
-        if _charges_of(neutral) != _charges_of(parent) and not Chem.DetectChemistryProblems(neutral):
+        # It makes [PF6-] a phosphorus of valence 7, and gives the ring of a metallocene a hydrogen but leaves it
+        # aromatic, which does not read again: such ions keep their charges, as drawn.
+        if _charges_of(neutral) != _charges_of(parent) and _reads_again(neutral):
             parent = neutral
             changes.append("neutralized")
     if how.tautomers == "canonical":
@@ -269,6 +270,10 @@ def parent_of(mol: Chem.Mol, how: Standardization) -> tuple[Chem.Mol, tuple[Chan
         if Chem.MolToSmiles(parent) != drawn:
             changes.append("tautomer")
     return parent, tuple(changes)
+
+
+def _reads_again(mol: Chem.Mol) -> bool:
+    return Chem.MolFromSmiles(Chem.MolToSmiles(mol)) is not None
 
 
 def _charges_of(mol: Chem.Mol) -> object:
@@ -283,8 +288,28 @@ def _diagnose(structure: Structure, parse: Callable[..., Chem.Mol | None]) -> Re
         return Refusal("syntax", f"cannot be read as a {structure.form}{_complaint(structure)}")
     for problem in Chem.DetectChemistryProblems(unsanitized):
         reason: Reason = "aromaticity" if "Kekulize" in problem.GetType() else "valence"
-        return Refusal(reason, first_line(problem.Message()))
+        return Refusal(reason, _in_words(problem, unsanitized, structure.form))
     return Refusal("syntax", f"reads as a {structure.form}, but its stereo or hydrogens make no sense")
+
+
+def _in_words(problem: Any, mol: Chem.Mol, form: str) -> str:
+    """Says what RDKit has against atoms, which it counts from 0 and chemists from 1."""
+    said = first_line(problem.Message())
+    if problem.GetType() == "KekulizeException":
+        atoms = [str(index + 1) for index in problem.GetAtomIndices()]
+        listed = ", ".join(atoms[:12]) + (", ..." if len(atoms) > 12 else "")
+        return (
+            f"its aromatic atoms {listed} of the {form} cannot be given single and double bonds: one of them may lack "
+            "its hydrogen, as in [nH], or a charge"
+        )
+    if problem.GetType() == "AtomKekulizeException":
+        return f"atom {problem.GetAtomIdx() + 1} of the {form} is aromatic, but stands in no ring"
+    if valence := re.search(r"(\d+), is greater than permitted", said):
+        atom = mol.GetAtomWithIdx(problem.GetAtomIdx())
+        charge = f"of charge {atom.GetFormalCharge():+d}" if atom.GetFormalCharge() else "without a charge"
+        what = f"{atom.GetSymbol()} {charge}"
+        return f"atom {atom.GetIdx() + 1} of the {form}, {what}, has a valence of {valence[1]}, more than it can have"
+    return said
 
 
 def _complaint(structure: Structure) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 
+import fsspec
 import pytest
 
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.job import Job, describe
+from tests.fixtures.download_server import serving
 
 
 @pytest.fixture
@@ -57,6 +59,21 @@ def test_an_input_that_has_changed_is_another(files, options):
     assert describe([str(path)], options, None).inputs[0].key != before.inputs[0].key
     with pytest.raises(PrepareError, match=r"x\.smi has changed since .* another folder"):
         describe([str(path)], options, before)
+
+
+@pytest.mark.parametrize("etags", [True, False])
+def test_an_input_that_has_changed_on_a_server_is_another(options, etags):
+    with serving() as server:
+        server.etags = etags
+        server.put("a.smi", b"CCO a")
+        before = describe([f"{server.url}a.smi"], options, None)
+        assert describe([f"{server.url}a.smi"], options, before) == before
+        server.put("a.smi", b"CCN a", time=1_800_000_000.0)
+        fsspec.filesystem("http").invalidate_cache()
+        with pytest.raises(PrepareError, match=r"a\.smi has changed since"):
+            describe([f"{server.url}a.smi"], options, before)
+        untold = dataclasses.replace(before, inputs=(dataclasses.replace(before.inputs[0], changed="None"),))
+        assert describe([f"{server.url}a.smi"], options, untold) == untold  # of a server that did not say
 
 
 def test_jobs_come_back_from_their_files(files, options):

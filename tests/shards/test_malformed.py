@@ -1,4 +1,4 @@
-"""Broken and extreme files: every record is a parent or a refusal with its reason, and the good ones are kept."""
+"""Broken and extreme files: every record is a molecule or a refusal with its reason, and the good ones are kept."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 
 from mmsa_shards.errors import PrepareError
+from mmsa_shards.molecule import Conformers, Order, make_molecules
 from mmsa_shards.read import Record, Refused, read_records
 from mmsa_shards.standardize import Parent, Refusal, standardize_many
 from tests.fixtures.standardization import DEFAULT
@@ -16,7 +17,8 @@ from tests.fixtures.standardization import DEFAULT
 # file -> what becomes of its records. Hand-checked: the counts of records against the `$$$$` lines or the lines
 # of the file, the refusals against what the file holds.
 OUTCOMES: dict[str, dict[str, int]] = {
-    "cdk_bug3488307.sdf.gz": {"ok": 3, "syntax": 1},  # one has an empty line where its counts belong
+    # One has an empty line where its counts belong, two stand right behind records that were cut off.
+    "cdk_bug3488307.sdf.gz": {"ok": 5, "syntax": 1},
     "cdk_emptyStructures.sdf": {"ok": 1, "empty": 1},
     "cdk_macro.smi.gz": {"ok": 478},  # macrocycles
     "deepchem_freesolv_imperfect_sample.csv": {"ok": 5},
@@ -67,9 +69,9 @@ MESSAGES = {
     "cdk_bug3488307.sdf.gz": {2: "Counts line too short: '' on line4"},
     "indigo_bad-header.sdf": {2: "CTAB version string invalid at line 4"},
     "openbabel_102Uridine.smi": {1: "has 2037 heavy atoms, more than prepare.max_atoms=500"},
-    "openbabel_inchi-maxval-overflow.sdf": {1: "atom # 0 C, 25, is greater than permitted"},
+    "openbabel_inchi-maxval-overflow.sdf": {1: "atom 1 of the molfile, C without a charge, has a valence of 25"},
     "rdkit_badConnection.mol": {1: "Element 'Ala' not found"},
-    "rdkit_good_bad_good_good.sdf": {2: "atom # 0 F, 2, is greater than permitted"},
+    "rdkit_good_bad_good_good.sdf": {2: "atom 1 of the molfile, F without a charge, has a valence of 2"},
     "rdkit_sdErrors3.sdf": {1: "Atom line too short"},
     "rdkit_earlyEOF.sdf": {6: "has data, but no '$$$$' after them"},
     "derived_truncated_pubchem.sdf.gz": {76: "ends in the middle here (its gzip stream has no end)"},
@@ -86,6 +88,11 @@ def _outcome(path, options) -> tuple[list[tuple[Record, Parent]], list[Refused]]
             refused.append(Refused(record.id, record.place, parent.reason, parent.message))
         else:
             kept.append((record, parent))
+    orders = [Order(id=record.id, inchikey=parent.inchikey, smiles=parent.smiles) for record, parent in kept]
+    made = make_molecules(orders, Conformers.from_options(options))
+    lost = [(record.id, molecule.message) for (record, _), molecule in zip(kept, made, strict=True)
+            if isinstance(molecule, Refusal)]  # fmt: skip
+    assert lost == []  # what was standardized can be read again and drawn
     return kept, refused
 
 
@@ -157,7 +164,7 @@ def test_hand_made_sdf(tmp_path, options):
     expected = {"ok": 2, "inchi": 1, "valence": 1, "empty": 1, "syntax": 2, "undefined_atom": 1}
     messages = {
         2: "InChI has no identifier for C:O",  # an aromatic bond outside of a ring
-        3: "atom # 0 F, 2, is greater than permitted",
+        3: "atom 1 of the molfile, F without a charge, has a valence of 2",
         4: "the structure has no atoms",
         5: "Element 'Ala' not found",
         7: "attachment point, R-group or query",

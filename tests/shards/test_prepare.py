@@ -411,28 +411,34 @@ class _HerePool:
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     lines=st.lists(
-        st.sampled_from(["CCO", "OCC", "C", "xx", "C*", "N[C@@H](C)F", "NC(C)F", "CO.Cl", "c1cccc1"]),
+        st.sampled_from(
+            ["CCO", "OCC\ta", "C", "xx", "C*", "N[C@@H](C)F", "NC(C)F b", "CO.Cl", "c1cccc1", "\tid alone", "", " \t"]
+        ),
         min_size=1,
     ),
+    end=st.sampled_from(["\n", "\r\n", "\r"]),
     size=st.integers(1, 4),
     shards=st.integers(0, 3),
     excluded=st.booleans(),
 )
-def test_the_ledger_balances_for_any_records(lines, size, shards, excluded, options, tmp_path, monkeypatch):
+def test_the_ledger_balances_for_any_records(lines, end, size, shards, excluded, options, tmp_path, monkeypatch):
     monkeypatch.setattr("mmsa_shards.prepare.ray_pool", lambda *_: contextlib.nullcontext(_HerePool()))
     shutil.rmtree(tmp_path)
     tmp_path.mkdir()
-    (tmp_path / "a.smi").write_text("\n".join(lines))
+    (tmp_path / "a.smi").write_bytes(end.join([*lines, ""]).encode())
     (tmp_path / "x.smi").write_text("OCC")
     exclude = (str(tmp_path / "x.smi"),) if excluded else ()
     chosen: PrepareOptions = dataclasses.replace(options, molecules_per_block=size, shards=shards, exclude=exclude)
     good = {"CCO": "CCO", "OCC": "CCO", "C": "C", "N[C@@H](C)F": 1, "NC(C)F": 2, "CO.Cl": "CO"}
-    expected = {good[line] for line in lines if line in good} - ({"CCO"} if excluded else set())
+    records = [line.split()[0] if line[0] != "\t" else "" for line in lines if line.strip()]
+    expected = {good[smiles] for smiles in records if smiles in good} - ({"CCO"} if excluded else set())
     if not expected:
-        with pytest.raises(PrepareError, match="can be used"):
+        with pytest.raises(PrepareError, match="can be used" if records else "holds no records"):
             prepare([str(tmp_path / "a.smi")], str(tmp_path / "out"), chosen)
         return
     manifest = prepare([str(tmp_path / "a.smi")], str(tmp_path / "out"), chosen)
     assert manifest.ledger.balances
     assert manifest.ledger.written == len(expected) == manifest.molecules("train") + manifest.molecules("val")
-    assert manifest.ledger.rejected == sum(line not in good for line in lines) == sum(manifest.reject_reasons.values())
+    assert manifest.ledger.read == len(records)
+    refused = sum(smiles not in good for smiles in records)
+    assert manifest.ledger.rejected == refused == sum(manifest.reject_reasons.values())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import csv
 import dataclasses
 import gzip
+import os
 import random
 import resource
 import tracemalloc
@@ -17,12 +19,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rdkit import Chem
 
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.read import Record, Refused, read_records
 from mmsa_shards.read.lines import smiles_records
 from mmsa_shards.read.sdf import sdf_records
 from mmsa_shards.read.unpack import plain
+from tests.fixtures.download_server import Fault, serving
 
 MOLFILE = """ethanol
      made by hand
@@ -51,6 +55,14 @@ def test_smiles_file(tmp_path, options):
     records = _read(path, options)
     assert _ids(records) == [("ethanol", 3), ("acetic acid", 5), ("methane", 6), ("a.smi:7", 7)]
     assert [record.structure.text for record in records] == ["CCO", "CC(=O)O", "C", "N"]
+
+
+def test_an_id_without_a_smiles_is_a_record(tmp_path, options):
+    path = tmp_path / "a.smi"
+    path.write_bytes(b"CCO\ta\n\tno structure\tmore\n\n \t \n  \tn2\n  CC b\n")
+    records = _read(path, options)
+    assert _ids(records) == [("a", 1), ("no structure", 2), ("n2", 5), ("b", 6)]
+    assert [record.structure.text for record in records] == ["CCO", "", "", "CC"]
 
 
 def test_pubchems_own_smiles_file_has_the_cid_first(tmp_path, options):
@@ -98,6 +110,31 @@ def test_parquet(tmp_path, options):
     assert told == [path.stat().st_size // 2, path.stat().st_size]
 
 
+def test_parquet_of_bytes(tmp_path, options):
+    """Columns of bytes, and of text that is no UTF-8: a SMILES that RDKit will refuse, and a name in Latin-1."""
+    path = tmp_path / "a.parquet"
+    texts = pa.array([b"CCO", b"C\xff", None], pa.binary())
+    names = pa.array(["éthanol".encode(), "é".encode("latin-1"), None], pa.binary())
+    as_strings = [pa.Array.from_buffers(pa.string(), 3, column.buffers()) for column in (texts, names)]
+    encoded = [column.dictionary_encode() for column in as_strings]
+    for columns in ([texts, names], as_strings, encoded):
+        pq.write_table(pa.table(dict(zip(["smiles", "name"], columns, strict=True))), path)
+        assert _outcomes(path, options) == [("éthanol", "CCO"), ("é", "C\xff"), ("a.parquet:3", "")]
+
+
+def test_a_parquet_file_that_is_cut_off_is_said_to_be(tmp_path, options):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"smiles": ["CCO"] * 100}), path)
+    whole = path.read_bytes()
+    for content in (whole[:4], whole[: len(whole) // 2], whole[:-1]):
+        path.write_bytes(content)
+        with pytest.raises(PrepareError, match=r"cannot read a\.parquet: it is cut off .*: fetch it again"):
+            _read(path, options)
+    path.write_bytes(b"smiles\nCCO\n")
+    with pytest.raises(PrepareError, match=r"a\.parquet: it is no Parquet file: rename it"):
+        _read(path, options)
+
+
 def test_sdf_ids(tmp_path, options):
     path = tmp_path / "a.sdf.gz"
     tagged = MOLFILE + ">  <PUBCHEM_COMPOUND_CID>  (1) \n702\n\n> <PUBCHEM_CONFORMER_RMSD>\n0.4\n\n$$$$\n"
@@ -120,6 +157,31 @@ def test_truncated_files_fail_or_are_told(tmp_path, options):
     assert records[-1].reason == "truncated_file"
     assert len(records) > 1000  # all that stands before the cut
     assert [record.id for record in records[:-1]] == [f"m{n}" for n in range(1, len(records))]
+
+
+def test_an_answer_that_breaks_off_is_a_file_that_does(options):
+    content = b"".join(b"C" * n + b" m%d\n" % n for n in range(1, 500))
+    with serving() as server:
+        server.put("a.smi", content)
+        server.always["a.smi"] = Fault("truncate", at=1000)
+        with pytest.raises(PrepareError, match=r"a\.smi ends in the middle after 0 records .*: fetch it again, or"):
+            _read(f"{server.url}a.smi", options)
+        (cut,) = _read(f"{server.url}a.smi", options, allow_truncated=True)
+        assert cut.reason == "truncated_file"
+        del server.always["a.smi"]
+        assert len(_read(f"{server.url}a.smi", options)) == 499
+
+
+def test_a_file_that_became_shorter_while_it_was_read_is_told(tmp_path, options):
+    path = tmp_path / "a.smi"
+    path.write_bytes(b"CCO a\n" * 200_000)
+    records = read_records(str(path), options)
+    next(records)
+    os.truncate(path, 600_003)
+    with pytest.raises(
+        PrepareError, match=r"ends in the middle after \d+ records \(600003 of its 1200000 bytes came\)"
+    ):
+        list(records)
 
 
 def test_gzip_files_may_have_several_members_and_padding(tmp_path, options):
@@ -172,6 +234,55 @@ def test_sdf_of_every_make(tmp_path, options, end):
     first, empty, last = _read(path, options)
     assert first.structure.text == last.structure.text == MOLFILE
     assert (empty.id, empty.structure.text.strip()) == ("a.sdf:2", "")
+
+
+V3000 = Chem.MolToV3KMolBlock(Chem.MolFromMolBlock(MOLFILE)).replace("ethanol", "solid", 1)
+DATA = "> <ID>\nm{}\n\n> <NOTE>\nM  END\n\n"
+
+
+def test_molfiles_without_dollars_between_them_are_records(tmp_path, options):
+    path = tmp_path / "a.sdf"
+    untitled = MOLFILE.replace("ethanol", "", 1)
+    path.write_text(
+        MOLFILE + V3000 + MOLFILE + DATA.format(3) + untitled + DATA.format(4) + untitled[:-1] + MOLFILE
+        + DATA.format(6) + MOLFILE[:170] + "\n" + MOLFILE + "$$$$\n" + MOLFILE[:-1] + untitled + "$$$$\n" + MOLFILE
+        + "\n" + V3000
+    )  # fmt: skip
+    records = _read(path, options)
+    names = ["ethanol", "solid", "m3", "m4", "a.sdf:5", "m6", "ethanol", "ethanol", "ethanol", "a.sdf:10", "ethanol"]
+    assert _ids(records) == [(name, number) for number, name in enumerate([*names, "solid"], 1)]
+    texts = [record.structure.text.rstrip("\n") + "\n" for record in records]
+    cut = texts.pop(6)
+    assert (cut, set(texts)) == (MOLFILE[:170] + "\n", {MOLFILE, untitled, V3000})
+
+
+@pytest.mark.parametrize("held", [MOLFILE, MOLFILE.replace("ethanol", "", 1), V3000, "was\n" + MOLFILE, MOLFILE * 2])
+def test_a_molfile_in_a_data_item_is_data(tmp_path, options, held):
+    path = tmp_path / "a.sdf"
+    path.write_text(f"{MOLFILE}> <AS_DRAWN>\n{held}\n> <ID>\nmine\n\n$$$$\n{MOLFILE}")
+    records = _read(path, options)
+    assert _ids(records) == [("mine", 1), ("ethanol", 2)]
+    assert {record.structure.text for record in records} == {MOLFILE}
+
+
+def test_molfiles_without_dollars_that_cannot_be_parted_are_refused(tmp_path, options):
+    path = tmp_path / "a.sdf"
+    old = MOLFILE.replace("  0999 V2000", "")
+    path.write_text(f"{old}{old}> <ID>\nmine\n\n$$$$\n{MOLFILE}")
+    refused, last = _read(path, options)
+    assert (refused.reason, refused.place.number, last.id) == ("syntax", 1, "ethanol")
+    assert "holds 2 molfiles, and where they begin is not clear: put a line '$$$$'" in refused.message
+
+
+def test_many_molfiles_without_dollars_are_not_held(tmp_path, options):
+    path = tmp_path / "a.sdf"
+    path.write_text(MOLFILE * 200_000)
+    tracemalloc.start()
+    count = sum(record.structure.text == MOLFILE for record in read_records(str(path), options))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == 200_000
+    assert peak < 128 << 20
 
 
 @settings(max_examples=60, deadline=None)
@@ -278,24 +389,83 @@ def test_ids_have_no_control_characters(tmp_path, options):
     pq.write_table(pa.table({"id": [record.id for record in records]}), tmp_path / "ids.parquet")
 
 
-def test_a_quote_that_is_never_closed_is_told(tmp_path, options):
+def _outcomes(path, options):
+    """What became of each record: its id and SMILES, or the number of its line and the reason."""
+    return [
+        (r.id, r.structure.text) if isinstance(r, Record) else (r.place.number, r.reason) for r in _read(path, options)
+    ]
+
+
+def test_a_quote_that_is_never_closed_costs_its_own_row(tmp_path, options):
     path = tmp_path / "a.csv"
-    path.write_text('smiles,name\nC,a\nCC,"b\n' + "CCC,c\n" * 500)
-    first, lost = _read(path, options)
+    path.write_text('smiles,name\nC,a\nCC,"b\n' + "CCC,c\n" * 10_000)
+    first, lost, *others = _read(path, options)
     assert (first.id, lost.reason, lost.place.number) == ("a", "syntax", 3)
-    assert "a quote that opens in line 3 is not closed up to line 503" in lost.message
+    assert "a quote that opens in line 3 is not closed before line 4, which is no part of its cell" in lost.message
+    assert _ids(others) == [("c", number) for number in range(4, 10_004)]
+
+
+@pytest.mark.parametrize("names", ["name,smiles,mass", "name;smiles;mass"])
+@pytest.mark.parametrize("closing", ['m60" x', 'm60"', '"m60', '"m60"'])
+def test_a_quote_that_another_row_closes_costs_its_own_row(tmp_path, options, names, closing):
+    rows = [[f"m{n}", "C" * n, "1"] for n in range(2, 202)]
+    rows[8][0] = '"m10 open quote'
+    rows[58][0] = closing
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join([names, *(names[4].join(row) for row in rows)]))
+    records = _read(path, options)
+    assert [record.place.number for record in records] == list(range(2, 202))
+    assert [(r.reason, r.place.number) for r in records if isinstance(r, Refused)][:1] == [("syntax", 10)]
+    assert sum(isinstance(record, Refused) for record in records) == (2 if closing == '"m60' else 1)
 
 
 def test_a_quote_that_is_open_where_the_file_ends_is_told(tmp_path, options):
     path = tmp_path / "a.csv"
-    path.write_text('smiles,name,note\nC,a,\nCC,b,"as drawn\nCCC,c,\nCCCC,d,\n')
-    first, lost = _read(path, options)
+    path.write_text('smiles,name,note\nC,a,\nCC,b,"as drawn\nby hand\nand more')
+    first, lost, *_ = _read(path, options)
     assert (first.id, lost.reason, lost.place.number) == ("a", "syntax", 3)
-    assert lost.message == "a quote that opens in line 3 is not closed up to the end of the file, line 5"
+    assert "a quote that opens in line 3 is not closed up to the end of the file, line 5" in lost.message
     path.write_text('smiles,name,note\nC,a,\nCC,b,"of two\nlines"\n"CCC\nC",c,\nCCCC,d,"last"')
-    a, b, lost, d = _read(path, options)
+    a, b, lost, rest, d = _read(path, options)
     assert (a.id, b.id, d.id) == ("a", "b", "d")
-    assert lost.message == "its SMILES goes on to line 6: a quote that opens in line 5 closes there"
+    assert "its SMILES goes on to line 6: a quote that opens in line 5 closes there" in lost.message
+    assert rest.structure.text == 'C"'  # a line that nothing could be made of, for RDKit to refuse
+
+
+def test_cells_of_several_lines_are_read(tmp_path, options):
+    """Notes with commas, blank lines and quotes of their own, and a molfile longer than any note."""
+    ring = Chem.MolFromSmiles("C" * 120)
+    molfile = Chem.MolToMolBlock(ring)
+    path = tmp_path / "a.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["smiles", "name", "note", "molfile"])
+        writer.writerow(["C", "a", 'drawn\n\nby hand,\nas "methane", which\nit, is, so', molfile])
+        writer.writerow(["CC", "b\nc", "", ""])
+        writer.writerow(["CCC\n", "d", "", ""])
+    assert _outcomes(path, options) == [("a", "C"), ("b c", "CC"), ("d", "CCC")]
+
+
+def test_quotes_in_tables_with_tabs_are_characters_where_they_quote_nothing(tmp_path, options):
+    rows = ['C\t"N-methyl-thing\tx', *(f"{'C' * n}\tm{n}\ty" for n in range(2, 6)), 'CCCCCO\tm6"\tz']
+    rows += ['CO\t"of two\nlines"\tx', 'CN\t"a\tb"\tc', 'N\t"c\td', 'O\t"e"" f"\tg', 'CF\t"last\tq']
+    path = tmp_path / "a.tsv"
+    path.write_text("\n".join(["smiles\tname\tnote", *rows]))
+    kept = [("m2", "CC"), ("m3", "CCC"), ("m4", "CCCC"), ("m5", "CCCCC"), ('m6"', "CCCCCO"), ("of two lines", "CO")]
+    assert _outcomes(path, options) == [
+        ('"N-methyl-thing', "C"), *kept, ("a b", "CN"), ('"c', "N"), ('e" f', "O"), ('"last', "CF"),
+    ]  # fmt: skip
+
+
+def test_a_quote_costs_little_memory(tmp_path, options):
+    path = tmp_path / "a.csv"
+    path.write_text('smiles,name\nC,"a\n' + ("x" * 1000 + "\n") * 20_000)
+    tracemalloc.start()
+    count = sum(1 for _ in read_records(str(path), options))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == 20_001
+    assert peak < 8 << 20
 
 
 @pytest.mark.parametrize(

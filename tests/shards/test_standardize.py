@@ -76,6 +76,9 @@ def test_inchikey():
         ("[O-][N+](=O)CCS(C)=O", "C[S+]([O-])CC[N+](=O)[O-]", "normalized"),
         ("[K+].[O-][N+](=O)[O-]", "O=[N+]([O-])O", "fragment_removed neutralized"),
         ("F[P-](F)(F)(F)(F)F", "F[P-](F)(F)(F)(F)F", ""),  # with a proton it would be no molecule
+        # Nor has the ring of a metallocene: with a proton it would not be aromatic.
+        ("[cH-]1cccc1.[cH-]1cccc1.[Fe+2]", "c1cc[cH-]c1", "fragment_removed"),
+        ("[S-][c-]1cccc1", "[S-][c-]1cccc1", ""),
         ("[O-]c1c[n+](C)no1", "C[n+]1cc([O-])on1", ""),  # sydnones cannot be drawn without charges
         ("[O-]c1c[n+](CCS(C)=O)no1", "CS(=O)CC[n+]1cc([O-])on1", ""),  # and the sulfoxide beside stays as drawn
         ("C[n+]1cc([N-]C(C)=O)on1", "CC(=O)[N-]c1c[n+](C)no1", ""),
@@ -222,8 +225,13 @@ def test_messages_say_what_is_wrong_and_where():
     assert message("CC(") == "cannot be read as a SMILES: syntax error around character 3"
     assert message("CC1") == "cannot be read as a SMILES: unclosed ring"
     assert message("CC\0O") == "cannot be read as a SMILES: syntax error around character 3"
-    assert message("C(C)(C)(C)(C)C") == "Explicit valence for atom # 0 C, 5, is greater than permitted"
-    assert message("c1cccc1") == "Can't kekulize mol.  Unkekulized atoms: 0 1 2 3 4"
+    too_much = "has a valence of {}, more than it can have"
+    assert message("C(C)(C)(C)(C)C") == "atom 1 of the SMILES, C without a charge, " + too_much.format(5)
+    assert message("C[P-](F)(F)(F)(F)(F)F") == "atom 2 of the SMILES, P of charge -1, " + too_much.format(7)
+    bonds = "cannot be given single and double bonds: one of them may lack its hydrogen, as in [nH], or a charge"
+    assert message("Cc1ccnc1") == f"its aromatic atoms 2, 3, 4, 5, 6 of the SMILES {bonds}"
+    assert "aromatic atoms 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, ... of" in message("c1" + "c" * 13 + "c1")
+    assert message("cC") == "atom 1 of the SMILES is aromatic, but stands in no ring"
     counts = "cannot be read as a molfile: Counts line too short: '  x' on line4"
     assert message("a\nb\n\n  x\n", "molfile") == counts
     ala = Chem.MolToMolBlock(Chem.MolFromSmiles("CC")).replace(" C  ", " Ala", 1)

@@ -57,8 +57,8 @@ def read_records(
                 count += 1
                 number = record.place.number
                 yield record
-    except (EOFError, zlib.error) as error:
-        truncated = isinstance(error, EOFError)
+    except (EOFError, zlib.error, *_of_servers("ClientPayloadError")) as error:
+        truncated = not isinstance(error, zlib.error)
         what = "ends in the middle" if truncated else "is damaged"
         if not options.allow_truncated:
             raise PrepareError(
@@ -141,9 +141,13 @@ def is_known_kind(path: str) -> bool:
 
 
 def _refusals() -> tuple[type[Exception], ...]:
-    """How a file, a disk or a server refuses: aiohttp's errors, which fsspec lets pass, are no OSErrors."""
-    of_servers = (sys.modules["aiohttp"].ClientError,) if "aiohttp" in sys.modules else ()
-    return OSError, pa.ArrowException, *of_servers
+    """How a file, a disk or a server refuses."""
+    return OSError, pa.ArrowException, *_of_servers("ClientError")
+
+
+def _of_servers(name: str) -> tuple[type[Exception], ...]:
+    """An error of aiohttp, which fsspec lets pass: none is an OSError, nor an EOFError where an answer breaks off."""
+    return (getattr(sys.modules["aiohttp"], name),) if "aiohttp" in sys.modules else ()
 
 
 def _kind(path: str) -> str:

@@ -40,7 +40,10 @@ def _split(block: bytes) -> list[str | None]:
 
 
 def smiles_records(pieces: Iterable[bytes], file: str, options: PrepareOptions) -> Iterator[Record | Refused]:
-    """Lines of a SMILES, white space, and the id up to the next tab or the end; ``#`` begins a comment."""
+    """Lines of a SMILES, white space, and the id up to the next tab or the end; ``#`` begins a comment.
+
+    Blank lines are no records; an id behind a tab is one without a SMILES.
+    """
     number = 0
     for lines in line_batches(pieces):
         for line in lines:
@@ -51,9 +54,12 @@ def smiles_records(pieces: Iterable[bytes], file: str, options: PrepareOptions) 
                 continue
             fields = line.split("\t", 1) if "\t" in line else line.split(None, 1)
             smiles = fields[0].strip() if fields else ""
-            if not smiles or smiles[0] == "#" or (number == 1 and smiles.lower() in SMILES_COLUMNS):
-                continue  # nothing, a comment, a header
             rest = fields[1] if len(fields) > 1 else ""
+            if not smiles:
+                if not rest.strip():
+                    continue
+            elif smiles[0] == "#" or (number == 1 and smiles.lower() in SMILES_COLUMNS):
+                continue  # a comment, a header
             if "|" in rest and rest.lstrip().startswith("|"):  # ChemAxon's extension, between the SMILES and the id
                 rest = rest.lstrip()[1:].partition("|")[2].lstrip()
             yield smiles_record(rest.strip().partition("\t")[0], smiles, file, number)

@@ -1,10 +1,11 @@
-"""SDF and molfiles, cut at the ``$$$$`` lines without looking at the lines between them."""
+"""SDF and molfiles, cut at the ``$$$$`` lines, and where those are missing, before the heads of molfiles."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import pairwise
 
 from mmsa_shards.options import PrepareOptions
 from mmsa_shards.read.record import Place, Record, Refused, Structure, id_of, text_of, too_long
@@ -15,6 +16,10 @@ _LONGEST_RECORD = 1 << 24
 
 _END = b"\n$$$$"
 _CTAB_END = b"\nM  END"
+_DATA = b"\n>"
+_VERSION = re.compile(rb"V[23]000")
+# The fourth line of a molfile, after title, program and comment.
+_COUNTS = re.compile(rb"\n[ \d]{6,40}V[23]000[ \t]*(?=\n)")
 
 # Names of data items, in lower case.
 _CID = b"pubchem_compound_cid"
@@ -40,19 +45,28 @@ def _records(pieces: Iterable[bytes]) -> Iterator[bytes | None]:
         rest += piece
         start = 0
         while (end := rest.find(_END, searched)) >= 0 and (line_end := rest.find(b"\n", end + 1)) >= 0:
-            yield None if dropped or end - start > _LONGEST_RECORD else rest[start : end + 1]
+            if dropped or end - start > _LONGEST_RECORD:
+                yield None
+            else:
+                yield from _molfiles(rest[start : end + 1])
             start = searched = line_end
             dropped = False
         rest = rest[start:]
         searched = end - start if end >= 0 else max(len(rest) - len(_END), 0)
+        if len(rest) > _LONGEST_RECORD and not dropped:
+            *whole, last = _molfiles(rest)
+            yield from whole
+            rest, searched = last, max(searched - len(rest) + len(last), 0)
         if len(rest) > _LONGEST_RECORD:
             rest, searched, dropped = rest[searched:], 0, True
     record, end_line, _ = rest.partition(_END)
     if dropped:
         yield None
     elif end_line:
-        yield record + b"\n"
+        yield from _molfiles(record + b"\n")
     elif record.strip():
+        *whole, record = _molfiles(record)
+        yield from whole
         _, ctab_end, data = record.partition(_CTAB_END)
         if not ctab_end:
             raise EOFError("its last record has no 'M  END'")
@@ -61,8 +75,41 @@ def _records(pieces: Iterable[bytes]) -> Iterator[bytes | None]:
         yield record
 
 
-def _record(record: bytes, place: Place, options: PrepareOptions) -> Record:
+def _molfiles(record: bytes) -> list[bytes]:
+    """Parts molfiles that follow each other without a ``$$$$`` line, each with its data items and a line end before it.
+
+    A data item may hold a molfile too. That one's head follows the line with the item's name, or other text of the
+    item; the head of a record follows a structure, or the blank line that ends a data item.
+    """
+    if len(_VERSION.findall(record)) < 2:  # all that almost every record costs
+        return [record]
+    cuts = [1]  # where titles begin
+    for counts in _COUNTS.finditer(record):
+        title = counts.start()  # the line end before it, three lines up
+        for _ in range(3):
+            title = record.rfind(b"\n", 0, max(title, 0))
+        if title < cuts[-1] or not (
+            record.find(_CTAB_END, cuts[-1], title) >= 0 or _COUNTS.search(record, cuts[-1] - 1, title + 1)
+        ):
+            continue  # this is its own head
+        line_before = record[record.rfind(b"\n", 0, title) + 1 : title]
+        if record.find(_DATA, cuts[-1], title) >= 0 and line_before.strip():
+            continue
+        glued = record.startswith(_CTAB_END, title)  # a file that had no line end
+        cuts.append(title + (len(_CTAB_END) if glued else 1))
+    return [b"\n" + record[begin:end] for begin, end in pairwise([*cuts, len(record)])]
+
+
+def _record(record: bytes, place: Place, options: PrepareOptions) -> Record | Refused:
     end = record.find(_CTAB_END)
+    data = record.find(_DATA, end + 1)
+    if (molfiles := record.count(_CTAB_END, 0, data if data >= 0 else len(record))) > 1:
+        return Refused(
+            place.as_id,
+            place,
+            "syntax",
+            f"holds {molfiles} molfiles, and where they begin is not clear: put a line '$$$$' after each of them",
+        )
     end = record.find(b"\n", end + 1) if end >= 0 else -1
     if end < 0:
         end = len(record)

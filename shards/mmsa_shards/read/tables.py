@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from os import SEEK_END
 from typing import BinaryIO
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmsa_shards.errors import ColumnError
+from mmsa_shards.errors import ColumnError, PrepareError
 from mmsa_shards.options import PrepareOptions
-from mmsa_shards.read.record import Place, Record, Refused, smiles_record, too_long
+from mmsa_shards.read.record import Place, Record, Refused, smiles_record, text_of, too_long
+from mmsa_shards.read.rows import Lines, table_rows
 
 SMILES_COLUMNS = ("smiles", "canonical_smiles", "isomeric_smiles", "can_smiles", "mol", "structure")
 ID_COLUMNS = (
@@ -27,64 +29,27 @@ ID_COLUMNS = (
     "title",
 )
 
-# No cell of a table of molecules has so many lines; a quote that is never closed makes one that has.
-_MOST_LINES_OF_A_ROW = 100
-
 
 def csv_records(
     batches: Iterable[Sequence[str | None]], file: str, options: PrepareOptions
 ) -> Iterator[Record | Refused]:
     """Rows below a row of names, delimited by comma, semicolon or tab, whichever the names are."""
-    dropped: list[Refused] = []
-    ended = False
-
-    def lines() -> Iterator[str]:
-        nonlocal ended
-        number = 0
-        for batch in batches:
-            for line in batch:
-                number += 1
-                if line is None:
-                    dropped.append(too_long(Place(file, number)))
-                yield f"{line or ''}\n"
-        ended = True
-
-    source = lines()
-    header = next(source, "")
+    lines = Lines(batches)
+    header = next(lines, None) or ""
     delimiter = delimiter_of(header)
     names = next(csv.reader([header], delimiter=delimiter), [])
     smiles_at, id_at = _columns(names, file, options)
-    rows = csv.reader(source, delimiter=delimiter)
-    while True:
-        place = Place(file, rows.line_num + 2)
-        row: list[str] | None = None
-        problem = ""
-        try:
-            row = next(rows)
-        except StopIteration:
-            yield from dropped
-            return
-        except csv.Error as error:
-            problem = f"cannot be read as a row of CSV: {error}"
-        last = rows.line_num + 1
-        if row and ended:  # a row that is whole is given before the next line is asked for
-            problem = f"a quote that opens in line {place.number} is not closed up to the end of the file, line {last}"
-        elif row and smiles_at < len(row) and "\n" in row[smiles_at].strip():
-            problem = f"its SMILES goes on to line {last}: a quote that opens in line {place.number} closes there"
-        if last - place.number >= _MOST_LINES_OF_A_ROW:
-            problem = (
-                f"a quote that opens in line {place.number} is not closed up to line {last}, so no row can be read"
-            )
-        if dropped:
-            yield from dropped
-            dropped.clear()
-        if problem:
-            yield Refused(place.as_id, place, "syntax", problem)
-        elif row:
+    for number, row in table_rows(lines, delimiter, len(names), smiles_at):
+        if row is None:
+            yield too_long(Place(file, number))
+        elif isinstance(row, str):
+            place = Place(file, number)
+            yield Refused(place.as_id, place, "syntax", row)
+        else:
             width = len(row)
             smiles = row[smiles_at].strip() if smiles_at < width else ""
             name = row[id_at] if id_at is not None and id_at < width else ""
-            yield smiles_record(name, smiles, *place)
+            yield smiles_record(name, smiles, file, number)
 
 
 def delimiter_of(header: str) -> str:
@@ -96,21 +61,41 @@ def delimiter_of(header: str) -> str:
 def parquet_records(
     stream: BinaryIO, file: str, options: PrepareOptions, progress: Callable[[int], None] | None = None
 ) -> Iterator[Record | Refused]:
-    """Rows of a Parquet file; a null is an empty cell. `progress` is told their share of the bytes of the file."""
+    """Rows of a Parquet file; a null is an empty cell, and columns of bytes are read as those of text.
+
+    `progress` is told their share of the bytes of the file.
+
+    Raises:
+        PrepareError: the file has no end that says what it holds.
+    """
     num_bytes = stream.seek(0, SEEK_END)
-    table = pq.ParquetFile(stream, pre_buffer=False)  # a thread that still reads when the program ends aborts it
+    try:
+        table = pq.ParquetFile(stream, pre_buffer=False)  # a thread that still reads when the program ends aborts it
+    except pa.ArrowInvalid as error:
+        stream.seek(0)
+        if stream.read(4) == b"PAR1":
+            raise PrepareError(f"cannot read {file}: it is cut off ({error}): fetch it again") from error
+        raise PrepareError(f"cannot read {file}: it is no Parquet file: rename it to what it is") from error
     names = table.schema_arrow.names
     smiles_at, id_at = _columns(names, file, options)
     wanted = [names[smiles_at]] + ([] if id_at is None else [names[id_at]])
     number, num_rows = 0, table.metadata.num_rows
     for batch in table.iter_batches(batch_size=8192, columns=wanted):
-        values = batch.to_pydict()
-        for smiles, name in zip(values[wanted[0]], values[wanted[-1]], strict=True):
+        all_smiles = _texts(batch[wanted[0]])
+        all_names = [""] * len(all_smiles) if id_at is None else _texts(batch[wanted[-1]])
+        for smiles, name in zip(all_smiles, all_names, strict=True):
             number += 1
             if progress is not None:
                 progress(num_bytes * number // num_rows)
-            text = "" if smiles is None else str(smiles).strip()
-            yield smiles_record("" if id_at is None or name is None else str(name), text, file, number)
+            yield smiles_record(name, smiles.strip(), file, number)
+
+
+def _texts(column: pa.Array) -> list[str]:
+    try:
+        values = column.to_pylist()
+    except UnicodeDecodeError:  # where a program wrote other text than it said
+        values = column.cast(pa.binary()).to_pylist()
+    return ["" if value is None else text_of(value) if isinstance(value, bytes) else str(value) for value in values]
 
 
 def _columns(names: Sequence[str], file: str, options: PrepareOptions) -> tuple[int, int | None]:

@@ -17,13 +17,19 @@ _STRETCH = 1 << 24
 
 
 def read_pieces(stream: BinaryIO, progress: Callable[[int], None] | None) -> Iterator[bytes]:
-    """Yields the bytes of a file as they are, telling `progress` how many have been asked for."""
-    taken = 0
+    """Yields the bytes of a file as they are, telling `progress` how many have been asked for.
+
+    Raises:
+        EOFError: fewer come than there were when it was opened; servers may answer so without an error.
+    """
+    taken, size = 0, getattr(stream, "size", None)
     while piece := stream.read(_PIECE):
         taken += len(piece)
         if progress is not None:
             progress(taken)
         yield piece
+    if size is not None and taken < size:
+        raise EOFError(f"{taken} of its {size} bytes came")
 
 
 def unpacked(pieces: Iterator[bytes], path: str) -> Iterator[bytes]:
