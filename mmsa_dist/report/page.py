@@ -34,6 +34,8 @@ _ELEMENTS_SHOWN = 16
 _FEWEST = 3  # molecules of which a map can be made
 
 Progress = Callable[[str], None]
+Rows = list[list[Figure]]
+"""Figures of a section: those of a row stand side by side."""
 
 
 def write_report(run_dir: str | os.PathLike[str], *, progress: Progress | None = None) -> Path:
@@ -52,7 +54,7 @@ def write_report(run_dir: str | os.PathLike[str], *, progress: Progress | None =
     say = progress or (lambda words: None)
     say("reading the run")
     record = read_record(run_dir)
-    figures = _training_figures(record) | _molecule_figures(record)
+    figures = _training_figures(record) | {"molecules": _molecule_figures(record), "map": [], "usage": []}
     context: dict[str, Any] = {
         "record": record,
         "title": record.root.resolve().name,
@@ -74,7 +76,7 @@ def write_report(run_dir: str | os.PathLike[str], *, progress: Progress | None =
         properties = space.properties()
         say(f"mapping {len(space):,} vectors by {space.method}")
         groups, untold = _groups(record, space)
-        figures["map"] = chemical_map(space.coordinates(), groups[0].of, len(groups[0].labels))
+        figures["map"] = [[chemical_map(space.coordinates(), groups[0].of, len(groups[0].labels))]]
         context["space"] = {
             "method": space.method,
             "shown": len(space),
@@ -90,18 +92,25 @@ def write_report(run_dir: str | os.PathLike[str], *, progress: Progress | None =
         attention = None if record.model is None else space.anchors(record.model)
         if attention is not None:
             usage = attention.mean(axis=0)
-            figures["anchor_usage"] = bars(
+            shares = bars(
                 "Share of attention per anchor",
                 np.sort(usage)[::-1],
                 label="anchors, the most used first",
                 reference=1 / len(usage),
             )
+            figures["usage"] = [[shares]]
             context["anchors"] = _anchor_gallery(space, attention)
     say("writing the page")
-    script, divs = components({name: figure.plot for name, figure in figures.items()}) if figures else ("", {})
+    # All figures are one document: were one of them without its place in the page, Bokeh would draw none.
+    plots = [figure.plot for rows in figures.values() for row in rows for figure in row]
+    script, divs = components(plots) if plots else ("", ())
+    places = iter(divs)
     context |= {
-        "figures": {name: figures[name].with_words(div) for name, div in divs.items()},
-        "bokeh": Markup(Resources(mode="inline", components=["bokeh"]).render_js() if figures else ""),
+        "figures": {
+            section: [[figure.with_words(next(places)) for figure in row] for row in rows if row]
+            for section, rows in figures.items()
+        },
+        "bokeh": Markup(Resources(mode="inline", components=["bokeh"]).render_js() if plots else ""),
         "figure_script": Markup(script),
     }
     path = RunFolder(record.root).report
@@ -129,52 +138,67 @@ def _groups(record: RunRecord, space: ChemicalSpace) -> tuple[list[Groups], str]
     return groups, untold
 
 
-def _training_figures(record: RunRecord) -> dict[str, Figure]:
-    """Figures of whatever metrics there are, by name."""
+def _training_figures(record: RunRecord) -> dict[str, Rows]:
+    """Figures of whatever metrics there are, by section."""
     metrics = record.metrics
-    figures: dict[str, Figure] = {}
 
-    def add(key: str, metric: str, title: str, reach: tuple[float, float] | None = None, height: int = 200) -> None:
-        if metric in metrics:
-            figures[key] = curve(title, [Line(title, metrics[metric])], reach=reach, height=height)
+    def curves(metric: str, title: str, reach: tuple[float, float] | None = None, height: int = 200) -> list[Figure]:
+        if metric not in metrics:
+            return []
+        return [curve(title, [Line(title, metrics[metric])], reach=reach, height=height)]
 
-    add("loss", "train/loss", "Total loss", height=260)
+    losses: list[Figure] = []
     for name in sorted(metrics):
         if name.startswith("train/") and name.endswith("_loss") and any(metrics[name].values):
             words = name.removeprefix("train/").removesuffix("_loss").replace("_", " ")
-            add(f"loss_{name}", name, f"{words.capitalize()} loss")
+            losses += curves(name, f"{words.capitalize()} loss")
+    retrieval: list[Figure] = []
     if "valid/retrieval_at_1" in metrics:
         lines = [Line("retrieval@1", metrics["valid/retrieval_at_1"])]
         if "valid/chance" in metrics:
             lines.append(Line("chance", metrics["valid/chance"], reference=True))
-        figures["retrieval"] = curve("Retrieval at 1", lines, reach=(0, 0.1), height=260)
-    add("alignment", "valid/alignment", "Squared distance of codes (0 to 4)", (0, 1))
-    add("uniformity", "valid/uniformity", "Uniformity (0 = alike, −4 = spread)", (-1, 0))
-    add("anchor_entropy", "memory/anchor_entropy", "Entropy of anchor usage (1 = all alike)", (0, 1))
-    add("dead_anchors", "memory/dead_anchors", "Dead anchors", (0, 5))
-    add("g_cosine", "memory/g_cosine", "Mean cosine between two molecules", (0, 0.2))
-    add("recall", "bank/recall", "Recall of the index against exact search", (0, 1))
-    add("age", "bank/age_mean", "Mean age of a bank row, steps", (0, 1))
-    add("throughput", "molecules_per_s", "Molecules a second", (0, 1))
-    add("wait", "data_wait_s", "Seconds a step waits for data", (0, 0.01))
-    return figures
+        retrieval = [curve("Retrieval at 1", lines, reach=(0, 0.1), height=260)]
+    return {
+        "training": [
+            curves("train/loss", "Total loss", height=260),
+            losses,
+            curves("molecules_per_s", "Molecules a second", (0, 1))
+            + curves("data_wait_s", "Seconds a step waits for data", (0, 0.01)),
+        ],
+        "retrieval": [
+            retrieval,
+            curves("valid/alignment", "Squared distance of codes (0 to 4)", (0, 1))
+            + curves("valid/uniformity", "Uniformity (0 = alike, −4 = spread)", (-1, 0)),
+        ],
+        "anchors": [
+            curves("memory/anchor_entropy", "Entropy of anchor usage (1 = all alike)", (0, 1))
+            + curves("memory/dead_anchors", "Dead anchors", (0, 5))
+            + curves("memory/g_cosine", "Mean cosine between two molecules", (0, 0.2)),
+        ],
+        "bank": [
+            curves("bank/recall", "Recall of the index against exact search", (0, 1))
+            + curves("bank/age_mean", "Mean age of a bank row, steps", (0, 1)),
+        ],
+    }
 
 
-def _molecule_figures(record: RunRecord) -> dict[str, Figure]:
-    """Histograms of the prepared molecules, by name."""
+def _molecule_figures(record: RunRecord) -> Rows:
+    """Histograms of the prepared molecules."""
     found = record.molecules
     if found is None or not found.molecules_read:
-        return {}
+        return []
     elements = list(found.molecules_by_element.items())[:_ELEMENTS_SHOWN]
-    return {
-        "sizes": counts(
-            "Molecules", [str(size.least) for size in found.sizes], [size.molecules for size in found.sizes],
-            label="heavy atoms, at least",
-        ),
-        "elements": counts(
-            "Molecules that hold it", [name for name, _ in elements], [n for _, n in elements], label="element"
-        ),
-    }  # fmt: skip
+    return [
+        [
+            counts(
+                "Molecules", [str(size.least) for size in found.sizes], [size.molecules for size in found.sizes],
+                label="heavy atoms, at least",
+            ),
+            counts(
+                "Molecules that hold it", [name for name, _ in elements], [n for _, n in elements], label="element"
+            ),
+        ]
+    ]  # fmt: skip
 
 
 def _facts(record: RunRecord) -> list[tuple[str, str]]:

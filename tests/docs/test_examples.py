@@ -1,7 +1,7 @@
-"""The examples of docs/howto, run as they stand: the fences of a page in order, in one folder.
+"""The examples of the documentation, run as they stand: the fences of a page in order, in one folder.
 
 A fence with a title is a file; `python` and `sh` run; a comment ``<!-- not run: reason -->`` above a fence keeps it
-from being run. Where a page speaks of a trained model or of shards, small ones stand ready.
+from being run. Where a page speaks of a trained model, of shards or of tensors, small ones stand ready.
 """
 
 from __future__ import annotations
@@ -11,31 +11,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from tests.fixtures.embedders import random_embedder
+from tests.fixtures.examples import PAGES, ROOT, examples
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted((ROOT / "docs" / "howto").glob("*.md"))
-FENCE = re.compile(
-    r'(?:^<!-- not run: (?P<reason>.+) -->\n)?^```(?P<language>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$',
-    re.DOTALL | re.MULTILINE,
-)
-
-
-class Example(NamedTuple):
-    """A fence of a page."""
-
-    language: str
-    title: str | None
-    reason: str | None
-    text: str
-
-
-def examples(page: Path) -> list[Example]:
-    return [Example(m["language"], m["title"], m["reason"], m["text"]) for m in FENCE.finditer(page.read_text())]
+RUN_ELSEWHERE = {"docs/block_format.md": "tests/shards/test_format_document.py"}
 
 
 @pytest.fixture
@@ -49,9 +31,9 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def run(page: Path, folder: Path) -> str:
-    """Runs a page and returns what it printed; its Python fences share their names, as in a notebook."""
-    script: list[str] = ["import subprocess"]
+def run(page: Path, folder: Path, *, before: str = "") -> str:
+    """Runs a page after `before` and returns what it printed; its Python fences share their names, as in a notebook."""
+    script: list[str] = ["import subprocess", before]
     for example in examples(page):
         if example.title:
             (folder / example.title).write_text(example.text)
@@ -70,8 +52,33 @@ def run(page: Path, folder: Path) -> str:
 
 
 def test_no_page_is_forgotten():
-    assert [page.stem for page in PAGES] == ["cluster", "encoder", "molecules"]
-    assert all(examples(page) for page in PAGES)
+    asked = {str(p.relative_to(ROOT)) for p in PAGES if any(e.reason is None for e in examples(p))}
+    here = {
+        "README.md",
+        "kernels/README.md",
+        *(f"docs/howto/{name}.md" for name in ("cluster", "encoder", "molecules")),
+    }
+    assert asked == here | set(RUN_ELSEWHERE)
+    reasons = " ".join(example.reason or "" for page in PAGES for example in examples(page))
+    named = [*RUN_ELSEWHERE.values(), *re.findall(r"tests/[\w/]+\.py", reasons)]
+    assert [test for test in named if not (ROOT / test).exists()] == []
+
+
+def test_the_readme(folder):
+    random_embedder().save_pretrained(folder / "runs/quickstart/model")
+    after = "import atexit; atexit.register(lambda: print(vectors.shape, [bad.row for bad in embedder.report_]))"
+    assert run(ROOT / "README.md", folder, before=after) == "(2, 16) [1]\n"
+
+
+def test_the_operator(folder):
+    tensors = """
+import torch
+B, N, V, D = 4, 4, 5, 8
+num_vertices = N + V
+neighbours_BK, nearness_BK = torch.randint(num_vertices, (B, 3)), torch.rand(B, 3)
+x_ND, bank_VD, anchors_SD = torch.randn(N, D), torch.randn(V, D), torch.randn(6, D)
+"""
+    run(ROOT / "kernels/README.md", folder, before=tensors)
 
 
 def test_your_own_molecules(folder):

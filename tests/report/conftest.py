@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from mmsa_dist.config.load import to_yaml
+from mmsa_dist.config.load import load_config, to_yaml
 from mmsa_dist.embed import export_embeddings
 from mmsa_dist.evaluate import Results, Score
 from mmsa_dist.report import write_report
@@ -32,6 +33,8 @@ def run(make_tiny_shards, tmp_path_factory) -> Path:
             "train/atom_loss": 0.0,
             "valid/retrieval_at_1": step / 100,
             "valid/chance": 0.125,
+            "valid/alignment": 1.5,
+            "valid/uniformity": -1.0,
             "memory/anchor_entropy": 0.9,
             "memory/dead_anchors": 1.0,
             "memory/g_cosine": None,
@@ -50,6 +53,20 @@ def run(make_tiny_shards, tmp_path_factory) -> Path:
         metric="rmse", value=4.1651, valid=4.0, labels_scored=1, labels=1, test_molecules=65, missing=3, seconds=1.0,
     )  # fmt: skip
     Results((score,)).write(root / "evaluation")
+    return root
+
+
+@pytest.fixture
+def lone(run: Path, tmp_path: Path) -> Path:
+    """The same of a model of one modality: nothing is retrieved, and no two codes of a molecule lie near each other."""
+    root = shutil.copytree(run, tmp_path / "lone", ignore=shutil.ignore_patterns("report.html"))
+    config = load_config(root / "config.yaml", ["model.encoders=[gin]"])
+    (root / "config.yaml").write_text(to_yaml(config))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()[:-1]]
+    absent = ("valid/retrieval_at_1", "valid/chance", "valid/alignment")
+    for line in lines:
+        line |= {"memory/g_cosine": 0.1, "data_wait_s": 0.01, "bank/age_mean": 3.0} | dict.fromkeys(absent)
+    (root / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return root
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ WIDER_THAN_THE_WINDOW = """() => [...document.querySelectorAll("body *")].filter
     const scrolls = e.closest("nav"), box = e.getBoundingClientRect();
     return !scrolls && box.width && (box.right > document.documentElement.clientWidth + 1 || box.left < -1);
 }).map((e) => e.tagName + "." + e.className)"""
-PRINTED_CANVASES = """() => [...document.querySelectorAll("section [data-root-id]")].map((box) => {
+CANVASES = """() => [...document.querySelectorAll("section [data-root-id]")].map((box) => {
     const inner = (element, name) => element.shadowRoot.querySelector(name);
     const canvas = inner(inner(box.querySelector(".bk-Figure"), ".bk-Canvas"), "canvas");
     const { width, height } = canvas.getBoundingClientRect();
@@ -35,6 +36,23 @@ def opened(browser, report: Path) -> Iterator[Opened]:  # noqa: F811
     with Opened(browser, report.as_uri()) as page:
         yield page
         assert page.wrong == []
+
+
+def test_every_figure_of_one_modality_is_drawn(browser, lone):  # noqa: F811
+    with Opened(browser, write_report(lone).resolve().as_uri()) as opened:
+        drawn = opened.page.evaluate(CANVASES)
+        assert len(drawn) == 2 + 4 + 1 + 3 + 1 + 2 + 1
+        assert all(drawn)
+        assert opened.wrong == []
+
+
+def test_a_page_that_is_not_drawn_is_not_ready(browser, report, tmp_path):  # noqa: F811
+    html = re.sub(r'<div id="[0-9a-f-]{36}" data-root-id', "<div data-root-id", report.read_text(), count=1)
+    (tmp_path / "broken.html").write_text(html)
+    with Opened(browser, (tmp_path / "broken.html").as_uri(), ready="#name") as opened:
+        opened.page.wait_for_timeout(500)
+        assert "could not find" in opened.wrong[0]
+        assert opened.page.get_attribute("#map", "data-ready") is None
 
 
 def test_hover_shows_the_structure_and_a_click_chooses_it(opened):
@@ -189,7 +207,7 @@ def test_on_paper(opened, tmp_path):
     page.emulate_media(media="print")
     opened.frame()
     assert page.evaluate(WIDER_THAN_THE_WINDOW) == []
-    drawn = page.evaluate(PRINTED_CANVASES)
+    drawn = page.evaluate(CANVASES)
     assert drawn
     assert all(drawn)
     for hidden in ("nav", ".controls", "#keys"):

@@ -14,6 +14,8 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from mmsa_dist.embed import export_embeddings
@@ -59,6 +61,14 @@ class Page(HTMLParser):
             self.scripts.append(data)
         elif self._section:
             self.text[self._section] += data
+
+    def unplaced(self) -> set[str]:
+        """Figures of which the page has the data but not the element, or the element alone: one, and none is drawn."""
+        drawn = {place for script in self.scripts for place in re.findall(r'"p\d+":"([0-9a-f-]{36})"', script)}
+        return drawn ^ {attributes["id"] for _, attributes in self.tags if "data-root-id" in attributes}
+
+    def figures(self) -> int:
+        return sum("data-root-id" in attributes for _, attributes in self.tags)
 
     def payload(self) -> dict:
         (packed,) = (s for s in self.scripts if re.fullmatch(r"[A-Za-z0-9+/=]{100,}", s.strip()))
@@ -187,6 +197,56 @@ def test_the_same_run_gives_the_same_map(run, page):
     assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
 
 
+METRICS = (
+    *("train/loss", "train/contrast_loss", "molecules_per_s", "data_wait_s", "bank/recall", "bank/age_mean"),
+    *("valid/retrieval_at_1", "valid/chance", "valid/alignment", "valid/uniformity"),
+    *("memory/anchor_entropy", "memory/dead_anchors", "memory/g_cosine"),
+)
+
+
+def test_every_figure_has_its_place(page):
+    assert page.unplaced() == set()
+    assert page.figures() == 2 + 3 + 3 + 2 + 1 + 1 + 1, "molecules, training, retrieval, anchors, their use, bank, map"
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    return tmp_path_factory.mktemp("bare")
+
+
+@given(st.sets(st.sampled_from(METRICS)))
+@settings(max_examples=40, deadline=None)
+def test_whatever_was_measured_is_placed(bare, names):
+    """Of a diverged run losses are null, of one modality nothing is retrieved: any metric may be there by itself."""
+    line = {"step": 1} | {name: 0.5 if name in names else None for name in METRICS}
+    (bare / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    page = Page(write_report(bare).read_text())
+    assert page.unplaced() == set()
+    assert page.figures() == len(names - {"valid/chance"})
+    parts = {"training": METRICS[:4], "bank": METRICS[4:6], "retrieval": METRICS[6:10], "anchors": METRICS[10:]}
+    for section, metrics in parts.items():
+        measured = names & set(metrics) - {"valid/chance"}
+        assert ("Not measured yet" in page.text[section]) == (not measured), section
+
+
+def test_one_modality_has_nothing_to_retrieve(lone):
+    page = Page(write_report(lone).read_text())
+    text = words(page.text["retrieval"])
+    assert "There is nothing to retrieve: the model has one modality" in text
+    assert "Not measured yet" not in text
+    assert page.unplaced() == set()
+    (lone / "config.yaml").unlink()
+    text = words(Page(write_report(lone).read_text()).text["retrieval"])
+    assert "no held-out molecule has codes of two modalities" in text
+
+
+def test_a_run_without_a_finite_loss_says_so(bare):
+    (bare / "metrics.jsonl").write_text('{"step": 1, "train/loss": null, "molecules_per_s": 90.0}\n')
+    page = Page(write_report(bare).read_text())
+    assert "No finite loss is in metrics.jsonl" in page.text["training"]
+    assert page.figures() == 1
+
+
 def test_a_run_that_has_only_begun(tmp_path):
     (tmp_path / "metrics.jsonl").touch()
     page = Page(write_report(tmp_path).read_text())
@@ -198,7 +258,9 @@ def test_a_run_that_has_only_begun(tmp_path):
 def test_any_part_may_be_missing(run, tmp_path, part):
     root = tmp_path / "run"
     shutil.copytree(run, root, ignore=shutil.ignore_patterns("report.html", part))
-    text = Page(write_report(root).read_text()).text
+    page = Page(write_report(root).read_text())
+    assert page.unplaced() == set()
+    text = page.text
     missing = {
         "metrics.jsonl": ("training", "retrieval", "anchors", "bank"),
         "shards": (),  # those that config.yaml names are there

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import json
 import os
 import pickle
 import tarfile
@@ -24,11 +23,12 @@ import torch
 
 from mmsa_dist.config.load import ConfigError, load_config, read_yaml
 from mmsa_dist.data.loader import BlockReader
-from mmsa_dist.embed import Embedder, ModelFolderError, read_embeddings
-from mmsa_dist.embed.parquet import ExportError
+from mmsa_dist.embed import Embedder, ModelFolderError, export_embeddings, read_embeddings
+from mmsa_dist.embed.parquet import ExportError, read_part
 from mmsa_dist.report.record import read_record
 from mmsa_shards.block import decode_block
 from mmsa_shards.errors import PrepareError
+from mmsa_shards.folder import Folder
 from mmsa_shards.manifest import Manifest
 from mmsa_shards.options import PrepareOptions
 from mmsa_shards.read import read_records
@@ -152,20 +152,36 @@ def test_parquet_with_a_pickled_type_gives_its_texts(malice, trace, tmp_path, op
     assert (record.id, record.structure.text) == ("a", "CCO")
 
 
-def test_object_arrays_in_the_place_of_vectors_are_refused(trace, tmp_path):
-    np.save(tmp_path / "part-00000.npy", np.array([Malice(trace)], object), allow_pickle=True)
-    content = (tmp_path / "part-00000.npy").read_bytes()
-    np.load(io.BytesIO(content), allow_pickle=True)  # to see that it does work
+@pytest.fixture
+def vectors(tmp_path) -> Path:
+    """A finished export of one part."""
+    (tmp_path / "in.smi").write_text("CCO ethanol\n")
+    export_embeddings(random_embedder(), tmp_path / "in.smi", tmp_path / "embeddings")
+    assert read_embeddings(tmp_path / "embeddings").ids == ["ethanol"]
+    return tmp_path / "embeddings"
+
+
+def test_an_object_array_in_the_place_of_a_part_is_refused(trace, vectors):
+    content = io.BytesIO()
+    np.save(content, np.array([Malice(trace)], object), allow_pickle=True)
+    np.load(io.BytesIO(content.getvalue()), allow_pickle=True)  # to see that it does work
     trace.rmdir()
-    folder = tmp_path / "vectors"
-    folder.mkdir()
-    (folder / "part-00000.parquet").write_bytes(content)
-    origin = {"model": "", "view": "", "conformers": "", "pictures": False, "source": "", "dtype": "float16"}
-    about = {"folder": "v", "rows": 1, "ok": 1, "reasons": {}, "parts": 1, "reused_parts": 0}
-    text = json.dumps(about | {"origin": origin | {"width": 1, "rows_per_part": 1}})
-    (folder / "_export.json").write_text(text)
-    with pytest.raises((ExportError, pa.ArrowInvalid)):
-        read_embeddings(folder)
+    (vectors / "part-00000.parquet").write_bytes(content.getvalue())
+    with pytest.raises(ValueError, match="Parquet magic bytes not found in footer"):
+        read_embeddings(vectors)
+    with pytest.raises(ExportError, match=r"part-00000\.parquet is not a part of an embedding export"):
+        read_part(Folder(vectors), 0)
+    assert "Parquet magic bytes" in read_record(vectors.parent).faults["embeddings"], "`mmsa report` says so"
+
+
+def test_a_part_with_a_pickled_type_gives_its_rows(malice, trace, vectors):
+    table = pq.read_table(vectors / "part-00000.parquet")
+    metadata = {b"ARROW:extension:name": b"arrow.py_extension_type", b"ARROW:extension:metadata": malice}
+    fields = [field.with_metadata(metadata) for field in table.schema]
+    changed = table.cast(pa.schema(fields, metadata=table.schema.metadata))
+    pq.write_table(changed, vectors / "part-00000.parquet")
+    assert pq.read_schema(vectors / "part-00000.parquet").field("embedding").metadata == metadata
+    assert read_embeddings(vectors).ids == ["ethanol"]
 
 
 TAGS = [
