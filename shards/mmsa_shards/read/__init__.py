@@ -57,7 +57,7 @@ def read_records(
                 count += 1
                 number = record.place.number
                 yield record
-    except (EOFError, zlib.error, *_of_servers("ClientPayloadError")) as error:
+    except _breaks() as error:
         truncated = not isinstance(error, zlib.error)
         what = "ends in the middle" if truncated else "is damaged"
         if not options.allow_truncated:
@@ -140,13 +140,18 @@ def is_known_kind(path: str) -> bool:
     return _kind(path) in _KINDS
 
 
+def _breaks() -> tuple[type[Exception], ...]:
+    """How a file breaks off, or its packing breaks."""
+    return EOFError, zlib.error, *_of_servers("ClientPayloadError")
+
+
 def _refusals() -> tuple[type[Exception], ...]:
     """How a file, a disk or a server refuses."""
     return OSError, pa.ArrowException, *_of_servers("ClientError")
 
 
 def _of_servers(name: str) -> tuple[type[Exception], ...]:
-    """An error of aiohttp, which fsspec lets pass: none is an OSError, nor an EOFError where an answer breaks off."""
+    """Returns an error of aiohttp's, which fsspec lets pass: they are no OSErrors, nor EOFErrors."""
     return (getattr(sys.modules["aiohttp"], name),) if "aiohttp" in sys.modules else ()
 
 

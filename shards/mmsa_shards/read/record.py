@@ -23,7 +23,7 @@ class Place(NamedTuple):
 
     file: str
     number: int
-    """From 1: the line of SMILES and CSV files, the record of SDF (with or without its ``$$$$``), the row of Parquet."""
+    """From 1: the line of SMILES and CSV files, the record of SDF (also without ``$$$$``), the row of Parquet."""
 
     @property
     def as_id(self) -> str:
