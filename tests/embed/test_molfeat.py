@@ -1,9 +1,14 @@
-"""The calculator for molfeat: by hand, and in molfeat's own transformer in an environment of its own."""
+"""The calculator for molfeat: by hand, and in molfeat's own transformer in an environment of its own.
+
+molfeat asks for notebooks and more than a hundred packages, so it is not in the lock. What it does with a calculator
+is called by hand in every run of the tests; molfeat itself does it in those that are slow.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import sysconfig
@@ -36,6 +41,12 @@ def test_smiles_and_molecules(embedder):
     np.testing.assert_allclose(calculator(Chem.MolFromSmiles(DRUGS[0])), expected[0], atol=1e-6)
     with pytest.raises(EmbeddingError, match="'not a molecule' has no vector: "):
         calculator("not a molecule")
+
+
+def test_travels_to_another_process(embedder):
+    calculator = MolfeatCalculator(embedder.model)
+    again = pickle.loads(pickle.dumps(calculator))  # noqa: S301
+    np.testing.assert_array_equal(again.batch_compute(DRUGS[:2]), calculator.batch_compute(DRUGS[:2]))
 
 
 def test_options(embedder):
@@ -72,7 +83,7 @@ print(json.dumps(vectors.tolist()))
 
 @pytest.mark.slow
 def test_in_molfeat(embedder, tmp_path):
-    """molfeat asks for notebooks and more than a hundred packages, so it comes without what it asks for."""
+    """It comes without what it asks for, from the package index: without one the test skips."""
     environment = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
     python = str(environment / "bin" / "python")

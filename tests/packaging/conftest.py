@@ -6,6 +6,7 @@ import importlib.metadata
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -73,27 +74,41 @@ def build(tmp_path_factory) -> Path:
     return parent / "dist"
 
 
-@pytest.fixture(scope="session")
-def light_python(build, light_site, tmp_path_factory) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs a command of a fresh environment with the wheel and `light_site`, from a folder outside the tree."""
-    environment = tmp_path_factory.mktemp("venv")
+Runner = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def installed(build: Path, site: Path | str, parent: Path) -> Runner:
+    """What runs a command of a fresh environment with the wheel and the packages of `site`, from outside the tree."""
+    environment, outside = parent / "venv", parent / "outside"
+    outside.mkdir()
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
     (wheel,) = build.glob("*.whl")
     python = environment / "bin" / "python"
     install = ["--python", str(python), "install", "--no-deps", "--no-index", "--quiet", str(wheel)]
     subprocess.run([sys.executable, "-m", "pip", *install], check=True, capture_output=True)
-    (site,) = (environment / "lib").glob("python*/site-packages")
-    (site / "light.pth").write_text(f"{light_site}\n")
-    outside = tmp_path_factory.mktemp("outside")
+    (own,) = (environment / "lib").glob("python*/site-packages")
+    (own / "others.pth").write_text(f"{site}\n")  # after the wheel, and without what .pth files of `site` would add
 
-    def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(program: str, *arguments: str, cwd: Path = outside) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [str(environment / "bin" / program), *arguments],
             capture_output=True,
             text=True,
-            cwd=outside,
+            cwd=cwd,
             env={"PATH": f"{environment / 'bin'}:/usr/bin:/bin", "HOME": str(outside), "OMP_NUM_THREADS": "1"},
             check=False,
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def light_python(build, light_site, tmp_path_factory) -> Runner:
+    """The wheel beside the mandatory dependencies alone."""
+    return installed(build, light_site, tmp_path_factory.mktemp("light_python"))
+
+
+@pytest.fixture(scope="session")
+def full_python(build, tmp_path_factory) -> Runner:
+    """The wheel beside all that is installed here."""
+    return installed(build, sysconfig.get_path("purelib"), tmp_path_factory.mktemp("full_python"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -88,3 +90,29 @@ def test_what_needs_an_extra_names_it(light_python, model, tmp_path, command, ex
     done = light_python("mmsa", command, *arguments[command])
     assert done.returncode == 2, done.stdout + done.stderr
     assert f"pip install 'mmsa-dist[{extra}]'" in " ".join((done.stdout + done.stderr).split())
+
+
+COPIED = ("conftest.py", "fixtures", "embed/test_embedder.py", "integration/test_commands.py")
+WHERE = """
+import sys
+import mmsa_dist, mmsa_kernels, mmsa_shards
+def test_it_is_the_wheel_that_is_tested():
+    assert all("site-packages" in package.__file__ for package in (mmsa_dist, mmsa_kernels, mmsa_shards))
+    assert not [path for path in sys.path if path.startswith({tree!r}) and "site-packages" not in path]
+"""
+
+
+@pytest.mark.timeout(600)
+def test_the_tests_of_the_embedder_and_of_the_commands_pass(full_python, tmp_path):
+    """But for the commands that start Ray, which take minutes."""
+    for name in COPIED:
+        source, copy = ROOT / "tests" / name, tmp_path / "tests" / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, copy)
+    shutil.copyfile(ROOT / "pyproject.toml", tmp_path / "pyproject.toml")
+    (tmp_path / "tests" / "test_where.py").write_text(WHERE.format(tree=str(ROOT)))
+    chosen = "not whole_way and not adding and not ctrl_c and not cannot_be_used"
+    options = ["-q", "-p", "no:cacheprovider", "-o", "pythonpath=.", "-m", "not slow and not gpu", "-k", chosen]
+    done = full_python("python", "-m", "pytest", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 50, done.stdout[-3000:]
