@@ -158,7 +158,8 @@ def read_text_table(path: Path) -> pa.Table:
         with pa.input_stream(str(path), compression="gzip" if path.suffix.lower() == ".gz" else None) as stream:
             # Everything as text: types guessed from the first rows would turn a late "NA" into an error.
             data = stream.read()
-        whole = pa.csv.ReadOptions(block_size=len(data) + 1)
+        # Not on threads: one that still waits when the program ends aborts it, after a message that says what is wrong.
+        whole = pa.csv.ReadOptions(block_size=len(data) + 1, use_threads=False)
         names = data.lstrip().split(b"\n", 1)[0].decode(errors="replace")
         how = pa.csv.ParseOptions(delimiter=delimiter_of(names), newlines_in_values=True)
         header = pa.csv.read_csv(pa.BufferReader(data), read_options=whole, parse_options=how)

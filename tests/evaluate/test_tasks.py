@@ -201,6 +201,16 @@ def test_a_compressed_file_may_shout(tmp_path):
     assert load_task("bbbp", tmp_path).labels.tolist() == [[1.0]]
 
 
+def test_a_message_is_the_end_of_the_program_and_no_thread_aborts_it(tmp_path):
+    (tmp_path / "x.csv").write_text("smiles,y\nCCO,1\n")
+    code = (
+        "import sys, torch; from pathlib import Path; from mmsa_dist.evaluate.tasks import read_text_table; "
+        f"read_text_table(Path({str(tmp_path / 'x.csv')!r})); sys.exit(2)"
+    )
+    ends = [subprocess.run([sys.executable, "-c", code], capture_output=True).returncode for _ in range(6)]
+    assert ends == [2] * 6, "-6 where a thread aborts the program, as every other one was"
+
+
 def test_unknown_tasks_and_missing_files_are_said(tmp_path):
     with pytest.raises(TaskError, match="no task 'nope'; known: bbbp, tox21"):
         load_task("nope")
