@@ -1,4 +1,8 @@
-"""What is free in a simple model, chosen label by label on folds of the training molecules. n molecules, T labels."""
+"""What is free in a simple model, chosen label by label on folds of the training molecules. n molecules, T labels.
+
+All of it is computed by one thread: the last bits of a product of matrices depend on how many there are, and threads of
+the libraries below NumPy that wait for each other on busy cores take many times as long as one.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from statistics import fmean, stdev
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from mmsa_dist.evaluate.folds import folds_of
 from mmsa_dist.evaluate.methods import Outcome
@@ -27,11 +32,12 @@ Candidates = Callable[[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]
 def label_by_label(fit: Fit, data: TaskData, split: Split) -> Outcome:
     """Each label for itself; the mean where nothing can be learned of it."""
     predictions = np.empty(data.labels.shape)
-    for label, y in enumerate(data.labels.T):
-        train = split.train[~np.isnan(y[split.train])]
-        prediction = fit(y, train) if _can_be_learned(y[train], data.task) else None
-        mean = y[train].mean() if len(train) else 0.0
-        predictions[:, label] = mean if prediction is None else prediction
+    with threadpool_limits(1):
+        for label, y in enumerate(data.labels.T):
+            train = split.train[~np.isnan(y[split.train])]
+            prediction = fit(y, train) if _can_be_learned(y[train], data.task) else None
+            mean = y[train].mean() if len(train) else 0.0
+            predictions[:, label] = mean if prediction is None else prediction
     valid = score_labels(data.labels[split.valid], predictions[split.valid], data.task.metric)
     return Outcome(predictions, valid.value)
 
