@@ -50,13 +50,15 @@ def evaluate(
     from mmsa_dist.evaluate import evaluate as judge
     from mmsa_dist.evaluate.leaks import leak_warnings
     from mmsa_dist.evaluate.protocols import methods_of
+    from mmsa_dist.evaluate.provenance import judged
 
     loaded = judging.load_tasks(tasks, data, csv, smiles_column, label_columns, metric)
     model = None if checkpoint == "none" else PretrainedModel.load(checkpoint)
+    models = {"pre-trained": model} if model else {}
     with evaluation_progress() as (progress, looked):
         check = partial(leak_warnings, checkpoint, progress=looked) if model else None
         results = judge(
-            methods_of(protocol, {"pre-trained": model} if model else {}, resolved),
+            methods_of(protocol, models, resolved),
             loaded,
             out=out,
             split=split,
@@ -65,6 +67,6 @@ def evaluate(
             parallel=parallel,
             report=progress,
             check=check,
-            about={"protocol": protocol, "models": {"pre-trained": model.digest} if model else {}},
+            about=judged(protocol, models, resolved, checkpoint),
         )
     judging.show(results, out)

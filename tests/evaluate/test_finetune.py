@@ -11,7 +11,7 @@ import torch
 
 from mmsa_dist.config.load import load_config
 from mmsa_dist.encoders import build_encoder
-from mmsa_dist.evaluate import Task, TaskData, make_split
+from mmsa_dist.evaluate import Task, TaskData, finetune, make_split, simple_models
 from mmsa_dist.evaluate.finetune import _batches, _Labels, fine_tune, finetune_method
 from mmsa_dist.evaluate.graphs import graphs
 from mmsa_dist.evaluate.metrics import score_labels
@@ -118,7 +118,7 @@ def test_the_best_validation_epoch_counts_and_not_the_last():
     np.testing.assert_array_equal(outcome.predictions[split.test], until_then.predictions[split.test])
 
 
-def test_where_no_validation_label_can_choose_the_last_epoch_counts():
+def test_where_no_validation_label_can_choose_the_last_epoch_counts(monkeypatch):
     few = has_ring()
     split = make_split(few, "random", 1)
     labels = few.labels.copy()
@@ -126,15 +126,39 @@ def test_where_no_validation_label_can_choose_the_last_epoch_counts():
     data = replace(few, labels=labels)
     outcome, _, _ = tuned(data, epochs=5)
     assert math.isnan(outcome.valid)
-    last, _, _ = tuned(few, epochs=1)
-    assert not np.array_equal(outcome.predictions[split.test], last.predictions[split.test])
-    # A validation that always gets better takes the last epoch too.
-    whole = fine_tune(
-        graphs(data).value, data, replace(split, valid=split.train), 0, lambda words: None,
-        architecture=ARCHITECTURE, weights=None, options=options(epochs=5),
-    )  # fmt: skip
-    if int(np.argmax([epoch["valid"] for epoch in whole.curve])) == 4:
-        np.testing.assert_array_equal(outcome.predictions[split.test], whole.predictions[split.test])
+    # The same training, judged on labels of both classes: the last of its epochs is the best where it is the only one
+    # that is judged.
+    judged = iter([math.nan] * 4 + [0.5])
+    monkeypatch.setattr(finetune._Judged, "score", lambda self, model: next(judged))
+    last, _, _ = tuned(data, epochs=5)
+    assert last.valid == 0.5
+    np.testing.assert_array_equal(outcome.predictions[split.test], last.predictions[split.test])
+    judged = iter([0.5] + [math.nan] * 4)
+    first, _, _ = tuned(data, epochs=5)
+    assert not np.array_equal(outcome.predictions[split.test], first.predictions[split.test])
+
+
+def test_a_label_of_one_class_in_training_chooses_nothing(monkeypatch):
+    ring = has_ring()
+    split = make_split(ring, "random", 1)
+    other = np.zeros((len(ring), 1))
+    other[split.valid[:1]] = 1.0  # both classes among the validation molecules, one among those to learn from
+    two = replace(ring, labels=np.hstack([ring.labels, other]), label_names=("ring", "other"))
+    outcome, _, _ = tuned(two, epochs=3)
+    asked = []
+    score_labels_ = finetune.score_labels
+
+    def watched(labels, predictions, metric, learnable):
+        asked.append(learnable.tolist())
+        return score_labels_(labels, predictions, metric, learnable)
+
+    monkeypatch.setattr(finetune, "score_labels", watched)
+    again, _, _ = tuned(two, epochs=3)
+    assert asked == [[True, False]] * 3
+    assert again.valid == outcome.valid
+    x = ring.labels + np.random.default_rng(0).normal(scale=0.5, size=(len(ring), 2))
+    of_one, of_both = (simple_models.linear(x, data, split, 0, str).valid for data in (ring, two))
+    assert of_one == of_both > 0.5
 
 
 def test_pre_trained_weights_are_where_it_begins():

@@ -77,6 +77,7 @@ def test_by_hand(shards, monkeypatch, at_a_time):
     (leak,) = find_leaks(shards, [(DATA, SPLIT)], progress=lambda *words: told.append(words))
     assert leak == Leak(
         task="mine",
+        which=", seed 0",
         split_digest=SPLIT.digest,
         molecules={"train": 2, "valid": 1, "test": 5},
         seen={"train": 1, "valid": 1, "test": 3},
@@ -84,9 +85,9 @@ def test_by_hand(shards, monkeypatch, at_a_time):
         examples=("C[NH3+].[Cl-]", "OC(=O)c1ccccc1OC(C)=O", "[2H]c1ccccc1"),
     )
     assert leak.sentence == (
-        "mine: 3 of 5 test molecules (60.0 %) were in the pre-training (1 of 1 valid and 1 of 2 train molecules), such "
-        "as C[NH3+].[Cl-], OC(=O)c1ccccc1OC(C)=O, [2H]c1ccccc1; to remove them prepare the shards with --exclude and "
-        "train again"
+        "mine, seed 0: 3 of 5 test molecules (60.0 %) were in the pre-training (1 of 1 valid and 1 of 2 train "
+        "molecules), such as C[NH3+].[Cl-], OC(=O)c1ccccc1OC(C)=O, [2H]c1ccccc1; to remove them prepare the shards "
+        "with --exclude and train again"
     )
     assert told[-1] == (5, 5)
     assert len(told) == {1: 5, 2: 3, 1 << 20: 1}[at_a_time]
@@ -98,7 +99,7 @@ def test_several_tasks_and_splits_at_once(shards):
     found = find_leaks(shards, [(DATA, SPLIT), (DATA, other), (clean, split_of([0], [1], [2]))])
     assert [(leak.task, leak.seen["test"]) for leak in found] == [("mine", 3), ("mine", 0), ("clean", 0)]
     assert found[1].sentence == (
-        "mine: none of 1 test molecules was in the pre-training (1 of 1 valid and 3 of 5 train molecules)"
+        "mine, seed 0: none of 1 test molecules was in the pre-training (1 of 1 valid and 3 of 5 train molecules)"
     )
 
 
@@ -175,7 +176,7 @@ def test_shards_that_do_not_say_how_they_were_made(tmp_path):
 def test_what_a_reader_of_results_is_told(model):
     data, split = task_of("OCC", "CCCC", "CN"), split_of([1], [2], [0])
     (warning,) = leak_warnings(model, [(data, split)])
-    assert warning.startswith("mine: 1 of 1 test molecules (100.0 %) were in the pre-training")
+    assert warning.startswith("mine, seed 0: 1 of 1 test molecules (100.0 %) were in the pre-training")
     assert leak_warnings(model, [(data, split_of([0], [2], [1]))]) == []
     (unknown,) = leak_warnings(model / "nowhere", [(data, split)])
     assert "was not checked, because" in unknown

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from mmsa_dist.evaluate.fingerprints import ecfp4
-from mmsa_dist.evaluate.metrics import better, score_labels
+from mmsa_dist.evaluate.metrics import better, learnable_labels, score_labels
 from mmsa_dist.evaluate.moleculenet import Task
 
 
@@ -37,6 +37,17 @@ def test_labels_of_both_classes_are_meaned():
     expected = np.mean([roc_auc_score(truth[known[:, t], t], guess[known[:, t], t]) for t in (0, 1, 3)])
     judged = score_labels(truth, guess, "roc_auc")
     assert (judged.value, judged.labels_scored) == (pytest.approx(expected, abs=1e-12), 3)
+    assert [math.isnan(value) for value in judged.per_label] == [False, False, True, False]
+    assert np.nanmean(judged.per_label) == judged.value
+    two = score_labels(truth, guess, "roc_auc", np.array([True, False, True, True]))
+    assert (two.value, two.labels_scored) == (pytest.approx(np.mean([judged.per_label[t] for t in (0, 3)])), 2)
+
+
+def test_labels_that_can_be_learned():
+    labels = np.array([[0, 1, np.nan, 0], [1, 1, np.nan, np.nan]])
+    classes, values = Task("a", "classification", "roc_auc", ("a",)), Task("b", "regression", "rmse", ("b",))
+    assert learnable_labels(labels, classes).tolist() == [True, False, False, False]
+    assert learnable_labels(labels, values).tolist() == [True, True, False, True]
 
 
 def test_fingerprints():

@@ -10,10 +10,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mmsa_dist.config.load import load_config
 from mmsa_dist.evaluate import Results, Score, evaluate, make_split
 from mmsa_dist.evaluate.plot import plot_results
-from mmsa_dist.evaluate.results import score_from_plain
+from mmsa_dist.evaluate.provenance import judged
+from mmsa_dist.evaluate.scores import LabelScore, score_from_plain
 from mmsa_dist.evaluate.splits import PARTS, Split
+from tests.fixtures.embedders import random_embedder
 from tests.fixtures.labelled import TOLD, as_classification, some_of_freesolv
 
 
@@ -50,6 +53,104 @@ def test_means_over_tasks_by_hand():
     assert [row.cells[0].best for row in regression.rows] == [True, False]
 
 
+def test_a_seed_without_a_value_is_named_and_enters_no_mean_over_tasks():
+    of_a = [score("a", "x", value, seed, split_digest=f"a{seed}") for seed, value in enumerate((0.6, math.nan, 0.8))]
+    of_b = [score("b", "x", value, seed, split_digest=f"b{seed}") for seed, value in enumerate((0.5, 0.9, 0.6))]
+    results = Results((*of_a, *of_b))
+    (line,) = results.means()
+    assert (line.seeds, line.mean) == ((0, 2), pytest.approx((0.55 + 0.7) / 2))
+    assert line.spread == pytest.approx(np.std([0.55, 0.7], ddof=1)), "of the same seeds"
+    assert results.notes() == [
+        "a, seed 1: no label has both classes among the training and the test molecules; the numbers of a cover 2 of 3 "
+        "seeds",
+        "the mean over tasks covers 2 of 3 seeds, those with which all of its tasks are defined: 0, 2",
+    ]
+    apart = Results((*(replace(s, value=v) for s, v in zip(of_a, (0.5, math.nan, math.nan), strict=True)),
+                     *(replace(s, value=v) for s, v in zip(of_b, (math.nan, 0.5, 0.5), strict=True))))  # fmt: skip
+    assert apart.means() == []
+    assert apart.notes()[-1].endswith("covers 0 of 3 seeds, those with which all of its tasks are defined: none")
+
+
+def test_a_method_that_runs_once_on_a_split_has_its_value_with_each_seed_of_the_split():
+    results = Results((
+        *(score("a", "x", value, seed, split_digest="a") for seed, value in enumerate((0.6, 0.8))),
+        *(score("b", "x", value, seed, split_digest=f"b{seed}") for seed, value in enumerate((0.5, 0.6))),
+        score("a", "y", 0.7, split_digest="a"),
+        *(score("b", "y", value, seed, split_digest=f"b{seed}") for seed, value in enumerate((0.3, 0.5))),
+    ))  # fmt: skip
+    x, y = results.means()
+    assert (x.spread, y.spread) == (
+        pytest.approx(np.std([0.55, 0.7], ddof=1)),
+        pytest.approx(np.std([0.5, 0.6], ddof=1)),
+    )
+    assert y.mean == pytest.approx(0.55)
+
+
+def test_what_became_of_each_label(tmp_path):
+    data = as_classification(some_of_freesolv())
+    split = make_split(data, "random", 0)
+    labels = data.labels.copy()
+    labels[split.test, 1] = np.where(np.isnan(labels[split.test, 1]), np.nan, 0.0)
+    data = replace(data, labels=labels)
+    results = evaluate(TOLD, [data], out=tmp_path, split="random", seeds=(0,))
+    told = results.scores[0].per_label
+    assert told == (
+        LabelScore("all", results.scores[0].value, ""),
+        LabelScore("some", pytest.approx(math.nan, nan_ok=True), "not both classes among the test molecules"),
+        LabelScore("one class", pytest.approx(math.nan, nan_ok=True), "not both classes among the training molecules"),
+    )
+    with (tmp_path / "results_per_label.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["features"], r["seed"], r["label"], r["value"], r["reason"]) for r in rows[:3]] == [
+        ("told", "0", of.label, "" if of.reason else str(of.value), of.reason) for of in told
+    ]
+    assert len(rows) == 6
+    again = evaluate(TOLD, [data], out=tmp_path, split="random", seeds=(0,), resume=True)
+    assert [of.reason for of in again.scores[0].per_label] == [of.reason for of in told], "a job keeps them"
+
+
+def test_how_results_were_made(tmp_path):
+    config = load_config(None, ["finetune.epochs=3", "finetune.encoder_lr_scale=0.2", "embed.view=unified"])
+    about = judged("finetune", {}, config, "none")
+    data = replace(some_of_freesolv(), dropped=((3, "c1"), (7, "")))
+    evaluate(TOLD, [data], out=tmp_path, split="random", seeds=(0, 1), about=about)
+    made = json.loads((tmp_path / "results.json").read_text())
+    assert (made["protocol"], made["checkpoint"], made["split"], made["seeds"]) == (
+        "finetune",
+        "none",
+        "random",
+        [0, 1],
+    )
+    assert (made["settings"]["finetune.epochs"], made["settings"]["finetune.lr"]) == (3, 1e-3)
+    assert "embed.view" not in made["settings"], "a fine-tuning takes no vectors"
+    assert "model.gin.layers" in made["settings"], "no model brings its architecture"
+    assert "model.code" not in made["settings"], "of which the GIN alone is tuned"
+    assert made["settings_of_the_protocol"] == {"finetune.epochs": 100, "finetune.encoder_lr_scale": 1.0}
+    assert {"python", "libraries", "command", "git", "device"} <= set(made["environment"])
+    assert {"torch", "rdkit", "scikit-learn", "mmsa-dist"} <= set(made["environment"]["libraries"])
+    assert {"gpu", "processor", "threads"} <= set(made["environment"]["device"])
+    assert made["tasks"]["freesolv"]["dropped"] == [
+        {"record": 4, "smiles": "c1", "reason": "RDKit does not parse it"},
+        {"record": 8, "smiles": "", "reason": "it has no atoms"},
+    ]
+    text = (tmp_path / "results.md").read_text()
+    assert f"- protocol finetune; split random; seeds 0, 1\n- data freesolv {data.digest[:12]}\n" in text
+    sentence = (
+        "not the protocol's own settings: finetune.epochs=3 and not 100, finetune.encoder_lr_scale=0.2 and not 1.0"
+    )
+    assert f"- {sentence}\n" in text
+    assert sentence in made["notes"]
+
+    models = {"pre-trained": random_embedder().pretrained}
+    own = judged("probe", models, load_config(None, ["finetune.epochs=3"]), "runs/base/model")
+    assert own["settings_of_the_protocol"] == {}
+    assert set(own["settings"]) == {"embed.view", "embed.conformers", "embed.batch_size", "run.seed"}
+    digest = models["pre-trained"].digest
+    assert own["models"] == {"pre-trained": digest}
+    text = replace(Results((score("a", "x", 0.6),)), about={**own, "split": "random", "seeds": [0]}).to_markdown()
+    assert f"- models pre-trained {digest[:12]} (runs/base/model)\n" in text
+
+
 def test_a_label_of_one_class_in_training_is_left_out(tmp_path):
     data = as_classification(some_of_freesolv())
     split = make_split(data, "random", 0)
@@ -68,16 +169,18 @@ def test_markdown():
 
 
 def test_what_a_reader_must_know(tmp_path):
-    data = replace(as_classification(some_of_freesolv()), dropped=((4, "c1"), (9, "?")))
+    data = replace(as_classification(some_of_freesolv()), dropped=((4, "c1"), (9, "C(" * 50)))
     ones = replace(data, task=replace(data.task, name="ones"), labels=np.ones_like(data.labels), dropped=())
     notes = evaluate(TOLD, [data, ones], out=tmp_path, split="random", seeds=(0,)).notes()
     assert notes == [
-        "two: 2 of 202 rows do not parse and are left out (record 5, 10)",
-        "two, seed 0: 1 of 3 labels have one class among the validation molecules, and have no validation value",
-        "ones, seed 0: 3 of 3 labels have one class among the validation molecules, and have no validation value",
-        "ones: no label has both classes among the training and the test molecules; it enters no mean",
+        f"two: 2 of 202 rows do not parse or have no atoms, and are left out (record 5 'c1', 10 '{'C(' * 20}...')",
+        "two, seed 0: 1 of 3 labels lack a class among the training or the validation molecules, and have no "
+        "validation value: one class",
+        "ones, seed 0: 3 of 3 labels lack a class among the training or the validation molecules, and have no "
+        "validation value: all, some, one class",
         "two: 2 of 3 labels have both classes among the training and the test molecules; the others are left out of "
-        "the mean",
+        "the mean: one class; results_per_label.csv says why",
+        "ones: no label has both classes among the training and the test molecules; it enters no mean",
     ]
     missing = Results((score("a", "x", 0.5, missing=3),))
     assert missing.notes() == ["a: x sees nothing of 3 molecules, which are given the mean"]
@@ -89,7 +192,7 @@ def test_results_are_written_with_their_splits(tmp_path):
     about = json.loads((tmp_path / "results.json").read_text())
     assert about["protocol"] == "told"
     again = [score_from_plain({k: v for k, v in given.items() if k != "split_file"}) for given in about["scores"]]
-    assert tuple(again) == results.scores
+    assert again == [replace(given, per_label=()) for given in results.scores]
     assert len(again) == 4
     with (tmp_path / "results.csv").open(newline="") as file:
         lines = [(line["features"], int(line["seed"]), float(line["value"])) for line in csv.DictReader(file)]
@@ -98,6 +201,8 @@ def test_results_are_written_with_their_splits(tmp_path):
         split = json.loads((tmp_path / "splits" / given["split_file"]).read_text())
         parts = Split(split["split"], split["seed"], *(np.array(split[part]) for part in PARTS))
         assert split["digest"] == given["split_digest"] == parts.digest
+        assert "position, from 0" in split["index_space"]
+        assert "row 0 is what messages call record 1" in split["index_space"]
         assert split["seed"] == given["seed"]
 
 

@@ -76,6 +76,20 @@ def test_what_is_done_is_kept_where_nothing_that_it_depends_on_has_changed(frees
     assert not set(job_files(tmp_path).items()) & set(before.items())
 
 
+@pytest.mark.parametrize("content", ['{"digest": "', "[]", "{}", "null", "\x00"])
+def test_a_damaged_file_of_a_job_counts_as_none(freesolv, tmp_path, content):
+    options = {"out": tmp_path, "split": "random", "seeds": (0,), "resume": True}
+    first = evaluate(TOLD, [freesolv], **options)
+    path = tmp_path / "jobs/freesolv/told-linear-random-seed0.json"
+    whole = json.loads(path.read_text())
+    for damaged in (content, json.dumps(whole | {"score": {}}), json.dumps(whole | {"score": []})):
+        path.write_text(damaged)
+        again = evaluate(TOLD, [freesolv], **options)
+        assert without_times(again) == without_times(first)
+        assert again.notes() == [f"{path} is damaged and holds no job; it is done again"]
+        assert json.loads(path.read_text())["digest"] == whole["digest"]
+
+
 def test_another_metric_is_another_job(freesolv, tmp_path):
     options = {"out": tmp_path, "split": "random", "seeds": (0,), "resume": True}
     evaluate(TOLD, [freesolv], **options)

@@ -13,6 +13,7 @@ from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.model_selection import PredefinedSplit, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from mmsa_dist.evaluate import make_split
 from mmsa_dist.evaluate import simple_models as models
@@ -93,6 +94,17 @@ def test_vectors_that_are_all_missing_give_the_mean(freesolv):
     for model in (models.linear, models.rbf, models.nearest):
         prediction = model(x, freesolv, split, 0, quiet).predictions[:, 0]
         assert prediction == pytest.approx(freesolv.labels[split.train, 0].mean())
+
+
+@pytest.mark.parametrize("model", [models.linear, models.rbf, models.tanimoto])
+def test_the_same_bits_however_many_threads_there_are(freesolv, model):
+    split = make_split(freesolv, "random", 0)
+    bits = ecfp4(freesolv.smiles, bits=256)
+    outcomes = []
+    for threads in (1, 2):  # as OMP_NUM_THREADS has it
+        with threadpool_limits(threads):
+            outcomes.append(model(bits, freesolv, split, 0, quiet))
+    np.testing.assert_array_equal(outcomes[0].predictions, outcomes[1].predictions)
 
 
 @pytest.mark.parametrize("model", OF_BITS)

@@ -9,8 +9,10 @@ import sys
 import numpy as np
 import pytest
 
-from mmsa_dist.evaluate import TaskData, TaskError, load_csv, load_task
+from mmsa_dist.cli import judging
+from mmsa_dist.evaluate import TASKS, TaskData, TaskError, load_csv, load_task
 from mmsa_dist.evaluate.fingerprints import ecfp4
+from mmsa_dist.evaluate.moleculenet import named_tasks
 from mmsa_dist.evaluate.splits import scaffold_split
 from mmsa_shards.from_smiles import smiles_to_block
 from tests.fixtures.standardization import DEFAULT
@@ -113,7 +115,7 @@ def test_molecules_without_atoms_are_dropped_and_what_is_only_hydrogen_is_not(tm
     path.write_text('smiles,y\n"",1\n[H][H],0\n[H+],1\n*,0\nC,1\nC,1\n')
     data = load_csv(path, smiles_column="smiles", label_columns=["y"], metric="roc_auc")
     assert data.smiles == ("[H][H]", "[H+]", "*", "C", "C"), "duplicates stay as well"
-    assert data.dropped == ((0, ""),)
+    assert (data.dropped, data.reasons) == (((0, ""),), ("it has no atoms",))
     # What comes after takes them: fingerprints, scaffolds, and the block, which says why a molecule has no vector.
     assert ecfp4(data.smiles).shape == (5, 2048)
     assert [len(part) for part in scaffold_split(data.smiles)] == [0, 0, 5]
@@ -140,7 +142,7 @@ def test_the_digest_is_of_molecules_and_labels(tmp_path):
 
 def test_a_message_does_not_list_hundreds_of_columns(tmp_path):
     (tmp_path / "x.csv").write_text(columns(",".join(["SMILES", *TOXCAST]), "CCO", "1"))
-    with pytest.raises(TaskError, match=r"ASSAY_18 and 598 more$"):
+    with pytest.raises(TaskError, match=r"ASSAY_18 and 598 more: name the one of SMILES with --smiles-column$"):
         load_csv(tmp_path / "x.csv", smiles_column="smiles", label_columns=["y"], metric="rmse")
 
 
@@ -151,15 +153,20 @@ def test_a_file_of_ones_own(tmp_path):
     assert data.task.name == "mine"
     assert data.task.kind == "classification"
     assert data.smiles == ("CCO", "CC")
-    assert data.dropped == ((1, "junk"),)
+    assert (data.dropped, data.reasons) == (((1, "junk"),), ("RDKit does not parse it",))
     np.testing.assert_array_equal(data.labels, [[1, np.nan], [0, np.nan]])
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("a,b\nCCO,1\n", "has no column smiles; it has a, b"),
-        ("smiles,b\nCCO,1\n", "has no column y; it has smiles, b"),
+        ("a,b\nCCO,1\n", "has no column smiles; it has a, b: name the one of SMILES with --smiles-column$"),
+        ("smiles,b\nCCO,1\n", "has no column y; it has smiles, b: name those of labels with --label-columns$"),
+        (
+            "smiles,y\nCCO,1\nCC,1,2\nC\n",
+            "x.csv, record 2: 3 fields for 2 columns, 'CC,1,2'; put a field that holds ','",
+        ),
+        ("smiles;y\n\nCCO;1\nCC\n", "x.csv, record 2: 1 field for 2 columns, 'CC'; .*';' in double quotes"),
         ("smiles,y\nCCO,2\n", r"record 1: y='2' is no class: labels of a classification must be 0, 1 or missing$"),
         ("smiles,y\njunk,7\nCCO,1\nCCC,-1\nC,0.5\n", r"record 3: y='-1' is no class.*\(2 records of this column"),
         ("smiles,y\nCCO,1\nCC,high\n", "record 2: y='high' is not a number"),
@@ -190,6 +197,25 @@ def test_what_is_quoted_parts_no_columns(tmp_path):
     assert data.labels.tolist() == [[1.0]]
 
 
+def test_tasks_are_named_one_by_one_or_as_groups_in_any_case():
+    assert named_tasks("BBBP, esol,bbbp") == ["bbbp", "esol"]
+    assert named_tasks("Regression,bace") == ["esol", "freesolv", "lipophilicity", "bace"]
+    assert named_tasks("all") == list(TASKS)
+    with pytest.raises(
+        TaskError, match=r"no task 'foo'; known: bbbp, .*, and for several classification, regression, all"
+    ):
+        named_tasks("bbbp,foo")
+    for nothing in ("", " , "):
+        with pytest.raises(TaskError, match="names no task; known: bbbp"):
+            named_tasks(nothing)
+
+
+def test_no_task_is_not_the_one_at_hand():
+    with pytest.raises(ValueError, match="'' names no task"):
+        judging.load_tasks("", None, None, "smiles", "", "roc_auc")
+    assert [data.task.name for data in judging.load_tasks(None, None, None, "smiles", "", "roc_auc")] == ["freesolv"]
+
+
 def test_a_set_of_many_labels_needs_one(tmp_path):
     (tmp_path / "sider.csv").write_text("smiles\nCCO\n")
     with pytest.raises(TaskError, match="has no column of labels; it has smiles"):
@@ -201,11 +227,24 @@ def test_a_compressed_file_may_shout(tmp_path):
     assert load_task("bbbp", tmp_path).labels.tolist() == [[1.0]]
 
 
+def test_a_message_is_the_end_of_the_program_and_no_thread_aborts_it(tmp_path):
+    (tmp_path / "x.csv").write_text("smiles,y\nCCO,1\n")
+    code = (
+        "import sys, torch; from pathlib import Path; from mmsa_dist.evaluate.tasks import read_text_table; "
+        f"read_text_table(Path({str(tmp_path / 'x.csv')!r})); sys.exit(2)"
+    )
+    ends = [subprocess.run([sys.executable, "-c", code], capture_output=True).returncode for _ in range(6)]
+    assert ends == [2] * 6, "-6 where a thread aborts the program, as every other one was"
+
+
 def test_unknown_tasks_and_missing_files_are_said(tmp_path):
     with pytest.raises(TaskError, match="no task 'nope'; known: bbbp, tox21"):
         load_task("nope")
     with pytest.raises(TaskError, match="is not found in"):
         load_task("bbbp", tmp_path)
+    (tmp_path / "esol.csv").write_text("smiles,solubility\nCCO,1\n")
+    with pytest.raises(TaskError, match=r"measured log solubility in mols per litre; it has smiles, solubility$"):
+        load_task("ESOL", tmp_path)
     with pytest.raises(TaskError, match="does not exist"):
         load_task("bbbp", tmp_path / "none")
     with pytest.raises(TaskError, match="cannot be read as CSV"):

@@ -1,0 +1,85 @@
+"""Sentences without which the numbers of a table would be read wrongly."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from mmsa_dist.evaluate.metrics import both_classes, learnable_labels
+from mmsa_dist.evaluate.moleculenet import Metric
+from mmsa_dist.evaluate.scores import PER_LABEL, Score
+from mmsa_dist.evaluate.splits import Split
+from mmsa_dist.evaluate.tasks import TaskData
+
+_NAMED = 5
+"""Labels, and rows that are left out, that a note names; the files name all."""
+_SHORT = 40
+"""Characters of a SMILES that does not parse; it may be a whole file."""
+_AMONG = "among the training and the test molecules"
+
+
+def notes_on(scores: Sequence[Score], splits: Sequence[tuple[Split, TaskData]]) -> list[str]:
+    """What a reader of `scores` must know of rows, labels, seeds and molecules that do not count."""
+    return [*_rows_left_out(splits), *_blind_labels(splits), *_labels_left_out(scores), *_unseen_molecules(scores)]
+
+
+def _rows_left_out(splits: Sequence[tuple[Split, TaskData]]) -> Iterator[str]:
+    for data in {data.task.name: data for _, data in splits}.values():
+        if data.dropped:
+            rows = [f"{row + 1} {_short(text)!r}" for row, text in data.dropped]
+            yield (
+                f"{data.task.name}: {len(rows)} of {len(data) + len(rows)} rows do not parse or have no atoms, and are "
+                f"left out (record {_first(rows)})"
+            )
+
+
+def _blind_labels(splits: Sequence[tuple[Split, TaskData]]) -> Iterator[str]:
+    for split, data in splits:
+        learnable = learnable_labels(data.labels[split.train], data.task)
+        seeing = learnable & [both_classes(y) for y in data.labels[split.valid].T]
+        blind = [name for name, sees in zip(data.label_names, seeing, strict=True) if not sees]
+        if data.task.kind == "classification" and blind:
+            yield (
+                f"{data.task.name}{split.which}: {len(blind)} of {len(data.label_names)} labels lack a class among "
+                f"the training or the validation molecules, and have no validation value: {_first(blind)}"
+            )
+
+
+def _labels_left_out(scores: Sequence[Score]) -> Iterator[str]:
+    """What is not judged, for want of values or of a second class; once for all seeds that lack the same."""
+    seeds: dict[str, set[int]] = defaultdict(set)
+    lacking: dict[tuple[str, Metric, int, int, tuple[str, ...]], set[int]] = defaultdict(set)
+    for score in scores:
+        seeds[score.task].add(score.seed)
+        scored = 0 if math.isnan(score.value) else score.labels_scored
+        if scored < score.labels:
+            left_out = tuple(label.label for label in score.per_label if label.reason)
+            lacking[score.task, score.metric, scored, score.labels, left_out].add(score.seed)
+    for (task, metric, scored, labels, left_out), without in lacking.items():
+        of_all = without == seeds[task]
+        where = task if of_all else f"{task}, seed {', '.join(map(str, sorted(without)))}"
+        have = "both classes" if metric == "roc_auc" else "values"
+        if scored:
+            judged = f"{scored} of {labels} labels have {have} {_AMONG}"
+            names = f": {_first(left_out)}; {PER_LABEL} says why" if left_out else ""
+            yield f"{where}: {judged}; the others are left out of the mean{names}"
+        elif of_all:
+            yield f"{where}: no label has {have} {_AMONG}; it enters no mean"
+        else:
+            covered = f"{len(seeds[task]) - len(without)} of {len(seeds[task])} seeds"
+            yield f"{where}: no label has {have} {_AMONG}; the numbers of {task} cover {covered}"
+
+
+def _unseen_molecules(scores: Sequence[Score]) -> Iterator[str]:
+    for task, features, missing in sorted({(s.task, s.features, s.missing) for s in scores if s.missing}):
+        yield f"{task}: {features} sees nothing of {missing} molecules, which are given the mean"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHORT else f"{text[:_SHORT]}..."
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
