@@ -285,7 +285,8 @@ class Embedder(TransformerMixin, BaseEstimator):
         """Embeds molecules and tells, besides, what each of them was standardized to (see `transform`).
 
         Args:
-            molecules: as in `transform`.
+            molecules: as in `transform`; and `mmsa_shards.read.Structure`, of which a molfile's coordinates do not
+                count.
             progress: told after each batch the number of rows done.
         """
         return self._read_and_embed(molecules, progress, keyed=self.inchikeys)

@@ -31,14 +31,14 @@ from mmsa_dist.embed.parquet import (
     write_part,
     write_summary,
 )
-from mmsa_dist.embed.source import Piece, open_source
+from mmsa_dist.embed.source import Piece, Source, open_source
 from mmsa_shards.folder import Folder
 from mmsa_shards.options import PrepareOptions
 
 Format = Literal["parquet", "npy"]
 
-Progress = Callable[[int, int | None], None]
-"""Called with the rows done and the rows in all (None where that is not known)."""
+Progress = Callable[[int, int], None]
+"""Called with the rows done and the rows in all; of files about so many, until all are read."""
 
 
 def export_embeddings(
@@ -102,7 +102,7 @@ def export_embeddings(
     there = _parts_there(folder, origin)
     summary = _finished(folder, there)
     if summary is None:
-        ledger = _Ledger(rows.total, progress or (lambda done, total: None))
+        ledger = _Ledger(rows, progress or (lambda done, total: None))
         if folder.path is not None:
             folder.path.mkdir(parents=True, exist_ok=True)
         for reasons in make(
@@ -146,8 +146,7 @@ def make_part(
 class _Ledger:
     """What has become of the pieces that came by."""
 
-    total: int | None
-    """Rows of the input; None where that is not known."""
+    source: Source
     progress: Progress
     parts: int = 0
     reused_parts: int = 0
@@ -167,7 +166,7 @@ class _Ledger:
 
     def tell(self, inside: int = 0) -> None:
         """Tells how many rows are done, `inside` of them in a part that is not yet there."""
-        self.progress(self.reasons.total() + inside, self.total)
+        self.progress(self.reasons.total() + inside, self.source.total)
 
 
 def _one_by_one(
