@@ -11,6 +11,7 @@ from typing import Annotated, Optional
 import typer
 from rich.table import Table
 
+from mmsa_dist.cli.arguments import split_settings
 from mmsa_dist.console import say
 
 
@@ -35,6 +36,11 @@ def search(
 
     Example: mmsa search runs/quickstart/embeddings "CC(=O)Oc1ccccc1C(=O)O" --model runs/quickstart/model -k 5
     """
+    if settings := [] if by_id else split_settings(queries)[1]:
+        raise ValueError(
+            f"mmsa search takes no settings ({settings[0]}): molecules are embedded as those of the folder"
+        )
+
     from mmsa_dist.embed.search import SearchIndex
 
     index = SearchIndex.open(folder)
