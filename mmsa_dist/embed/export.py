@@ -103,8 +103,7 @@ def export_embeddings(
     summary = _finished(folder, there)
     if summary is None:
         ledger = _Ledger(rows, progress or (lambda done, total: None))
-        if folder.path is not None:
-            folder.path.mkdir(parents=True, exist_ok=True)
+        _make(folder)
         for reasons in make(
             embedder, origin, folder.url, ledger.missing(rows.pieces(rows_per_part), there), ledger.tell
         ):
@@ -117,6 +116,17 @@ def export_embeddings(
     if format == "npy":
         write_npy(summary)
     return summary
+
+
+def _make(folder: Folder) -> None:
+    if folder.path is None:
+        return
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(
+            f"the folder {folder.path} cannot be made ({error.strerror}); name one where you may write"
+        ) from error
 
 
 def make_part(

@@ -264,6 +264,11 @@ def test_exports_of_before_are_read_and_not_mixed_in(embedder, table, tmp_path):
         export_embeddings(embedder, table, tmp_path / "out")
 
 
+def test_a_folder_that_cannot_be_made_is_said(embedder, table):
+    with pytest.raises(ExportError, match=r"the folder /proc/x cannot be made \(.+\); name one where you may write"):
+        export_embeddings(embedder, table, "/proc/x")
+
+
 def test_a_wrong_device_leaves_nothing(embedder, table, tmp_path):
     with pytest.raises(ValueError, match="device='gpu' is no device"):
         export_embeddings(clone(embedder).set_params(device="gpu"), table, tmp_path / "out")

@@ -115,6 +115,10 @@ def test_the_whole_way(molecules: Path) -> None:
         found = mmsa("search", folder, "CCO", "--model", run / "model", "-k", 3)
         assert found.returncode == 0, found.stderr
         assert "1.000" in found.stdout
+    page = run / "near.html"
+    assert mmsa("search", vectors, "--by-id", "M1N", "--html", page, "-k", 3).returncode == 0
+    assert page.read_text().count("<svg") == 4, "the molecule of the id and its neighbours"
+
     assert [
         json.loads((folder / "_export.json").read_text())["origin"]["standardize"]
         for folder in (vectors, run / "piped")
@@ -161,6 +165,7 @@ def test_an_input_that_cannot_be_used_is_named_and_nothing_is_left(
         (["inspect", "{tmp}/nowhere"], "no manifest.json in"),
         (["embed", "{tmp}/x.smi", "--model", "{tmp}/nowhere", "--out", "{tmp}/v"], "model folder"),
         (["search", "{tmp}", "CCO", "--model", "{tmp}"], "mmsa: "),
+        (["search", "{tmp}", "--by-id", "a", "--html", "{tmp}/no/g.html"], "there is no folder {tmp}/no; make it"),
         (["search", "{tmp}", "CCO", "embed.view=gin"], "mmsa search takes no settings (embed.view=gin)"),
         (
             ["embed", "x.smi", "-m", "{tmp}", "-o", "{tmp}/v", "prepare.max_atoms=9", "embed.view=gin", "train.lr=5"],
@@ -176,7 +181,7 @@ def test_an_input_that_cannot_be_used_is_named_and_nothing_is_left(
 def test_what_is_wrong_is_said_in_a_sentence(tmp_path: Path, command: list[str], words: str) -> None:
     done = mmsa(*[word.format(tmp=tmp_path) for word in command])
     assert done.returncode == 2
-    assert words in done.stderr
+    assert words.format(tmp=tmp_path) in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 
