@@ -15,7 +15,7 @@ say "2/5  pre-training (DeepSpeed, $RANKS ranks)"
 DS_ACCELERATOR=${DS_ACCELERATOR:-$(python -c "import torch; print('cuda' if torch.cuda.is_available() else 'cpu')")} \
   deepspeed --num_accelerators "$RANKS" launch/pretrain.py --config "$CONFIG" --resume run.dir="$RUN"
 say "3/5  every drug -> a vector"
-python launch/embed.py "$DRUGS" --model "$RUN/model" --out "$RUN/embeddings" --config "$CONFIG" run.dir="$RUN"
+python launch/embed.py "$DRUGS" --model "$RUN/model" --out "$RUN/embeddings" --config "$CONFIG"
 say "4/5  what the frozen vectors know (FreeSolv, beside ECFP4)"
 if [ "$RUN/evaluation/results.json" -nt "$RUN/model/config.json" ]; then
   cat "$RUN/evaluation/results.md"

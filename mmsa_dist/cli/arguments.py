@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -41,6 +42,23 @@ def split_settings(words: list[str] | None) -> tuple[list[str], list[str]]:
         [word for word in words if not _SETTING.match(word)],
         [word for word in words if _SETTING.match(word)],
     )
+
+
+def refuse_unused(settings: Sequence[str], used: Sequence[str], command: str, why: str) -> None:
+    """Refuses settings that would change nothing.
+
+    Args:
+        settings: known ones.
+        used: keys that `command` reads.
+        command: its name.
+        why: what a user of others may not know.
+
+    Raises:
+        ValueError: one of `settings` is not among `used`.
+    """
+    unused = [word for word in settings if word.partition("=")[0] not in used]
+    if unused:
+        raise ValueError(f"{command} does not use {', '.join(unused)}: {why}. It uses {', '.join(used)}")
 
 
 def only_settings(words: list[str] | None, example: str = "train.steps=1000") -> list[str]:

@@ -6,9 +6,16 @@ from typing import Annotated, Literal
 
 import typer
 
-from mmsa_dist.cli.arguments import SETTINGS, ConfigFile, ModelFolder, split_settings
+from mmsa_dist.cli.arguments import SETTINGS, ConfigFile, ModelFolder, refuse_unused, split_settings
 from mmsa_dist.config.load import load_config
+from mmsa_dist.config.schema import Embed
 from mmsa_dist.console import fail, say
+
+_USED = (
+    *(f"embed.{name}" for name in Embed.model_fields if name != "reference_molecules"),
+    *("prepare.smiles_column", "prepare.id_column", "prepare.allow_truncated"),
+    "model.encoders",  # among which embed.view may be, where a model has encoders of its own
+)
 
 
 def embed(
@@ -48,6 +55,7 @@ def embed(
     if not sources:
         raise ValueError("no source was named; say mmsa embed FILE --model FOLDER --out FOLDER")
     resolved = load_config(config, settings)
+    refuse_unused(settings, _USED, "mmsa embed", "standardization and the largest molecule are those of the model")
 
     from mmsa_dist.console import row_progress
     from mmsa_dist.embed import Embedder, export_embeddings
@@ -57,6 +65,7 @@ def embed(
         model,
         view=options.view,
         conformers=options.conformers,
+        pictures=options.pictures,
         batch_size=options.batch_size,
         readers=options.readers,
         standardize=options.standardize,

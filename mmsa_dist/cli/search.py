@@ -11,6 +11,7 @@ from typing import Annotated, Optional
 import typer
 from rich.table import Table
 
+from mmsa_dist.cli.arguments import split_settings
 from mmsa_dist.console import say
 
 
@@ -35,6 +36,13 @@ def search(
 
     Example: mmsa search runs/quickstart/embeddings "CC(=O)Oc1ccccc1C(=O)O" --model runs/quickstart/model -k 5
     """
+    if settings := [] if by_id else split_settings(queries)[1]:
+        raise ValueError(
+            f"mmsa search takes no settings ({settings[0]}): molecules are embedded as those of the folder"
+        )
+    if html is not None and not html.parent.is_dir():
+        raise ValueError(f"--html {html}: there is no folder {html.parent}; make it, or name another")
+
     from mmsa_dist.embed.search import SearchIndex
 
     index = SearchIndex.open(folder)
@@ -63,7 +71,8 @@ def search(
             "view": index.origin.view,
             "recall of the index": f"{index.recall:.3f}",
         }
-        write_gallery(by_query, html, title=folder.resolve().name, facts=facts, queries_are_smiles=not by_id)
+        drawn = {query: index.smiles_of(query) if by_id else query for query in queries}
+        write_gallery(by_query, html, title=folder.resolve().name, facts=facts, drawn=drawn)
     if as_json:
         plain = {query: [dataclasses.asdict(hit) for hit in hits] for query, hits in by_query.items()}
         sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False) + "\n")

@@ -189,6 +189,7 @@ class Embed(Section):
 
     view: str
     conformers: Literal["none", "given", "etkdg"]
+    pictures: bool
     batch_size: Positive | Literal["auto"]
     readers: Count
     standardize: bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ _TEMPLATE = """\
 library_name: mmsa-dist
 pipeline_tag: feature-extraction
 tags: [chemistry, molecules, molecular-representation, self-supervised]
----
+{license_line}---
 
 # Molecular embeddings by MMSA
 
@@ -58,8 +59,7 @@ vectors = embedder.transform(["CCO", "c1ccccc1O"])  # (2, {width}) float32; a ro
 - Vectors depend on the standardized parent of a molecule, not on how it was drawn, unless molecules are taken as
   given (`standardize=False`); the table above says what is stripped or changed.
 - Vectors of two models, or of two views, cannot be compared; the digest above tells models apart.
-- The licence of the weights is set by whoever trained and publishes them, and bounded by the terms of the data;
-  the code is Apache-2.0.
+- The licence of the weights is {license}, and bounded by the terms of the data; the code is Apache-2.0.
 """
 
 
@@ -72,9 +72,12 @@ def model_card(about: Mapping[str, Any], *, parameters: int) -> str:
     """
     inference = about["inference"]
     view, model, standardization = inference["view"], inference["model"], inference["standardization"]
+    given = about["license"]
     metrics = {_METRICS[name]: about["metrics"][name] for name in _METRICS if name in about["metrics"]}
     return _TEMPLATE.format(
         **{key: about[key] for key in ("digest", "mmsa_dist", "schema_version", "reference_molecules")},
+        license_line="" if given is None else f"license: {json.dumps(given, ensure_ascii=False)}\n",
+        license="set by whoever trained and publishes them" if given is None else given,
         parameters=parameters,
         view=view,
         width=model["structure"]["width"] if view == "structure" else model["code"],

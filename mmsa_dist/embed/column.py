@@ -7,26 +7,35 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pyarrow as pa
 
+from mmsa_shards.read import Structure
+
 
 def rows_of(molecules: object) -> list[object]:
     """Returns the rows of a column of SMILES as they are.
 
     Args:
-        molecules: a list or other iterable, a numpy array, or a column of pandas, polars or Arrow; a table of one
-            column counts as that.
+        molecules: a list or other iterable, a numpy array, whose masked elements are missing, or a column of pandas,
+            polars or Arrow; a table of one column counts as that.
 
     Raises:
-        TypeError: one string, no column at all, or a table of several columns.
+        TypeError: one string, no column at all, one without order, or a table of several columns.
     """
     if isinstance(molecules, str | bytes):
         raise TypeError(f"transform takes a list of SMILES, not one string; pass [{molecules!r}]")
+    if isinstance(molecules, set | frozenset):
+        raise TypeError(
+            f"transform takes a list of SMILES, not a {type(molecules).__name__}, which has no order to give vectors "
+            "in; pass sorted(...) of it, and keep that"
+        )
     if isinstance(molecules, pa.Array | pa.ChunkedArray):
         return molecules.to_pylist()
     if not hasattr(molecules, "shape"):
         if isinstance(molecules, Mapping) or not isinstance(molecules, Iterable):
             raise TypeError(f"transform takes a list of SMILES, not a {type(molecules).__name__}; pass one column")
         return list(molecules)
-    column = np.asarray(molecules, dtype=object)
+    column = np.array(molecules, dtype=object)
+    if isinstance(molecules, np.ma.MaskedArray):
+        column[np.ma.getmaskarray(molecules)] = None
     if column.ndim == 2 and column.shape[1] == 1:  # a table of one column, as a ColumnTransformer passes it
         column = column[:, 0]
     if column.ndim != 1:
@@ -35,8 +44,8 @@ def rows_of(molecules: object) -> list[object]:
 
 
 def is_text_or_missing(row: object) -> bool:
-    """Whether `row` is text, None, NaN or pandas' NA."""
-    if row is None or isinstance(row, str):
+    """Whether `row` is text, a structure as text, None, NaN or pandas' NA."""
+    if row is None or isinstance(row, str | Structure):
         return True
     try:
         return bool(row != row)  # NaN alone is not itself

@@ -184,16 +184,26 @@ class Embedder(TransformerMixin, BaseEstimator):
         }
         return cls(PretrainedModel(model, Inference.of(config), reference_rows, metrics or {}, training), **options)
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Writes safetensors, configuration and model card to `folder`, whole or not at all."""
-        self.pretrained.save(folder)
+    def save_pretrained(self, folder: str | os.PathLike[str], *, license: str | None = None) -> None:
+        """Writes safetensors, configuration and model card to `folder`, whole or not at all.
+
+        Args:
+            folder: of the model; an older model there is replaced.
+            license: of the weights, for the card: one of the hub's identifiers, such as ``apache-2.0``, or another
+                name; None leaves what the model was loaded with.
+
+        Raises:
+            ModelFolderError: `folder` exists and is not a model.
+            ValueError: `license` is empty.
+        """
+        self.pretrained.save(folder, license=license)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Publishes the files of `save_pretrained` on the Hugging Face hub; returns the URL of the commit.
 
         Args:
             repo_id: ``organisation/name``; the repository is made if it is not there.
-            options: `private`, `token`, `commit_message` and `create_pr` of `mmsa_dist.embed.hub.publish`.
+            options: `private`, `token`, `commit_message`, `create_pr` and `license` of `mmsa_dist.embed.hub.publish`.
 
         Raises:
             HubError: the hub refuses, or does not answer.
@@ -285,7 +295,8 @@ class Embedder(TransformerMixin, BaseEstimator):
         """Embeds molecules and tells, besides, what each of them was standardized to (see `transform`).
 
         Args:
-            molecules: as in `transform`.
+            molecules: as in `transform`; and `mmsa_shards.read.Structure`, of which a molfile's coordinates do not
+                count.
             progress: told after each batch the number of rows done.
         """
         return self._read_and_embed(molecules, progress, keyed=self.inchikeys)

@@ -31,14 +31,14 @@ from mmsa_dist.embed.parquet import (
     write_part,
     write_summary,
 )
-from mmsa_dist.embed.source import Piece, open_source
+from mmsa_dist.embed.source import Piece, Source, open_source
 from mmsa_shards.folder import Folder
 from mmsa_shards.options import PrepareOptions
 
 Format = Literal["parquet", "npy"]
 
-Progress = Callable[[int, int | None], None]
-"""Called with the rows done and the rows in all (None where that is not known)."""
+Progress = Callable[[int, int], None]
+"""Called with the rows done and the rows in all; of files about so many, until all are read."""
 
 
 def export_embeddings(
@@ -102,9 +102,8 @@ def export_embeddings(
     there = _parts_there(folder, origin)
     summary = _finished(folder, there)
     if summary is None:
-        ledger = _Ledger(rows.total, progress or (lambda done, total: None))
-        if folder.path is not None:
-            folder.path.mkdir(parents=True, exist_ok=True)
+        ledger = _Ledger(rows, progress or (lambda done, total: None))
+        _make(folder)
         for reasons in make(
             embedder, origin, folder.url, ledger.missing(rows.pieces(rows_per_part), there), ledger.tell
         ):
@@ -117,6 +116,17 @@ def export_embeddings(
     if format == "npy":
         write_npy(summary)
     return summary
+
+
+def _make(folder: Folder) -> None:
+    if folder.path is None:
+        return
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(
+            f"the folder {folder.path} cannot be made ({error.strerror}); name one where you may write"
+        ) from error
 
 
 def make_part(
@@ -146,8 +156,7 @@ def make_part(
 class _Ledger:
     """What has become of the pieces that came by."""
 
-    total: int | None
-    """Rows of the input; None where that is not known."""
+    source: Source
     progress: Progress
     parts: int = 0
     reused_parts: int = 0
@@ -167,7 +176,7 @@ class _Ledger:
 
     def tell(self, inside: int = 0) -> None:
         """Tells how many rows are done, `inside` of them in a part that is not yet there."""
-        self.progress(self.reasons.total() + inside, self.total)
+        self.progress(self.reasons.total() + inside, self.source.total)
 
 
 def _one_by_one(

@@ -4,9 +4,9 @@
     _vectors.npy             on request: all vectors as one array (`mmsa_dist.embed.npy`)
     _export.json             what was done
 
-Columns: `id`, `inchikey`, `smiles` (where ok canonical, of the standardized parent if molecules were standardized; as
-given elsewhere), `embedding` (fixed_size_list<float16 or float32>[D], null where not ok), `ok`, `reason` (null where
-ok).
+Columns: `id`, `inchikey`, `smiles` (where ok canonical, of the standardized parent if molecules were standardized;
+elsewhere as given, null of a molfile), `embedding` (fixed_size_list<float16 or float32>[D], null where not ok), `ok`,
+`reason` (null where ok).
 `inchikey` of SMILES is null where it was not asked for, or InChI has none; shards always have it.
 """
 

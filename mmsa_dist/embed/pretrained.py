@@ -88,6 +88,8 @@ class PretrainedModel:
     """Last value of each metric of the training, for the model card."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Facts of the training (data, losses, steps), for the model card."""
+    license: str | None = None
+    """Of the weights, for the model card; None where nobody has said."""
     _neighbours: dict[torch.device, NeighbourSource] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -139,13 +141,21 @@ class PretrainedModel:
             files[REFERENCE] = safetensors.torch.save({"unified": self.reference_RC.detach().cpu().contiguous()})
         return files
 
-    def save(self, folder: str | os.PathLike[str]) -> Path:
+    def save(self, folder: str | os.PathLike[str], *, license: str | None = None) -> Path:
         """Writes the model to `folder`, which appears whole or not at all; an older model there is replaced.
+
+        Args:
+            folder: of the model.
+            license: of the weights, for the model card: one of the hub's identifiers, such as ``apache-2.0``, or
+                another name; None leaves what the model was loaded with. No part of the digest.
 
         Raises:
             ModelFolderError: `folder` exists and is not a model.
+            ValueError: `license` is empty.
         """
         folder = Path(folder)
+        if license is not None and not license.strip():
+            raise ValueError("license is empty; pass a name such as 'apache-2.0', or leave it out")
         if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
             raise ModelFolderError(f"{folder} exists and is not a model folder; choose another name or remove it")
         files = self._files()
@@ -162,6 +172,7 @@ class PretrainedModel:
                 for name, value in self.metrics.items()
             },
             "training": dict(self.training),
+            "license": self.license if license is None else license,
         }
         files[CONFIG] = (json.dumps(about, indent=2, allow_nan=False) + "\n").encode()
         files[CARD] = model_card(about, parameters=sum(p.numel() for p in self.model.parameters())).encode()
@@ -203,7 +214,7 @@ class PretrainedModel:
                 f"{folder}: the weights do not fit the architecture in {CONFIG} ({_first_line(error)}); "
                 "export the model again"
             ) from error
-        return cls(model, inference, reference, about["metrics"], about["training"])
+        return cls(model, inference, reference, about["metrics"], about["training"], about.get("license"))
 
 
 def _identity(inference: Inference, hashes: Mapping[str, str]) -> str:
@@ -238,11 +249,11 @@ def _resolve(folder_or_hub_id: str | os.PathLike[str]) -> Path:
     if name.count("/") != 1 or name.startswith((".", "~", "/")):
         raise ModelFolderError(f"model folder {name} does not exist; `mmsa pretrain` writes one to <run.dir>/model")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, HTTPError
 
     try:
         return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, REFERENCE, CARD]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except (HTTPError, HFValidationError, OSError) as error:
         raise ModelFolderError(
             f"{name} is neither a folder here nor a model that could be fetched from the Hugging Face hub "
             f"({_first_line(error)})"
@@ -264,17 +275,26 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if about["format"] != FORMAT:
         raise ModelFolderError(
             f"{folder} has model format {about['format']}, written by mmsa-dist {about.get('mmsa_dist')}; "
-            f"mmsa-dist {__version__} reads format {FORMAT}: install the version that wrote it"
+            f"mmsa-dist {__version__} reads format {FORMAT}: {_other_version(about)}"
         )
     if about["schema_version"] != SCHEMA_VERSION:
         raise ModelFolderError(
             f"{folder} was trained on block schema {about['schema_version']}; mmsa-dist {__version__} makes "
-            f"schema {SCHEMA_VERSION}: install the version that wrote it ({about.get('mmsa_dist')})"
+            f"schema {SCHEMA_VERSION}: {_other_version(about)}"
         )
     for section in ("inference", "files", "metrics", "training"):
         if not isinstance(about.get(section), dict):
             raise ModelFolderError(f"{folder / CONFIG} lacks the section {section!r}; export the model again")
+    if not isinstance(about.get("license", ""), str | None):
+        raise ModelFolderError(f"{folder / CONFIG}: license={about['license']!r} is no name; write one in quotes")
     return about
+
+
+def _other_version(about: Mapping[str, Any]) -> str:
+    """The mend of a folder that this state of mmsa-dist does not read."""
+    if about.get("mmsa_dist") == __version__:
+        return f"another build of {__version__} wrote it; install that one, or export the model again with this one"
+    return f"install the version that wrote it ({about.get('mmsa_dist')})"
 
 
 def _read_inference(folder: Path, about: dict[str, Any]) -> Inference:

@@ -17,8 +17,12 @@ from mmsa_dist.embed.ahead import ahead
 from mmsa_dist.embed.column import is_text_or_missing, not_text
 from mmsa_dist.embed.pretrained import Inference
 from mmsa_shards.options import Standardization
+from mmsa_shards.read import Structure
 
 _ROWS_AT_ONCE = 256  # a quarter of a second of RDKit: long beside what it takes to send them, short beside a part
+
+_TOO_LARGE = "too_many_atoms"
+_OF_THE_MODEL = " of the shards that the model was trained on; no setting of an embedding changes that"
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def read_ahead(rows: Sequence[object], reading: Reading, *, batch_size: int, rea
     """Reads rows, about `batch_size` at a time; the next are read while the caller works on these.
 
     Args:
-        rows: SMILES, and what else stands in their column.
+        rows: SMILES or structures, and what else stands in their column.
         reading: what they are to become.
         batch_size: rows at a time; rounded down to whole pieces, at least one, of which each is read by one process.
         readers: processes; threads wait for them.
@@ -86,7 +90,7 @@ def _read(rows: Sequence[object], reading: Reading) -> ReadRows:
     from mmsa_shards.from_smiles import smiles_to_block
 
     block, kept, refused = smiles_to_block(
-        [row if isinstance(row, str) else None for row in rows],
+        [row if isinstance(row, str | Structure) else None for row in rows],
         conformers=reading.conformers,
         seed=reading.inference.conformer_seed,
         conformer_timeout_s=reading.inference.conformer_timeout_s,
@@ -95,7 +99,8 @@ def _read(rows: Sequence[object], reading: Reading) -> ReadRows:
         drawn=reading.drawn,
     )
     strange = {row: not_text(rows[row]) for row in refused if not is_text_or_missing(rows[row])}
-    return ReadRows(block, kept, refused | strange)
+    too_large = {row: (why, f"{said}{_OF_THE_MODEL}") for row, (why, said) in refused.items() if why == _TOO_LARGE}
+    return ReadRows(block, kept, refused | strange | too_large)
 
 
 def _joined(pieces: Sequence[ReadRows]) -> ReadRows:

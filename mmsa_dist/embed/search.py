@@ -5,6 +5,7 @@ n rows in the index, q queries, k neighbours, D width.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from mmsa_dist.embed.embedder import Embedder
 from mmsa_dist.embed.parquet import Embeddings, Origin, read_embeddings
 from mmsa_shards.folder import Folder
+
+_COMPARED = 20_000  # ids with one that is not there: a second
 
 
 class SearchError(ValueError):
@@ -103,10 +106,27 @@ class SearchIndex:
             SearchError: no row has that id, or `k` is below 1.
         """
         _check_number(k)
-        if name not in self._row_of_id:
-            raise SearchError(f"no embedded molecule has the id {name!r}")
-        row = self._row_of_id[name]
+        row = self._row_of(name)
         return [n for r, n in self._answer(self._rows.vectors[[row]], k + 1)[0] if r != row][:k]
+
+    def smiles_of(self, name: str) -> str:
+        """The SMILES of the row of the index that has this id.
+
+        Raises:
+            SearchError: no row has that id.
+        """
+        return self._rows.smiles[self._row_of(name)]
+
+    def _row_of(self, name: str) -> int:
+        if name in self._row_of_id:
+            return self._row_of_id[name]
+        ids = self._rows.ids
+        lower = {name.lower(): name for name in ids[:_COMPARED]}
+        if close := difflib.get_close_matches(name.lower(), lower):
+            mend = f"did you mean {' or '.join(repr(lower[match]) for match in close)}?"
+        else:
+            mend = f"ids are such as {', '.join(map(repr, ids[:3]))}, all of them the column id of the folder's Parquet"
+        raise SearchError(f"no embedded molecule has the id {name!r}; {mend}")
 
     def by_smiles(self, embedder: Embedder, smiles: Sequence[str], k: int = 10) -> list[list[Neighbour]]:
         """The k nearest neighbours of each of q molecules.

@@ -14,17 +14,18 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from mmsa_dist.embed.embedder import Embedder
+from mmsa_dist.embed.file_facts import facts_of
 from mmsa_dist.embed.parquet import EmbeddedRow
+from mmsa_shards.errors import PrepareError
 from mmsa_shards.folder import Folder
 from mmsa_shards.manifest import MANIFEST_NAME, BlockEntry, Manifest
 from mmsa_shards.options import PrepareOptions
@@ -38,7 +39,6 @@ Progress = Callable[[int], None]
 
 STDIN = "-"
 
-_READ_AT_ONCE = 1 << 20  # bytes
 _SHARD = re.compile(r"(train|val)-\d+\.tar")
 
 
@@ -61,8 +61,11 @@ class Source(Protocol):
     """Changes when the input does."""
     read_by: str
     """Versions of what makes molecules of it; empty where it holds molecules."""
-    total: int | None
-    """Rows in all; None where only reading would tell."""
+
+    @property
+    def total(self) -> int:
+        """Rows in all; of files about so many, and the better known the more of them `pieces` has read."""
+        ...
 
     def pieces(self, rows: int) -> Iterator[Piece]:
         """Cuts all input rows into pieces of `rows` each, of which the last may have fewer."""
@@ -123,7 +126,7 @@ class ShardRows:
         self.read_by = ""
         self._shards = (*manifest.split("train"), *manifest.split("val"))
         self.digest = manifest.digest
-        self.total: int | None = sum(shard.molecules for shard in self._shards)
+        self.total = sum(shard.molecules for shard in self._shards)
 
     def pieces(self, rows: int) -> Iterator[Piece]:
         """See `Source`; no shard is opened."""
@@ -181,8 +184,8 @@ class ShardPiece:
 class FileRows:
     """Rows of files of molecules, one file after the other; a row that cannot be read is a row without a vector.
 
-    Molfiles enter as the SMILES that they amount to: their own 3D coordinates are not used. Standard input is kept in
-    a temporary file while this object lives, because what it holds must be known before anything is written.
+    Of molfiles the structure counts and not their 3D coordinates. Standard input is kept in a temporary file while this
+    object lives, because what it holds must be known before anything is written.
 
     Raises:
         PrepareError: a file is missing or of no known kind.
@@ -196,17 +199,31 @@ class FileRows:
         self._kept = _standard_input() if STDIN in paths else None
         self._paths = [path if path != STDIN or not self._kept else _in(self._kept) for path in paths]
         for path in self._paths:  # before anything is written
-            next(read_records(path, options))
+            next(self._records_of(path))
+        facts = [facts_of(path) for path in self._paths]
         how = repr((options.smiles_column, options.id_column, options.allow_truncated))
-        self.digest = hashlib.sha256("".join([how, *map(_fingerprint, self._paths)]).encode()).hexdigest()
+        self.digest = hashlib.sha256("".join([how, *(of_file.digest for of_file in facts)]).encode()).hexdigest()
         self.read_by = _readers_of_smiles()
-        self.total: int | None = None
+        self._rows = [of_file.rows for of_file in facts]
+        self.total = sum(self._rows)
 
     def pieces(self, rows: int) -> Iterator[Piece]:
         """See `Source`; reads the files, once."""
-        records = (record for path in self._paths for record in read_records(path, self._options))
-        while piece := tuple(islice(records, rows)):
-            yield RecordPiece(piece)
+        records = ((file, record) for file, path in enumerate(self._paths) for record in self._records_of(path))
+        read = 0
+        while drawn := list(islice(records, rows)):
+            read += len(drawn)
+            file, last = drawn[-1]
+            self.total = read + max(0, self._rows[file] - last.place.number) + sum(self._rows[file + 1 :])
+            yield RecordPiece(tuple(record for _, record in drawn))
+
+    def _records_of(self, path: str) -> Iterator[Record | Refused]:
+        try:
+            yield from read_records(path, self._options)
+        except PrepareError as error:
+            if self._kept is None or path != _in(self._kept):
+                raise
+            raise PrepareError(str(error).replace(path, "standard input")) from error
 
 
 @dataclass(frozen=True)
@@ -220,14 +237,13 @@ class RecordPiece:
 
     def embed(self, embedder: Embedder, progress: Progress | None = None) -> Embedded:
         """See `Piece`."""
-        given = [_smiles(record) for record in self.records]
-        result = embedder.embed(given, progress)
+        result = embedder.embed([_structure(record) for record in self.records], progress)
         reasons = {bad.row: bad.reason for bad in result.invalid}
         rows = [
             EmbeddedRow(
                 record.id,
                 result.inchikeys[row],
-                result.smiles[row] or given[row],
+                result.smiles[row] or _smiles(record),
                 record.reason if isinstance(record, Refused) else reasons.get(row),
             )
             for row, record in enumerate(self.records)
@@ -235,20 +251,14 @@ class RecordPiece:
         return rows, result.vectors
 
 
+def _structure(record: Record | Refused) -> Structure | None:
+    return None if isinstance(record, Refused) else record.structure
+
+
 def _smiles(record: Record | Refused) -> str | None:
-    if isinstance(record, Refused):
-        return None
-    return record.structure.text if record.structure.form == "SMILES" else _of_molfile(record.structure)
-
-
-def _of_molfile(structure: Structure) -> str | None:
-    from rdkit import Chem, rdBase
-
-    with rdBase.BlockLogs():
-        mol = Chem.MolFromMolBlock(structure.text)
-        if mol is None:  # what is wrong with it is for the standardization to say
-            mol = Chem.MolFromMolBlock(structure.text, sanitize=False)
-        return None if mol is None else Chem.MolToSmiles(mol)
+    """The SMILES as it is given, where one is."""
+    structure = _structure(record)
+    return structure.text if structure is not None and structure.form == "SMILES" else None
 
 
 def _readers_of_smiles() -> str:
@@ -266,12 +276,3 @@ def _standard_input() -> TemporaryDirectory[str]:
 
 def _in(folder: TemporaryDirectory[str]) -> str:
     return f"{folder.name}/stdin.smi"
-
-
-def _fingerprint(path: str) -> str:
-    """Name and content of a file, all of it: vectors of what has changed in the middle would be those of before."""
-    digest = hashlib.sha256(PurePosixPath(path).name.encode())
-    with fsspec.open(path, "rb") as file:
-        while more := file.read(_READ_AT_ONCE):
-            digest.update(more)
-    return digest.hexdigest()

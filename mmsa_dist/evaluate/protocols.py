@@ -66,6 +66,8 @@ def _probe(models: Mapping[str, PretrainedModel], config: Config, views: Mapping
             # no word for (*) or that are too large.
             "standardize": False,
             "batch_size": config.embed.batch_size,
+            # Named only where it is not the default: jobs of before are known by what they were named.
+            **({} if config.embed.pictures else {"pictures": False}),
         }
         embedder = Embedder(model, **options)
         make, identity = partial(embedded, embedder), f"{embedder.digest} {options}"

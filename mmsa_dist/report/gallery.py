@@ -21,7 +21,7 @@ def write_gallery(
     *,
     title: str,
     facts: Mapping[str, object],
-    queries_are_smiles: bool,
+    drawn: Mapping[str, str],
 ) -> None:
     """Writes the page.
 
@@ -30,12 +30,12 @@ def write_gallery(
         path: of the page, replaced if it is there.
         title: of the page.
         facts: what stands below the title.
-        queries_are_smiles: whether queries are to be drawn.
+        drawn: SMILES of the queries that are to be drawn.
     """
     shown = [
         {
             "query": query,
-            "svg": Markup(structure_svg(query)) if queries_are_smiles else None,
+            "svg": Markup(structure_svg(drawn[query])) if query in drawn else None,
             "hits": [
                 {
                     "id": hit.id,

@@ -52,8 +52,8 @@ def _as_prepared(options: PrepareOptions, reader: BlockReader) -> PrepareOptions
 def reference_rows(model: MMSAModel, config: Config, reader: BlockReader, device: torch.device) -> Tensor | None:
     """(R, C) float16 unified embeddings of whole blocks spread evenly over the split; None if R is to be 0.
 
-    None too for a model that was trained without neighbours, for so it is to embed. Rows see 3D only where embedding
-    will (`embed.conformers`), so that like is compared with like.
+    None too for a model that was trained without neighbours, for so it is to embed. Rows see 3D and pictures only
+    where embedding will (`embed.conformers`, `embed.pictures`), so that like is compared with like.
     """
     wanted = min(config.embed.reference_molecules, reader.molecules)
     if wanted == 0 or config.model.structure.neighbours == "none":
@@ -61,7 +61,7 @@ def reference_rows(model: MMSAModel, config: Config, reader: BlockReader, device
     blocks = min(len(reader), -(-wanted * len(reader) // reader.molecules))
     parts = []
     for block in np.linspace(0, len(reader) - 1, blocks).round().astype(int):
-        batch = collate(reader.read(int(block)), picture_size=config.picture_size)
+        batch = collate(reader.read(int(block)), picture_size=config.picture_size if config.embed.pictures else None)
         if config.embed.conformers == "none":
             batch = batch.without_conformers()
         parts.append(model.fuse(batch.to(device)).unified_BC)

@@ -29,7 +29,7 @@ def versions() -> dict[str, str]:
 
 
 def smiles_to_block(
-    smiles: Sequence[str | None],
+    smiles: Sequence[str | Structure | None],
     ids: Sequence[str] | None = None,
     *,
     conformers: Literal["none", "etkdg"],
@@ -43,7 +43,8 @@ def smiles_to_block(
     """Turns SMILES into a block exactly as preparation does, without Ray.
 
     Args:
-        smiles: what to read; None and the empty string are refused like any other that is no molecule.
+        smiles: what to read, SMILES or structures as text; None and the empty string are refused like any other that
+            is no molecule. Coordinates of a molfile do not count.
         ids: one per SMILES; None takes the row number.
         conformers: `etkdg` embeds one conformer per molecule, `none` leaves out the 3D modality.
         seed: of the embedding.
@@ -86,7 +87,7 @@ def standard_inchikeys(smiles: Sequence[str], standardization: Standardization) 
 
 
 def _results(
-    smiles: Sequence[str | None],
+    smiles: Sequence[str | Structure | None],
     standardization: Standardization | None,
     keys: Keys,
     conformers: Conformers,
@@ -95,9 +96,9 @@ def _results(
     described: bool,
 ) -> list[Molecule | Refusal]:
     """What becomes of each row; the molecules have no ids yet."""
-    structures = [Structure("SMILES", text or "") for text in smiles]
+    structures = [row if isinstance(row, Structure) else Structure("SMILES", row or "") for row in smiles]
     if standardization is None:
-        parents: Sequence[Parent | Refusal] = [Parent(smiles=text or "", inchikey="") for text in smiles]
+        parents: Sequence[Parent | Refusal] = [Parent(smiles=text, inchikey="") for _, text in structures]
     elif conformers.mode == "none":
         return standardize_and_make(structures, standardization, keys, drawn=drawn, described=described)
     else:

@@ -130,6 +130,27 @@ def test_missing_values_are_empty(embedder, missing):
     assert [bad.reason for bad in embedder.report_] == ["empty"]
 
 
+def test_masked_elements_are_missing(embedder):
+    column = np.ma.array(["CCO", "CCC"], mask=[False, True])
+    vectors = embedder.transform(column)
+    assert [(bad.row, bad.reason) for bad in embedder.report_] == [(1, "empty")]
+    np.testing.assert_allclose(vectors[:1], embedder.transform(["CCO"]), atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [set, frozenset])
+def test_what_has_no_order_is_refused(embedder, kind):
+    with pytest.raises(TypeError, match=rf"not a {kind.__name__}, which has no order .* pass sorted"):
+        embedder.transform(kind(["CCO", "CCC"]))
+
+
+def test_a_molecule_that_is_too_large_is_so_for_the_model(embedder):
+    embedder.transform(["C" * 600])
+    (bad,) = embedder.report_
+    assert bad.reason == "too_many_atoms"
+    assert "600 heavy atoms" in bad.message
+    assert bad.message.endswith("of the shards that the model was trained on; no setting of an embedding changes that")
+
+
 def test_numbers_that_are_not_finite_are_said():
     broken = random_embedder(5)
     with torch.no_grad():

@@ -17,7 +17,7 @@ from sklearn.base import clone
 
 from mmsa_dist.embed import Embedder, ExportError, ExportSummary, export_embeddings, read_embeddings
 from mmsa_dist.embed import export as export_module
-from mmsa_dist.embed import source as source_module
+from mmsa_dist.embed.file_facts import facts_of
 from mmsa_shards.folder import Folder
 from mmsa_shards.manifest import Manifest
 from mmsa_shards.shard import read_block
@@ -55,7 +55,7 @@ def test_a_row_for_every_input_row_in_order(embedder, table, tmp_path, dtype):
     )
     assert (summary.rows, summary.ok, summary.parts) == (13, 11, 3)
     assert summary.reasons == {"syntax": 1, "empty": 1}
-    assert seen == [(0, None), (5, None), (5, None), (10, None), (10, None), (13, None), (13, 13)]
+    assert seen == [(0, 13), (5, 13), (5, 13), (10, 13), (10, 13), (13, 13), (13, 13)]
     written = rows(tmp_path / "out")
     names = [f"D{n}" for n in range(11)]
     assert [row["id"] for row in written] == [*names[:3], "BAD", "EMPTY", *names[3:]]
@@ -264,6 +264,11 @@ def test_exports_of_before_are_read_and_not_mixed_in(embedder, table, tmp_path):
         export_embeddings(embedder, table, tmp_path / "out")
 
 
+def test_a_folder_that_cannot_be_made_is_said(embedder, table):
+    with pytest.raises(ExportError, match=r"the folder /proc/x cannot be made \(.+\); name one where you may write"):
+        export_embeddings(embedder, table, "/proc/x")
+
+
 def test_a_wrong_device_leaves_nothing(embedder, table, tmp_path):
     with pytest.raises(ValueError, match="device='gpu' is no device"):
         export_embeddings(clone(embedder).set_params(device="gpu"), table, tmp_path / "out")
@@ -414,11 +419,11 @@ def test_a_change_anywhere_in_a_large_file_makes_it_another(embedder, tmp_path):
     path = tmp_path / "long.smi"
     lines = [f"CCO {'m' * 400}{row:07d}\n" for row in range(8000)]  # of 3 MiB, of which the ends stay
     path.write_text("".join(lines))
-    before = source_module._fingerprint(str(path))
-    assert source_module._fingerprint(str(path)) == before
+    before = facts_of(str(path)).digest
+    assert facts_of(str(path)).digest == before
     lines[4000] = lines[4000].replace("CCO", "CCN")
     path.write_text("".join(lines))
-    assert source_module._fingerprint(str(path)) != before
+    assert facts_of(str(path)).digest != before
 
 
 def test_a_folder_of_others_is_refused_and_left_as_it_is(embedder, table, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -53,6 +54,19 @@ def test_published_and_fetched(hub, embedder, tmp_path):
     assert not list((tmp_path / "home").rglob("*.bin"))
 
 
+def test_a_hub_that_does_not_answer_is_said(embedder, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
+    with pytest.raises(HubError, match=r"was not published as someone/mmsa \(.*refused\); see whether this machine"):
+        embedder.push_to_hub("someone/mmsa", token="hf_writer")
+
+
+def test_the_licence_is_published(hub, embedder):
+    embedder.push_to_hub("someone/mmsa", token="hf_writer", license="mit")
+    assert b'\nlicense: "mit"\n---\n' in hub.files["README.md"]
+
+
 def test_as_a_pull_request(hub, embedder):
     url = embedder.push_to_hub("someone/mmsa", token="hf_writer", create_pr=True, commit_message="Better")
     assert url == f"{hub.url}/someone/mmsa/discussions/1"
@@ -63,7 +77,7 @@ def test_as_a_pull_request(hub, embedder):
     ("name", "token", "words"),
     [
         ("someone/mmsa", "hf_reader", "pass a token of an account that may write there"),
-        ("not a name", "hf_writer", "was not published as not a name"),
+        ("not a name", "hf_writer", "was not published as not a name .*; name it organisation/name"),
     ],
 )
 def test_a_refusal_is_said(hub, embedder, name, token, words):

@@ -4,12 +4,16 @@ import hashlib
 import json
 import os
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
+from huggingface_hub.errors import HTTPError
 
+from mmsa_dist import __version__
 from mmsa_dist.embed import Embedder, ModelFolderError, PretrainedModel
 from mmsa_dist.embed import pretrained as pretrained_module
 from mmsa_dist.embed.pretrained import Inference
@@ -77,6 +81,27 @@ def test_the_card_says_what_a_stranger_has_to_know(embedder, folder):
     assert "| data.molecules | 20 |" in card
     assert "{" not in card.replace("{'", ""), "every field is filled"
     assert json.loads((folder / "config.json").read_text())["metrics"]["memory/g_cosine"] is None  # NaN is not JSON
+
+
+def header(folder: Path) -> dict[str, object]:
+    """The card's metadata, as the hub reads them."""
+    return ModelCard.load(folder / "README.md").data.to_dict()
+
+
+def test_the_licence_of_the_weights_stands_in_the_card_and_stays(embedder, tmp_path):
+    for name, license in (("none", None), ("hub", "apache-2.0"), ("odd", 'mine: "as is" {no} # warranty')):
+        embedder.save_pretrained(tmp_path / name, license=license)
+        assert header(tmp_path / name).get("license") == license
+        assert ModelCard.load(tmp_path / name / "README.md").text.count(license or "set by whoever trained") == 1
+        assert Embedder.from_pretrained(tmp_path / name).digest == embedder.digest
+    Embedder.from_pretrained(tmp_path / "hub").save_pretrained(tmp_path / "again")
+    assert header(tmp_path / "again")["license"] == "apache-2.0"
+    with pytest.raises(ValueError, match=r"license is empty; pass a name such as 'apache-2\.0'"):
+        embedder.save_pretrained(tmp_path / "hub", license=" ")
+    assert header(tmp_path / "hub")["license"] == "apache-2.0"
+    rewrite(tmp_path / "hub", license=["apache-2.0"])
+    with pytest.raises(ModelFolderError, match=r"license=\['apache-2.0'\] is no name"):
+        Embedder.from_pretrained(tmp_path / "hub")
 
 
 def test_saving_again_replaces_whole(embedder, folder):
@@ -150,9 +175,10 @@ def test_what_is_no_model_is_said(folder, tmp_path):
         Embedder.from_pretrained(folder / "README.md")
 
 
-def test_a_hub_that_does_not_answer_is_said(monkeypatch):
+@pytest.mark.parametrize("error", [OSError, HTTPError])
+def test_a_hub_that_does_not_answer_is_said(monkeypatch, error):
     def silent(name: str, **_: object) -> str:
-        raise OSError("no route to host\nmore than a user wants to read")
+        raise error("no route to host\nmore than a user wants to read")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", silent)
     with pytest.raises(ModelFolderError, match=r"neither a folder here nor a model .* \(no route to host\)$"):
@@ -174,7 +200,14 @@ def test_only_the_files_of_a_model_are_fetched(embedder, folder, monkeypatch):
 
 def test_an_unfit_version_is_said(folder):
     rewrite(folder, format=9, mmsa_dist="9.0")
-    with pytest.raises(ModelFolderError, match=r"model format 9, written by mmsa-dist 9\.0"):
+    with pytest.raises(
+        ModelFolderError, match=r"written by mmsa-dist 9\.0; .* install the version that wrote it \(9\.0"
+    ):
+        Embedder.from_pretrained(folder)
+    rewrite(folder, format=9, mmsa_dist=__version__)
+    with pytest.raises(
+        ModelFolderError, match=rf"another build of {re.escape(__version__)} wrote it; install that one"
+    ):
         Embedder.from_pretrained(folder)
     (folder / "config.json").write_text('{"format": 9, "schema_version": 9}')  # whose other keys nobody knows yet
     with pytest.raises(ModelFolderError, match="model format 9, written by"):

@@ -83,8 +83,12 @@ def test_nothing_to_search_is_said(embedder, tmp_path):
 
 
 def test_unfit_questions_are_said(embedder, index):
-    with pytest.raises(SearchError, match="no embedded molecule has the id 'D0'"):
+    with pytest.raises(SearchError, match=r"no embedded molecule has the id 'D0'; did you mean 'D10'\?"):
         index.by_id("D0")  # the one that is no molecule
+    with pytest.raises(SearchError, match=r"has the id 'd_11'; did you mean 'D11' or "):
+        index.by_id("d_11")
+    with pytest.raises(SearchError, match=r"has the id 'aspirin'; ids are such as 'D1', 'D2', 'D3', all of them the"):
+        index.smiles_of("aspirin")
     with pytest.raises(SearchError, match="query 'xx' has no vector"):
         index.by_smiles(embedder, ["xx"])
     with pytest.raises(SearchError, match="view"):

@@ -12,16 +12,21 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from rdkit import Chem
 
 from mmsa_dist.config.load import load_config
 from mmsa_dist.embed import Embedder, reading
 from mmsa_dist.embed.source import Embedded, FileRows, RecordPiece, ShardRows, Source, open_source
 from mmsa_shards.errors import PrepareError
-from mmsa_shards.read import Record
+from mmsa_shards.read import Record, Structure
+from mmsa_shards.standardize import standardize_many
 from tests.fixtures.embedders import DRUGS, random_embedder
 from tests.fixtures.file_server import files_on_a_server
 from tests.fixtures.loopback import Handler, on_loopback
+from tests.fixtures.standardization import DEFAULT
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +104,7 @@ def test_pieces_are_all_rows_in_order(embedder: Embedder, table: Path, tiny_shar
     source = open_source(table if kind == "file" else tiny_shards)
     (whole,) = of(source, 1000, embedder)
     total = 12 if kind == "file" else 55
-    assert source.total == (None if kind == "file" else total)
+    assert source.total == total
     assert len(whole[0]) == len(whole[1]) == total
     pieces = list(source.pieces(rows))
     assert [len(piece) for piece in pieces] == [min(rows, total - start) for start in range(0, total, rows)]
@@ -129,6 +134,63 @@ def test_progress_is_told_within_a_piece(
     told: list[int] = []
     piece.embed(embedder, told.append)
     assert told == [3, 6, 9, 10]
+
+
+def write_sdf(path: Path, n: int) -> None:
+    path.write_text("".join(f"{Chem.MolToMolBlock(Chem.MolFromSmiles('C' * (k % 9 + 1)))}$$$$\n" for k in range(n)))
+
+
+def test_how_many_rows_there_are_is_known_before_they_are_read(tmp_path: Path) -> None:
+    """For the progress of an export: exact where files hold nothing but rows, and more exact the more are read."""
+    pq.write_table(pa.table({"smiles": ["CC"] * 40}), tmp_path / "a.parquet", row_group_size=7)
+    with gzip.open(tmp_path / "b.smi.gz", "wt", newline="") as file:
+        file.write("\r\n".join(["CCO"] * 60))
+    (tmp_path / "c.csv").write_text('smiles,name\nCC,"two\nlines"\n\n' + "CCC,x\n" * 20)
+    write_sdf(tmp_path / "d.sdf", 30)
+    (tmp_path / "e.mol").write_text(Chem.MolToMolBlock(Chem.MolFromSmiles("CC")))
+    source = open_source(tmp_path)
+    header, wrapped, blank = 1, 1, 1
+    assert source.total == 40 + 60 + 21 + 30 + 1 + header + wrapped + blank
+    totals = [(len(piece), source.total) for piece in source.pieces(10)]
+    assert sum(rows for rows, _ in totals) == 152
+    assert totals[:10] == [(10, 155)] * 10, "rows of tables and lines that are not yet read"
+    assert {total for _, total in totals[10:]} == {152}
+
+
+def test_how_many_rows_there_are_on_standard_input(stdin: Callable[[bytes], None]) -> None:
+    stdin(gzip.compress(b"CCO\nCCC\nCC"))
+    assert open_source("-").total == 3
+
+
+@pytest.mark.parametrize("spoil", ["cut", "noise"])
+def test_damage_that_is_allowed_is_no_hindrance(tmp_path: Path, spoil: str) -> None:
+    packed = gzip.compress("".join(f"{'C' * (n % 50 + 1)}O a{n}\n" for n in range(50_000)).encode())
+    middle = len(packed) // 2
+    damaged = packed[:middle] if spoil == "cut" else packed[:middle] + bytes(99) + packed[middle + 99 :]
+    (tmp_path / "a.smi.gz").write_bytes(damaged)
+    source = open_source(tmp_path / "a.smi.gz", dataclasses.replace(load_config().prepare, allow_truncated=True))
+    read = sum(len(piece) for piece in source.pieces(1000))
+    assert source.total == read < 50_000
+    (tmp_path / "a.smi.gz").write_bytes(damaged[:-1] + b"?")
+    other = open_source(tmp_path / "a.smi.gz", dataclasses.replace(load_config().prepare, allow_truncated=True))
+    assert other.digest != source.digest, "what lies behind the damage is of the file, too"
+
+
+def test_a_molfile_that_cannot_be_read_is_refused_as_in_a_preparation(embedder: Embedder, tmp_path: Path) -> None:
+    """By the same words, and within the guard that a crash of RDKit does not leave."""
+    good = Chem.MolToMolBlock(Chem.MolFromSmiles("CCO"))
+    texts = {
+        "none": good,
+        "syntax": good.replace("  1  2  1  0", "  1  9  1  0"),  # a bond to an atom that is not there
+        "valence": Chem.MolToMolBlock(Chem.MolFromSmiles("C(C)(C)(C)(C)C", sanitize=False), kekulize=False),
+        "aromaticity": Chem.MolToMolBlock(Chem.MolFromSmiles("c1cccc1", sanitize=False), kekulize=False),
+    }
+    (tmp_path / "a.sdf").write_text("".join(f"{text}$$$$\n" for text in texts.values()))
+    ((rows, _),) = of(open_source(tmp_path / "a.sdf"), 10, embedder)
+    assert [row.reason or "none" for row in rows] == list(texts)
+    as_prepared = standardize_many([Structure("molfile", text) for text in texts.values()], DEFAULT)
+    assert [getattr(parent, "reason", "none") for parent in as_prepared] == list(texts)
+    assert [row.smiles for row in rows] == ["CCO", None, None, None]
 
 
 @pytest.fixture
@@ -170,8 +232,12 @@ def test_standard_input_is_kept_no_longer_than_it_is_used(
 
 def test_standard_input_that_cannot_be_used_is_said(stdin: Callable[[bytes], None]) -> None:
     stdin(b"")
-    with pytest.raises(ValueError, match=r"stdin\.smi holds no records"):
+    with pytest.raises(ValueError, match=r"^standard input holds no records"):
         open_source("-")
+    lines = "".join(f"{'C' * (n % 50 + 1)}O\n" for n in range(200_000)).encode()
+    stdin(gzip.compress(lines)[:-20])
+    with pytest.raises(ValueError, match=r"^standard input ends in the middle after"):
+        list(open_source("-").pieces(50_000))
     with pytest.raises(ValueError, match=r"standard input \(-\) is named 2 times"):
         open_source(["-", "-"])
 

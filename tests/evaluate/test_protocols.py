@@ -63,6 +63,9 @@ def test_probe(model):
     assert not np.allclose(vectors[0], vectors[1]), "molecules are taken as they are given, as fingerprints take them"
     other = methods_of("probe", {"pre-trained": model}, load_config(), {"pre-trained": "unified"})
     assert lines(other)[0] == ("MMSA, pre-trained (unified)", "linear")
+    flat = methods_of("probe", {"pre-trained": model}, load_config(None, ["embed.pictures=false"]))
+    assert not np.allclose(flat[0].make(data).value, trained), "pictures are left out as `embed.pictures` says"
+    assert flat[0].identity != methods[0].identity
     asked = methods_of("probe", {"pre-trained": model}, load_config(None, ["embed.view=unified"]))
     assert {features for features, _ in lines(asked)[:6]} == {
         "MMSA, pre-trained (unified)",

@@ -84,7 +84,7 @@ def test_the_whole_way(molecules: Path) -> None:
     assert shards_of(run / "model") == str(run / "shards")
 
     vectors = run / "embeddings"
-    embedded = mmsa("embed", molecules, "--model", run / "model", "--out", vectors, "--config", MINI, *settings)
+    embedded = mmsa("embed", molecules, "--model", run / "model", "--out", vectors, "--config", MINI)
     assert embedded.returncode == 0, embedded.stderr
     assert "61 of 62 rows have a vector" in embedded.stdout
     table = pq.read_table(vectors)
@@ -101,10 +101,24 @@ def test_the_whole_way(molecules: Path) -> None:
     array = np.load(run / "piped" / "_vectors.npy", mmap_mode="r")
     assert (len(array), int(np.isnan(array).any(axis=1).sum())) == (62, 1)
 
-    for folder in (vectors, run / "piped"):  # the second of molecules as given: the search takes them so too
+    flat = ("embed", molecules, "--model", run / "model", "--config", MINI, "embed.pictures=false", "--out")
+    again = mmsa(*flat, vectors)
+    assert (again.returncode, "(pictures was True, is now False)" in again.stderr) == (2, True), again.stderr
+    assert mmsa(*flat, run / "flat").returncode == 0
+    assert json.loads((run / "flat" / "_export.json").read_text())["origin"]["pictures"] is False
+
+    for folder in (
+        vectors,
+        run / "piped",
+        run / "flat",
+    ):  # the second of molecules as given: the search takes them so too
         found = mmsa("search", folder, "CCO", "--model", run / "model", "-k", 3)
         assert found.returncode == 0, found.stderr
         assert "1.000" in found.stdout
+    page = run / "near.html"
+    assert mmsa("search", vectors, "--by-id", "M1N", "--html", page, "-k", 3).returncode == 0
+    assert page.read_text().count("<svg") == 4, "the molecule of the id and its neighbours"
+
     assert [
         json.loads((folder / "_export.json").read_text())["origin"]["standardize"]
         for folder in (vectors, run / "piped")
@@ -151,6 +165,12 @@ def test_an_input_that_cannot_be_used_is_named_and_nothing_is_left(
         (["inspect", "{tmp}/nowhere"], "no manifest.json in"),
         (["embed", "{tmp}/x.smi", "--model", "{tmp}/nowhere", "--out", "{tmp}/v"], "model folder"),
         (["search", "{tmp}", "CCO", "--model", "{tmp}"], "mmsa: "),
+        (["search", "{tmp}", "--by-id", "a", "--html", "{tmp}/no/g.html"], "there is no folder {tmp}/no; make it"),
+        (["search", "{tmp}", "CCO", "embed.view=gin"], "mmsa search takes no settings (embed.view=gin)"),
+        (
+            ["embed", "x.smi", "-m", "{tmp}", "-o", "{tmp}/v", "prepare.max_atoms=9", "embed.view=gin", "train.lr=5"],
+            "mmsa embed does not use prepare.max_atoms=9, train.lr=5: standardization and the largest molecule are",
+        ),
         (["evaluate", "--model", "{tmp}", "--tasks", "toxicity", "--out", "{tmp}/e"], "there is no task 'toxicity'"),
         (["report", "{tmp}/nowhere"], "does not exist"),
         (["prepare", "prepare.workers=2"], "no input was named"),
@@ -172,7 +192,7 @@ def test_an_input_that_cannot_be_used_is_named_and_nothing_is_left(
 def test_what_is_wrong_is_said_in_a_sentence(tmp_path: Path, command: list[str], words: str) -> None:
     done = mmsa(*[str(word).format(tmp=tmp_path) for word in command])
     assert done.returncode == 2
-    assert words in done.stderr
+    assert words.format(tmp=tmp_path) in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 

@@ -239,7 +239,7 @@ def test_answers_of_a_search_that_are_markup_stay_answers(browser, tmp_path):  #
     long = "C" * 300
     answers = {EVIL: [Neighbour(EVIL, "CCO", "K", 0.5), Neighbour("b", EVIL, "K", 0.4)]}
     answers |= {long: [Neighbour(long, long, "K", 0.3)]}
-    write_gallery(answers, tmp_path / "page.html", title=EVIL, facts={EVIL: EVIL}, queries_are_smiles=True)
+    write_gallery(answers, tmp_path / "page.html", title=EVIL, facts={EVIL: EVIL}, drawn={EVIL: EVIL, long: long})
     for width in (1280, 390):
         with Opened(browser, (tmp_path / "page.html").as_uri(), width=width, ready="h1") as opened:
             assert opened.page.text_content("h1") == EVIL

@@ -36,6 +36,13 @@ def test_rows_are_those_that_inference_will_make(tiny_shards: Path) -> None:
     _, with_3d = rows(tiny_shards, "embed.conformers=given")
     assert with_3d is not None
     assert not torch.equal(without, with_3d)
+    _, without_pictures = rows(tiny_shards, "embed.pictures=false")
+    assert without_pictures is not None
+    flat = collate(BlockReader(str(tiny_shards), "train").read(0), picture_size=None)
+    with torch.no_grad():
+        expected = model.fuse(flat.without_conformers()).unified_BC
+    torch.testing.assert_close(without_pictures[:4], expected.half())
+    assert not torch.equal(without, without_pictures)
 
 
 def test_no_more_rows_than_molecules_and_none_where_none_are_asked_for(tiny_shards: Path) -> None:
