@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,17 +90,13 @@ def _settings(protocol: Protocol, config: Config, *, bare: bool) -> dict[str, An
     return found
 
 
-def _flat(name: str, section: BaseModel) -> list[tuple[str, Any]]:
-    values: list[tuple[str, Any]] = []
-    todo = [(name, section.model_dump(mode="json"))]
-    while todo:
-        prefix, level = todo.pop(0)
-        for key, value in level.items():
-            if isinstance(value, dict) and value:
-                todo.append((f"{prefix}.{key}", value))
-            else:
-                values.append((f"{prefix}.{key}", value))
-    return values
+def _flat(name: str, section: BaseModel) -> Iterator[tuple[str, Any]]:
+    for key, value in section.model_dump(mode="json").items():
+        part = getattr(section, key)
+        if isinstance(part, BaseModel):
+            yield from _flat(f"{name}.{key}", part)
+        else:
+            yield f"{name}.{key}", value
 
 
 def _processor() -> str:

@@ -141,6 +141,9 @@ def test_how_results_were_made(tmp_path):
     assert f"- {sentence}\n" in text
     assert sentence in made["notes"]
 
+    custom = judged("probe", {}, load_config(None, ["model.custom={mine: {layers: 3}}", "model.gin.layers=4"]))
+    assert custom["settings"]["model.custom"] == {"mine": {"layers": 3}}
+    assert custom["settings_of_the_protocol"] == {"model.custom": {}, "model.gin.layers": 5}
     models = {"pre-trained": random_embedder().pretrained}
     own = judged("probe", models, load_config(None, ["finetune.epochs=3"]), "runs/base/model")
     assert own["settings_of_the_protocol"] == {}
