@@ -157,6 +157,7 @@ def test_a_batch_that_fails_is_embedded_by_rdkit_and_told(monkeypatch):
 
 
 def test_batches_that_fail_are_counted(tmp_path, caplog):
+    (tmp_path / "making").mkdir()
     schema, plan = pa.schema([("x", pa.int64())]), ShardPlan("train-00000", "train", 0, 1)
     with pa.ipc.new_file(str(tmp_path / "deal.arrow"), schema) as writer:
         for _ in range(3):
@@ -167,7 +168,7 @@ def test_batches_that_fail_are_counted(tmp_path, caplog):
         options=None,
         gpus=1,
         progress=lambda *call: None,
-        pool=SimpleNamespace(map=lambda function, calls, gpus: results),
+        pool=SimpleNamespace(map=lambda function, calls, gpus, heartbeat: results),
     )
     Preparation.build(preparation, {plan: tmp_path / "deal.arrow"}, 0)
     assert [record.getMessage() for record in caplog.records] == [

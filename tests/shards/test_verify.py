@@ -170,7 +170,7 @@ def test_every_byte_of_the_refused_records_counts(sealed):
 
 def test_refused_records_that_are_others_missing_or_too_many(sealed):
     others = [Refused(was.id, was.place, was.reason, "something else") for was in REFUSED]
-    write_rejects(sealed / REJECTS_NAME, {}, rejects_table(others))
+    write_rejects(sealed / REJECTS_NAME, rejects_table(others).to_batches())
     assert [fault.partition(" does not match")[0] for fault in verify_folder(sealed).faults] == [
         f"{sealed}/{REJECTS_NAME}"
     ]

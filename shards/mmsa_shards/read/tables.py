@@ -80,7 +80,7 @@ def parquet_records(
     smiles_at, id_at = _columns(names, file, options)
     wanted = [names[smiles_at]] + ([] if id_at is None else [names[id_at]])
     number, num_rows = 0, table.metadata.num_rows
-    for batch in table.iter_batches(batch_size=8192, columns=wanted):
+    for batch in table.iter_batches(batch_size=8192, columns=wanted, use_threads=False):
         all_smiles = _texts(batch[wanted[0]])
         all_names = [""] * len(all_smiles) if id_at is None else _texts(batch[wanted[-1]])
         for smiles, name in zip(all_smiles, all_names, strict=True):
