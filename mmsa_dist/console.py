@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, cast
 
 from rich.console import Console
 from rich.filesize import decimal
+from rich.measure import Measurement, measure_renderables
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 _SHARDS_NAMED = 8
 
 _LINE_EVERY_S = 10.0  # between two lines where there is no terminal
+
+_BESIDE_A_CELL, _BORDER = 3, 1  # a cell of a table has a space on either side and a border before it
 
 
 def say(words: object) -> None:
@@ -145,18 +148,54 @@ class _Bars:
 
 
 def results_tables(results: Results) -> list[Table]:
-    """The results of an evaluation, a table for each metric."""
+    """The results of an evaluation: a table for each metric, or several where one would be wider than the console.
+
+    Nothing is cut: names of methods are wrapped between words, all else stands on one line. Where the console is too
+    narrow for a single task, the table is wider than the console.
+    """
+    console = _console()
+
+    def measured(texts: Iterable[str]) -> Measurement:
+        return measure_renderables(console, console.options, [Text(text) for text in texts])
+
     tables = []
     for given in results.tables():
-        table = Table(title=given.title, title_justify="left")
-        for name in ("features", "model"):
-            table.add_column(name)
-        for name in given.columns:
-            table.add_column(name, justify="right")
-        for row in given.rows:
-            table.add_row(row.features, row.model, *(Text(c.text, "bold" if c.best else "") for c in row.cells))
-        tables.append(table)
+        features = measured(["features", *(row.features for row in given.rows)])
+        model = measured(["model", *(row.model for row in given.rows)])
+        widths = [
+            measured([name, *(row.cells[number].text for row in given.rows)]).maximum
+            for number, name in enumerate(given.columns)
+        ]
+        room = console.width - _BORDER - 2 * _BESIDE_A_CELL
+        parts = _side_by_side(widths, room - features.minimum - model.minimum)
+        left = room - max(sum(widths[column] + _BESIDE_A_CELL for column in part) for part in parts)
+        of_features = min(features.maximum, max(features.minimum, left - model.maximum))
+        of_model = min(model.maximum, max(model.minimum, left - of_features))
+        wrapped = of_features < features.maximum or of_model < model.maximum
+        for number, part in enumerate(parts, 1):
+            title = given.title if len(parts) == 1 else f"{given.title}, {number} of {len(parts)}"
+            table = Table(title=title, title_justify="left", show_lines=wrapped)
+            table.add_column("features", width=of_features, overflow="fold")
+            table.add_column("model", width=of_model, overflow="fold")
+            for column in part:
+                table.add_column(Text(given.columns[column]), justify="right", width=widths[column], overflow="fold")
+            for row in given.rows:
+                cells = [row.cells[column] for column in part]
+                figures = [Text(cell.text, "bold" if cell.best else "") for cell in cells]
+                table.add_row(Text(row.features), Text(row.model), *figures)
+            table.width = _BORDER + sum(cast(int, column.width) + _BESIDE_A_CELL for column in table.columns)
+            tables.append(table)
     return tables
+
+
+def _side_by_side(widths: Sequence[int], room: int) -> list[range]:
+    """Deals columns to as few tables as have room for them, as evenly as can be, at least one to each."""
+    columns = range(len(widths))
+    for count in range(1, len(columns) + 1):
+        parts = [columns[len(columns) * n // count : len(columns) * (n + 1) // count] for n in range(count)]
+        if all(sum(widths[column] + _BESIDE_A_CELL for column in part) <= room for part in parts):
+            break
+    return parts
 
 
 def preparation_summary(manifest: Manifest, folder: str) -> Table:

@@ -52,6 +52,7 @@ def ablate(
     from mmsa_dist.evaluate.ablation import budget, pretrain_arms, read_arms
     from mmsa_dist.evaluate.leaks import leak_warnings
     from mmsa_dist.evaluate.protocols import methods_of
+    from mmsa_dist.evaluate.provenance import judged
 
     loaded = judging.load_tasks(tasks, data, csv, smiles_column, label_columns, metric)
     trained = read_arms(arms, out, config, settings)
@@ -69,10 +70,6 @@ def ablate(
             parallel=parallel,
             report=progress,
             check=partial(leak_warnings, first, progress=looked),
-            about={
-                "protocol": protocol,
-                "models": {name: model.digest for name, model in models.items()},
-                "budget": given,
-            },
+            about=judged(protocol, models, shared) | {"budget": given},
         )
     judging.show(results, out)

@@ -34,7 +34,7 @@ LabelColumns = Annotated[str, typer.Option(help="Of --csv, with commas.")]
 Metric = Literal["roc_auc", "rmse", "mae"]
 MetricOfCsv = Annotated[Metric, typer.Option("--metric", help="Of --csv; roc_auc makes it a classification.")]
 SplitChoice = Annotated[
-    str, typer.Option("--split", help="hu-scaffold, ogb-scaffold, random, or a file or folder of splits.")
+    str, typer.Option("--split", help="hu-scaffold, ogb-scaffold, random, or the path of a file or folder of splits.")
 ]
 Seeds = Annotated[int, typer.Option(help="Seeds 0, 1, ... of random splits, weights and forests.", min=1)]
 Parallel = Annotated[

@@ -1,7 +1,8 @@
 """Where the file of a task comes from: a folder, the package it ships in, or the Hugging Face hub.
 
 On the hub are the MoleculeNet files that scikit-fingerprints keeps, a repository for each set. They are fetched by
-`huggingface_hub`, which keeps them in its cache, so that a file is downloaded once; offline it is read from there.
+`huggingface_hub`, which keeps them in its cache, so that a file is downloaded once; from then on the cache is read, and
+nothing is asked.
 """
 
 from __future__ import annotations
@@ -57,10 +58,16 @@ def _in_package(task: Task) -> Path | None:
 def _from_hub(task: Task) -> Path | None:
     if task.hub is None:
         return None
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
     file = f"{task.name}.csv"
+    cached = try_to_load_from_cache(task.hub, file, repo_type="dataset")
+    if isinstance(cached, str):
+        return Path(cached)
     try:
+        # Asked once: by itself a download asks seven times, for half a minute, or for six minutes where nobody answers,
+        # and then does not say what was wrong.
+        get_hf_file_metadata(hf_hub_url(task.hub, file, repo_type="dataset"))
         return Path(hf_hub_download(task.hub, file, repo_type="dataset"))
     except Exception as error:  # what a network does wrong is of another family in each version of the client
         wanted = " or ".join(f"{name}.csv[.gz]" for name in task.files)

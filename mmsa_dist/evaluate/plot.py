@@ -1,8 +1,9 @@
-"""A picture of the results: every seed a dot, the mean a bar across, a panel for each task."""
+"""A picture of the results: every seed a dot, the mean a bar across, their spread a line, a panel for each task."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,16 @@ _OURS, _OTHERS = "#1b6ca8", "#8a8f98"
 
 
 def plot_results(results: Results, path: Path) -> None:
-    """Draws `results` into a PNG, methods from top to bottom as in the table; nothing where nothing is defined."""
+    """Draws `results` into a PNG; there is none where nothing is defined."""
     lines = [line for line in results.summaries() if not math.isnan(line.mean)]
-    if not lines:
+    if lines:
+        drawn(lines).savefig(path, dpi=160)
+    else:
         path.unlink(missing_ok=True)
-        return
+
+
+def drawn(lines: Sequence[Summary]) -> Figure:
+    """The picture of results that are defined, methods from top to bottom as in the table."""
     tasks = list(dict.fromkeys(line.task for line in lines))
     methods = list(dict.fromkeys(f"{line.features}\n{line.model}" for line in lines))
     across = min(_PANELS_ACROSS, len(tasks))
@@ -44,7 +50,7 @@ def plot_results(results: Results, path: Path) -> None:
         axis.set_axisbelow(True)
         axis.spines[["top", "right", "left"]].set_visible(False)
         axis.tick_params(axis="y", length=0)
-    figure.savefig(path, dpi=160)
+    return figure
 
 
 def _draw(axis: Axes, line: Summary, row: int) -> None:

@@ -45,7 +45,8 @@ def methods_of(
         models: are judged, each under its name; with none there are only the baselines, of the architecture of
             `config`.
         config: how vectors are made (``embed``), how is tuned (``finetune``), and the seed of untrained weights.
-        views: of models whose vectors are others than `config` says.
+        views: of models whose vectors are others than `config` says. The line without pre-training has the
+            architecture and the view of the first model.
 
     Raises:
         ValueError: a model has not what the protocol needs.
@@ -55,12 +56,12 @@ def methods_of(
 
 
 def _probe(models: Mapping[str, PretrainedModel], config: Config, views: Mapping[str, str]) -> list[Method]:
-    first = next(iter(models.values()), None)
-    inference = first.inference if first else Inference.of(config)
+    first = next(iter(models), _BARE)
+    inference = models[first].inference if models else Inference.of(config)
     methods = []
     for name, model in {**models, _BARE: _untrained(inference, config.run.seed)}.items():
         options: dict[str, Any] = {
-            "view": views.get(name, config.embed.view),
+            "view": views.get(first if name == _BARE else name, config.embed.view),
             "conformers": config.embed.conformers,
             # As fingerprints and fine-tuning see them, salts and charges included; but still none that the model has
             # no word for (*) or that are too large.

@@ -9,7 +9,7 @@ from mmsa_dist.evaluate.job import Job, fit
 from mmsa_dist.evaluate.methods import FitPredict, Inputs, Outcome
 from mmsa_dist.evaluate.splits import Split
 from mmsa_dist.evaluate.tasks import TaskData
-from mmsa_shards.cluster import ray_pool
+from mmsa_shards.cluster import Board, ray_pool
 
 _JOBS_PER_GPU = 4  # batches of 32 molecules leave most of one idle
 
@@ -23,21 +23,26 @@ def side_by_side(
         parallel: jobs at a time; 0 takes what the cluster has.
         jobs: in the order in which they are begun.
         inputs: by `Job.inputs_key`.
-        tell: is told every second or so how many run.
+        tell: is told every second or so how many run, and what one of them said last.
     """
     if not jobs:  # all are done: Ray takes seconds to start
         return
-
-    def heartbeat() -> None:
-        tell(f"{parallel or 'all'} side by side")
-
     with ray_pool(parallel) as pool:
+        board = pool.board()
+
+        def heartbeat() -> None:
+            said = board.read()
+            tell(f"{parallel or 'all'} side by side" + (f" · {said}" if said else ""))
+
         shared = {key: pool.share(made.value) for key, made in inputs.items()}
         data = {name: pool.share(of_name) for name, of_name in {job.data.task.name: job.data for job in jobs}.items()}
         for gpu in (True, False):
             chosen = [number for number, job in enumerate(jobs) if job.method.gpu == gpu]
             calls = (
-                (n, job.method.fit_predict, shared[job.inputs_key], data[job.data.task.name], job.split, job.seed)
+                (
+                    *(n, job.name, job.method.fit_predict, shared[job.inputs_key], data[job.data.task.name]),
+                    *(job.split, job.seed, board),
+                )
                 for n, job in ((n, jobs[n]) for n in chosen)
             )
             gpus = 1 / _JOBS_PER_GPU if gpu and pool.gpus else 0
@@ -46,6 +51,13 @@ def side_by_side(
 
 
 def _run(
-    number: int, fit_predict: FitPredict, value: Any, data: TaskData, split: Split, seed: int
+    number: int,
+    name: str,
+    fit_predict: FitPredict,
+    value: Any,
+    data: TaskData,
+    split: Split,
+    seed: int,
+    board: Board,
 ) -> tuple[int, Outcome, float]:
-    return number, *fit(fit_predict, value, data, split, seed, lambda words: None)
+    return number, *fit(fit_predict, value, data, split, seed, lambda words: board.write(f"{name} {words}"))

@@ -50,7 +50,8 @@ def choose_split(data: TaskData, choice: str, seed: int = 0) -> Split:
         return make_split(data, cast(SplitName, choice), seed)
     if not Path(choice).exists():
         raise SplitError(
-            f"the split {choice!r} is neither one of {', '.join(get_args(SplitName))} nor a file or folder of splits"
+            f"the split {choice!r} is neither one of {', '.join(get_args(SplitName))} nor a file or folder of splits; "
+            f"for a split from a file give its path, such as --split splits/{data.task.name}.json"
         )
     return load_split(choice, data, seed=seed)
 

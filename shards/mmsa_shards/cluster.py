@@ -71,6 +71,10 @@ class Pool:
         """Puts a value where all tasks find it; pass what this returns as an argument."""
         return ray.put(value)
 
+    def board(self) -> Board:
+        """Makes a place for the words of tasks; pass what this returns as an argument."""
+        return Board(ray.remote(num_cpus=0)(_Words).remote())
+
     def map(
         self,
         function: Callable[..., R],
@@ -123,6 +127,41 @@ class Pool:
                 f"{folder} is not seen by node {', '.join(sorted(blind))}: name a folder that all nodes share with "
                 "--out or prepare.work_dir"
             )
+
+
+class _Words:
+    """Of a board, in a process of its own."""
+
+    def __init__(self) -> None:
+        self._newest = ""
+
+    def write(self, words: str) -> None:
+        self._newest = words
+
+    def read(self) -> str:
+        return self._newest
+
+
+class Board:
+    """Where tasks say in a few words how far they are, of which the newest stand there.
+
+    Nothing hangs on it: what cannot be written or read is left out.
+    """
+
+    def __init__(self, words: Any) -> None:
+        self._words = words
+
+    def write(self, words: str) -> None:
+        """Says how far a task is, and waits for nothing."""
+        self._words.write.remote(words)
+
+    def read(self) -> str:
+        """The newest words; empty where there are none, or nobody answers within a second."""
+        answer = self._words.read.remote()
+        try:
+            return str(ray.get(answer, timeout=_HEARTBEAT_S))
+        except ray.exceptions.RayError:
+            return ""
 
 
 def _sees(folder: Path) -> bool:

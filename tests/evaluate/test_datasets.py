@@ -75,9 +75,10 @@ def test_a_file_is_fetched_once_and_then_read_without_network(tmp_path):
         first = load("bbbp", tmp_path, HF_ENDPOINT=address)
         assert first.stdout == "CCO CCC [1.0, 0.0]\n", first.stderr
         assert sum(line.startswith("GET") for line in log) == 1
+        asked = len(log)
         again = load("bbbp", tmp_path, HF_ENDPOINT=address)
         assert again.stdout == first.stdout
-        assert sum(line.startswith("GET") for line in log) == 1
+        assert len(log) == asked
     offline = load("bbbp", tmp_path, HF_HUB_OFFLINE="1")
     assert offline.stdout == first.stdout, offline.stderr
 
@@ -85,13 +86,17 @@ def test_a_file_is_fetched_once_and_then_read_without_network(tmp_path):
 def test_what_cannot_be_fetched_is_said_with_the_mend(tmp_path):
     with hub({}) as (address, _):
         missing = load("toxcast", tmp_path, HF_ENDPOINT=address)
+    refused = load("toxcast", tmp_path, HF_ENDPOINT=address)  # the server is gone
     offline = load("toxcast", tmp_path, HF_HUB_OFFLINE="1")
-    for done in (missing, offline):
+    for done in (missing, refused, offline):
         said = done.stderr.splitlines()[-1]
         assert "task 'toxcast' could not be downloaded" in said
         assert "toxcast.csv of scikit-fingerprints/MoleculeNet_ToxCast" in said
         assert "fetch toxcast.csv[.gz] or toxcast_data.csv[.gz] elsewhere and name its folder with --data" in said
     assert "404" in missing.stderr
+    assert "Connection refused" in refused.stderr.splitlines()[-1]
+    assert "Retrying" not in refused.stderr
+    assert "unset the `HF_HUB_OFFLINE` environment variable" in offline.stderr.splitlines()[-1]
 
 
 def test_a_folder_is_asked_first_and_nothing_is_downloaded_in_its_place(tmp_path):

@@ -62,7 +62,10 @@ def test_probe(model):
     vectors = methods[0].make(salt).value
     assert not np.allclose(vectors[0], vectors[1]), "molecules are taken as they are given, as fingerprints take them"
     other = methods_of("probe", {"pre-trained": model}, load_config(), {"pre-trained": "unified"})
-    assert lines(other)[0] == ("MMSA, pre-trained (unified)", "linear")
+    assert [features for features, _ in lines(other)[:6:3]] == [
+        "MMSA, pre-trained (unified)",
+        "MMSA, no pre-training (unified)",
+    ]
     flat = methods_of("probe", {"pre-trained": model}, load_config(None, ["embed.pictures=false"]))
     assert not np.allclose(flat[0].make(data).value, trained), "pictures are left out as `embed.pictures` says"
     assert flat[0].identity != methods[0].identity
@@ -72,3 +75,17 @@ def test_probe(model):
         "MMSA, no pre-training (unified)",
     }
     assert lines(methods_of("probe", {}, mini_config())) == [*simple[3:], *BASELINES]
+
+
+def test_the_line_without_pretraining_is_seen_as_the_first_arm_is(model):
+    arms = {"2D+3D": model, "+ memory": model}
+    views = {"2D+3D": "unified", "+ memory": "structure"}
+    methods = methods_of("probe", arms, load_config(), views)
+    assert [features for features, _ in lines(methods)[:9:3]] == [
+        "MMSA, 2D+3D (unified)",
+        "MMSA, + memory (structure)",
+        "MMSA, no pre-training (unified)",
+    ]
+    data = some_of_freesolv(6)
+    first, bare = (methods[number].make(data).value.shape for number in (0, 6))
+    assert first == bare

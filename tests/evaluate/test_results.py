@@ -213,13 +213,3 @@ def test_undefined_metrics_are_null(tmp_path):
     Results((score("t", "f", math.nan),)).write(tmp_path)
     assert json.loads((tmp_path / "results.json").read_text())["scores"][0]["value"] is None
     assert "not defined" in (tmp_path / "results.md").read_text()
-
-
-def test_plot(tmp_path):
-    from matplotlib import image
-
-    results = Results(tuple(score(t, f, 0.5 + 0.1 * s, s) for t in "abcd" for f in "xy" for s in (0, 1)))
-    plot_results(results, tmp_path / "results.png")
-    pixels = image.imread(tmp_path / "results.png")[..., :3]
-    assert pixels.shape[1] > 1000
-    assert 0.005 < (pixels.min(axis=2) < 0.9).mean() < 0.5, "there is something, and it is not a black sheet"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -147,6 +148,24 @@ def test_the_files_of_a_job(freesolv, tmp_path):
     about = json.loads((tmp_path / "jobs/two/told-linear-random-seed0.json").read_text())
     assert about["score"]["value"] == results.scores[0].value
     assert (about["score"]["labels_scored"], about["score"]["labels"]) == (2, 3)
+
+
+def _in_epochs(x, data, split, seed, progress):
+    for epoch in (1, 2):
+        progress(f"epoch {epoch} of 2")
+        time.sleep(1.5)  # as a long epoch does, so that somebody asks meanwhile
+    return Outcome(np.zeros(data.labels.shape), 0.0)
+
+
+@pytest.mark.distributed
+def test_jobs_side_by_side_say_how_far_they_are(freesolv, tmp_path):
+    said: list[str] = []
+    method = replace(TOLD[0], fit_predict=_in_epochs)
+    evaluate(
+        [method], [freesolv], out=tmp_path, split="random", seeds=(0,), parallel=2,
+        report=lambda done, total, words: said.append(words),
+    )  # fmt: skip
+    assert "2 side by side · freesolv/told-linear-random-seed0 epoch 2 of 2" in said
 
 
 @pytest.mark.distributed

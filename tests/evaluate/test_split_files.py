@@ -63,6 +63,8 @@ def test_a_split_is_chosen_by_name_or_path(tmp_path):
     assert choose_split(data, "random", 3).digest == make_split(data, "random", 3).digest
     with pytest.raises(SplitError, match="'scafold' is neither one of hu-scaffold, ogb-scaffold, random nor a file"):
         choose_split(data, "scafold")
+    with pytest.raises(SplitError, match=r"'file' is neither .*give its path, such as --split splits/mine\.json"):
+        choose_split(data, "file")
 
 
 def test_what_is_written_is_read(tmp_path):

@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 ARMS = """
 cumulative: true
 arms:
-  2D+3D: {model.encoders: [gin, comenet], loss.memory: 0.0, model.structure.neighbours: none}
-  + memory: {loss.memory: 0.5}
+  2D+3D: {model.encoders: [gin, comenet], loss.memory: 0.0, model.structure.neighbours: none, embed.view: unified}
+  + memory: {loss.memory: 0.5, embed.view: structure}
 """
 
 
@@ -62,6 +62,13 @@ def test_two_arms(tiny_shards: Path, tmp_path: Path) -> None:
     assert again.returncode == 0, again.stdout + again.stderr
     assert "1 of 2: 2D+3D is trained" in again.stdout
     assert json.loads((tmp_path / "out/results.json").read_text()) == about
+
+    probe = ablate(tmp_path, shards, "--protocol", "probe", "--seeds", 1)
+    assert probe.returncode == 0, probe.stdout + probe.stderr
+    about = json.loads((tmp_path / "out/results.json").read_text())
+    assert list(dict.fromkeys(line["features"] for line in about["summaries"])) == [
+        *("MMSA, 2D+3D (unified)", "MMSA, + memory (structure)", "MMSA, no pre-training (unified)", "ECFP4", "none"),
+    ]
 
     other = ablate(tmp_path, shards, "train.lr=1e-4")
     assert other.returncode == 2
