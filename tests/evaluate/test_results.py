@@ -12,7 +12,6 @@ import pytest
 
 from mmsa_dist.config.load import load_config
 from mmsa_dist.evaluate import Results, Score, evaluate, make_split
-from mmsa_dist.evaluate.plot import plot_results
 from mmsa_dist.evaluate.provenance import judged
 from mmsa_dist.evaluate.scores import LabelScore, score_from_plain
 from mmsa_dist.evaluate.splits import PARTS, Split

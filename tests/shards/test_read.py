@@ -90,6 +90,13 @@ def test_csv_columns_can_be_named(tmp_path, options):
     assert (record.id, record.structure.text) == ("x7", "CCO")
 
 
+def test_usual_columns_however_they_are_spelt(tmp_path, options):
+    path = tmp_path / "a.csv"
+    path.write_text("Compound ID,measured log(solubility:mol/L), Canonical SMILES\nAmigdalin,-0.77,CCO\n")
+    (record,) = _read(path, options)
+    assert (record.id, record.structure.text) == ("Amigdalin", "CCO")
+
+
 def test_csv_without_smiles_says_which_columns_there_are(tmp_path, options):
     path = tmp_path / "a.csv"
     path.write_text("formula,y\nC2H6O,1\n")
