@@ -48,6 +48,7 @@ def ablate(
     settings = only_settings(words)
     shared = load_config(config, settings)
 
+    from mmsa_dist.evaluate import choose_split
     from mmsa_dist.evaluate import evaluate as judge
     from mmsa_dist.evaluate.ablation import budget, pretrain_arms, read_arms
     from mmsa_dist.evaluate.leaks import leak_warnings
@@ -55,6 +56,9 @@ def ablate(
     from mmsa_dist.evaluate.provenance import judged
 
     loaded = judging.load_tasks(tasks, data, csv, smiles_column, label_columns, metric)
+    for task in loaded:  # a split that cannot be is told before what may take days
+        for seed in range(seeds):
+            choose_split(task, split, seed)
     trained = read_arms(arms, out, config, settings)
     given = budget(trained)
     models = pretrain_arms(trained, ranks, say)

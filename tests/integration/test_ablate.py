@@ -70,6 +70,11 @@ def test_two_arms(tiny_shards: Path, tmp_path: Path) -> None:
         *("MMSA, 2D+3D (unified)", "MMSA, + memory (structure)", "MMSA, no pre-training (unified)", "ECFP4", "none"),
     ]
 
+    unknown = ablate(tmp_path, shards, "--split", "hu", "--out", tmp_path / "elsewhere")
+    assert unknown.returncode == 2
+    assert "the split 'hu' is neither one of" in unknown.stderr
+    assert not (tmp_path / "elsewhere").exists(), "nothing was trained"
+
     other = ablate(tmp_path, shards, "train.lr=1e-4")
     assert other.returncode == 2
     assert "holds an arm '2D+3D' with other settings; take another --out, or remove it" in other.stderr
