@@ -28,9 +28,9 @@ from mmsa_dist.embed.parquet import (
     part_number,
     read_part,
     read_summary,
-    write_part,
     write_summary,
 )
+from mmsa_dist.embed.part import make_part
 from mmsa_dist.embed.source import Piece, Source, open_source
 from mmsa_shards.folder import Folder
 from mmsa_shards.options import PrepareOptions
@@ -127,29 +127,6 @@ def _make(folder: Folder) -> None:
         raise ExportError(
             f"the folder {folder.path} cannot be made ({error.strerror}); name one where you may write"
         ) from error
-
-
-def make_part(
-    embedder: Embedder,
-    origin: Origin,
-    url: str,
-    number: int,
-    piece: Piece,
-    progress: Callable[[int], None] | None = None,
-) -> Reasons:
-    """Embeds a piece and writes its part; returns what became of its rows.
-
-    Args:
-        embedder: of `origin`.
-        origin: of the export.
-        url: of its folder.
-        number: of the part.
-        piece: of the input.
-        progress: told how many rows of the piece are done.
-    """
-    rows, vectors = piece.embed(embedder, progress)
-    write_part(Folder(url), number, rows, vectors, origin)
-    return Counter(row.reason for row in rows)
 
 
 @dataclass

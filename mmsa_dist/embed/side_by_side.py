@@ -10,8 +10,8 @@ import torch
 from sklearn.base import clone
 
 from mmsa_dist.embed.embedder import Embedder
-from mmsa_dist.embed.export import make_part
 from mmsa_dist.embed.parquet import Origin, Reasons
+from mmsa_dist.embed.part import make_part
 from mmsa_dist.embed.source import Piece
 from mmsa_shards.cluster import ray_pool
 from mmsa_shards.folder import Folder

@@ -17,6 +17,7 @@ from sklearn.base import clone
 
 from mmsa_dist.embed import Embedder, ExportError, ExportSummary, export_embeddings, read_embeddings
 from mmsa_dist.embed import export as export_module
+from mmsa_dist.embed import part as part_module
 from mmsa_dist.embed.file_facts import facts_of
 from mmsa_shards.folder import Folder
 from mmsa_shards.manifest import Manifest
@@ -139,7 +140,7 @@ def test_several_files_and_molfiles(embedder, tmp_path):
 def test_a_killed_export_goes_on(embedder, table, tiny_shards, tmp_path, monkeypatch, killed_at, kind):
     source = table if kind == "file" else tiny_shards
     export_embeddings(embedder, source, tmp_path / "whole", rows_per_part=5)
-    write, calls = export_module.write_part, []
+    write, calls = part_module.write_part, []
 
     def dying(folder, number, *rest):
         if number == killed_at:
@@ -148,12 +149,12 @@ def test_a_killed_export_goes_on(embedder, table, tiny_shards, tmp_path, monkeyp
         calls.append(number)
         write(folder, number, *rest)
 
-    monkeypatch.setattr(export_module, "write_part", dying)
+    monkeypatch.setattr(part_module, "write_part", dying)
     with pytest.raises(KeyboardInterrupt):
         export_embeddings(embedder, source, tmp_path / "out", rows_per_part=5)
     with pytest.raises(ExportError, match="holds no finished embeddings"):
         read_embeddings(tmp_path / "out")
-    monkeypatch.setattr(export_module, "write_part", write)
+    monkeypatch.setattr(part_module, "write_part", write)
     summary = export_embeddings(embedder, source, tmp_path / "out", rows_per_part=5)
     assert summary.reused_parts == killed_at == len(calls)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
@@ -225,7 +226,7 @@ def test_what_search_keeps_there_is_left_alone(embedder, table, tmp_path):
 
 def test_what_is_done_is_not_done_twice(embedder, table, tmp_path, monkeypatch):
     first = export_embeddings(embedder, table, tmp_path / "out")
-    monkeypatch.setattr(export_module, "write_part", lambda *_: pytest.fail("wrote again"))
+    monkeypatch.setattr(part_module, "write_part", lambda *_: pytest.fail("wrote again"))
     assert export_embeddings(embedder, table, tmp_path / "out") == first
 
 
@@ -399,7 +400,7 @@ def test_the_array_may_be_asked_for_later_and_is_made_once(embedder, table, tmp_
             export_embeddings(embedder, table, tmp_path / "out", rows_per_part=5, format="npy")
     assert not path.exists()
     (tmp_path / "out" / ".npy-killed").mkdir()
-    monkeypatch.setattr(export_module, "write_part", lambda *_: pytest.fail("wrote again"))
+    monkeypatch.setattr(part_module, "write_part", lambda *_: pytest.fail("wrote again"))
     assert export_embeddings(embedder, table, tmp_path / "out", rows_per_part=5, format="npy") == first
     written = path.stat().st_mtime_ns
     assert export_embeddings(embedder, table, tmp_path / "out", rows_per_part=5, format="npy") == first

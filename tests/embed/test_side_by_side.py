@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mmsa_dist.embed import Embedder, ExportError, export_embeddings, read_embeddings
-from mmsa_dist.embed import export as export_module
+from mmsa_dist.embed.part import make_part
 from tests.fixtures.embedders import DRUGS, random_embedder
 from tests.fixtures.local_ray import started_ray
 
@@ -83,7 +83,7 @@ def dying(embedder: Embedder, origin: object, url: str, number: int, piece: obje
     if not marker.exists():
         marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    return export_module.make_part(embedder, origin, url, number, piece)
+    return make_part(embedder, origin, url, number, piece)
 
 
 def test_an_error_of_a_part_is_told(molecules: Path, tmp_path: Path) -> None:
