@@ -261,7 +261,7 @@ def test_a_server_that_refuses_is_said() -> None:
         def answer(self, *, body: bool) -> None:
             self.begin(403, 0)
 
-    with on_loopback(Refuses) as url, pytest.raises(PrepareError, match=rf"cannot read {url}/secret\.smi: 403"):
+    with on_loopback(Refuses) as url, pytest.raises(PrepareError, match=rf"cannot reach {url}/secret\.smi \(403"):
         open_source(f"{url}/secret.smi")
 
 

@@ -124,8 +124,9 @@ def assert_good_for_hopper(reports: list[dict]) -> None:
         assert report["spill_bytes"] == 0, report
         assert not report["wgmma_serialized"], report
         assert report["pipelined"] == (tile is not None and tile["stages"] > 1), report
-        # Short rows have less than that; and all that backward_rows reads goes to shared memory past the registers.
-        if report["case"]["width"] >= 64 and kernel != "backward_rows":
+        # Short rows have less than that, the float32 of a warp too; and all that backward_rows reads goes to shared
+        # memory past the registers.
+        if report["case"]["width"] >= (128 if kernel == "anchor_totals" else 64) and kernel != "backward_rows":
             assert report["widest_load"] == 16, report
         assert (tile is None) == (kernel not in KERNELS), report
         if tile and tile["anchors" if kernel == "backward_anchors" else "rows"] >= 16 * tile["warps"]:

@@ -106,8 +106,9 @@ def entry_constants(width: int, dtype: torch.dtype) -> dict[str, int]:
 
 
 def total_constants(width: int) -> dict[str, int]:
-    """Returns the constants of `anchor_totals_kernel`."""
-    return {"D": width, "BD": padded_width(width), "UNROLL": ENTRIES_AHEAD, "num_warps": 4}
+    """Returns the constants of `anchor_totals_kernel`: 16 bytes a thread."""
+    columns = padded_width(width)
+    return {"D": width, "BD": columns, "UNROLL": ENTRIES_AHEAD, "num_warps": max(1, columns // 128)}
 
 
 def dtype_of_pieces(dtype: torch.dtype) -> torch.dtype:
