@@ -197,15 +197,16 @@ def ray_pool(workers: int, say: Callable[[str], None] | None = None) -> Iterator
     if ray.is_initialized():
         yield Pool(workers)
         return
-    if address := os.environ.get("RAY_ADDRESS"):
-        _join(address, say)
-    else:
-        _start_local(workers or len(os.sched_getaffinity(0)))
-    try:
-        with _ended_by_sigterm():
+    with _ended_by_sigterm() as take_signal:
+        if address := os.environ.get("RAY_ADDRESS"):
+            _join(address, say)
+        else:
+            _start_local(workers or len(os.sched_getaffinity(0)))
+        take_signal()  # which Ray takes when it starts
+        try:
             yield Pool(workers)
-    finally:
-        ray.shutdown()
+        finally:
+            ray.shutdown()
 
 
 def _join(address: str, say: Callable[[str], None] | None) -> None:
@@ -248,7 +249,8 @@ def _wait_for_port(address: str) -> None:
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
+def _ended_by_sigterm() -> Iterator[Callable[[], None]]:
+    """Yields what makes SIGTERM end the block once more, should another handler have been put there since."""
     told = False
 
     def end(*_: object) -> NoReturn:
@@ -256,12 +258,16 @@ def _ended_by_sigterm() -> Iterator[None]:
         told = True
         raise KeyboardInterrupt  # which Ray lets pass as it is; of a SystemExit it makes another, with status 1
 
+    def take_signal() -> None:
+        signal.signal(signal.SIGTERM, end)
+
     if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
-        yield
+        yield lambda: None
         return
-    before = signal.signal(signal.SIGTERM, end)
+    before = signal.getsignal(signal.SIGTERM)
+    take_signal()
     try:
-        yield
+        yield take_signal
     except KeyboardInterrupt:
         if told:
             raise SystemExit(TERMINATED) from None

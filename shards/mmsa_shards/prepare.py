@@ -93,9 +93,11 @@ def prepare(
         # Before anything is written, so that a wrong input leaves nothing.
         job = describe(inputs, options, before.job if before else None, folder.url)
         with alone_in(work):
-            if finish_publishing(work, folder):
-                before = prepared(folder, work)
-                job = describe(inputs, options, before.job if before else None, folder.url)
+            finished = finish_publishing(work, folder)  # and the work folder is gone
+        if finished:
+            before = prepared(folder, work)
+            job = describe(inputs, options, before.job if before else None, folder.url)
+        with alone_in(work):
             if before is not None:
                 _refuse_what_is_broken(folder, before.manifest)
             if before is not None and before.job == job:
@@ -214,7 +216,7 @@ class Preparation:
         missing = [
             (path, shared, plan, self.held.get(plan.stem), self.folder.url, size, self.options)
             for plan, path in deals.items()
-            if not path.exists()
+            if not (path.exists() and path.with_suffix(".json").exists())
         ]
         done = len(deals) - len(missing)
 

@@ -124,5 +124,7 @@ def _sorted(refused: Iterable[pa.RecordBatch], folder: Path) -> Iterator[tuple[A
                     database.executemany("INSERT INTO refused VALUES (?, ?, ?, ?, ?, ?)", rows)
                     count += len(piece)
             yield from database.execute(f"SELECT id, file, number, reason, message FROM refused ORDER BY {key}")
+    except sqlite3.Error as error:  # a full disk, mostly
+        raise OSError(f"cannot sort the refused records in {folder} ({error})") from error
     finally:
         path.unlink(missing_ok=True)

@@ -104,7 +104,9 @@ def size_faults(folder: str | Path) -> tuple[str, ...]:
     manifest = Manifest.load(folder)
     system, path = locate(str(folder))
     with reaching(str(folder)):
+        system.invalidate_cache(path)  # of what another process may have changed since, now and after
         sizes = {Path(entry["name"]).name: entry["size"] for entry in system.ls(path, detail=True)}
+        system.invalidate_cache(path)
     return tuple(
         f"{folder}/{shard.name} "
         + ("is missing" if shard.name not in sizes else f"has {sizes[shard.name]:,} bytes instead of {shard.bytes:,}")

@@ -66,13 +66,27 @@ def work_folder(folder: Folder, options: PrepareOptions) -> Path:
             "an object store"
         )
     if options.work_dir:
-        return Path(options.work_dir)
+        work = Path(options.work_dir)
+        _check_ours(work, folder)
+        return work
     if folder.path is None:
         raise PrepareError(
             f"{folder.url} is no folder of this machine: name one for what is under way, which all nodes see, with "
             "prepare.work_dir=..."
         )
     return folder.path / _WORK_NAME
+
+
+def _check_ours(work: Path, folder: Folder) -> None:
+    """Refuses a folder that holds anything but this preparation, for in the end all of it is removed."""
+    if folder.path is not None and work.resolve() in (folder.path.resolve(), *folder.path.resolve().parents):
+        raise PrepareError(f"prepare.work_dir={work} holds {folder.url} itself: name another")
+    target = work / _TARGET_NAME
+    if target.exists():
+        if (theirs := target.read_text()) != folder.url:
+            raise PrepareError(f"prepare.work_dir={work} belongs to the preparation of {theirs}: name another")
+    elif work.exists() and {entry.name for entry in work.iterdir()} - {_LOCK_NAME}:
+        raise PrepareError(f"prepare.work_dir={work} is not empty: name a folder for this preparation alone")
 
 
 def prepared(folder: Folder, work: Path) -> Prepared | None:
@@ -113,23 +127,23 @@ def claim(work: Path, folder: Folder, job: Job, before: Prepared | None) -> None
     Raises:
         PrepareError: the work folder is in use for something else, or the folder was prepared otherwise.
     """
-    mend = "name another folder, or delete this one to prepare it again"
     if before is not None and (difference := job.difference(before.job)):
-        raise PrepareError(f"{folder.url} holds shards prepared otherwise ({difference}): {mend}")
+        raise PrepareError(
+            f"{folder.url} holds shards prepared otherwise ({difference}): name another folder, or delete this one to "
+            "prepare it again"
+        )
     path, target = work / JOB_NAME, work / _TARGET_NAME
-    if not path.exists():
-        if {entry.name for entry in work.iterdir()} - {_LOCK_NAME, _TARGET_NAME}:
-            raise PrepareError(f"prepare.work_dir={work} is not empty: name a folder for this preparation alone")
-    elif target.read_text() != folder.url:
-        raise PrepareError(f"prepare.work_dir={work} belongs to the preparation of {target.read_text()}: name another")
-    else:
+    if path.exists():
         theirs = Job.from_json(path.read_bytes())
         if theirs == job:
             return
         difference = job.difference(theirs)
         if any((work / "pieces").glob("*")):
             what = difference or "its inputs were others"
-            raise PrepareError(f"{folder.url} holds a preparation begun otherwise ({what}): finish it first, or {mend}")
+            raise PrepareError(
+                f"{folder.url} holds a preparation begun otherwise ({what}): finish it first, or name another folder, "
+                f"or delete {work}, which loses what that one has made so far"
+            )
         # The other job came to nothing, perhaps for an input that has been mended since.
         for name in ("deals", "shards", *(["catalog"] if difference else [])):
             shutil.rmtree(work / name, ignore_errors=True)

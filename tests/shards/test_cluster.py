@@ -97,3 +97,17 @@ def test_sigterm_is_answered_in_words_and_work_is_kept(tmp_path):
     assert not psutil.wait_procs(family, timeout=30)[1], "processes outlive the driver"
     assert list(pieces.glob("*.arrow"))
     assert not list(Path(tmp_path / "out").glob("*.tar"))
+
+
+@pytest.mark.distributed
+def test_the_signal_handler_of_a_caller_stays_its_own():
+    def own(*_: object) -> None:
+        """A graceful end of a program that has this one for a library."""
+
+    before = signal.signal(signal.SIGTERM, own)
+    try:
+        with ray_pool(1):
+            assert signal.getsignal(signal.SIGTERM) is not own
+        assert signal.getsignal(signal.SIGTERM) is own
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -508,3 +508,18 @@ def test_any_bytes_are_records_or_one_clear_error(tmp_path_factory, options, con
     path.write_bytes(content)
     with contextlib.suppress(PrepareError):
         assert all(isinstance(r, Record | Refused) for r in _read(path, options, allow_truncated=True))
+
+
+@pytest.mark.timeout(60)
+def test_a_quote_that_opens_another_in_every_line_costs_no_more_than_its_row(tmp_path, options):
+    path = tmp_path / "a.csv"
+    path.write_text("smiles,id,note\n" + 'a","\n' * 30_000)  # each line closes a cell, and opens one
+    assert len(_outcomes(path, options)) == 30_000
+
+
+@pytest.mark.timeout(60)
+def test_heads_without_ends_cost_no_more_than_they_are_long(tmp_path, options):
+    path = tmp_path / "a.sdf"
+    head = "x\n  p\n\n  0  0  0  0  0  0  0  0  0  0999 V2000\n"
+    path.write_text(head + ">  <x>\n" + head.replace("\n\n", "\nc\n") * 100_000 + "$$$$\n")
+    assert _outcomes(path, options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -93,3 +94,13 @@ def test_memory_does_not_grow_with_the_refusals(tmp_path):
 
     peak(1000)  # whatever is made at first use
     assert peak(160_000) < 1.3 * peak(40_000)
+
+
+def test_a_disk_that_is_full_is_said_as_one(tmp_path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(sqlite3, "connect", full)
+    with pytest.raises(OSError, match=r"cannot sort the refused records in .*disk is full"):
+        write_rejects(tmp_path / "rejects" / "part.parquet", [rejects_table([refusal(1)]).to_batches()[0]])
+    assert list((tmp_path / "rejects").iterdir()) == []

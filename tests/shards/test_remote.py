@@ -15,6 +15,7 @@ from mmsa_shards.manifest import Manifest
 from mmsa_shards.prepare import prepare
 from mmsa_shards.rejects import read_rejects
 from mmsa_shards.shard import read_block, verify_shard
+from mmsa_shards.verify import size_faults
 from tests.fixtures.local_ray import started_ray
 
 server = pytest.importorskip("moto.server")
@@ -101,3 +102,15 @@ def test_a_work_folder_serves_one_preparation(options, tmp_path):
     with pytest.raises(PrepareError, match="work is not empty"):
         prepare([str(tmp_path / "a.smi")], str(tmp_path / "out"), chosen)
     assert [path.name for path in Path(work).iterdir() if path.name != "lock"] == ["thesis.tex"]
+
+
+def test_sizes_are_those_of_now_whatever_was_listed_before(bucket, options, tmp_path):
+    (tmp_path / "a.smi").write_text("\n".join(MOLECULES))
+    chosen = dataclasses.replace(options, conformers="none", shards=1, work_dir=str(tmp_path / "work"))
+    out = f"{bucket}/sizes"
+    manifest = prepare([str(tmp_path / "a.smi")], out, chosen)
+    assert size_faults(out) == ()
+    name = manifest.shards[0].name
+    other = fsspec.filesystem("s3", skip_instance_cache=True)  # as of another process
+    other.pipe_file(f"bucket/sizes/{name}", other.cat_file(f"bucket/sizes/{name}") + b"more")
+    assert len(size_faults(out)) == 1

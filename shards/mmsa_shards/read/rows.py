@@ -17,6 +17,9 @@ from itertools import chain
 _SMILES = re.compile(r"(?:\[[^\]\s]+\]|Cl|Br|[BCNOPSFIHbcnops*0-9@+\-=#$:/\\.()%~<>&])+")
 
 
+_LOOKED_AT = 8  # lines of a row
+
+
 class Lines:
     """Lines, None for one too long to be of use; those that were taken in vain can be given back.
 
@@ -107,6 +110,13 @@ def _continued(first: str, lines: Lines, delimiter: str, widths: set[int], smile
             taken.append(line)
             if line is not None:
                 yield f"{line}\n"
+            # Where quotes open and close in every line the row grows in cells, and could do so to the end of the file:
+            # looked at when it is twice as long as the last time.
+            if len(taken) >= _LOOKED_AT and len(taken).bit_count() == 1:
+                so_far = [f"{one}\n" for one in (first, *taken) if one is not None]
+                if len(next(csv.reader(so_far, delimiter=delimiter))) > max(widths):
+                    problem = f"{opens} is not closed before line {lines.number}, where its row has too many cells"
+                    return
             if line is None or _is_row(line, delimiter, widths, smiles_at):  # and does not close the quote
                 problem = not_closed_before()
                 return

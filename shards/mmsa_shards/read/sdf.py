@@ -84,16 +84,23 @@ def _molfiles(record: bytes) -> list[bytes]:
     if len(_VERSION.findall(record)) < 2:  # all that almost every record costs
         return [record]
     cuts = [1]  # where titles begin
+    first: dict[bytes, int] = {}
+
+    def stands(what: bytes, title: int) -> bool:
+        """Whether something stands between the last cut and a title; it is looked for once after each cut."""
+        if first.get(what, -1) < cuts[-1]:
+            at = record.find(what, cuts[-1])
+            first[what] = at if at >= 0 else len(record)
+        return first[what] + len(what) <= title
+
     for counts in _COUNTS.finditer(record):
         title = counts.start()  # the line end before it, three lines up
         for _ in range(3):
             title = record.rfind(b"\n", 0, max(title, 0))
-        if title < cuts[-1] or not (
-            record.find(_CTAB_END, cuts[-1], title) >= 0 or _COUNTS.search(record, cuts[-1] - 1, title + 1)
-        ):
+        if title < cuts[-1] or not (_COUNTS.search(record, cuts[-1] - 1, title + 1) or stands(_CTAB_END, title)):
             continue  # this is its own head
         line_before = record[record.rfind(b"\n", 0, title) + 1 : title]
-        if record.find(_DATA, cuts[-1], title) >= 0 and line_before.strip():
+        if stands(_DATA, title) and line_before.strip():
             continue
         glued = record.startswith(_CTAB_END, title)  # a file that had no line end
         cuts.append(title + (len(_CTAB_END) if glued else 1))
