@@ -30,7 +30,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 quickstart: setup  ## molecules -> shards -> pre-training -> vectors -> probe -> report, on 2,628 drugs
 	@PATH="$(abspath $(BIN)):$$PATH" RANKS=$(RANKS) RUN=$(RUN) bash launch/quickstart.sh
 
-test: setup  ## the tests, in about 12 minutes of two cores
+test: setup  ## the tests, in about 16 minutes of two cores
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu" $(ARGS)
 
 test-slow: setup  ## the full forms of the tests

@@ -218,15 +218,21 @@ class Preparation:
             for plan, path in deals.items()
             if not (path.exists() and path.with_suffix(".json").exists())
         ]
-        done = len(deals) - len(missing)
+        self.make(deal, missing, "sort", len(deals), counts.rejected)
+        return deals
+
+    def make(
+        self, function: Callable[..., object], missing: Sequence[tuple[Any, ...]], stage: str, total: int, rejected: int
+    ) -> None:
+        """Makes what is missing of so many files, and tells how many are there."""
+        done = total - len(missing)
 
         def tell() -> None:
-            self.progress("sort", done, len(deals), counts.rejected)
+            self.progress(stage, done, total, rejected)
 
-        for _ in self.pool.map(deal, missing, heartbeat=tell):
+        for _ in self.pool.map(function, missing, heartbeat=tell):
             done += 1
             tell()
-        return deals
 
     def check_sizes(self, deals: dict[ShardPlan, Path]) -> None:
         """Says it where what is added makes shards far larger than was asked: how many there are stays as it was.
@@ -299,14 +305,7 @@ class Preparation:
             for plan, record in records.items()
             if not self.stands(record)
         ]
-        done = len(records) - len(missing)
-
-        def tell() -> None:
-            self.progress("write", done, len(records), 0)
-
-        for _ in self.pool.map(pack, missing, heartbeat=tell):
-            done += 1
-            tell()
+        self.make(pack, missing, "write", len(records), 0)
         return [ShardDone.load(record) for record in records.values()]
 
     def account(

@@ -16,7 +16,6 @@ from itertools import chain
 # What SMILES are written with; few words of prose are.
 _SMILES = re.compile(r"(?:\[[^\]\s]+\]|Cl|Br|[BCNOPSFIHbcnops*0-9@+\-=#$:/\\.()%~<>&])+")
 
-
 _LOOKED_AT = 8  # lines of a row
 
 
