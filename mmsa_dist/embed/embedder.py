@@ -103,7 +103,7 @@ class Embedder(TransformerMixin, BaseEstimator):
         on_error: what becomes of rows that have no vector. ``nan`` keeps them as rows of NaN, ``raise`` is an
             `EmbeddingError`, ``drop`` leaves them out: `kept_` says which stayed. Rows that are dropped no longer
             fit the index of a pandas column, so pass a list where `set_output` asks for pandas.
-        batch_size: molecules computed at a time; changes no vector by more than its last bits. ``auto`` takes what the
+        batch_size: molecules computed at a time; changes a vector in its last bits at most. ``auto`` takes what the
             memory of a GPU holds, and 128 on a CPU.
         device: torch device; None takes a GPU where there is one.
         readers: processes that read SMILES while the model computes; 0 takes one for each core, but one beside a GPU.

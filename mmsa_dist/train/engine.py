@@ -1,4 +1,4 @@
-"""DeepSpeed: from our configuration to its engine. Nothing else of the package imports it."""
+"""DeepSpeed: from our configuration to its engine. Only this file and `engine_files` import it."""
 
 from __future__ import annotations
 

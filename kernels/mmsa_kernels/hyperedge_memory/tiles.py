@@ -1,8 +1,9 @@
 """How the kernels cut their work, by the size of the problem and the device. Needs torch alone.
 
-What was measured on a device (``kernels/benchmarks/tune_hyperedge_memory.py``) is kept in ``tuned/<device>.json``;
-elsewhere the tables below are used, which were chosen by what compiles without spilling registers for Hopper under
-Triton 3.6.0 and 3.7.1, which allot them differently (``kernels/benchmarks/compile_report.py``).
+``kernels/benchmarks/tune_hyperedge_memory.py`` writes what it measures on a device to ``tuned/<device>.json``. None is
+in the repository: a device that was not tuned uses the tables below. They were chosen by what compiles without spilling
+registers for Hopper under Triton 3.6.0 and 3.7.1, which allot them differently
+(``kernels/benchmarks/compile_report.py``).
 """
 
 from __future__ import annotations
