@@ -17,7 +17,7 @@ from cost import Shape
 from torch import Tensor
 from torch.nn import functional
 
-from mmsa_kernels.hyperedge_memory import launch
+from mmsa_kernels.hyperedge_memory import launch, triton_op
 from mmsa_kernels.hyperedge_memory.reference import hyperedge_memory_attention_reference
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -92,7 +92,7 @@ class Problem:
 
 def ours(p: Problem) -> tuple[Tensor, Tensor, Tensor]:
     """The fused kernels."""
-    return launch.hyperedge_memory_attention_triton(
+    return triton_op.hyperedge_memory_attention_triton(
         p.x_ND, p.rowptr, p.col, p.weight, p.anchors_SD, p.scale, p.similarity, p.stale_VD
     )
 
@@ -171,7 +171,7 @@ def grad_x_atomic(p: Problem, grad_g_BD: Tensor) -> Tensor:
 def grad_x_deterministic(p: Problem, grad_g_BD: Tensor, row_E: Tensor) -> Tensor:
     """The gradient of x as our backward takes it, by the transposed operator; it knows the row of every entry."""
     grad_x = torch.empty_like(p.x_ND)
-    launch._grad_x(grad_x, grad_g_BD, row_E, p.col, p.weight)
+    launch.backward_vertices(grad_x, grad_g_BD, row_E, p.col, p.weight)
     return grad_x
 
 

@@ -18,10 +18,8 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 import triton
@@ -29,10 +27,11 @@ import triton
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]  # runs from a bare checkout too
 from compile_report import Case, Report, compile_all
 from cost import SHAPES, Shape
-from problem import DTYPES, Problem, add_options, both_ways, ours
+from problem import DTYPES, Problem, add_options
 
 import mmsa_kernels.hyperedge_memory as package
 from mmsa_kernels.hyperedge_memory import launch
+from mmsa_kernels.hyperedge_memory.arguments import Inputs, OutputGrads
 from mmsa_kernels.hyperedge_memory.tiles import (
     PROGRAMS_WANTED,
     AttentionKernel,
@@ -97,23 +96,39 @@ def tune(problem: Problem, shape: Shape, good: dict[AttentionKernel, list[Tile]]
         "width": shape.width, "rows": shape.rows, "anchors": shape.anchors, "dtype": problem.x_ND.dtype
     }  # fmt: skip
     for kernel in KERNELS:
-        call: Callable[[], object] = (
-            partial(ours, problem) if kernel == "forward" else partial(both_ways, ours, problem)
-        )
         times = {}
         for tile in {attention_tile(kernel, device=device, shared_bytes=limit, **sizes), *good[kernel]}:
-            chosen = best | {kernel: tile}
-            with mock.patch.object(
-                launch, "attention_tile", lambda k, chosen=chosen, **facts: chosen.get(k) or attention_tile(k, **facts)
-            ):
-                try:
-                    call()  # what fails must not do so while it is captured
-                    times[tile] = triton.testing.do_bench_cudagraph(call, rep=20, return_mode="median")
-                except triton.runtime.errors.OutOfResources:
-                    times[tile] = math.inf
+            call = launches(problem, kernel, best | {kernel: tile})
+            try:
+                call()  # what fails must not do so while it is captured
+                times[tile] = triton.testing.do_bench_cudagraph(call, rep=20, return_mode="median")
+            except triton.runtime.errors.OutOfResources:
+                times[tile] = math.inf
         best[kernel] = fastest = min(times, key=lambda tile: times[tile])
         print(f"{shape.name} {kernel}: {fastest} {times[fastest]:.3f} ms, of {len(times)} tried", flush=True)
         yield tuned_key(kernel, **sizes), fastest
+
+
+def launches(p: Problem, kernel: AttentionKernel, tiles: dict[AttentionKernel, Tile]) -> Callable[[], object]:
+    """Returns a call that launches one pass for the forward kernel, and both for the others.
+
+    Args:
+        p: the problem.
+        kernel: that is timed.
+        tiles: of some kernels; the others have that of `attention_tile`.
+    """
+
+    def choose_tile(kernel: AttentionKernel, **facts: Any) -> Tile:
+        return tiles.get(kernel) or attention_tile(kernel, **facts)
+
+    @torch.no_grad()
+    def call() -> None:
+        inputs = Inputs(p.x_ND, p.rowptr, p.col, p.weight, p.anchors_SD, p.scale, p.similarity, p.stale_VD)
+        results = launch.forward(inputs, choose_tile)
+        if kernel != "forward":
+            launch.backward(inputs, results, OutputGrads(*p.grads, None), launch.Wanted(True, True, True), choose_tile)
+
+    return call
 
 
 def main() -> int:

@@ -163,20 +163,32 @@ def test_the_fastest_tile_of_each_kernel_is_kept(benchmark_module, monkeypatch):
     problem = tune.Problem.draw(shape, torch.bfloat16, "dot", device=DEVICE)
     sizes = {"width": 64, "rows": 64, "anchors": 64, "dtype": torch.bfloat16}
     slow, fast = tiles.Tile(16, 32, 4, 1), tiles.Tile(32, 16, 4, 3)
+    attend, backward = tune.launch.attend, tune.launch.backward
 
     def clock(call, **options):
-        now = [tune.launch.attention_tile(k, device=None, shared_bytes=None, **sizes) for k in tune.KERNELS]
-        seen.append(now)
-        return 9.0 - sum(tile == fast for tile in now)
+        del tried[:]
+        call()
+        seen.append(list(tried))
+        return 9.0 - sum(tile == fast for tile in tried)
 
-    seen = []
+    def look(inputs, results, tile):
+        tried.append(tile)
+        attend(inputs, results, tile)
+
+    def look_back(inputs, results, output_grads, wanted, choose_tile):
+        tried.extend(choose_tile(kernel, device=None, shared_bytes=None, **sizes) for kernel in tune.KERNELS[1:])
+        return backward(inputs, results, output_grads, wanted, choose_tile)
+
+    tried, seen = [], []
+    monkeypatch.setattr(tune.launch, "attend", look)
+    monkeypatch.setattr(tune.launch, "backward", look_back)
     monkeypatch.setattr(tune.triton.testing, "do_bench_cudagraph", clock)
     monkeypatch.setattr(tune.launch, "device_facts", lambda device: ("a device that nothing is known of", HOPPER))
     found = tune.tune(problem, shape, {kernel: [slow, fast] for kernel in tune.KERNELS})
     assert next(found) == (tiles.tuned_key("forward", **sizes), fast)
-    assert len(seen) == 3  # the table's and the two candidates: later kernels have not been timed yet
+    assert [len(tiles) for tiles in seen] == [1, 1, 1]  # the table's and the two candidates, and the forward alone
     assert dict(found) == {tiles.tuned_key(kernel, **sizes): fast for kernel in tune.KERNELS[1:]}
-    assert all(now[0] == fast for now in seen[3:])
+    assert all(len(tiles) == 4 and tiles[0] == fast for tiles in seen[3:])
 
 
 # In a process of its own, for Triton decides on import whether it compiles or interprets.
@@ -262,14 +274,15 @@ def test_what_was_tuned_is_what_a_launch_asks_for(benchmark_module, monkeypatch)
     monkeypatch.setattr(tune.launch, "_ATTENTION_AT_A_TIME", 1)
     shape = cost.Shape("tiny", rows=80, entries_per_row=2, vertices=10, width=16, anchors=5)
     problem = tune.Problem.draw(shape, torch.bfloat16, "dot", device=DEVICE)
-    asked, choose = set(), tune.launch.attention_tile
+    triton_op = benchmark_module("mmsa_kernels.hyperedge_memory.triton_op")
+    asked, choose = set(), triton_op.attention_tile
 
     def look(kernel, *, width, rows, anchors, dtype, **device):
         asked.add(tiles.tuned_key(kernel, width=width, rows=rows, anchors=anchors, dtype=dtype))
         return choose(kernel, width=width, rows=rows, anchors=anchors, dtype=dtype, **device)
 
-    monkeypatch.setattr(tune.launch, "attention_tile", look)
-    tune.both_ways(tune.ours, problem)
+    monkeypatch.setattr(triton_op, "attention_tile", look)
+    benchmark_module("problem").both_ways(benchmark_module("problem").ours, problem)
     sizes = {"width": 16, "rows": 80, "anchors": 5, "dtype": torch.bfloat16}
     assert asked == {tiles.tuned_key(kernel, **sizes) for kernel in tune.KERNELS}
 

@@ -74,7 +74,7 @@ def hyperedge_memory_attention(
     if x_ND.device.type == "cpu" and not torch.compiler.is_compiling():
         _check_indices(rowptr, col, x_ND.shape[0] + (0 if stale_VD is None else stale_VD.shape[0]))
     if choose_backend(x_ND.device.type, _beyond_triton(x_ND, weight, anchors_SD)) == "triton":
-        from mmsa_kernels.hyperedge_memory.launch import hyperedge_memory_attention_triton as run
+        from mmsa_kernels.hyperedge_memory.triton_op import hyperedge_memory_attention_triton as run
     else:
         run = hyperedge_memory_attention_reference
     return run(x_ND, rowptr, col, weight, anchors_SD, scale, similarity, stale_VD)
