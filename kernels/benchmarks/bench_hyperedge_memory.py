@@ -17,7 +17,6 @@ A row is printed and written as soon as it is there: what cuts a run off takes n
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -45,6 +44,7 @@ from problem import (
     pyg_and_sdpa,
     row_of_entry,
 )
+from report import write_report
 
 OURS = "ours"
 # Of ‖got − expected‖ / ‖expected‖, as in kernels/README.md.
@@ -262,15 +262,14 @@ def main() -> int:
 
     def keep(rows: list[Row]) -> None:
         if arguments.json:
-            report = {
+            about = {
                 "device": device,
                 "dtype": arguments.dtype,
                 "similarity": arguments.similarity,
                 "fresh": arguments.fresh,
                 "ceilings": asdict(ceilings),
-                "rows": [asdict(row) for row in rows],
             }
-            arguments.json.write_text(json.dumps(report, indent=1))
+            write_report(arguments.json, about, rows)
 
     rows = run(shapes, dtype, arguments.similarity, ceilings, implementations, keep)
     return 0 if {row.shape for row in rows if row.implementation == OURS} == {shape.name for shape in shapes} else 1

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import re
 import subprocess
@@ -20,7 +19,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from triton.runtime import driver
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]  # runs from a bare checkout too
 from problem import DTYPES
+from report import write_report
 
 from mmsa_kernels.hyperedge_memory import attention_kernels, gather_kernels, transpose, transpose_kernels
 from mmsa_kernels.hyperedge_memory.arguments import (
@@ -261,7 +261,7 @@ def main() -> int:
     bad = [r for r in reports if r.spill_bytes or r.shared_bytes > max(r.shared_bound, 0 if r.case.tile else 1 << 16)]
     print(f"{len(reports)} configurations, {len(bad)} spill or take more than their bound; triton {triton.__version__}")
     if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(report) for report in reports], indent=1))
+        write_report(arguments.json, {"triton": triton.__version__}, reports)
     return 1 if bad else 0
 
 

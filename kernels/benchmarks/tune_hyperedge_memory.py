@@ -18,6 +18,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]  # r
 from compile_report import Case, Report, compile_all
 from cost import SHAPES, Shape
 from problem import DTYPES, Problem, add_options
+from report import write_report
 
 import mmsa_kernels.hyperedge_memory as package
 from mmsa_kernels.hyperedge_memory import launch
@@ -88,25 +90,46 @@ def worth_timing(
     return good
 
 
-def tune(problem: Problem, shape: Shape, good: dict[AttentionKernel, list[Tile]]) -> Iterator[tuple[str, Tile]]:
-    """Yields the key and the fastest tile of every kernel, each found with the other kernels as they are."""
+@dataclass(frozen=True)
+class Trial:
+    """A tile that was tried."""
+
+    tile: Tile
+    ms: float | None
+    """Of the pass or passes that it was timed in; None where a program of it does not fit on the GPU."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The fastest tile of a kernel."""
+
+    shape: str
+    kernel: AttentionKernel
+    key: str
+    """Under which it is kept."""
+    fastest: Trial
+    tried: list[Trial]
+
+
+def tune(problem: Problem, shape: Shape, good: dict[AttentionKernel, list[Tile]]) -> Iterator[Row]:
+    """Yields the fastest tile of every kernel, each found with the other kernels as they are."""
     best: dict[AttentionKernel, Tile] = {}
     device, limit = launch.device_facts(problem.x_ND.device)
     sizes: dict[str, Any] = {
         "width": shape.width, "rows": shape.rows, "anchors": shape.anchors, "dtype": problem.x_ND.dtype
     }  # fmt: skip
     for kernel in KERNELS:
-        times = {}
+        tried = []
         for tile in {attention_tile(kernel, device=device, shared_bytes=limit, **sizes), *good[kernel]}:
             call = launches(problem, kernel, best | {kernel: tile})
             try:
                 call()  # what fails must not do so while it is captured
-                times[tile] = triton.testing.do_bench_cudagraph(call, rep=20, return_mode="median")
+                tried.append(Trial(tile, triton.testing.do_bench_cudagraph(call, rep=20, return_mode="median")))
             except triton.runtime.errors.OutOfResources:
-                times[tile] = math.inf
-        best[kernel] = fastest = min(times, key=lambda tile: times[tile])
-        print(f"{shape.name} {kernel}: {fastest} {times[fastest]:.3f} ms, of {len(times)} tried", flush=True)
-        yield tuned_key(kernel, **sizes), fastest
+                tried.append(Trial(tile, None))
+        fastest = min(tried, key=lambda trial: math.inf if trial.ms is None else trial.ms)
+        best[kernel] = fastest.tile
+        yield Row(shape.name, kernel, tuned_key(kernel, **sizes), fastest, tried)
 
 
 def launches(p: Problem, kernel: AttentionKernel, tiles: dict[AttentionKernel, Tile]) -> Callable[[], object]:
@@ -136,6 +159,7 @@ def main() -> int:
     parser.add_argument("--shape", choices=list(SHAPES), action="append", help="may be repeated (all)")
     add_options(parser)
     parser.add_argument("--to", type=Path, help="folder to write to instead of the package")
+    parser.add_argument("--json", type=Path, help="write the time of every tile here too")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         print("needs a CUDA GPU", file=sys.stderr)
@@ -149,13 +173,25 @@ def main() -> int:
     kept = dict(tuned_tiles(device))
     if arguments.to and file.exists():
         kept |= {key: Tile(**tile) for key, tile in json.loads(file.read_text()).items()}
+    about = {
+        "device": f"{device}, torch {torch.__version__}, triton {triton.__version__}",
+        "dtype": arguments.dtype,
+        "similarity": arguments.similarity,
+        "fresh": arguments.fresh,
+    }
+    rows: list[Row] = []
     for name in arguments.shape or SHAPES:
         shape = SHAPES[name].as_in_training() if arguments.fresh else SHAPES[name]
         good = worth_timing(shape, arguments.dtype, arguments.similarity, 10 * major + minor, shared_bytes)
         problem = Problem.draw(shape, DTYPES[arguments.dtype], arguments.similarity)
-        for key, tile in tune(problem, shape, good):
-            kept[key] = tile
+        for row in tune(problem, shape, good):
+            ms = "-" if row.fastest.ms is None else f"{row.fastest.ms:.3f}"
+            print(f"{shape.name} {row.kernel}: {row.fastest.tile} {ms} ms, of {len(row.tried)} tried", flush=True)
+            kept[row.key] = row.fastest.tile
             file.write_text(tuned_to_json(kept))
+            rows.append(row)
+            if arguments.json:
+                write_report(arguments.json, about, rows)
     print(f"kept in {file}")
     return 0
 

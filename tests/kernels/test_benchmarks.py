@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -185,10 +187,38 @@ def test_the_fastest_tile_of_each_kernel_is_kept(benchmark_module, monkeypatch):
     monkeypatch.setattr(tune.triton.testing, "do_bench_cudagraph", clock)
     monkeypatch.setattr(tune.launch, "device_facts", lambda device: ("a device that nothing is known of", HOPPER))
     found = tune.tune(problem, shape, {kernel: [slow, fast] for kernel in tune.KERNELS})
-    assert next(found) == (tiles.tuned_key("forward", **sizes), fast)
+    first = next(found)
+    assert (first.key, first.fastest) == (tiles.tuned_key("forward", **sizes), tune.Trial(fast, 8.0))
+    assert {trial.tile for trial in first.tried} >= {slow, fast}
     assert [len(tiles) for tiles in seen] == [1, 1, 1]  # the table's and the two candidates, and the forward alone
-    assert dict(found) == {tiles.tuned_key(kernel, **sizes): fast for kernel in tune.KERNELS[1:]}
+    assert {row.key: row.fastest.tile for row in found} == {
+        tiles.tuned_key(kernel, **sizes): fast for kernel in tune.KERNELS[1:]
+    }
     assert all(len(tiles) == 4 and tiles[0] == fast for tiles in seen[3:])
+
+
+def test_a_tile_without_room_on_the_gpu_is_not_chosen(benchmark_module, monkeypatch, tmp_path):
+    tune, cost = benchmark_module("tune_hyperedge_memory"), benchmark_module("cost")
+    tiles = benchmark_module("mmsa_kernels.hyperedge_memory.tiles")
+    shape = cost.Shape("tiny", rows=16, entries_per_row=2, vertices=10, width=16, anchors=16)
+    problem = tune.Problem.draw(shape, torch.bfloat16, "dot", device=DEVICE)
+    large, small = tiles.Tile(128, 128, 4, 3), tiles.Tile(16, 16, 4, 1)
+
+    def refuse(inputs, results, tile):
+        if tile == large:
+            raise tune.triton.runtime.errors.OutOfResources(400_000, HOPPER, "shared memory")
+
+    monkeypatch.setattr(tune.launch, "attend", refuse)
+    monkeypatch.setattr(tune.triton.testing, "do_bench_cudagraph", lambda call, **options: 1.0)
+    monkeypatch.setattr(tune.launch, "device_facts", lambda device: ("a device that nothing is known of", HOPPER))
+    row = next(tune.tune(problem, shape, {kernel: [large, small] for kernel in tune.KERNELS}))
+    assert row.fastest.tile != large
+    assert tune.Trial(large, None) in row.tried
+    file = tmp_path / "report.json"
+    benchmark_module("report").write_report(file, {"device": "one"}, [row])
+    written = json.loads(file.read_text())
+    assert written["about"] == {"device": "one"}
+    assert {"tile": dataclasses.asdict(large), "ms": None} in written["rows"][0]["tried"]
 
 
 # In a process of its own, for Triton decides on import whether it compiles or interprets.
