@@ -1,13 +1,12 @@
-"""Times tiles of the kernels on this GPU and keeps the fastest in the package, so that users do not wait for it.
+"""Times tiles of the kernels on this GPU and keeps the fastest in the package, so that no user has to wait for tuning.
 
     python kernels/benchmarks/tune_hyperedge_memory.py --shape L --shape G
     python kernels/benchmarks/tune_hyperedge_memory.py --shape P --dtype fp32 --similarity cosine --fresh
 
-Writes ``mmsa_kernels/hyperedge_memory/tuned/<device>.json`` after each kernel; what is there for other problems stays.
-A tile is kept for a kernel, D, B, S and dtype (`tuned_key`), whatever the similarity and the bank: the last run stands
-for all of them, so tune with those that you use. Candidates are compiled beforehand, side by side, as
-``compile_report.py`` does it, and those that spill registers are not timed. Times are of replays of a CUDA graph: the
-GPU's alone.
+Writes ``mmsa_kernels/hyperedge_memory/tuned/<device>.json`` after each kernel; tiles for other problems stay there. A
+tile is kept by kernel, D, B, S and dtype (`tuned_key`), whatever the similarity and the bank: the last run overrides
+earlier ones, so tune with those that you use. Candidates are first compiled in parallel, as in ``compile_report.py``,
+and those that spill registers are not timed. Times come from replays of a CUDA graph, so they are the GPU's alone.
 """
 
 from __future__ import annotations
@@ -52,8 +51,8 @@ KERNELS: tuple[AttentionKernel, ...] = ("forward", "backward_scores", "backward_
 def candidates(kernel: AttentionKernel, shape: Shape, dtype: str) -> Iterator[Tile]:
     """Yields tiles whose sums fit in registers and whose blocks are not larger than the problem.
 
-    In half precision, where there are rows for all multiprocessors, those of 64 rows and more alone: Hopper's own
-    matrix instructions take no fewer.
+    In half precision, if there are enough rows for all multiprocessors, only tiles of 64 rows or more: Hopper's own
+    matrix instructions need them.
     """
     many = shape.rows >= 64 * PROGRAMS_WANTED and DTYPES[dtype].itemsize == 2 and kernel != "backward_anchors"
     for rows, anchors, warps, stages in itertools.product((16, 32, 64, 128), (16, 32, 64, 128), (4, 8), (1, 2, 3)):
@@ -69,7 +68,7 @@ def candidates(kernel: AttentionKernel, shape: Shape, dtype: str) -> Iterator[Ti
 def worth_timing(
     shape: Shape, dtype: str, similarity: str, arch: int, shared_bytes: int
 ) -> dict[AttentionKernel, list[Tile]]:
-    """Compiles the candidates of every kernel and returns those that take no more memory than there is, nor spill."""
+    """Compiles the candidates of every kernel and returns those that fit in shared memory and do not spill."""
     cases = [
         Case(arch, dtype, kernel, shape.width, similarity == "cosine", tile, stale=not shape.fresh, grad_lse=False)
         for kernel in KERNELS
@@ -96,7 +95,7 @@ class Trial:
 
     tile: Tile
     ms: float | None
-    """Of the pass or passes that it was timed in; None where a program of it does not fit on the GPU."""
+    """The time of the passes that use it; None where a program does not fit on the GPU."""
 
 
 @dataclass(frozen=True)
@@ -106,13 +105,13 @@ class Row:
     shape: str
     kernel: AttentionKernel
     key: str
-    """Under which it is kept."""
+    """The key under which its tile is kept."""
     fastest: Trial
     tried: list[Trial]
 
 
 def tune(problem: Problem, shape: Shape, good: dict[AttentionKernel, list[Tile]]) -> Iterator[Row]:
-    """Yields the fastest tile of every kernel, each found with the other kernels as they are."""
+    """Yields the fastest tile of every kernel, each found with the best tiles so far for the others."""
     best: dict[AttentionKernel, Tile] = {}
     device, limit = launch.device_facts(problem.x_ND.device)
     sizes: dict[str, Any] = {
@@ -123,7 +122,7 @@ def tune(problem: Problem, shape: Shape, good: dict[AttentionKernel, list[Tile]]
         for tile in {attention_tile(kernel, device=device, shared_bytes=limit, **sizes), *good[kernel]}:
             call = launches(problem, kernel, best | {kernel: tile})
             try:
-                call()  # what fails must not do so while it is captured
+                call()  # a call that fails must not fail during the capture
                 tried.append(Trial(tile, triton.testing.do_bench_cudagraph(call, rep=20, return_mode="median")))
             except triton.runtime.errors.OutOfResources:
                 tried.append(Trial(tile, None))
