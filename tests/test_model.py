@@ -116,11 +116,11 @@ def test_twenty_steps_with_the_kernels_are_those_with_the_reference(
     tiny_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("triton", reason="triton is not installed")
-    from mmsa_kernels.hyperedge_memory import launch
+    from mmsa_kernels.hyperedge_memory import triton_op
 
-    kernels, calls = launch.hyperedge_memory_attention_triton, []
+    kernels, calls = triton_op.hyperedge_memory_attention_triton, []
     monkeypatch.setattr(
-        launch, "hyperedge_memory_attention_triton", lambda *inputs: calls.append(1) or kernels(*inputs)
+        triton_op, "hyperedge_memory_attention_triton", lambda *inputs: calls.append(1) or kernels(*inputs)
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     # A random ResNet on pictures this small turns a change of 1e-7 into one of 1e-2 within ten steps, whatever runs the

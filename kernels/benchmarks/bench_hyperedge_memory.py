@@ -1,23 +1,22 @@
-"""The fused operator on a GPU, beside its baselines and the floor of the device, in one run.
+"""Compares the fused operator on a GPU with its baselines and with the floor of the device, in one run.
 
     python kernels/benchmarks/bench_hyperedge_memory.py                     # shapes P, L, A and G in bf16
     python kernels/benchmarks/bench_hyperedge_memory.py --shape L --json bench.json
     python kernels/benchmarks/bench_hyperedge_memory.py --dtype fp32 --similarity cosine --fresh   # as in training
 
-Needs torch, triton and, for one of the baselines, torch-geometric. First two ceilings are measured, a large copy and
-a large product of matrices; the floor of a shape is what it must move over the one or compute over the other,
-whichever takes longer (``cost.py``). Then every implementation is held against float64 on rows drawn at random; what
-is wrong is not timed. Times are medians over CUDA events, with the L2 cache cleared before each: of the GPU, or of the
-host where that takes longer to launch the work than the GPU to do it. After each shape come the GPU's own times, of
-replays of a CUDA graph.
+Needs torch, triton and, for one of the baselines, torch-geometric. First it measures two ceilings, the rates of a large
+copy and of a large product of matrices. The floor of a shape is the time to move its bytes at the one rate or to
+compute its FLOPs at the other, whichever is longer (``cost.py``). Then it compares every implementation with float64 on
+rows drawn at random, and does not time what is wrong. Times are medians over CUDA events, with the L2 cache cleared
+before each: of the GPU, or of the host where launching takes longer than the work. After each shape come the GPU's own
+times, from replays of a CUDA graph.
 
-A row is printed and written as soon as it is there: what cuts a run off takes nothing that was measured.
+Each row is printed and written at once, so that a run that is cut off loses nothing that it measured.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -45,16 +44,17 @@ from problem import (
     pyg_and_sdpa,
     row_of_entry,
 )
+from report import write_report
 
 OURS = "ours"
-# Of ‖got − expected‖ / ‖expected‖, as in kernels/README.md.
+# Bounds of ‖got − expected‖ / ‖expected‖, as in kernels/README.md.
 TOLERANCE = {torch.bfloat16: 1.6e-2, torch.float16: 2e-3, torch.float32: 1e-5}
-# The fastest units multiply 16 bits; of a product of float32 numbers to all of theirs, they do six.
+# The fastest units multiply 16-bit numbers; a product of float32 numbers to full precision takes six of theirs.
 PRODUCTS_OF_FLOAT32 = 6
 
 
 def measure_ceilings(dtype: torch.dtype) -> Ceilings:
-    """Measures a large copy, and large products of matrices of random numbers."""
+    """Measures the rates of a large copy and of large products of random matrices."""
     source = torch.randn(1 << 29, device="cuda", dtype=torch.bfloat16)
     copy_ms = _median_ms(partial(torch.empty_like(source).copy_, source))
     flops_per_s = _product_rate(dtype)
@@ -77,7 +77,7 @@ def _graph_ms(call: Callable[[], object]) -> float:
 
 
 def _peak_bytes(call: Callable[[], object]) -> int:
-    """Returns how much memory a call takes at once, beyond what there was before."""
+    """Returns the peak memory of a call, beyond what was allocated before it."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -106,13 +106,13 @@ class Row:
     """Peak memory of forward and backward beyond the inputs."""
     graph_forward_ms: float | None = None
     graph_both_ms: float | None = None
-    """In a CUDA graph, one call after the other: without the host, and with what fits in the L2 cache there already."""
+    """In a CUDA graph, one call after the other: without the host, and with a warm L2 cache."""
     graph_forward_of_floor: float | None = None
     graph_both_of_floor: float | None = None
 
 
 def bench(shape: Shape, p: Problem, ceilings: Ceilings, implementations: dict[str, Operator]) -> Iterator[Row]:
-    """Checks and times every implementation on a shape, ours first: without it there is nothing to compare with.
+    """Checks and times every implementation on a shape, ours first, because the others are compared with it.
 
     Raises:
         Exception: what ours raised. What another raises is printed, and the next one is measured.
@@ -153,7 +153,7 @@ def bench(shape: Shape, p: Problem, ceilings: Ceilings, implementations: dict[st
 
 
 def time_in_graph(row: Row, mine: Row | None, operator: Operator, p: Problem) -> None:
-    """Fills in the times in a CUDA graph, as far as the implementation can be captured in one."""
+    """Fills in the times in a CUDA graph, where the implementation can be captured in one."""
     try:
         with torch.no_grad():
             row.graph_forward_ms = _graph_ms(partial(operator, p))
@@ -203,14 +203,14 @@ def run(
     keep: Callable[[list[Row]], None],
     device: str = "cuda",
 ) -> list[Row]:
-    """Measures shape after shape, printing as it goes; a shape that fails is told of, and the next one measured.
+    """Measures one shape after the other and prints each row; after a shape that fails, it goes on with the next.
 
     All rows so far go to `keep` whenever there is one more, and after each shape.
     """
     rows: list[Row] = []
     _print_head()
     for shape in shapes:
-        torch._dynamo.reset()  # every shape is compiled for itself
+        torch._dynamo.reset()  # every shape is compiled separately
         first = len(rows)
         try:
             p = Problem.draw(shape, dtype, similarity, device)
@@ -218,7 +218,7 @@ def run(
                 rows.append(row)
                 _print_row(row, _ours_of(rows[first:]))
                 keep(rows)
-            # After all the others: a capture that failed might leave something behind.
+            # After all the others, because a failed capture might leave something behind.
             for row in rows[first:]:
                 time_in_graph(row, _ours_of(rows[first:]), implementations[row.implementation], p)
             if shape.name == "L":
@@ -262,22 +262,21 @@ def main() -> int:
 
     def keep(rows: list[Row]) -> None:
         if arguments.json:
-            report = {
+            about = {
                 "device": device,
                 "dtype": arguments.dtype,
                 "similarity": arguments.similarity,
                 "fresh": arguments.fresh,
                 "ceilings": asdict(ceilings),
-                "rows": [asdict(row) for row in rows],
             }
-            arguments.json.write_text(json.dumps(report, indent=1))
+            write_report(arguments.json, about, rows)
 
     rows = run(shapes, dtype, arguments.similarity, ceilings, implementations, keep)
     return 0 if {row.shape for row in rows if row.implementation == OURS} == {shape.name for shape in shapes} else 1
 
 
 def _print_head() -> None:
-    """Prints what stands above the rows; `x ours` is how many times longer one takes than ours."""
+    """Prints the head of the table; `x ours` is the time over that of ours."""
     print(" " * 22 + f"| {'forward':^52} | {'forward and backward':^40} |")
     print(
         f"{'':3}{'':11}{'off':>7} | {'ms':>9}{'GB/s':>7}{'TFLOP/s':>8}{'of floor':>9}{'predicted':>10}{'x ours':>8}  "

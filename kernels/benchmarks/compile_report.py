@@ -1,18 +1,17 @@
-"""Compiles every shipped configuration of the kernels ahead of time, without a GPU, and says what came out.
+"""Compiles every shipped configuration of the kernels ahead of time, without a GPU, and reports on the result.
 
     python kernels/benchmarks/compile_report.py                        # sm_80, sm_90 and sm_100, bf16 and float32
     python kernels/benchmarks/compile_report.py --arch 90 --dtype bf16 --width 256 --json report.json
 
-Registers and spills are those that ptxas reports; a spill is a register that went to slow memory for want of room.
-Ends with exit code 1 where a configuration that the architecture has room for spills, or takes more shared memory
-than its bound says. The tables are made for sm_90; elsewhere what spills is slower, not wrong.
+Registers and spills are those that ptxas reports; a spill is a register that is moved to slow memory for lack of space.
+The exit code is 1 if a configuration that fits on the architecture spills, or takes more shared memory than its bound.
+The tables are made for sm_90; elsewhere a kernel that spills is slower, not wrong.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import re
 import subprocess
@@ -20,7 +19,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from triton.runtime import driver
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]  # runs from a bare checkout too
 from problem import DTYPES
+from report import write_report
 
 from mmsa_kernels.hyperedge_memory import attention_kernels, gather_kernels, transpose, transpose_kernels
 from mmsa_kernels.hyperedge_memory.arguments import (
@@ -55,7 +55,7 @@ TRANSPOSE = {
     "place": transpose.PLACE,
     "rank": transpose.RANK,
 }
-"""The kernels that know indices alone, and their constants."""
+"""The kernels that read indices alone, and their constants."""
 
 _COUNTS = {
     *("num_fresh", "num_rows", "num_anchors", "num_vertices", "first_row", "last_row", "rows_per_split"),
@@ -68,7 +68,7 @@ _FLOATS = {
     *("weight_ptr", "grad_weight_ptr"),
 }
 _PIECES = {"anchors_ptr", "g_pieces_ptr", "grad_readout_ptr", "attention_ptr", "grad_score_ptr"}
-_FLOATS_OF_COSINE = {"anchor_length_ptr", "unit_ptr"}  # for a dot product, the anchors stand in their place
+_FLOATS_OF_COSINE = {"anchor_length_ptr", "unit_ptr"}  # for a dot product the anchors are passed instead
 
 
 @dataclass(frozen=True)
@@ -79,31 +79,31 @@ class Case:
     dtype: str
     kernel: Any
     width: int
-    """0 for those that know indices alone."""
+    """0 for kernels that read indices alone."""
     cosine: bool
     tile: Tile | None
-    """None for those that have none."""
+    """None for kernels that have none."""
     stale: bool = True
     grad_lse: bool = True
-    """Whether there is a stale table, and a gradient of the log-sum-exp: with both, most is asked of the registers."""
+    """Whether there is a stale table, and a gradient of the log-sum-exp: both together need the most registers."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What it compiled to."""
+    """What a configuration compiled to."""
 
     case: Case
     shared_bound: int
-    """What `most_shared_bytes` says that it takes at most."""
+    """The bound by `most_shared_bytes`."""
     registers: int
     spill_bytes: int
     shared_bytes: int
     wgmma: bool
-    """Whether Hopper's own matrix instructions are in it."""
+    """Whether it uses Hopper's own matrix instructions."""
     wgmma_serialized: bool
     """Whether ptxas makes them wait for each other."""
     pipelined: bool
-    """Whether the next block comes into shared memory while one is worked on."""
+    """Whether the next block is copied to shared memory while one is computed."""
     widest_load: int
     """Bytes of the widest load from memory into registers."""
 
@@ -130,7 +130,7 @@ def cases(archs: list[int], dtypes: list[str], widths: list[int] | None) -> list
 
 
 class _NoDevice:
-    """Stands where Triton looks for a GPU: what is launched is compiled for an architecture, and no more."""
+    """Takes the place of Triton's GPU driver: a launch compiles the kernel for an architecture, and does no more."""
 
     def __init__(self, arch: int) -> None:
         self._arch = arch
@@ -139,17 +139,17 @@ class _NoDevice:
         return GPUTarget("cuda", self._arch, 32)
 
     def get_current_device(self) -> str:
-        return f"sm_{self._arch}"  # by which a kernel keeps what it compiled
+        return f"sm_{self._arch}"  # under which a kernel caches what it compiled
 
     def get_current_stream(self, device: str) -> int:
         return 0
 
 
 def compile_all(todo: Sequence[Case]) -> Iterator[Report | Exception]:
-    """Compiles configurations side by side and yields, in their order, what came out, or why one did not compile.
+    """Compiles configurations in parallel and yields, in their order, the report, or the error of one that fails.
 
-    What a launch of them will look up is in Triton's cache then. The processes are started afresh, for a copy of one
-    that holds a GPU must not go on with it.
+    Later launches find them in Triton's cache. The processes are spawned, because the fork of a process that uses a
+    GPU must not use it.
     """
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         for future in [pool.submit(compile_case, case) for case in todo]:
@@ -162,7 +162,7 @@ def compile_all(todo: Sequence[Case]) -> Iterator[Report | Exception]:
 def compile_case(case: Case) -> Report:
     """Compiles one configuration as its launch does, with every other gradient asked for.
 
-    Afterwards this process can launch nothing.
+    Afterwards this process cannot launch kernels.
     """
     driver.set_active(_NoDevice(case.arch))
     kernel = _kernel(case)
@@ -195,7 +195,7 @@ def _kernel(case: Case) -> Any:
 
 
 def _argument(name: str, case: Case) -> Any:
-    """Returns a number for an argument that is one; for a pointer the dtype, which Triton takes to be aligned."""
+    """Returns a number for an argument that is one, and a dtype for a pointer, which Triton takes to be aligned."""
     if name in _COUNTS:
         return 0
     if name == "scale":
@@ -210,7 +210,7 @@ def _argument(name: str, case: Case) -> Any:
 
 
 def _constants(case: Case) -> dict[str, Any]:
-    """Returns the constants of a launch, and how many warps it has."""
+    """Returns the constants of a launch, and its number of warps."""
     dtype = DTYPES[case.dtype]
     if case.kernel in TRANSPOSE:
         return TRANSPOSE[case.kernel]
@@ -261,7 +261,7 @@ def main() -> int:
     bad = [r for r in reports if r.spill_bytes or r.shared_bytes > max(r.shared_bound, 0 if r.case.tile else 1 << 16)]
     print(f"{len(reports)} configurations, {len(bad)} spill or take more than their bound; triton {triton.__version__}")
     if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(report) for report in reports], indent=1))
+        write_report(arguments.json, {"triton": triton.__version__}, reports)
     return 1 if bad else 0
 
 

@@ -1,4 +1,4 @@
-"""Bytes and FLOPs of the operator: what any implementation must move and compute, and what ours is predicted to take.
+"""Bytes and FLOPs of the operator: what any implementation must move and compute, and the predicted times of ours.
 
 B rows of K entries, N vertices with a gradient, S anchors, D width; `size` bytes a number. A gathered row counts as
 read from memory each time, anchors once. The derivation stands in ``kernels/README.md``.
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Shape:
-    """A problem: of its K entries a row has itself, and others drawn from the B fresh rows and a bank of `vertices`."""
+    """A problem: the K entries of a row are itself and others, drawn from the B fresh rows and a bank of `vertices`."""
 
     name: str
     rows: int
@@ -33,7 +33,7 @@ class Shape:
         return self.rows + self.vertices * self.fresh
 
     def as_in_training(self) -> Shape:
-        """Returns it as the model asks for it: x has a row for every entry, its own or a neighbour's, and no bank."""
+        """Returns the shape that training has: x has a row for every entry, its own or a neighbour's, and no bank."""
         return replace(self, vertices=self.rows * (self.entries_per_row - 1), fresh=True)
 
 
@@ -46,22 +46,22 @@ SHAPES = {
         Shape("G", 262_144, 32, 8_000_000, 128, 128),
     )
 }
-"""P paper size, L large, A heavy in anchors, G heavy in gathering."""
+"""P has the size of the paper, L is large, A has many anchors, G gathers many rows."""
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What a device reaches at best, measured."""
+    """The measured best rates of a device."""
 
     bytes_per_s: float
-    """Of a large copy, bytes read and written."""
+    """Of a large copy: bytes read plus bytes written."""
     flops_per_s: float
     """Of a large product of matrices of the dtype, to its full precision."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one pass."""
+    """The cost of one pass."""
 
     bytes: int
     flops: int
@@ -70,7 +70,7 @@ class Cost:
         return Cost(self.bytes + other.bytes, self.flops + other.flops)
 
     def floor_s(self, ceilings: Ceilings) -> float:
-        """Seconds that no implementation can beat: moving and computing fully overlapped."""
+        """Returns the seconds that no implementation can beat: moving and computing fully overlapped."""
         return max(self.bytes / ceilings.bytes_per_s, self.flops / ceilings.flops_per_s)
 
 
@@ -78,14 +78,14 @@ INDEX, WEIGHT = 8, 4  # bytes
 
 
 def forward(shape: Shape, size: int) -> Cost:
-    """What the forward pass must do: gather, two products with the anchors, g, read-out and log-sum-exp written."""
+    """Returns the cost of the forward pass: a gather, two products with the anchors, and the writing of all outputs."""
     B, E, S, D = shape.rows, shape.entries, shape.anchors, shape.width
     moved = size * (E * D + S * D + 2 * B * D) + (INDEX + WEIGHT) * E + INDEX * (B + 1) + 4 * B
     return Cost(moved, 2 * E * D + 4 * B * S * D)
 
 
 def backward(shape: Shape, size: int) -> Cost:
-    """What the backward pass must do for the gradients of the N fresh vertices, the weights and the anchors.
+    """Returns the cost of the backward pass, for the gradients of the N fresh vertices, the weights and the anchors.
 
     Five products with the anchors; rows of x gathered for the weights; gradients of g gathered by the entries that are
     fresh, with a bank few.
@@ -97,10 +97,10 @@ def backward(shape: Shape, size: int) -> Cost:
     return Cost(moved, 2 * E * D + 2 * fresh * D + 10 * B * S * D)
 
 
-# What the prediction supposes: rows that are gathered at random come at this share of the bandwidth of a copy, the
-# products at this share of the rate of a large one, and one kernel comes after the other. The attention and
-# the gradient of the scores are written and read, the latter twice: of (rows, anchors) numbers that is five times. For
-# the transpose indices are read twice, and written and read as entries of vertices.
+# The prediction assumes that random rows are gathered at this share of the bandwidth of a copy, that products run at
+# this share of the rate of a large one, and that kernels run one after the other. The attention and the gradient of the
+# scores are written once and read, the latter twice: (rows, anchors) numbers are moved five times. For the transpose,
+# indices are read twice, and written and read once more as entries of vertices.
 GATHER_SHARE, PRODUCT_SHARE, ATTENTION_PASSES = 0.9, 0.75, 5
 LAUNCH_S = 5e-6
 

@@ -1,4 +1,4 @@
-"""A problem of the benchmarks, the operator on it as ours and as baselines, and what holds them against float64.
+"""The problems of the benchmarks, our operator and its baselines on them, and the check against float64.
 
 N vertices with a gradient, V of a stale bank, B rows, E entries, S anchors, D width.
 """
@@ -17,7 +17,7 @@ from cost import Shape
 from torch import Tensor
 from torch.nn import functional
 
-from mmsa_kernels.hyperedge_memory import launch
+from mmsa_kernels.hyperedge_memory import launch, triton_op
 from mmsa_kernels.hyperedge_memory.reference import hyperedge_memory_attention_reference
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -28,7 +28,7 @@ Operator = Callable[["Problem"], tuple[Tensor, Tensor, Tensor]]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what a problem is drawn by, beside its shape."""
+    """Adds the options of a problem other than its shape."""
     parser.add_argument("--dtype", choices=list(DTYPES), default="bf16", help="of x, its bank and the anchors (bf16)")
     parser.add_argument("--similarity", choices=list(SCALES), default="dot", help="of g and an anchor (dot)")
     parser.add_argument(
@@ -59,7 +59,7 @@ class Problem:
         B, K, D, N = shape.rows, shape.entries_per_row, shape.width, shape.fresh_vertices
         vertices = B + shape.vertices
         stale = torch.empty(vertices - N, D, **draw)
-        for part in stale.split(1 << 20):  # never all of it in float32
+        for part in stale.split(1 << 20):  # in parts, because the numbers are drawn in float32
             part.normal_()
         col = torch.randint(0, vertices, (B, K), device=device)
         col[:, 0] = torch.arange(B, device=device)
@@ -76,7 +76,7 @@ class Problem:
 
     @property
     def scale(self) -> float:
-        """Of the similarity: attention that is neither flat nor all on one anchor."""
+        """The factor on the similarity that makes attention neither flat nor concentrated on one anchor."""
         return SCALES[self.similarity]
 
     @property
@@ -86,24 +86,24 @@ class Problem:
 
     @property
     def leaves(self) -> list[Tensor]:
-        """What gets a gradient."""
+        """The tensors that get a gradient."""
         return [self.x_ND, self.weight, self.anchors_SD]
 
 
 def ours(p: Problem) -> tuple[Tensor, Tensor, Tensor]:
-    """The fused kernels."""
-    return launch.hyperedge_memory_attention_triton(
+    """Runs the fused kernels."""
+    return triton_op.hyperedge_memory_attention_triton(
         p.x_ND, p.rowptr, p.col, p.weight, p.anchors_SD, p.scale, p.similarity, p.stale_VD
     )
 
 
 def _messages(p: Problem) -> Tensor:
-    """The weighted rows of all entries, (E, D), with a gradient for the fresh ones."""
+    """Returns the weighted rows of all entries, (E, D), with a gradient for the fresh ones."""
     if p.stale_VD is None:
         gathered = p.x_ND.index_select(0, p.col)
     else:
-        # Entries of the other table are spread over this one: all on one row, their zeros would queue up in the
-        # backward.
+        # Entries of the other table are spread over this one: in the backward, zeros that are all added to one row
+        # would queue up.
         num_fresh, num_stale = len(p.x_ND), len(p.stale_VD)
         fresh = p.x_ND.index_select(0, p.col % num_fresh)
         stale = p.stale_VD.index_select(0, (p.col - num_fresh) % num_stale)
@@ -117,14 +117,14 @@ def row_of_entry(p: Problem) -> Tensor:
 
 
 def _compared(p: Problem, g: Tensor) -> tuple[Tensor, Tensor]:
-    """What scores are products of."""
+    """Returns the two factors of the scores."""
     if p.similarity == "dot":
         return g, p.anchors_SD
     return functional.normalize(g), functional.normalize(p.anchors_SD)
 
 
 def eager(p: Problem) -> tuple[Tensor, Tensor, Tensor]:
-    """Gather, segment sum, softmax attention, as one writes it in PyTorch."""
+    """Computes gather, segment sum and softmax attention as one writes them in PyTorch."""
     g = p.x_ND.new_zeros(p.rows, p.x_ND.shape[1]).index_add(0, row_of_entry(p), _messages(p))
     query, key = _compared(p, g)
     scores = p.scale * (query @ key.T).float()
@@ -132,7 +132,7 @@ def eager(p: Problem) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def pyg_and_sdpa(p: Problem) -> tuple[Tensor, Tensor, Tensor]:
-    """Scatter of PyTorch Geometric, as its HypergraphConv does it, and PyTorch's fused attention."""
+    """Computes the scatter of PyTorch Geometric, as in its HypergraphConv, and PyTorch's fused attention."""
     from torch_geometric.utils import scatter
 
     g = scatter(_messages(p), row_of_entry(p), dim=0, dim_size=p.rows, reduce="sum")
@@ -140,7 +140,7 @@ def pyg_and_sdpa(p: Problem) -> tuple[Tensor, Tensor, Tensor]:
     readout = functional.scaled_dot_product_attention(
         query[None, None], key[None, None], p.anchors_SD[None, None], scale=p.scale
     )[0, 0]
-    return g, readout, readout.new_empty(0)  # it keeps the log-sum-exp to itself
+    return g, readout, readout.new_empty(0)  # it does not return the log-sum-exp
 
 
 @triton.jit
@@ -159,7 +159,7 @@ def _scatter_kernel(
 
 
 def grad_x_atomic(p: Problem, grad_g_BD: Tensor) -> Tensor:
-    """The gradient of x by float atomics, whose bits change from run to run: what determinism is compared with."""
+    """Returns the gradient of x by float atomics, whose bits change from run to run: the baseline of determinism."""
     grad_x = torch.zeros(p.x_ND.shape, device=p.x_ND.device)
     entries, width = p.col.numel(), p.x_ND.shape[1]
     _scatter_kernel[(triton.cdiv(entries, 32),)](
@@ -169,14 +169,14 @@ def grad_x_atomic(p: Problem, grad_g_BD: Tensor) -> Tensor:
 
 
 def grad_x_deterministic(p: Problem, grad_g_BD: Tensor, row_E: Tensor) -> Tensor:
-    """The gradient of x as our backward takes it, by the transposed operator; it knows the row of every entry."""
+    """Returns the gradient of x as our backward computes it: by the transposed operator, in a fixed order."""
     grad_x = torch.empty_like(p.x_ND)
-    launch._grad_x(grad_x, grad_g_BD, row_E, p.col, p.weight)
+    launch.backward_vertices(grad_x, grad_g_BD, row_E, p.col, p.weight)
     return grad_x
 
 
 def both_ways(operator: Operator, p: Problem) -> list[Tensor]:
-    """Forward and backward."""
+    """Runs forward and backward, and returns the gradients."""
     g, readout, _ = operator(p)
     return list(torch.autograd.grad([g, readout], p.leaves, p.grads))
 
@@ -191,7 +191,7 @@ def check(operator: Operator, p: Problem) -> float:
     entries = (rows[:, None] * degree + torch.arange(degree, device=device)).flatten()
     expected = _reference(p, rows, entries, *leaves)
     errors = [off(output[rows], want) for output, want in zip(outputs, expected, strict=False)]
-    # Gradients: of these rows alone, so that float64 need not hold the whole problem.
+    # Gradients flow from these rows alone, so that float64 need not hold the whole problem.
     masked_g, masked_readout = (torch.zeros_like(grad).index_copy(0, rows, grad[rows]) for grad in p.grads)
     got = both_ways(operator, replace(p, grads=(masked_g, masked_readout)))
     wide = [leaf.double().requires_grad_() for leaf in leaves]

@@ -1,4 +1,4 @@
-"""Fused operators for hypergraphs with a memory of anchors. Needs torch alone.
+"""Fused operators for hypergraphs with a memory of anchors. Needs nothing but torch.
 
     from mmsa_kernels import hyperedge_memory_attention, hyperedges_from_neighbours, hypergraph_operator
 
@@ -6,7 +6,7 @@
     rowptr, col, weight = hypergraph_operator(rowptr, col, num_vertices)
     g_BD, readout_BD, lse_B = hyperedge_memory_attention(x_ND, rowptr, col, weight, anchors_SD, scale=10.0)
 
-The mathematics stands in ``kernels/README.md``.
+Mathematics: ``kernels/README.md``.
 """
 
 from mmsa_kernels.backends import Backend, available_backends

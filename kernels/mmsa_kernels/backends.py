@@ -1,7 +1,7 @@
 """Which implementation of the operators runs, and why the others do not.
 
-The environment variable ``MMSA_KERNELS`` chooses one by name. Unset or empty, the fused kernels run on GPUs that
-have what they need, and plain PyTorch everywhere else.
+The environment variable ``MMSA_KERNELS`` chooses one by name. If it is unset or empty, the fused kernels run on GPUs
+that support them, and plain PyTorch everywhere else.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 VARIABLE = "MMSA_KERNELS"
 INTERPRETER_VARIABLE = "TRITON_INTERPRET"
 
-_OLDEST_CAPABILITY = (8, 0)  # Ampere: bf16, and copies to shared memory that do not wait
+_OLDEST_CAPABILITY = (8, 0)  # Ampere: bf16, and asynchronous copies to shared memory
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Backend:
 
     name: str
     devices: tuple[str, ...]
-    """Types of device that it runs on here; none where it cannot be used."""
+    """Types of device on which it runs here; empty where it cannot be used."""
     reason: str
     """Why it can be used, or why not."""
 
@@ -36,7 +36,7 @@ class Backend:
 
 
 def available_backends() -> tuple[Backend, ...]:
-    """Returns all backends that have a name, fastest first, each with where it can be used and why."""
+    """Returns all backends, the fastest first, with the devices that each can use here and the reason."""
     return (
         _triton_backend(_is_interpreting()),
         Backend("reference", ("cpu", "cuda", "mps", "xpu", "meta"), "plain PyTorch, on every device that torch has"),
@@ -44,11 +44,11 @@ def available_backends() -> tuple[Backend, ...]:
 
 
 def choose_backend(device_type: str, beyond_triton: str) -> str:
-    """Returns the name of the backend for a problem: that of ``MMSA_KERNELS``, or the fastest that can take it.
+    """Returns the name of the backend for a problem: the one in ``MMSA_KERNELS``, or the fastest that can solve it.
 
     Args:
-        device_type: of the tensors, such as ``cuda``.
-        beyond_triton: why the fused kernels cannot take the problem; empty where they can.
+        device_type: the type of the tensors' device, such as ``cuda``.
+        beyond_triton: why the fused kernels cannot solve the problem; empty where they can.
 
     Raises:
         ValueError: ``MMSA_KERNELS`` names no backend.
@@ -56,7 +56,7 @@ def choose_backend(device_type: str, beyond_triton: str) -> str:
     """
     triton, reference = available_backends()
     name = os.environ.get(VARIABLE, "")
-    if not name:  # the interpreter is for tests: it is never taken unless it is asked for
+    if not name:  # the interpreter is for tests, and runs on request only
         fused = device_type == "cuda" and device_type in triton.devices and not beyond_triton
         return triton.name if fused else reference.name
     if name not in (triton.name, reference.name):
@@ -76,8 +76,8 @@ def choose_backend(device_type: str, beyond_triton: str) -> str:
     return name
 
 
-# What torch.compiler.assume_constant_result does, which would import the whole compiler for it: graphs that are
-# compiled keep the backend that was chosen while they were traced.
+# This is what torch.compiler.assume_constant_result does, but that would import the whole compiler. A compiled graph
+# keeps the backend that was chosen while it was traced.
 choose_backend._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 

@@ -1,9 +1,9 @@
 """From neighbour lists to the sparse operator of a hypergraph, vectorised and on the device of its inputs.
 
-A hypergraph is held as CSR: the members of hyperedge e are col[rowptr[e]:rowptr[e + 1]], and how much of a member
-each is may stand beside it. Hyperedges are sets, so a member that is repeated counts once. V vertices, M hyperedges,
-I incidences (pairs of a vertex and a hyperedge it is in), P pairs of vertices that share a hyperedge. Indices come out
-as int64; nothing here uses float atomics, so the same bits come out of every run.
+A hypergraph is stored as CSR: the members of hyperedge e are col[rowptr[e]:rowptr[e + 1]], each with an optional degree
+of membership. Hyperedges are sets, so a repeated member counts once. V vertices, M hyperedges, I incidences (a vertex
+and a hyperedge that contains it), P pairs of vertices that share a hyperedge. Indices are returned as int64. Nothing
+here uses float atomics, so every run gives the same bits.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ def hyperedges_from_neighbours(
     """Returns the hyperedges e_i = {i} ∪ neighbours of i as CSR.
 
     Args:
-        neighbours_BK: (B, K) integers: neighbours of vertex i, any of them repeated or i itself; negative
-            where one is missing.
-        membership_BK: (B, K) floating point: how much of a member each is, where i itself is one wholly; None
-            means 1 for all. Of a neighbour that is repeated the first counts.
+        neighbours_BK: (B, K) integers: the neighbours of vertex i. They may repeat or include i; a negative number
+            stands for a missing one.
+        membership_BK: (B, K) floating point: the degree of membership of each neighbour, where that of i itself is
+            1; None means 1 for all. For a repeated neighbour the first one counts.
 
     Returns:
-        rowptr (B + 1,), col: members of each hyperedge, ascending and distinct; and the membership of each in
+        rowptr (B + 1,); col, the members of each hyperedge, ascending and distinct; and their memberships, in
         the dtype of `membership_BK`, float32 without it.
 
     Raises:
@@ -69,22 +69,22 @@ def hypergraph_operator(
         random_walk:  G = D^-1   H W B^-1 Hᵀ               (its rows sum to one)
         symmetric:    G = D^-1/2 H W B^-1 Hᵀ D^-1/2        (HGNN, Feng et al. 2019, arXiv 1809.09401)
 
-    where 1/0 counts as 0: an empty hyperedge adds nothing, a vertex in no hyperedge has an empty row.
+    where 1/0 is taken as 0: an empty hyperedge adds nothing, and a vertex in no hyperedge has an empty row.
 
     Args:
-        rowptr: (M + 1,) int32 or int64: members of hyperedge e are col[rowptr[e]:rowptr[e + 1]].
+        rowptr: (M + 1,) int32 or int64: the members of hyperedge e are col[rowptr[e]:rowptr[e + 1]].
         col: int32 or int64 in 0..num_vertices-1, in any order; repeated members count once.
-        num_vertices: V; may be more or less than M.
+        num_vertices: V.
         normalization: ``random_walk`` or ``symmetric``.
         edge_weight: (M,) floating point, not negative; None means 1 for all. The result is differentiable in
             it.
-        membership: floating point, not negative, as many as `col`: H of each member, of one that is repeated the
-            largest; None means 1 for all.
-        num_rows: give only the first rows of G; None means all V.
+        membership: floating point, not negative, in the shape of `col`: H of each member; for a repeated one the
+            largest counts. None means 1 for all.
+        num_rows: how many of the first rows of G to return; None means all V.
 
     Returns:
-        rowptr (num_rows + 1,), col (ascending and distinct within a row), weight in the dtype of
-        `edge_weight` and `membership`, the wider where they differ, float32 without either.
+        rowptr (num_rows + 1,); col, ascending and distinct within a row; and weight, in the wider dtype of
+        `edge_weight` and `membership`, float32 without either.
 
     Raises:
         ValueError: a shape or a value is wrong, or the normalization is unknown.
@@ -101,14 +101,14 @@ def hypergraph_operator(
     if edge_weight is None:
         edge_weight = membership.new_ones(num_edges)
 
-    # Members of every hyperedge, then hyperedges of every vertex, each once and ascending.
+    # The members of every hyperedge, then the hyperedges of every vertex, distinct and ascending.
     rowptr, col, membership = _distinct(rowptr, col, membership, num_vertices)
     number_M = rowptr.diff()
     share_M = edge_weight * _inverse(_sums(membership, rowptr))
     vertex_ptr, edge_I, order_I = transpose_csr(rowptr, col, num_vertices)
     degree_V = _sums(edge_weight[edge_I] * membership[order_I], vertex_ptr)
 
-    # H W B^-1 Hᵀ: each incidence (i, e) of a wanted row i meets every member j of e.
+    # H W B^-1 Hᵀ: each incidence (i, e) of a wanted row i is paired with every member j of e.
     vertex_I = _rows(vertex_ptr)
     wanted_I = vertex_I < num_rows
     vertex_I, edge_I, order_I = vertex_I[wanted_I], edge_I[wanted_I], order_I[wanted_I]
@@ -131,30 +131,30 @@ def hypergraph_operator(
 
 
 def transpose_csr(rowptr: Tensor, col: Tensor, num_columns: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Transposes the pattern of a CSR matrix.
+    """Returns the transpose of the pattern of a CSR matrix.
 
     Args:
         rowptr: (R + 1,) integers.
         col: (E,) integers from 0 on.
-        num_columns: columns to transpose, rows of the transpose; entries of further ones come last, beyond its
-            pointers.
+        num_columns: how many columns to transpose; the entries of further columns come last, beyond the pointers
+            of the transpose.
 
     Returns:
         rowptr (num_columns + 1,) and col (E,) of the transpose, and `order` (E,): entry e of the transpose is
-        entry order[e] of the matrix, so that its values are ``weight[order]``. Entries of a row keep the
-        order they had, so their columns ascend.
+        entry order[e] of the matrix, so the values of the transpose are ``weight[order]``. The entries of a row keep
+        their order, so their columns ascend.
     """
     if num_columns < 1 << 31:  # half the bytes to sort
         col = col.clamp(max=num_columns).int()
     ordered, order = col.sort(stable=True)
-    # Searched, not counted: on a GPU, counts that become sizes make the host wait.
+    # By search, not by counts: on a GPU the host waits for counts that become sizes.
     columns = torch.arange(num_columns + 1, device=col.device, dtype=ordered.dtype)
     row = torch.searchsorted(rowptr.contiguous(), order.to(rowptr.dtype), right=True) - 1
     return torch.searchsorted(ordered, columns), row, order
 
 
 def _distinct(rowptr: Tensor, col: Tensor, value: Tensor, num_columns: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Sorts the columns of each row and makes repeated ones one, with the largest of their values."""
+    """Sorts the columns of each row and merges repeated ones, keeping the largest of their values."""
     cell, order = (_rows(rowptr) * num_columns + col).sort(stable=True)
     cell, repeats = cell.unique_consecutive(return_counts=True)
     value = torch.segment_reduce(value[order], "max", offsets=_pointers(repeats), axis=0, initial=0)
@@ -163,22 +163,22 @@ def _distinct(rowptr: Tensor, col: Tensor, value: Tensor, num_columns: int) -> t
 
 
 def _sums(values: Tensor, ptr: Tensor) -> Tensor:
-    """The sum of each segment values[ptr[s]:ptr[s + 1]], in a fixed order."""
+    """Returns the sum of each segment values[ptr[s]:ptr[s + 1]], in a fixed order."""
     return torch.segment_reduce(values, "sum", offsets=ptr, axis=0, initial=0)
 
 
 def _rows(rowptr: Tensor) -> Tensor:
-    """The row of each entry of a CSR matrix, int64."""
+    """Returns the row of each entry of a CSR matrix, int64."""
     return torch.repeat_interleave(rowptr.long().diff())
 
 
 def _pointers(counts: Tensor) -> Tensor:
-    """Row pointers from the number of entries in each row, int64."""
+    """Returns row pointers, int64, from the number of entries in each row."""
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
 def _inverse(x: Tensor) -> Tensor:
-    """1/x, and 0 (without a gradient) where x is 0."""
+    """Returns 1/x, and 0 (without a gradient) where x is 0."""
     positive = x > 0
     return torch.where(positive, 1 / torch.where(positive, x, 1), 0)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -163,20 +165,60 @@ def test_the_fastest_tile_of_each_kernel_is_kept(benchmark_module, monkeypatch):
     problem = tune.Problem.draw(shape, torch.bfloat16, "dot", device=DEVICE)
     sizes = {"width": 64, "rows": 64, "anchors": 64, "dtype": torch.bfloat16}
     slow, fast = tiles.Tile(16, 32, 4, 1), tiles.Tile(32, 16, 4, 3)
+    attend, backward = tune.launch.attend, tune.launch.backward
 
     def clock(call, **options):
-        now = [tune.launch.attention_tile(k, device=None, shared_bytes=None, **sizes) for k in tune.KERNELS]
-        seen.append(now)
-        return 9.0 - sum(tile == fast for tile in now)
+        del tried[:]
+        call()
+        seen.append(list(tried))
+        return 9.0 - sum(tile == fast for tile in tried)
 
-    seen = []
+    def look(inputs, results, tile):
+        tried.append(tile)
+        attend(inputs, results, tile)
+
+    def look_back(inputs, results, output_grads, wanted, choose_tile):
+        tried.extend(choose_tile(kernel, device=None, shared_bytes=None, **sizes) for kernel in tune.KERNELS[1:])
+        return backward(inputs, results, output_grads, wanted, choose_tile)
+
+    tried, seen = [], []
+    monkeypatch.setattr(tune.launch, "attend", look)
+    monkeypatch.setattr(tune.launch, "backward", look_back)
     monkeypatch.setattr(tune.triton.testing, "do_bench_cudagraph", clock)
     monkeypatch.setattr(tune.launch, "device_facts", lambda device: ("a device that nothing is known of", HOPPER))
     found = tune.tune(problem, shape, {kernel: [slow, fast] for kernel in tune.KERNELS})
-    assert next(found) == (tiles.tuned_key("forward", **sizes), fast)
-    assert len(seen) == 3  # the table's and the two candidates: later kernels have not been timed yet
-    assert dict(found) == {tiles.tuned_key(kernel, **sizes): fast for kernel in tune.KERNELS[1:]}
-    assert all(now[0] == fast for now in seen[3:])
+    first = next(found)
+    assert (first.key, first.fastest) == (tiles.tuned_key("forward", **sizes), tune.Trial(fast, 8.0))
+    assert {trial.tile for trial in first.tried} >= {slow, fast}
+    assert [len(tiles) for tiles in seen] == [1, 1, 1]  # the table's and the two candidates, and the forward alone
+    assert {row.key: row.fastest.tile for row in found} == {
+        tiles.tuned_key(kernel, **sizes): fast for kernel in tune.KERNELS[1:]
+    }
+    assert all(len(tiles) == 4 and tiles[0] == fast for tiles in seen[3:])
+
+
+def test_a_tile_without_room_on_the_gpu_is_not_chosen(benchmark_module, monkeypatch, tmp_path):
+    tune, cost = benchmark_module("tune_hyperedge_memory"), benchmark_module("cost")
+    tiles = benchmark_module("mmsa_kernels.hyperedge_memory.tiles")
+    shape = cost.Shape("tiny", rows=16, entries_per_row=2, vertices=10, width=16, anchors=16)
+    problem = tune.Problem.draw(shape, torch.bfloat16, "dot", device=DEVICE)
+    large, small = tiles.Tile(128, 128, 4, 3), tiles.Tile(16, 16, 4, 1)
+
+    def refuse(inputs, results, tile):
+        if tile == large:
+            raise tune.triton.runtime.errors.OutOfResources(400_000, HOPPER, "shared memory")
+
+    monkeypatch.setattr(tune.launch, "attend", refuse)
+    monkeypatch.setattr(tune.triton.testing, "do_bench_cudagraph", lambda call, **options: 1.0)
+    monkeypatch.setattr(tune.launch, "device_facts", lambda device: ("a device that nothing is known of", HOPPER))
+    row = next(tune.tune(problem, shape, {kernel: [large, small] for kernel in tune.KERNELS}))
+    assert row.fastest.tile != large
+    assert tune.Trial(large, None) in row.tried
+    file = tmp_path / "report.json"
+    benchmark_module("report").write_report(file, {"device": "one"}, [row])
+    written = json.loads(file.read_text())
+    assert written["about"] == {"device": "one"}
+    assert {"tile": dataclasses.asdict(large), "ms": None} in written["rows"][0]["tried"]
 
 
 # In a process of its own, for Triton decides on import whether it compiles or interprets.
@@ -262,14 +304,15 @@ def test_what_was_tuned_is_what_a_launch_asks_for(benchmark_module, monkeypatch)
     monkeypatch.setattr(tune.launch, "_ATTENTION_AT_A_TIME", 1)
     shape = cost.Shape("tiny", rows=80, entries_per_row=2, vertices=10, width=16, anchors=5)
     problem = tune.Problem.draw(shape, torch.bfloat16, "dot", device=DEVICE)
-    asked, choose = set(), tune.launch.attention_tile
+    triton_op = benchmark_module("mmsa_kernels.hyperedge_memory.triton_op")
+    asked, choose = set(), triton_op.attention_tile
 
     def look(kernel, *, width, rows, anchors, dtype, **device):
         asked.add(tiles.tuned_key(kernel, width=width, rows=rows, anchors=anchors, dtype=dtype))
         return choose(kernel, width=width, rows=rows, anchors=anchors, dtype=dtype, **device)
 
-    monkeypatch.setattr(tune.launch, "attention_tile", look)
-    tune.both_ways(tune.ours, problem)
+    monkeypatch.setattr(triton_op, "attention_tile", look)
+    benchmark_module("problem").both_ways(benchmark_module("problem").ours, problem)
     sizes = {"width": 16, "rows": 80, "anchors": 5, "dtype": torch.bfloat16}
     assert asked == {tiles.tuned_key(kernel, **sizes) for kernel in tune.KERNELS}
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from mmsa_kernels import hyperedge_memory_attention
 from mmsa_kernels.hyperedge_memory.reference import hyperedge_memory_attention_reference
 
 pytest.importorskip("triton", reason="triton is not installed")
-from mmsa_kernels.hyperedge_memory import anchor_sums, launch
+from mmsa_kernels.hyperedge_memory import anchor_sums, launch, triton_op
 from mmsa_kernels.hyperedge_memory.tiles import Tile
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -164,8 +166,13 @@ def test_gradients_through_some_outputs(similarity, used):
 @pytest.mark.parametrize("wanted", [("x",), ("weight",), ("anchors",), ("x", "anchors")], ids="+".join)
 def test_only_the_gradients_that_are_wanted(wanted, monkeypatch):
     asked = []
-    backward = launch._backward
-    monkeypatch.setattr(launch, "_backward", lambda *args: asked.append(args[-3:]) or backward(*args))
+    backward = launch.backward
+
+    def look(inputs, results, output_grads, wanted, choose_tile):
+        asked.append(wanted)
+        return backward(inputs, results, output_grads, wanted, choose_tile)
+
+    monkeypatch.setattr(launch, "backward", look)
     assert_close(*both(problem(), "cosine", used=("readout", "lse"), wanted=wanted), TOLERANCE[torch.float32])
     assert asked == [tuple(name in wanted for name in GRADIENTS)]
 
@@ -311,7 +318,7 @@ def test_every_run_gives_the_same_bits(similarity, rows_at_a_time, monkeypatch):
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Blocks of 16 rows and 16 anchors for every kernel, of which a small problem already has several."""
-    monkeypatch.setattr(launch, "attention_tile", lambda kernel, **_: Tile(16, 16, 4, 1))
+    monkeypatch.setattr(triton_op, "attention_tile", lambda kernel, **_: Tile(16, 16, 4, 1))
 
 
 @pytest.mark.parametrize("split_anchors", [1, 512, 1 << 14])
@@ -354,12 +361,38 @@ def test_mixed_dtypes():
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
-def test_the_custom_ops_keep_the_rules_of_torch_library(similarity, monkeypatch):
+def test_the_operators_keep_the_rules_of_torch_library(similarity, monkeypatch):
     monkeypatch.undo()  # its checks fill tensors of their own
     inputs = problem(sizes=(2, 3), width=8, anchors=3)
     leaves = [inputs[name].requires_grad_() for name in ("x_ND", "weight", "anchors_SD")]
     arguments = (leaves[0], inputs["rowptr"], inputs["col"], *leaves[1:], 1.0, similarity, inputs["stale_VD"])
-    torch.library.opcheck(launch._forward, arguments)
+    operators = torch.ops.mmsa_kernels
+    torch.library.opcheck(operators.hyperedge_memory_attention.default, arguments)
+    *tensors, scale, similarity, stale_VD = [
+        argument.detach() if isinstance(argument, Tensor) else argument for argument in arguments
+    ]
+    results = operators.hyperedge_memory_attention(*tensors, scale, similarity, stale_VD)
+    saved = (*tensors, stale_VD, *results, scale, similarity)
+    for wanted in ([True, True, True], [False, True, False]):
+        arguments = (None, torch.ones_like(results[1]), None, wanted, *saved)
+        torch.library.opcheck(operators.hyperedge_memory_attention_backward.default, arguments)
+
+
+# In a process of its own, where no other test has imported the compiler.
+ONE_CALL = """
+import sys, torch
+from mmsa_kernels import hyperedge_memory_attention
+x, anchors, weight = (torch.ones(*shape, device="{device}", requires_grad=True) for shape in ((3, 16), (2, 16), (2,)))
+rowptr, col = torch.tensor([0, 2], device="{device}"), torch.tensor([0, 2], device="{device}")
+_, readout, _ = hyperedge_memory_attention(x, rowptr, col, weight, anchors, scale=1.0)
+readout.sum().backward()
+print("triton" in sys.modules, "torch._dynamo" in sys.modules)
+"""
+
+
+def test_a_call_does_not_import_the_compiler():
+    done = subprocess.run([sys.executable, "-c", ONE_CALL.format(device=DEVICE)], capture_output=True, text=True)
+    assert done.stdout == "True False\n", done.stderr
 
 
 def compute(inputs: dict[str, Tensor], scale: float = 2.0) -> Tensor:

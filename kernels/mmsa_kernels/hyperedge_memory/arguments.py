@@ -1,4 +1,4 @@
-"""What the kernels are given beside tensors as they are: constants, strides, and numbers in pieces."""
+"""What the launches hand to the kernels: tensors in the form that kernels read, strides, and constants."""
 
 from __future__ import annotations
 
@@ -11,12 +11,49 @@ from mmsa_kernels.hyperedge_memory.reference import EPS
 from mmsa_kernels.hyperedge_memory.tiles import ENTRIES_AHEAD, Tile, gather_rows, padded_width, pieces_of
 
 ATTENTION_BLOCK = 128
-"""To a multiple of this many anchors rows of attention are padded, so that they are read and written 16 bytes at a
+"""Rows of attention are padded to a multiple of this many anchors, so that they are read and written 16 bytes at a
 time."""
 
 
+class Inputs:
+    """The inputs of a call as the kernels read them: the numbers of a row side by side, the anchors in pieces."""
+
+    def __init__(
+        self,
+        x_ND: Tensor,
+        rowptr: Tensor,
+        col: Tensor,
+        weight: Tensor,
+        anchors_SD: Tensor,
+        scale: float,
+        similarity: str,
+        stale_VD: Tensor | None,
+    ) -> None:
+        self.x_ND = rows_in_line(x_ND)
+        self.rowptr, self.col, self.weight = rowptr.contiguous(), col.contiguous(), weight.contiguous()
+        self.stale_VD = None if stale_VD is None else rows_in_line(stale_VD)
+        self.anchors_SD, self.anchors = anchors_SD, Anchors(anchors_SD, x_ND.dtype, similarity)
+        self.rows, self.width, self.dtype = rowptr.numel() - 1, x_ND.shape[1], x_ND.dtype
+        self.scale, self.cosine, self.interpreted = scale, similarity == "cosine", not x_ND.is_cuda
+
+    def tables(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Returns the first arguments of a kernel that gathers: both tables of vertices, and which rows it gathers."""
+        stale_VD = self.x_ND if self.stale_VD is None else self.stale_VD  # not read where there is none
+        return self.x_ND, stale_VD, self.rowptr, self.col
+
+    def sizes(self) -> dict[str, Any]:
+        """Returns the sizes of these, and the distances between their rows."""
+        return {
+            "num_fresh": self.x_ND.shape[0],
+            "num_rows": self.rows,
+            "X_STRIDE": self.x_ND.stride(0),
+            "STALE_STRIDE": 0 if self.stale_VD is None else self.stale_VD.stride(0),
+            "HAS_STALE": self.stale_VD is not None,
+        }
+
+
 class Anchors:
-    """Anchors as the kernels take them: rounded to the dtype of x; for cosine as unit vectors and their lengths."""
+    """Anchors as the kernels read them: in the dtype of x; for cosine, unit vectors and their lengths."""
 
     def __init__(self, anchors_SD: Tensor, dtype: torch.dtype, similarity: str) -> None:
         anchors_SD = anchors_SD.contiguous()
@@ -32,10 +69,19 @@ class Anchors:
         self.pieces = in_pieces(anchors_SD.to(dtype))
 
 
-class Attention:
-    """Room for the attention of some rows and the gradient of their scores, which one kernel leaves to the next.
+class OutputGrads:
+    """The gradients that arrive at the outputs, as the kernels read them; None where nothing arrives."""
 
-    Kernels are told how many blocks of `ATTENTION_BLOCK` numbers a row has, and so know what divides its length.
+    def __init__(self, g_BD: Tensor | None, readout_BD: Tensor, lse_B: Tensor | None) -> None:
+        self.g_BD = None if g_BD is None else g_BD.contiguous()
+        self.lse_B = None if lse_B is None else lse_B.contiguous()
+        self.readout_pieces = in_pieces(readout_BD)
+
+
+class Attention:
+    """Room for the attention of some rows and for the gradient of their scores, which one kernel leaves to the next.
+
+    Kernels are given the number of blocks of `ATTENTION_BLOCK` numbers in a row, and so know what divides its length.
     """
 
     def __init__(self, rows: int, anchors: int, like: Tensor) -> None:
@@ -43,7 +89,7 @@ class Attention:
         self.attention, self.grad_score = (like.new_empty(shape, dtype=dtype_of_pieces(like.dtype)) for _ in range(2))
 
     def arguments(self, *names: Literal["attention", "grad_score"]) -> dict[str, Any]:
-        """Returns the pointers that are asked for, and how far apart rows and planes are."""
+        """Returns the tensors that are named, and the distances between their rows and between their planes."""
         return {f"{name}_ptr": getattr(self, name) for name in names} | {
             "attention_blocks": self.attention.shape[-1] // ATTENTION_BLOCK,
             "attention_plane": self.attention.stride(0),
@@ -52,22 +98,13 @@ class Attention:
 
 
 def blocks_of(size: int, count: int) -> int:
-    """Returns how many blocks of a size hold so many; Triton's `cdiv` does it in several times as many microseconds."""
+    """Returns the number of blocks of `size` that hold `count`; Triton's `cdiv` takes several times as long."""
     return -(-count // size)
 
 
 def padded_anchors(anchors: int) -> int:
     """Returns how many numbers a row of attention takes."""
     return blocks_of(ATTENTION_BLOCK, anchors) * ATTENTION_BLOCK
-
-
-def strides(x_ND: Tensor, stale_VD: Tensor | None) -> dict[str, Any]:
-    """Returns how far apart rows are."""
-    return {
-        "X_STRIDE": x_ND.stride(0),
-        "STALE_STRIDE": 0 if stale_VD is None else stale_VD.stride(0),
-        "HAS_STALE": stale_VD is not None,
-    }
 
 
 def attention_constants(tile: Tile, width: int, dtype: torch.dtype) -> dict[str, Any]:
@@ -92,8 +129,8 @@ def gather_constants(width: int, dtype: torch.dtype) -> dict[str, int]:
 def entry_constants(width: int, dtype: torch.dtype) -> dict[str, int]:
     """Returns the constants of `backward_entries_kernel`.
 
-    Its lines have 128 bytes, or more where a thread would hold more than 16 columns of a row. With 4 KiB of loads in
-    flight it has 64 registers a thread at most, so that a multiprocessor has room for the 32 programs it can run.
+    A line has 128 bytes, or more where a thread would otherwise hold more than 16 columns of a row. With 4 KiB of loads
+    in flight a thread has 64 registers at most, so that a multiprocessor has room for the 32 programs that it can run.
     """
     columns = padded_width(width)
     return {
@@ -106,18 +143,18 @@ def entry_constants(width: int, dtype: torch.dtype) -> dict[str, int]:
 
 
 def total_constants(width: int) -> dict[str, int]:
-    """Returns the constants of `anchor_totals_kernel`: 16 bytes a thread."""
+    """Returns the constants of `anchor_totals_kernel`: each thread reads 16 bytes at a time."""
     columns = padded_width(width)
     return {"D": width, "BD": columns, "UNROLL": ENTRIES_AHEAD, "num_warps": max(1, columns // 128)}
 
 
 def dtype_of_pieces(dtype: torch.dtype) -> torch.dtype:
-    """Returns the half precision that numbers of a dtype enter products in."""
+    """Returns the half precision in which numbers of a dtype enter products."""
     return torch.bfloat16 if dtype == torch.float32 else dtype
 
 
 def in_pieces(x: Tensor) -> Tensor:
-    """Returns the planes of half precision that x is the sum of: x itself, or (3, ...) bfloat16 for float32."""
+    """Returns the planes of half precision whose sum x is: x itself, or (3, ...) bfloat16 for float32."""
     if pieces_of(x.dtype) == 1:
         return x.contiguous()
     first = x.bfloat16()
@@ -126,5 +163,5 @@ def in_pieces(x: Tensor) -> Tensor:
 
 
 def rows_in_line(x: Tensor) -> Tensor:
-    """Returns x, copied where the numbers of a row do not lie side by side."""
+    """Returns x, or a copy of it where the numbers of a row do not lie side by side."""
     return x if x.stride(-1) == 1 else x.contiguous()

@@ -1,12 +1,12 @@
-"""The Triton kernels of the attention over anchors. The mathematics stands in ``kernels/README.md``.
+"""The Triton kernels of the attention over anchors. Mathematics: ``kernels/README.md``; launches: ``launch.py``.
 
-A program owns a block of rows of g and walks over all anchors with a running softmax, as FlashAttention does (Dao 2023)
-with the anchors as keys and values. Scores live in base 2. On the way back it walks once more, and leaves the
-attention and the gradient of the scores of its rows behind; the gradients of g and of the anchors are products with
-these. Launches, some rows at a time so that little is left behind at once: ``launch.py``. Every number is written by
+A program owns a block of rows of g and loops over all anchors with a running softmax, as FlashAttention does (Dao
+2023), with the anchors as keys and values. Scores are in base 2. In the backward it loops once more, and stores the
+attention of its rows and the gradient of their scores; the gradients of g and of the anchors are products with these.
+The backward is launched for some rows at a time, so that little of this is stored at once. Every number is written by
 one program that adds in a fixed order.
 
-Sizes of blocks: BM rows, BN anchors, BD >= D columns. Comments give shapes. What enters a product is in pieces
+Block sizes: BM rows, BN anchors, BD >= D columns. Comments give shapes. Factors of products are in pieces
 (``pieces.py``).
 """
 
@@ -25,12 +25,12 @@ _LN_2: tl.constexpr = tl.constexpr(0.6931471805599453)
 def _load_anchors(
     anchors_ptr, first, element, in_anchors, in_columns, num_anchors, D: tl.constexpr, PIECES: tl.constexpr
 ):
-    """A block of anchors from the first on, [BN, BD] in pieces."""
+    """Loads a block of anchors that begins at `first`, [BN, BD] in pieces."""
     mask = in_anchors[:, None] & in_columns[None, :]
     return load_pieces(anchors_ptr + first * D, element, mask, num_anchors.to(tl.int64) * D, PIECES)
 
 
-# A new number of rows must not compile anew: it is another in every batch.
+# The number of rows differs in every batch, and must not cause a recompilation.
 @triton.jit(do_not_specialize=["num_rows", "num_anchors"])
 def forward_kernel(
     anchors_ptr,
@@ -50,19 +50,19 @@ def forward_kernel(
     PIECES: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """The read-out and the log-sum-exp of a block of rows."""
+    """Writes the read-out and the log-sum-exp of a block of rows."""
     first_row = tl.program_id(0).to(tl.int64) * BM
     row = first_row + tl.arange(0, BM)  # [BM]
     column = tl.arange(0, BD)  # [BD]
     in_rows = row < num_rows
     in_columns = column < D
     in_block = in_rows[:, None] & in_columns[None, :]
-    element = tl.arange(0, BM)[:, None] * D + column[None, :]  # [BM, BD], from the first row on
+    element = tl.arange(0, BM)[:, None] * D + column[None, :]  # [BM, BD], relative to the first row
     g = load_pieces(g_pieces_ptr + first_row * D, element, in_block, num_rows.to(tl.int64) * D, PIECES)
     highest = tl.full([BM], float("-inf"), tl.float32)
     total = tl.zeros([BM], tl.float32)
     readout = tl.zeros([BM, BD], tl.float32)
-    anchor_element = tl.arange(0, BN)[:, None] * D + column[None, :]  # [BN, BD], from the first anchor on
+    anchor_element = tl.arange(0, BN)[:, None] * D + column[None, :]  # [BN, BD], relative to the first anchor
     for first in tl.range(0, num_anchors, BN, num_stages=STAGES):
         anchor = first + tl.arange(0, BN)  # [BN]
         in_anchors = anchor < num_anchors
@@ -76,7 +76,7 @@ def forward_kernel(
         shrink = tl.exp2(highest - new_highest)
         p = tl.exp2(score - new_highest[:, None])
         total = total * shrink + tl.sum(p, axis=1)
-        if COSINE:  # the values of unit anchors are as long as the anchors
+        if COSINE:  # values are the anchors themselves: unit anchors times their lengths
             p *= tl.load(anchor_length_ptr + anchor, mask=in_anchors, other=0.0)[None, :]
         p = split(p, anchors_ptr.dtype.element_ty, PIECES)
         readout = dot(p, m, readout * shrink[:, None], PIECES, INTERPRETED)
@@ -115,9 +115,9 @@ def backward_scores_kernel(
     PIECES: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """The attention of the rows from the first to before the last, computed anew, and the gradient of their scores.
+    """Writes the attention of rows `first_row` to `last_row` - 1, computed anew, and the gradient of their scores.
 
-    For cosine the attention times |m| of its anchor: the values of unit anchors are as long as the anchors.
+    For cosine the attention is multiplied by |m| of its anchor, because values are unit anchors times their lengths.
 
     Each is (rows, attention_blocks * ATTENTION_BLOCK), with zeros beyond the last anchor.
     """
@@ -128,7 +128,7 @@ def backward_scores_kernel(
     in_rows = row < last_row
     in_columns = column < D
     in_block = in_rows[:, None] & in_columns[None, :]
-    element = tl.arange(0, BM)[:, None] * D + column[None, :]  # [BM, BD], from the first row on
+    element = tl.arange(0, BM)[:, None] * D + column[None, :]  # [BM, BD], relative to the first row
 
     row_plane = num_rows.to(tl.int64) * D
     attention_plane = attention_plane.to(tl.int64)
@@ -139,10 +139,10 @@ def backward_scores_kernel(
         delta -= tl.load(grad_lse_ptr + row, mask=in_rows, other=0.0).to(tl.float32)
     g = load_pieces(g_pieces_ptr + first_row * D, element, in_block, row_plane, PIECES)
     lse = tl.load(lse_ptr + row, mask=in_rows, other=0.0) * _LOG2_E
-    anchor_element = tl.arange(0, BN)[:, None] * D + column[None, :]  # [BN, BD], from the first anchor on
-    tl.static_assert(ATTENTION_BLOCK % BN == 0)  # else a block would run over the end of its row
+    anchor_element = tl.arange(0, BN)[:, None] * D + column[None, :]  # [BN, BD], relative to the first anchor
+    tl.static_assert(ATTENTION_BLOCK % BN == 0)  # otherwise a block would cross the end of its row
     stride = attention_blocks * ATTENTION_BLOCK
-    place = first_local * stride + tl.arange(0, BM)[:, None] * stride + tl.arange(0, BN)[None, :]  # [BM, BN], likewise
+    place = first_local * stride + tl.arange(0, BM)[:, None] * stride + tl.arange(0, BN)[None, :]  # [BM, BN]
     for first in tl.range(0, stride, BN, num_stages=STAGES):
         anchor = first + tl.arange(0, BN)  # [BN]
         in_anchors = anchor < num_anchors
@@ -151,7 +151,7 @@ def backward_scores_kernel(
         )  # [BN, BD]
         score = dot(g, m, tl.zeros([BM, BN], tl.float32), PIECES, INTERPRETED, TRANSPOSE_B=True)  # [BM, BN]
         score *= scale * _LOG2_E
-        p = tl.exp2(tl.minimum(score - lse[:, None], 0.0))  # never above one, whatever rounding says
+        p = tl.exp2(tl.minimum(score - lse[:, None], 0.0))  # never above one, in spite of rounding
         p = tl.where(in_anchors[None, :], p, 0.0)
         grad_p = dot(grad_readout, m, tl.zeros([BM, BN], tl.float32), PIECES, INTERPRETED, TRANSPOSE_B=True)
         if COSINE:
@@ -188,7 +188,7 @@ def backward_rows_kernel(
     PIECES: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """What the attention adds to the gradient of g, for cosine with what is along g; row 0 of it is `first_row`."""
+    """Writes what the attention adds to the gradient of g, for cosine with its part along g; row 0 is `first_row`."""
     first_local = tl.program_id(0).to(tl.int64) * BM
     row = first_row + first_local + tl.arange(0, BM)  # [BM]
     column = tl.arange(0, BD)  # [BD]
@@ -196,7 +196,7 @@ def backward_rows_kernel(
     in_columns = column < D
     stride, attention_plane = attention_blocks * ATTENTION_BLOCK, attention_plane.to(tl.int64)
     place = first_local * stride + tl.arange(0, BM)[:, None] * stride + tl.arange(0, BN)[None, :]  # [BM, BN]
-    anchor_element = tl.arange(0, BN)[:, None] * D + column[None, :]  # [BN, BD]; both from the first anchor on
+    anchor_element = tl.arange(0, BN)[:, None] * D + column[None, :]  # [BN, BD]; both relative to the first anchor
     grad_g = tl.zeros([BM, BD], tl.float32)
     for first in tl.range(0, num_anchors, BN, num_stages=STAGES):
         in_anchors = first + tl.arange(0, BN) < num_anchors
@@ -205,7 +205,7 @@ def backward_rows_kernel(
             anchors_ptr, first, anchor_element, in_anchors, in_columns, num_anchors, D, PIECES
         )  # [BN, BD]
         grad_g = dot(grad_score, m, grad_g, PIECES, INTERPRETED)  # [BM, BD]
-    grad_g *= scale  # not before, where half precision could not hold it
+    grad_g *= scale  # after the product: half precision might not hold it
     if COSINE:
         grad_g *= tl.load(inverse_length_ptr + row, mask=in_rows, other=0.0)[:, None]
     element = (first_local + tl.arange(0, BM))[:, None] * D + column[None, :]  # [BM, BD]
@@ -237,9 +237,9 @@ def backward_anchors_kernel(
     PIECES: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """What a split of the rows from the first to before the last adds to the gradient of a block of anchors.
+    """Writes what a split of rows `first_row` to `last_row` - 1 adds to the gradient of a block of anchors.
 
-    Through the values (the first half of the programs), or through the scores: (2, splits, anchors, D).
+    The first half of the programs adds it through the values, the second through the scores: (2, splits, anchors, D).
     """
     first_anchor = tl.program_id(0) * BN
     split_number = tl.program_id(1).to(tl.int64)
@@ -253,13 +253,13 @@ def backward_anchors_kernel(
     row_plane = num_rows.to(tl.int64) * D
     attention_stride, attention_plane = attention_blocks * ATTENTION_BLOCK, attention_plane.to(tl.int64)
     place = tl.arange(0, BM)[:, None].to(tl.int64) * attention_stride + tl.arange(0, BN)[None, :]  # [BM, BN]
-    element = tl.arange(0, BM)[:, None] * D + column[None, :]  # [BM, BD]; both from the first row on
+    element = tl.arange(0, BM)[:, None] * D + column[None, :]  # [BM, BD]; both relative to the first row
 
     partial = (through_scores * tl.num_programs(1) + split_number) * num_anchors * D
     partial = partial_ptr + partial + anchor[:, None] * D + column[None, :]  # [BN, BD]
     in_block = (anchor < num_anchors)[:, None] & in_columns
     grad_m = tl.zeros([BN, BD], tl.float32)
-    if first_row > 0:  # it adds to what earlier rows gave
+    if first_row > 0:  # adds to the sums of earlier rows
         grad_m = tl.load(partial, mask=in_block, other=0.0)
     for first in tl.range(0, rows_per_split, BM, num_stages=STAGES):
         first_local = split_number * rows_per_split + first
@@ -288,7 +288,7 @@ def anchor_totals_kernel(
     UNROLL: tl.constexpr,
     COSINE: tl.constexpr,
 ):
-    """The gradient of an anchor: what all splits of the rows add to it, in their order."""
+    """Writes the gradient of an anchor: the sum over all splits of the rows, in order."""
     anchor = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BD)  # [BD]
     in_columns = column < D
@@ -297,15 +297,16 @@ def anchor_totals_kernel(
     through_values = tl.zeros([BD], tl.float32)
     through_scores = tl.zeros([BD], tl.float32)
     for first in range(0, num_splits, UNROLL):
-        for step in tl.static_range(UNROLL):  # side by side, so that their loads are in flight together
+        for step in tl.static_range(UNROLL):  # unrolled, so that their loads are in flight at the same time
             here = in_columns & (first + step < num_splits)
             place = partial_ptr + (first + step) * split_size + element
             through_values += tl.load(place, mask=here, other=0.0)
             through_scores += tl.load(place + num_splits * split_size, mask=here, other=0.0)
-    through_scores *= scale  # not before, where half precision could not hold it
+    through_scores *= scale  # after the product: half precision might not hold it
     grad_anchor = through_values + through_scores
     if COSINE:
-        # What lengthens an anchor changes no cosine, nor does one without a direction; the values it makes longer.
+        # The length of an anchor does not change its cosines, and an anchor without a direction has none; but the
+        # length does change the values.
         unit = tl.load(unit_ptr + element, mask=in_columns, other=0.0)
         across = through_scores - tl.sum(through_scores * unit) * unit
         across = tl.where(tl.sum(unit * unit) > 0.5, across, 0.0)

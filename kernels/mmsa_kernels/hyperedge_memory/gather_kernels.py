@@ -1,12 +1,11 @@
-"""The Triton kernels that gather rows: the hyperedge aggregation and its gradients, bound by memory alone.
+"""The Triton kernels that gather rows: the hyperedge aggregation and its gradients, bound by memory bandwidth.
 
-A program is one warp that owns a row, or a few short ones, so that very many are under way at once and hide each
-other's waiting.
-Mathematics: ``kernels/README.md``; launches: ``launch.py``. Every number is written by one program that adds in a fixed
-order, so no sum is atomic and the same bits come out of every run.
+A program is one warp that owns a row, or a few short ones, so that very many programs run at the same time and hide
+each other's latency. Every number is written by one program that adds in a fixed order, so no sum is atomic and every
+run gives the same bits. Mathematics: ``kernels/README.md``; launches: ``launch.py``.
 
-Sizes of blocks: GM rows, BD >= D columns, BI of them in a line, UNROLL entries whose loads are in flight together.
-Comments give shapes.
+Block sizes: GM rows, BD >= D columns, BI of them in a line, UNROLL entries that are loaded at the same time. Comments
+give shapes.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _EPS: tl.constexpr = tl.constexpr(EPS)
 
 @triton.jit
 def _entries_of(rowptr_ptr, row, in_rows):
-    """Where the entries of rows begin, and how many each has."""
+    """Returns where the entries of rows begin, and how many each row has."""
     start = tl.load(rowptr_ptr + row, mask=in_rows, other=0).to(tl.int64)
     end = tl.load(rowptr_ptr + row + 1, mask=in_rows, other=0).to(tl.int64)
     return start, (end - start).to(tl.int32)
@@ -38,14 +37,14 @@ def _place_of(
     STALE_STRIDE: tl.constexpr,
     HAS_STALE: tl.constexpr,
 ):
-    """Where the rows of vertices begin: in x, or for those beyond its end in the stale table."""
+    """Returns where the rows of vertices begin: in x, or in the stale table for vertices beyond the end of x."""
     place = x_ptr + vertex * X_STRIDE
     if HAS_STALE:
         place = tl.where(vertex < num_fresh, place, stale_ptr + (vertex - num_fresh) * STALE_STRIDE)
     return place
 
 
-# A new number of rows or vertices must not compile anew: it is another in every batch.
+# The numbers of rows and vertices differ in every batch, and must not cause a recompilation.
 @triton.jit(do_not_specialize=["num_fresh", "num_rows"])
 def aggregate_kernel(
     x_ptr,
@@ -68,9 +67,9 @@ def aggregate_kernel(
     COSINE: tl.constexpr,
     PIECES: tl.constexpr,
 ):
-    """g, the weighted sum of the rows of x that each row gathers, and what the attention takes of it, in pieces.
+    """Writes g, the weighted sum of the rows of x that each row gathers, and what the attention reads of it, in pieces.
 
-    That is g itself, for cosine its direction, beside which 1/|g| is kept.
+    The attention reads g itself, or for cosine its direction; then 1/|g| is written too.
     """
     row = tl.program_id(0).to(tl.int64) * GM + tl.arange(0, GM)  # [GM]
     column = tl.arange(0, BD)  # [BD]
@@ -78,7 +77,7 @@ def aggregate_kernel(
     start, length = _entries_of(rowptr_ptr, row, in_rows)
     g = tl.zeros([GM, BD], tl.float32)
     for first in range(0, tl.max(length), UNROLL):
-        for step in tl.static_range(UNROLL):  # side by side, so that their loads are in flight together
+        for step in tl.static_range(UNROLL):  # unrolled, so that their loads are in flight at the same time
             here = first + step < length  # [GM]
             entry = start + (first + step)
             weight = tl.load(weight_ptr + entry, mask=here, other=0.0).to(tl.float32)
@@ -128,11 +127,11 @@ def backward_entries_kernel(
     WANTS_GRAD_X: tl.constexpr,
     WANTS_GRAD_WEIGHT: tl.constexpr,
 ):
-    """For a row each: the whole gradient of g, the gradient of the weights of its entries, and for those the row.
+    """Writes the whole gradient of g of a row, the gradients of the weights of its entries, and the row of each entry.
 
-    The gradients of UNROLL weights are stored together: the compiler moves no load past a store, so one by one each
-    entry would wait for the one before. Rows of x are read as lines of BI columns, the same line of all entries first:
-    so few threads share a line, neighbours of them have other entries, and a sum over threads takes few steps.
+    The gradients of UNROLL weights are stored together: the compiler moves no load past a store, so that otherwise each
+    entry would wait for the one before it. Rows of x are read in lines of BI columns, first the same line of all
+    entries. So few threads share a line, their neighbours have other entries, and a sum over threads takes few steps.
     """
     LINES: tl.constexpr = BD // BI
     local = tl.program_id(0).to(tl.int64)
@@ -143,7 +142,7 @@ def backward_entries_kernel(
     in_columns = column < D
     element = row * D + column
     total = tl.load(attention_grad_g_ptr + local * D + column, mask=in_columns, other=0.0)
-    if COSINE:  # what lengthens g changes no cosine
+    if COSINE:  # the length of g does not change a cosine
         unit_g = whole(load_pieces(g_pieces_ptr, element, in_columns, num_rows.to(tl.int64) * D, PIECES), PIECES)
         total -= tl.sum(total * unit_g) * unit_g
     if HAS_GRAD_G:
@@ -183,7 +182,7 @@ def backward_vertices_kernel(
     BD: tl.constexpr,
     UNROLL: tl.constexpr,
 ):
-    """The gradient of x: for every vertex the weighted sum of the gradients of g of the rows that gather it."""
+    """Writes the gradient of x: for each vertex the weighted sum of the gradients of g of the rows that gather it."""
     vertex = tl.program_id(0).to(tl.int64) * GM + tl.arange(0, GM)  # [GM]
     column = tl.arange(0, BD)  # [BD]
     in_vertices = vertex < num_vertices

@@ -1,4 +1,4 @@
-"""The public operator: checks its arguments and hands them to the backend that runs here.
+"""The public operator: checks its arguments and passes them to the backend that runs here.
 
 N vertices, V stale ones, B rows of the operator G, E entries of G, S anchors, D width.
 """
@@ -29,7 +29,7 @@ def hyperedge_memory_attention(
     similarity: Similarity = "dot",
     stale_VD: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Aggregates rows over hyperedges and reads the result out of the memory.
+    """Aggregates rows over hyperedges and attends from the result to the anchors of the memory.
 
     With G the B×N matrix (`rowptr`, `col`, `weight`) and m_s the anchors::
 
@@ -38,21 +38,21 @@ def hyperedge_memory_attention(
         lse_i     = log Σ_s exp(score_is)
         readout_i = Σ_s exp(score_is − lse_i) · m_s
 
-    An empty row gives g = 0, hence equal attention to every anchor. Entries may be unsorted; repeated columns
+    An empty row gives g = 0, and so equal attention to every anchor. Entries may be unsorted; repeated columns
     add up. Sums are taken in float32 for half precision inputs and in the widest input dtype otherwise.
 
     Args:
         x_ND: (N, D) features of the vertices, floating point.
-        rowptr: (B + 1,) int32 or int64: entries of row i are rowptr[i]:rowptr[i + 1].
-        col: (E,) int32 or int64: the vertex of each entry, in 0..N-1, or to N+V-1 with `stale_VD`.
+        rowptr: (B + 1,) int32 or int64: the entries of row i are rowptr[i]:rowptr[i + 1].
+        col: (E,) int32 or int64: the vertex of each entry, in 0..N-1, or in 0..N+V-1 with `stale_VD`.
         weight: (E,) floating point.
         anchors_SD: (S, D), keys and values of the attention, floating point.
         scale: positive factor on the similarity, the inverse of the temperature.
         similarity: ``dot`` or ``cosine``; the cosine of a vector no longer than 1e-8 is 0, without a
             gradient.
-        stale_VD: (V, D) features of further vertices N..N+V-1 in the dtype of `x_ND`, which get no gradient: with
-            the rows of a bank here, neither they nor a gradient of their size are ever copied or kept. Where
-            `weight` wants a gradient, they must not change before it is taken.
+        stale_VD: (V, D) features of further vertices N..N+V-1 in the dtype of `x_ND`. They get no gradient. Pass the
+            rows of a bank here: they are never copied, and no gradient of their size is ever stored. If `weight`
+            requires a gradient, they must not change before the backward pass.
 
     Returns:
         g (B, D) and readout (B, D) in the dtype of `x_ND`, and lse (B,) in the dtype of the sums; all
@@ -61,7 +61,7 @@ def hyperedge_memory_attention(
     Raises:
         TypeError: a dtype is wrong.
         ValueError: a shape, a device or a value is wrong. The values of `rowptr` and `col` are checked on CPU
-            only, because on a GPU the check would make the host wait for the device.
+            only, because on a GPU the host would have to wait for the device.
         RuntimeError: ``MMSA_KERNELS`` asks for a backend that cannot be used here.
     """
     _check_shapes(x_ND, rowptr, col, weight, anchors_SD, stale_VD)
@@ -70,18 +70,18 @@ def hyperedge_memory_attention(
         raise ValueError(f"scale: got {scale}, expected a finite number above 0")
     if similarity not in ("dot", "cosine"):
         raise ValueError(f"similarity: got {similarity!r}, expected 'dot' or 'cosine'")
-    # A look at values would break a compiled graph in two.
+    # To read values would break a compiled graph in two.
     if x_ND.device.type == "cpu" and not torch.compiler.is_compiling():
         _check_indices(rowptr, col, x_ND.shape[0] + (0 if stale_VD is None else stale_VD.shape[0]))
     if choose_backend(x_ND.device.type, _beyond_triton(x_ND, weight, anchors_SD)) == "triton":
-        from mmsa_kernels.hyperedge_memory.launch import hyperedge_memory_attention_triton as run
+        from mmsa_kernels.hyperedge_memory.triton_op import hyperedge_memory_attention_triton as run
     else:
         run = hyperedge_memory_attention_reference
     return run(x_ND, rowptr, col, weight, anchors_SD, scale, similarity, stale_VD)
 
 
 def _beyond_triton(x_ND: Tensor, weight: Tensor, anchors_SD: Tensor) -> str:
-    """Says why the kernels cannot take this problem; empty where they can."""
+    """Returns why the kernels cannot solve this problem; empty where they can."""
     for tensor in (x_ND, weight, anchors_SD):
         if tensor.dtype not in LARGEST_WIDTHS:
             return f"its kernels take no {tensor.dtype}"

@@ -1,8 +1,8 @@
-"""Numbers as the matrix units take them, in planes of half precision, and products of such planes.
+"""Numbers as the matrix units read them, in planes of half precision, and products of such planes.
 
-A float32 is the sum of three planes of bf16: the number rounded, what rounding left, rounded, and the rest. The six
-largest of their products have all 24 bits, on the fastest units there are. (Triton's own ``tf32x3`` splits in
-registers, which overflow from D = 128 on.) Numbers of half precision are their own one piece.
+A float32 is the sum of three bf16 pieces: the number rounded, the remainder rounded, and what then remains. The six
+largest products of pieces give all 24 bits, on the fastest units of the GPU. (Triton's own ``tf32x3`` splits numbers in
+registers, which overflow from D = 128 on.) A number of half precision is its own single piece.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def dot(
     TRANSPOSE_A: tl.constexpr = False,
     TRANSPOSE_B: tl.constexpr = False,
 ):
-    """Adds a @ b to `total`, either of them transposed if asked for; both in pieces."""
+    """Returns `total` + a @ b, for a and b in pieces, each transposed on request."""
     for i in tl.static_range(PIECES):
         for j in tl.static_range(PIECES - i):
             left, right = a[i], b[j]
@@ -29,7 +29,7 @@ def dot(
                 left = tl.trans(left)
             if TRANSPOSE_B:
                 right = tl.trans(right)
-            if INTERPRETED:  # Triton's interpreter multiplies bf16 wrongly, without a word
+            if INTERPRETED:  # Triton's interpreter multiplies bf16 wrongly, and does not say so
                 total = tl.dot(left.to(tl.float32), right.to(tl.float32), total)
             else:
                 total = tl.dot(left, right, total)
@@ -38,7 +38,7 @@ def dot(
 
 @triton.jit
 def load_pieces(ptr, place, mask, plane, PIECES: tl.constexpr):
-    """A block of numbers in pieces, which lie `plane` apart."""
+    """Loads a block of numbers in pieces, which lie `plane` apart."""
     first = tl.load(ptr + place, mask=mask, other=0.0)
     pieces = (first,)
     if PIECES == 3:
@@ -50,14 +50,14 @@ def load_pieces(ptr, place, mask, plane, PIECES: tl.constexpr):
 
 @triton.jit
 def store_pieces(ptr, place, pieces, mask, plane, PIECES: tl.constexpr):
-    """Writes a block of numbers in pieces, `plane` apart."""
+    """Stores a block of numbers in pieces, `plane` apart."""
     for i in tl.static_range(PIECES):
         tl.store(ptr + i * plane + place, pieces[i], mask=mask)
 
 
 @triton.jit
 def split(x, dtype: tl.constexpr, PIECES: tl.constexpr):
-    """Float32 numbers in pieces."""
+    """Splits float32 numbers into pieces."""
     first = x.to(dtype)
     pieces = (first,)
     if PIECES == 3:
@@ -69,7 +69,7 @@ def split(x, dtype: tl.constexpr, PIECES: tl.constexpr):
 
 @triton.jit
 def whole(pieces, PIECES: tl.constexpr):
-    """The float32 numbers that pieces are of."""
+    """Returns the float32 numbers whose pieces these are."""
     x = pieces[0].to(tl.float32)
     for i in tl.static_range(1, PIECES):
         x += pieces[i].to(tl.float32)

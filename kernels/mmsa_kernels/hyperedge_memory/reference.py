@@ -1,4 +1,4 @@
-"""The operator in plain PyTorch: the truth that faster backends are tested against, and the path on CPU.
+"""The operator in plain PyTorch: what faster backends are tested against, and what runs on CPU.
 
 N vertices, V stale ones, B rows of the operator G, E entries of G, S anchors, D width.
 """
@@ -25,15 +25,14 @@ def hyperedge_memory_attention_reference(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The operator of `mmsa_kernels.hyperedge_memory_attention` without its argument checks.
 
-    Differentiable, once, by autograd in `x_ND`, `weight` and `anchors_SD`. Besides the results it holds B·S
-    numbers (the scores), and E·D (the gathered rows) where `x_ND` is narrower than the sums. On CPU the same
-    bits come out of every run.
+    Autograd differentiates it in `x_ND`, `weight` and `anchors_SD`. Besides the results it stores B·S numbers (the
+    scores), and E·D (the gathered rows) where `x_ND` is narrower than the sums. On CPU every run gives the same bits.
     """
     dtype, precision = x_ND.dtype, torch.float32
     for tensor in (x_ND, weight, anchors_SD):
         precision = torch.promote_types(precision, tensor.dtype)
     weight = weight.to(precision)
-    # Autocast would take the products back to half precision.
+    # Autocast would compute the products in half precision.
     with torch.autocast(x_ND.device.type, enabled=False):
         if stale_VD is None:
             g_BD = _weighted_sums(x_ND, rowptr, col, weight)
@@ -44,7 +43,7 @@ def hyperedge_memory_attention_reference(
             g_BD = g_BD + _weighted_sums(stale_VD.detach(), *stale)
         anchors_SD = anchors_SD.to(precision)
         scores_BS = anchor_scores(g_BD, anchors_SD, scale, similarity)
-        # A sum over anchors: the published mean would shrink the read-out S-fold.
+        # A sum over anchors: the published code takes the mean, which is S times smaller.
         readout_BD = scores_BS.softmax(dim=1) @ anchors_SD
         lse_B = scores_BS.logsumexp(dim=1)
     return g_BD.to(dtype), readout_BD.to(dtype), lse_B
@@ -52,29 +51,29 @@ def hyperedge_memory_attention_reference(
 
 def _entries(rowptr: Tensor, col: Tensor, weight: Tensor, chosen_E: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the CSR matrix of some of the entries."""
-    before = functional.pad(chosen_E.cumsum(0), (1, 0))  # of every entry, how many are chosen before it
+    before = functional.pad(chosen_E.cumsum(0), (1, 0))  # how many entries are chosen before each
     return before[rowptr], col[chosen_E], weight[chosen_E]
 
 
 def _weighted_sums(x_ND: Tensor, rowptr: Tensor, col: Tensor, weight: Tensor) -> Tensor:
     """Returns the weighted sums of rows, (B, D), in the dtype of `weight`."""
-    if x_ND.shape[0] == 0:  # no entry is of this table: zeros, of which x still is a part
+    if x_ND.shape[0] == 0:  # no entry refers to this table: zeros that still depend on x
         return x_ND.to(weight.dtype).sum(dim=0).expand(rowptr.numel() - 1, -1)
-    if x_ND.dtype != weight.dtype:  # only the rows that are used are widened, not all N
+    if x_ND.dtype != weight.dtype:  # widens the rows that are used, not all N
         x_ND = x_ND.index_select(0, col).to(weight.dtype)
         col = torch.arange(col.numel(), dtype=col.dtype, device=col.device)
-    # Gathers, weighs and adds in one pass, without the E·D messages that index_add would need.
+    # Gathers, weights and adds in one pass, without the E·D messages that index_add would need.
     return functional.embedding_bag(
         col, x_ND, rowptr.to(col.dtype), mode="sum", per_sample_weights=weight, include_last_offset=True
     )
 
 
 def anchor_scores(g_BD: Tensor, anchors_SD: Tensor, scale: float, similarity: str) -> Tensor:
-    """Returns how much each row resembles each anchor: the logits of the attention over anchors.
+    """Returns the similarity of each row to each anchor: the logits of the attention over anchors.
 
     Args:
         g_BD: (B, D) floating point.
-        anchors_SD: (S, D), same dtype and device.
+        anchors_SD: (S, D), in the same dtype and on the same device.
         scale: factor on the similarity, the inverse of the temperature.
         similarity: ``dot`` for <g, m>, ``cosine`` for <g, m> / (|g| |m|).
 
@@ -87,7 +86,7 @@ def anchor_scores(g_BD: Tensor, anchors_SD: Tensor, scale: float, similarity: st
 
 
 def _direction(x_BD: Tensor) -> Tensor:
-    """Scales rows to length one, and rows without a direction to zero (both with finite gradients)."""
+    """Scales rows to unit length, and rows without a direction to zero, both with finite gradients."""
     square_B1 = x_BD.square().sum(dim=1, keepdim=True)
     has_direction_B1 = square_B1 > EPS**2
     # The inner `where` keeps the gradient of the square root away from zero, where it is infinite.

@@ -1,9 +1,9 @@
-"""How the kernels cut their work, by the size of the problem and the device. Needs torch alone.
+"""How the kernels divide their work, by the size of the problem and the device. Needs nothing but torch.
 
-``kernels/benchmarks/tune_hyperedge_memory.py`` writes what it measures on a device to ``tuned/<device>.json``. None is
-in the repository: a device that was not tuned uses the tables below. They were chosen by what compiles without spilling
-registers for Hopper under Triton 3.6.0 and 3.7.1, which allot them differently
-(``kernels/benchmarks/compile_report.py``).
+The tables below hold tiles that spill no registers on Hopper under Triton 3.6.0 and 3.7.1, which allocate them
+differently (``kernels/benchmarks/compile_report.py``). Where ``tuned/<device>.json`` exists, its tiles come first. The
+repository has none: ``kernels/benchmarks/tune_hyperedge_memory.py`` writes that file from measurements on the GPU that
+it runs on.
 """
 
 from __future__ import annotations
@@ -20,35 +20,34 @@ import torch
 AttentionKernel = Literal["forward", "backward_scores", "backward_rows", "backward_anchors"]
 
 SMALLEST_WIDTH = 16
-"""Narrower rows are padded to this many numbers."""
+"""Narrower rows are padded to this width."""
 
 LARGEST_WIDTHS: dict[torch.dtype, int] = {torch.bfloat16: 512, torch.float16: 512, torch.float32: 256}
-"""Of the dtypes that the kernels take, how wide rows may be: registers hold no more. The reference has no limit."""
+"""The widest rows that registers can hold, for each dtype that the kernels read. The reference has no limit."""
 
-# With fewer programs than this, multiprocessors of a large GPU (132 of an H200) stand idle.
+# With fewer programs than this, multiprocessors of a large GPU (an H200 has 132) are idle.
 PROGRAMS_WANTED = 128
-_BYTES_A_THREAD = 16  # of the rows that a warp gathers, at a time
+_BYTES_A_THREAD = 16  # that each thread of a warp gathers at a time
 ENTRIES_AHEAD = 8
-"""Entries of a row whose loads are in flight together."""
+"""How many entries of a row are loaded at the same time."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """What a program of an attention kernel holds, and how it is run."""
+    """What a program of an attention kernel holds, and how it runs."""
 
     rows: int
     """Rows of G in a block: a power of two from 16."""
     anchors: int
-    """Anchors in a block: likewise, up to 128."""
+    """Anchors in a block: a power of two from 16 to 128."""
     warps: int
     stages: int
-    """Blocks of anchors (of rows in `backward_anchors`) in flight at once."""
+    """Blocks of anchors (of rows in `backward_anchors`) that are in flight at the same time."""
 
 
-# By padded width, for half precision and for float32, the largest first: the first one is used that gives a GPU enough
-# programs and that its shared memory has room for. Blocks of 64 rows or more (anchors in `backward_anchors`) for every
-# four warps are what Hopper's own matrix instructions take. In bf16 the first of widths 128 and 256 are the fastest of
-# those that were timed on an H200.
+# By bytes of a number and padded width, the largest tile first: the first one is used that gives a GPU enough programs
+# and fits in its shared memory. Hopper's own matrix instructions need 64 rows or more (anchors in `backward_anchors`)
+# for every four warps. In bf16 the first tiles of widths 128 and 256 are the fastest of those timed on an H200.
 _TABLES: dict[AttentionKernel, dict[int, dict[int, tuple[Tile, ...]]]] = {
     "forward": {
         2: {
@@ -106,12 +105,12 @@ _TABLES: dict[AttentionKernel, dict[int, dict[int, tuple[Tile, ...]]]] = {
 
 
 def pieces_of(dtype: torch.dtype) -> int:
-    """Returns of how many planes of half precision a number is the sum when it enters a product."""
+    """Returns how many pieces of half precision a number is split into before a product."""
     return 3 if dtype == torch.float32 else 1
 
 
 def padded_width(width: int) -> int:
-    """Returns the power of two that D is padded to within the kernels."""
+    """Returns the power of two to which the kernels pad D."""
     return max(SMALLEST_WIDTH, 1 << (width - 1).bit_length())
 
 
@@ -126,16 +125,16 @@ def attention_tile(
     device: str | None,
     shared_bytes: int | None,
 ) -> Tile:
-    """Returns the tile for a problem: the measured one, or that of the table.
+    """Returns the tile for a problem: the measured one, or else one of the table.
 
     Args:
-        kernel: which.
+        kernel: the kernel that will run.
         width: D.
         rows: B.
         anchors: S.
         dtype: of x.
-        device: the name that CUDA gives it; None for the table.
-        shared_bytes: of shared memory that a program may have; None for no limit.
+        device: its name in CUDA; None for the table alone.
+        shared_bytes: the shared memory that a program may use; None for no limit.
     """
     tuned = tuned_tiles(device) if device else {}
     key = tuned_key(kernel, width=width, rows=rows, anchors=anchors, dtype=dtype)
@@ -143,7 +142,9 @@ def attention_tile(
         return tuned[key]
     tiles = table_tiles(kernel, width, dtype)
     for tile in tiles:
-        if kernel == "backward_anchors":  # whose rows are split as often as it takes: no block may be half empty
+        if (
+            kernel == "backward_anchors"
+        ):  # splits of the rows give enough programs, but blocks must be more than half full
             enough = anchors > tile.anchors // 2
         else:
             enough = rows > tile.rows * (PROGRAMS_WANTED - 1)
@@ -153,13 +154,13 @@ def attention_tile(
 
 
 def table_tiles(kernel: AttentionKernel, width: int, dtype: torch.dtype) -> tuple[Tile, ...]:
-    """Returns the tiles that `attention_tile` chooses from where nothing is measured, the largest first."""
+    """Returns the tiles from which `attention_tile` chooses where nothing was measured, the largest first."""
     table = _TABLES[kernel][dtype.itemsize]
     return table[max(padded_width(width), min(table))]
 
 
 def most_shared_bytes(kernel: AttentionKernel, width: int, tile: Tile, dtype: torch.dtype) -> int:
-    """Returns a bound of the shared memory that a program takes: its own blocks, and those in flight."""
+    """Returns an upper bound on the shared memory of a program: its own blocks, and those in flight."""
     columns, scores = padded_width(width), tile.rows * tile.anchors
     numbers = {
         "forward": tile.rows * columns + tile.stages * tile.anchors * columns + 2 * scores,
@@ -168,19 +169,19 @@ def most_shared_bytes(kernel: AttentionKernel, width: int, tile: Tile, dtype: to
         "backward_anchors": tile.stages * (tile.rows * columns + scores),
     }[kernel]
     shared = 2 * pieces_of(dtype) * numbers
-    if kernel in ("backward_rows", "backward_anchors"):  # whose sums pass from layout to layout here
+    if kernel in ("backward_rows", "backward_anchors"):  # their sums change layout through shared memory
         owned = tile.rows if kernel == "backward_rows" else tile.anchors
         shared = max(shared, 4 * owned * columns)
     return shared + 4096
 
 
 def gather_rows(width: int, dtype: torch.dtype) -> int:
-    """Returns how many rows of width D a warp gathers at once: 16 bytes a thread of each."""
+    """Returns how many rows of width D a warp gathers at a time, with 16 bytes in each thread."""
     return max(1, 32 * _BYTES_A_THREAD // (padded_width(width) * dtype.itemsize))
 
 
 def shipped_tiles(dtype: torch.dtype) -> Iterator[tuple[AttentionKernel, int, Tile]]:
-    """Yields every kernel, padded width and tile of the tables."""
+    """Yields the kernel, the padded width and the tile of every entry of the tables."""
     for kernel in _TABLES:
         width = SMALLEST_WIDTH
         while width <= LARGEST_WIDTHS[dtype]:
@@ -190,13 +191,13 @@ def shipped_tiles(dtype: torch.dtype) -> Iterator[tuple[AttentionKernel, int, Ti
 
 
 def tuned_key(kernel: AttentionKernel, *, width: int, rows: int, anchors: int, dtype: torch.dtype) -> str:
-    """Returns the name under which a measured tile is kept; rows and anchors are rounded up to powers of four."""
+    """Returns the key of a measured tile; rows and anchors are rounded up to powers of four."""
     rounded = [4 ** -(-max(size - 1, 0).bit_length() // 2) for size in (rows, anchors)]
     return f"{kernel} D={padded_width(width)} B={rounded[0]} S={rounded[1]} {str(dtype).removeprefix('torch.')}"
 
 
 def tuned_file(device: str) -> str:
-    """Returns the name of the file of a device in ``tuned``."""
+    """Returns the name of a device's file in ``tuned``."""
     return f"{device.replace(' ', '_').replace('/', '_')}.json"
 
 
@@ -207,6 +208,6 @@ def tuned_to_json(tiles: dict[str, Tile]) -> str:
 
 @cache
 def tuned_tiles(device: str) -> dict[str, Tile]:
-    """Returns what was measured on a device, by `tuned_key`."""
+    """Returns the tiles that were measured on a device, by `tuned_key`; none where there is no file."""
     file = resources.files(__package__) / "tuned" / tuned_file(device)
     return {key: Tile(**tile) for key, tile in json.loads(file.read_text()).items()} if file.is_file() else {}

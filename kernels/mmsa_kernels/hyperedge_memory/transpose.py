@@ -1,4 +1,4 @@
-"""The entries of every vertex, in order: the pattern of the transposed operator, on Triton."""
+"""The pattern of the transposed operator, on Triton: the entries of every vertex, in order."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from mmsa_kernels.hyperedge_memory.transpose_kernels import (
 )
 
 MOST_SCANNED, MOST_COMPARED = 1 << 14, 1 << 24
-"""Entries that every program reads, where vertices times entries are few: one launch then instead of six."""
+"""The most entries, and vertices times entries, for which each program reads all entries: one launch, not six."""
 
-# But for the scan, an entry for each thread, so that loads, atomics and stores are laid out alike.
+# Except in the scan, each thread has one entry, so that loads, atomics and stores have the same layout.
 SCAN = {"BE": 2048, "num_warps": 4}
 COUNT = PLACE = {"BE": 256, "num_warps": 8}
 RANK = {"BE": 128, "UNROLL": 4, "num_warps": 4}
 
 
 def entries_of_vertices(col: Tensor, num_vertices: int) -> tuple[Tensor, Tensor]:
-    """Returns the pattern of the transpose of a CSR matrix, as `mmsa_kernels.transpose_csr` does, and the same bits.
+    """Returns the pattern of the transpose of a CSR matrix, with the same bits as `mmsa_kernels.transpose_csr`.
 
     Args:
         col: (E,) integers from 0 on, contiguous; entries in columns from `num_vertices` on are left out.
-        num_vertices: rows of the transpose.
+        num_vertices: the number of rows of the transpose.
 
     Returns:
         vertexptr (num_vertices + 1,) and order (E,), int32 where E allows it: the entries of column v, ascending, are
-        order[vertexptr[v]:vertexptr[v + 1]]. What stands in `order` beyond vertexptr[-1] means nothing.
+        order[vertexptr[v]:vertexptr[v + 1]]. Numbers of `order` beyond vertexptr[-1] are undefined.
     """
     entries = col.numel()
     order = col.new_empty(entries, dtype=torch.int32 if entries < 1 << 31 else torch.int64)
@@ -43,7 +43,7 @@ def entries_of_vertices(col: Tensor, num_vertices: int) -> tuple[Tensor, Tensor]
         )
         return vertexptr, order
     count, placed = order.new_zeros(num_vertices + 1), torch.empty_like(order)
-    arrival = order  # read before the order is written there
+    arrival = order  # the same memory: it is read before the order is written
     grid = (max(blocks_of(COUNT["BE"], entries), 1),)
     count_kernel[grid](col, count, arrival, entries, num_vertices, **COUNT)
     vertexptr = count.cumsum(0, dtype=order.dtype)
