@@ -1,4 +1,7 @@
-"""What is minimised: the weighted sum of the losses over the outputs of the model, each by its name."""
+"""What is minimised: the weighted sum of the losses over the outputs of the model, each by its name.
+
+B molecules, C width of u, D width of g, F bits or descriptors.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What the model sees: a batch of molecules as flat tensors with row pointers.
 
-Size letters used throughout the package: B molecules, A atoms, E bonds, P present molecules of a modality,
-H and W picture sides.
+Size letters that mean the same in every module: B molecules of a batch, A their atoms, E their bonds. Each module
+explains its other letters at its head; here F is the number of descriptors, H and W are the sides of a picture.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The 2D encoder: the graph isomorphism network of Hu et al. 2020 (arXiv 1905.12265).
 
-B molecules, A atoms, E bonds, D width, R rows: the atoms, and in inference some more.
+B molecules, A atoms, E bonds, D width, H width within an MLP, R rows: the atoms, and in inference some
+more, N rows of a table of embeddings.
 """
 
 from __future__ import annotations

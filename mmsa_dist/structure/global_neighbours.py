@@ -1,7 +1,7 @@
 """Neighbours among all training molecules: the bank, the index over it, and the schedule that renews the index.
 
-N molecules in the bank, W ranks, B molecules in a batch, K neighbours, V distinct neighbours outside the batch,
-C width of u.
+N molecules in the bank, W ranks, L rows of this rank, F of them filled, B molecules in a batch, K neighbours,
+V distinct neighbours outside the batch, C width of u.
 """
 
 from __future__ import annotations

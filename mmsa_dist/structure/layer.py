@@ -1,6 +1,7 @@
 """Structure awareness of a batch: hypergraph convolution over molecules, then the memory.
 
-B molecules in a batch, V stale neighbours outside it, N = B + V vertices, C width of u, D width of g.
+B molecules in a batch, K neighbours of each, V stale neighbours outside it, N = B + V vertices, C width of u, D width
+of g.
 """
 
 from __future__ import annotations

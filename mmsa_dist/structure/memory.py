@@ -1,6 +1,6 @@
 """The memory: anchors that stand for typical molecules, and what tells whether they are alive.
 
-B molecules in a batch, W ranks, S anchors, D width.
+B molecules in a batch, N vertices of its hypergraph, W ranks, S anchors, D width.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""From a trained model to the folder that downstream teams load."""
+"""From a trained model to the folder that downstream teams load.
+
+R reference molecules, C width of u.
+"""
 
 from __future__ import annotations
 
