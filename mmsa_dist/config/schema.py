@@ -129,6 +129,15 @@ class Model(Section):
             raise ValueError(f"model.encoders={list(self.encoders)} names an encoder twice; name each once")
         return self
 
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The vectors that the model gives: of the structure, of all modalities, of each encoder."""
+        return ("structure", "unified", *self.encoders)
+
+    def view_width(self, view: str) -> int:
+        """Length of the vectors of `view`."""
+        return self.structure.width if view == "structure" else self.code
+
     def encoder_options(self, name: str) -> dict[str, Any]:
         """Keyword arguments for the encoder `name`."""
         section = getattr(self, name, None)
@@ -235,9 +244,8 @@ class Config(Section):
                 "back twice through one module there; change one of the three"
             )
         self._compiled_encoders_fit()
-        views = ("structure", "unified", *self.model.encoders)
-        if self.embed.view not in views:
-            raise ValueError(f"embed.view={self.embed.view!r} must be one of {', '.join(views)}")
+        if self.embed.view not in self.model.views:
+            raise ValueError(f"embed.view={self.embed.view!r} must be one of {', '.join(self.model.views)}")
         strangers = set(self.train.lr_scale) - {"gin", "comenet", "resnet"} - set(self.model.encoders)
         if strangers:
             raise ValueError(

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from mmsa_dist.config.schema import Model
+
 _METRICS = {
     "valid/retrieval_at_1": "cross-modal retrieval@1 on held-out molecules",
     "valid/chance": "the same by chance",
@@ -63,15 +65,16 @@ vectors = embedder.transform(["CCO", "c1ccccc1O"])  # (2, {width}) float32; a ro
 """
 
 
-def model_card(about: Mapping[str, Any], *, parameters: int) -> str:
+def model_card(about: Mapping[str, Any], model: Model, *, parameters: int) -> str:
     """Returns the card (Markdown with the hub's YAML header).
 
     Args:
         about: the contents of the model's ``config.json``.
+        model: its architecture.
         parameters: number of trained numbers.
     """
     inference = about["inference"]
-    view, model, standardization = inference["view"], inference["model"], inference["standardization"]
+    view, standardization = inference["view"], inference["standardization"]
     given = about["license"]
     metrics = {_METRICS[name]: about["metrics"][name] for name in _METRICS if name in about["metrics"]}
     return _TEMPLATE.format(
@@ -80,8 +83,8 @@ def model_card(about: Mapping[str, Any], *, parameters: int) -> str:
         license="set by whoever trained and publishes them" if given is None else given,
         parameters=parameters,
         view=view,
-        width=model["structure"]["width"] if view == "structure" else model["code"],
-        modalities=", ".join(_MODALITIES.get(name, name) for name in model["encoders"]),
+        width=model.view_width(view),
+        modalities=", ".join(_MODALITIES.get(name, name) for name in model.encoders),
         max_atoms=standardization["max_atoms"],
         steps=", ".join(f"{name}: {value}" for name, value in standardization.items() if name != "max_atoms"),
         training=_table(_flat(about["training"])),

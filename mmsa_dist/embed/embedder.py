@@ -233,9 +233,10 @@ class Embedder(TransformerMixin, BaseEstimator):
         Raises:
             ValueError: the model has no such view, or its modality is switched off.
         """
+        model = self.pretrained.inference.model
         view = self.view or self.pretrained.inference.view
-        if view not in self.pretrained.views:
-            raise ValueError(f"view={view!r} is not a view of this model; it has {', '.join(self.pretrained.views)}")
+        if view not in model.views:
+            raise ValueError(f"view={view!r} is not a view of this model; it has {', '.join(model.views)}")
         if view == "comenet" and self.conformers == "none":
             raise ValueError("view='comenet' sees conformers only; pass conformers='etkdg' (or 'given', for shards)")
         if view == "resnet" and not self.pictures:
@@ -245,7 +246,7 @@ class Embedder(TransformerMixin, BaseEstimator):
     @property
     def width_(self) -> int:
         """Length D of a vector."""
-        return self.pretrained.width(self.view_)
+        return self.pretrained.inference.model.view_width(self.view_)
 
     @property
     def batch_size_(self) -> int:

@@ -129,3 +129,14 @@ def _env() -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join(str(root / room) for room in (".", "kernels", "shards")),
     }
+
+
+def test_every_view_has_its_width() -> None:
+    model = load_config().model
+    assert {view: model.view_width(view) for view in model.views} == {
+        "structure": 256,
+        "unified": 512,
+        "gin": 512,
+        "comenet": 512,
+        "resnet": 512,
+    }
