@@ -41,18 +41,9 @@ class MMSAModel(nn.Module):
         )
         widths = {name: self.encoder(name).width for name in self.encoders}
         self.fusion = Fusion(widths, options.projection, options.code)
-        structure = options.structure
-        self.structure = StructureLayer(
-            code=options.code,
-            width=structure.width,
-            anchors=structure.anchors,
-            similarity=structure.similarity,
-            temperature=structure.temperature,
-            normalization=structure.normalization,
-            bandwidth=structure.bandwidth,
-        )
-        self._k = structure.k
-        self._isolated = structure.hyperedges == "own"
+        self.structure = StructureLayer(options.code, options.structure)
+        self._k = options.structure.k
+        self._isolated = options.structure.hyperedges == "own"
 
     def encoder(self, name: str) -> Encoder:
         """The encoder of that name."""

@@ -22,8 +22,8 @@ from mmsa_dist.objective import Objective
 from mmsa_dist.runtime.distributed import all_ranks_agree, is_distributed, named_when_lost, rank, world_size
 from mmsa_dist.runtime.run_folder import RunFolder
 from mmsa_dist.runtime.watchdog import Watchdog
-from mmsa_dist.structure.choice import neighbour_source
-from mmsa_dist.structure.sources import NeighbourSource
+from mmsa_dist.structure.global_neighbours import GlobalNeighbours
+from mmsa_dist.structure.sources import BatchNeighbours, NeighbourSource, NoNeighbours
 from mmsa_dist.train.bad_steps import BadSteps, BadStepsInARow
 from mmsa_dist.train.checkpoint import CheckpointError, Checkpoints, RunState
 from mmsa_dist.train.compiling import compile_encoders
@@ -319,18 +319,13 @@ def objective_for(config: Config, reader: BlockReader) -> Objective:
 def neighbours_for(config: Config, reader: BlockReader, device: torch.device) -> NeighbourSource:
     """The source of neighbours that the configuration asks for, over the molecules of `reader`."""
     structure = config.model.structure
-    return neighbour_source(
-        structure.neighbours,
-        structure.k,
-        num_molecules=reader.molecules,
-        width=config.model.code,
-        refresh_every=structure.refresh_every,
-        refresh_lag=structure.refresh_lag,
-        index=structure.index,
-        recall_sample=structure.recall_sample,
-        recall_target=structure.recall_target,
-        device=device,
-    )
+    match structure.neighbours:
+        case "none":
+            return NoNeighbours()
+        case "batch":
+            return BatchNeighbours(structure.k)
+        case "global":
+            return GlobalNeighbours(reader.molecules, config.model.code, structure, device=device)
 
 
 @contextmanager
