@@ -69,6 +69,10 @@ class MoleculeBatch:
             self, xyz_A3=torch.full_like(self.xyz_A3, torch.nan), has_xyz_B=torch.zeros_like(self.has_xyz_B)
         )
 
+    def without_pictures(self) -> MoleculeBatch:
+        """Returns the batch as if no picture had been asked for."""
+        return dataclasses.replace(self, picture_B3HW=None, has_picture_B=torch.zeros_like(self.has_picture_B))
+
     def pin_memory(self) -> MoleculeBatch:
         """Returns the batch in page-locked memory (called by torch's DataLoader)."""
         return self._map(lambda tensor: tensor.pin_memory())

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmsa_dist.config.schema import Model
+from mmsa_dist.encoders import Encoder, encoder_class
 
 _METRICS = {
     "valid/retrieval_at_1": "cross-modal retrieval@1 on held-out molecules",
@@ -84,7 +85,7 @@ def model_card(about: Mapping[str, Any], model: Model, *, parameters: int) -> st
         parameters=parameters,
         view=view,
         width=model.view_width(view),
-        modalities=", ".join(_MODALITIES.get(name, name) for name in model.encoders),
+        modalities=", ".join(_described(encoder_class(name)) for name in model.encoders),
         max_atoms=standardization["max_atoms"],
         steps=", ".join(f"{name}: {value}" for name, value in standardization.items() if name != "max_atoms"),
         training=_table(_flat(about["training"])),
@@ -92,7 +93,9 @@ def model_card(about: Mapping[str, Any], model: Model, *, parameters: int) -> st
     )
 
 
-_MODALITIES = {"gin": "2D graph (GIN)", "comenet": "3D geometry (ComENet)", "resnet": "picture (ResNet-18)"}
+def _described(encoder: type[Encoder]) -> str:
+    words = {"graph": "2D graph", "coordinates": "3D geometry", "picture": "picture"}
+    return f"{' and '.join(word for modality, word in words.items() if modality in encoder.reads)} ({encoder.__name__})"
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -40,6 +40,8 @@ class ComENet(Encoder):
     order of atoms holds for conformers in general position, not for ideal polyhedra.
     """
 
+    reads = frozenset({"coordinates"})
+
     def __init__(
         self,
         layers: int = 4,

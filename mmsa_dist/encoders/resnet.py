@@ -36,6 +36,7 @@ class ResNet(Encoder):
     with permuted strides.
     """
 
+    reads = frozenset({"picture"})
     mean_3: Tensor
     std_3: Tensor
 
