@@ -41,7 +41,7 @@ from mmsa_dist.config.schema import Config
 from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.data.loader import BlockReader, Loader
 from mmsa_dist.data.order import LoaderState
-from mmsa_dist.model import MMSAModel
+from mmsa_dist.model import MMSAModel, picture_size
 from mmsa_dist.objective import Objective
 from mmsa_dist.runtime.distributed import rank, world_size
 from mmsa_dist.train.bad_steps import BadSteps
@@ -142,7 +142,7 @@ def measure(config: Config, device: torch.device, steps: int, turns: int, folder
     step_s, encoders_s = statistics.median(ours_s), statistics.median(bare_s)
     return {
         "batch": config.data.batch_size,
-        "picture_size": config.picture_size,
+        "picture_size": picture_size(config),
         "encoders": list(config.model.encoders),
         "ranks": world_size(),
         "device": str(device),

@@ -1,7 +1,7 @@
 """The common space of the modalities: projection, code, reconstruction, unified embedding.
 
-The form is that of HGM2R (Feng et al., TPAMI 2023). B molecules, w width of an encoder, P width of projected
-features, C width of codes.
+The form is that of HGM2R (Feng et al., TPAMI 2023). B molecules, M modalities, w width of an encoder, P width
+of projected features, C width of codes.
 """
 
 from __future__ import annotations

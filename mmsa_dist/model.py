@@ -10,12 +10,21 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from mmsa_dist.config.schema import Model
+from mmsa_dist.config.schema import Config, Model
 from mmsa_dist.data.batch import MoleculeBatch
-from mmsa_dist.encoders import Encoder, build_encoder
+from mmsa_dist.encoders import Encoder, build_encoder, modalities_of
 from mmsa_dist.fusion import Fusion, FusionOutput, mean_of_present
 from mmsa_dist.structure.layer import StructureLayer, StructureOutput
 from mmsa_dist.structure.sources import NeighbourSource, NoNeighbours, TableNeighbours
+
+
+def picture_size(config: Config) -> int | None:
+    """Side of the pictures of a run in pixels; None where no encoder reads them.
+
+    Raises:
+        ValueError: an encoder that is not registered.
+    """
+    return config.data.picture_size if "picture" in modalities_of(config.model.encoders) else None
 
 
 class ModelOutput(NamedTuple):
@@ -41,18 +50,9 @@ class MMSAModel(nn.Module):
         )
         widths = {name: self.encoder(name).width for name in self.encoders}
         self.fusion = Fusion(widths, options.projection, options.code)
-        structure = options.structure
-        self.structure = StructureLayer(
-            code=options.code,
-            width=structure.width,
-            anchors=structure.anchors,
-            similarity=structure.similarity,
-            temperature=structure.temperature,
-            normalization=structure.normalization,
-            bandwidth=structure.bandwidth,
-        )
-        self._k = structure.k
-        self._isolated = structure.hyperedges == "own"
+        self.structure = StructureLayer(options.code, options.structure)
+        self._k = options.structure.k
+        self._isolated = options.structure.hyperedges == "own"
 
     def encoder(self, name: str) -> Encoder:
         """The encoder of that name."""

@@ -1,17 +1,22 @@
-"""What is minimised: the weighted sum of the losses over the outputs of the model, each by its name."""
+"""What is minimised: the weighted sum of the losses over the outputs of the model, each by its name.
+
+B molecules, C width of u, D width of g, F bits or descriptors.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mmsa_dist.config.schema import Loss
 from mmsa_dist.data.batch import MoleculeBatch
-from mmsa_dist.encoders.base import without_statistics
-from mmsa_dist.encoders.gin import GIN
-from mmsa_dist.fusion import FusionOutput
+from mmsa_dist.encoders.base import AtomEncoder, without_statistics
 from mmsa_dist.losses.contrast import contrast_loss
 from mmsa_dist.losses.descriptor import DescriptorLoss, DescriptorScale
 from mmsa_dist.losses.fingerprint import FingerprintLoss, circular_fingerprint
@@ -20,6 +25,110 @@ from mmsa_dist.losses.memory import memory_loss
 from mmsa_dist.losses.reconstruct import reconstruct_loss
 from mmsa_dist.model import MMSAModel, ModelOutput
 from mmsa_dist.structure.sources import NeighbourSource
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """What the losses of a micro-batch are computed from."""
+
+    model: MMSAModel
+    batch: MoleculeBatch
+    """B molecules."""
+    output: ModelOutput
+    """What the model made of them."""
+    generator: torch.Generator
+    """CPU generator, in the same state on every rank."""
+
+
+class LossTerm(nn.Module, ABC):
+    """One of the losses, with the heads that it trains.
+
+    Args:
+        options: section ``loss`` of the configuration.
+    """
+
+    def __init__(self, options: Loss) -> None:
+        super().__init__()
+        self.options = options
+
+    @abstractmethod
+    def forward(self, made: ForwardPass) -> Tensor:
+        """Returns the unweighted loss, (), to be averaged over ranks (collective)."""
+
+
+class _Contrast(LossTerm):
+    def forward(self, made: ForwardPass) -> Tensor:
+        fusion = made.output.fusion
+        return contrast_loss(fusion.codes, fusion.present, self.options.temperature)
+
+
+class _Reconstruct(LossTerm):
+    def forward(self, made: ForwardPass) -> Tensor:
+        fusion = made.output.fusion
+        return reconstruct_loss(
+            fusion.projected,
+            fusion.self_reconstruction,
+            fusion.cross_reconstruction,
+            fusion.present,
+            fusion.cross_present,
+        )
+
+
+class _Memory(LossTerm):
+    def forward(self, made: ForwardPass) -> Tensor:
+        structure = made.output.structure
+        return memory_loss(structure.g_BD, structure.readout_BD, self.options.temperature)
+
+
+class _Atom(LossTerm):
+    def __init__(self, options: Loss, model: MMSAModel) -> None:
+        super().__init__(options)
+        self.masked = MaskedAtomLoss(_atom_encoder(model, options).atom_width, mask_rate=options.mask_rate)
+
+    def forward(self, made: ForwardPass) -> Tensor:
+        encoder = _atom_encoder(made.model, self.options)
+        # Inference sees no masks, so that batch norm must not learn what molecules look like with them.
+        with without_statistics(encoder):
+            loss: Tensor = self.masked(made.batch, encoder.encode_atoms, made.generator)
+        return loss
+
+
+class _OfBoth(LossTerm):
+    """The mean of a loss of u and of the same loss of g, each through a head of its own.
+
+    Args:
+        head: from the width of the vectors to the head, which takes vectors and `target`.
+        target: from a batch to (B, F), what is predicted.
+    """
+
+    def __init__(
+        self,
+        options: Loss,
+        model: MMSAModel,
+        head: Callable[[int], nn.Module],
+        target: Callable[[MoleculeBatch], Tensor],
+    ) -> None:
+        super().__init__(options)
+        self.of_u, self.of_g, self._target = head(model.fusion.code), head(model.structure.width), target
+
+    def forward(self, made: ForwardPass) -> Tensor:
+        target_BF = self._target(made.batch)
+        of_u: Tensor = self.of_u(made.output.fusion.unified_BC, target_BF)
+        return (of_u + self.of_g(made.output.structure.g_BD, target_BF)) / 2
+
+
+def _fingerprint(options: Loss, model: MMSAModel) -> LossTerm:
+    bits = options.fingerprint_bits
+    return _OfBoth(options, model, partial(FingerprintLoss, bits=bits), partial(circular_fingerprint, bits=bits))
+
+
+def _descriptor(options: Loss, model: MMSAModel, scale: DescriptorScale | None) -> LossTerm:
+    if scale is None or len(scale.mean_F) == 0:
+        raise ValueError(
+            f"loss.descriptor={options.descriptor} needs shards with descriptors; prepare them with "
+            "prepare.descriptors=true, or set loss.descriptor=0"
+        )
+    return _OfBoth(options, model, partial(DescriptorLoss, scale=scale), lambda batch: batch.descriptors_BF)
 
 
 class ObjectiveOutput(NamedTuple):
@@ -33,10 +142,7 @@ class ObjectiveOutput(NamedTuple):
 
 
 class Objective(nn.Module):
-    """L = λc L_contrast + λr L_reconstruct + λm L_memory + λa L_atom + λf L_fingerprint + λd L_descriptor.
-
-    The last two are the mean of that of u and that of g, each through a head of its own.
-    """
+    """The sum of the losses whose weight in section ``loss`` is above 0, each times its weight."""
 
     def __init__(self, model: MMSAModel, loss: Loss, descriptors: DescriptorScale | None = None) -> None:
         """Joins model and losses.
@@ -47,26 +153,20 @@ class Objective(nn.Module):
             descriptors: scale of the descriptors in the shards; needed where `loss.descriptor` is above 0.
 
         Raises:
-            ValueError: `loss.atom` is above 0 and the model has no encoder ``gin``, or there are no descriptors.
+            ValueError: `loss.atom` is above 0 and no encoder of the model has atoms, or there are no descriptors.
         """
         super().__init__()
         self.model = model
-        self._loss = loss
-        if loss.atom > 0:
-            if "gin" not in model.encoders:
-                raise ValueError(f"loss.atom={loss.atom} needs gin among model.encoders; add it, or set loss.atom=0")
-            self.masked_atom = MaskedAtomLoss(cast(GIN, model.encoder("gin")).atom_width, mask_rate=loss.mask_rate)
-        if loss.fingerprint > 0:
-            self.fingerprint_of_u = FingerprintLoss(model.fusion.code, loss.fingerprint_bits)
-            self.fingerprint_of_g = FingerprintLoss(model.structure.width, loss.fingerprint_bits)
-        if loss.descriptor > 0:
-            if descriptors is None or len(descriptors.mean_F) == 0:
-                raise ValueError(
-                    f"loss.descriptor={loss.descriptor} needs shards with descriptors; prepare them with "
-                    "prepare.descriptors=true, or set loss.descriptor=0"
-                )
-            self.descriptor_of_u = DescriptorLoss(model.fusion.code, descriptors)
-            self.descriptor_of_g = DescriptorLoss(model.structure.width, descriptors)
+        terms: dict[str, Callable[[], LossTerm]] = {
+            "contrast": lambda: _Contrast(loss),
+            "reconstruct": lambda: _Reconstruct(loss),
+            "memory": lambda: _Memory(loss),
+            "atom": lambda: _Atom(loss, model),
+            "fingerprint": lambda: _fingerprint(loss, model),
+            "descriptor": lambda: _descriptor(loss, model, descriptors),
+        }
+        self._weights: dict[str, float] = {name: getattr(loss, name) for name in terms if getattr(loss, name) > 0}
+        self.terms = nn.ModuleDict({name: terms[name]() for name in self._weights})
 
     def forward(self, batch: MoleculeBatch, neighbours: NeighbourSource, generator: torch.Generator) -> ObjectiveOutput:
         """Returns the losses of B molecules (collective: negatives come from all ranks).
@@ -76,43 +176,21 @@ class Objective(nn.Module):
             neighbours: where hyperedges come from.
             generator: CPU generator, in the same state on every rank.
         """
-        output = self.model(batch, neighbours, generator)
-        weights = self._loss
-        weighted: dict[str, tuple[float, Tensor]] = {}
-        if weights.contrast > 0:
-            value = contrast_loss(output.fusion.codes, output.fusion.present, weights.temperature)
-            weighted["contrast"] = (weights.contrast, value)
-        if weights.reconstruct > 0:
-            weighted["reconstruct"] = (weights.reconstruct, _reconstruct(output.fusion))
-        if weights.memory > 0:
-            value = memory_loss(output.structure.g_BD, output.structure.readout_BD, weights.temperature)
-            weighted["memory"] = (weights.memory, value)
-        if weights.atom > 0:
-            gin = cast(GIN, self.model.encoder("gin"))
-            # Inference sees no masks, so that batch norm must not learn what molecules look like with them.
-            with without_statistics(gin):
-                weighted["atom"] = (weights.atom, self.masked_atom(batch, gin.encode_atoms, generator))
-        if weights.fingerprint > 0:
-            fingerprint_BF = circular_fingerprint(batch, weights.fingerprint_bits)
-            of_u = self.fingerprint_of_u(output.fusion.unified_BC, fingerprint_BF)
-            of_g = self.fingerprint_of_g(output.structure.g_BD, fingerprint_BF)
-            weighted["fingerprint"] = (weights.fingerprint, (of_u + of_g) / 2)
-        if weights.descriptor > 0:
-            of_u = self.descriptor_of_u(output.fusion.unified_BC, batch.descriptors_BF)
-            of_g = self.descriptor_of_g(output.structure.g_BD, batch.descriptors_BF)
-            weighted["descriptor"] = (weights.descriptor, (of_u + of_g) / 2)
+        made = ForwardPass(self.model, batch, self.model(batch, neighbours, generator), generator)
+        losses: dict[str, Tensor] = {name: term(made) for name, term in self.terms.items()}
         return ObjectiveOutput(
-            total=torch.stack([weight * value for weight, value in weighted.values()]).sum(),
-            losses={name: value.detach() for name, (_, value) in weighted.items()},
-            model=output,
+            total=torch.stack([self._weights[name] * loss for name, loss in losses.items()]).sum(),
+            losses={name: loss.detach() for name, loss in losses.items()},
+            model=made.output,
         )
 
 
-def _reconstruct(fusion: FusionOutput) -> Tensor:
-    return reconstruct_loss(
-        fusion.projected,
-        fusion.self_reconstruction,
-        fusion.cross_reconstruction,
-        fusion.present,
-        fusion.cross_present,
+def _atom_encoder(model: MMSAModel, options: Loss) -> AtomEncoder:
+    """The first encoder that has a vector for each atom."""
+    for encoder in model.encoders.values():
+        if isinstance(encoder, AtomEncoder):
+            return encoder
+    raise ValueError(
+        f"loss.atom={options.atom} needs an encoder of atoms, such as gin, among model.encoders; add it, or set "
+        "loss.atom=0"
     )

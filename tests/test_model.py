@@ -178,7 +178,7 @@ def test_descriptors_are_a_loss_where_shards_have_them(batch: MoleculeBatch) -> 
     output = objective(described, NoNeighbours(), torch.Generator().manual_seed(0))
     torch.testing.assert_close(output.total.detach(), 2 * output.losses["descriptor"])
     output.total.backward()
-    for head in (objective.descriptor_of_u.head, objective.descriptor_of_g.head):
+    for head in (objective.terms.descriptor.of_u.head, objective.terms.descriptor.of_g.head):
         assert head.weight.grad is not None
         assert head.weight.grad.abs().sum() > 0
 

@@ -53,7 +53,11 @@ class Data(Section):
         return self
 
 
-class Gin(Section):
+class EncoderOptions(Section):
+    """Options of an encoder of this package; those of others stand under ``model.custom``."""
+
+
+class Gin(EncoderOptions):
     """Options of the 2D encoder."""
 
     layers: Positive
@@ -64,7 +68,7 @@ class Gin(Section):
     atoms: Literal["hu", "ogb"]
 
 
-class Comenet(Section):
+class Comenet(EncoderOptions):
     """Options of the 3D encoder."""
 
     layers: Positive
@@ -75,7 +79,7 @@ class Comenet(Section):
     cutoff: Above0
 
 
-class Resnet(Section):
+class Resnet(EncoderOptions):
     """Options of the image encoder."""
 
     layers: Literal[18, 34]
@@ -129,10 +133,19 @@ class Model(Section):
             raise ValueError(f"model.encoders={list(self.encoders)} names an encoder twice; name each once")
         return self
 
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The vectors that the model gives: of the structure, of all modalities, of each encoder."""
+        return ("structure", "unified", *self.encoders)
+
+    def view_width(self, view: str) -> int:
+        """Length of the vectors of `view`."""
+        return self.structure.width if view == "structure" else self.code
+
     def encoder_options(self, name: str) -> dict[str, Any]:
         """Keyword arguments for the encoder `name`."""
         section = getattr(self, name, None)
-        return section.model_dump() if isinstance(section, Section) else dict(self.custom.get(name, {}))
+        return section.model_dump() if isinstance(section, EncoderOptions) else dict(self.custom.get(name, {}))
 
 
 class Loss(Section):
@@ -235,11 +248,10 @@ class Config(Section):
                 "back twice through one module there; change one of the three"
             )
         self._compiled_encoders_fit()
-        views = ("structure", "unified", *self.model.encoders)
-        if self.embed.view not in views:
-            raise ValueError(f"embed.view={self.embed.view!r} must be one of {', '.join(views)}")
-        strangers = set(self.train.lr_scale) - {"gin", "comenet", "resnet"} - set(self.model.encoders)
-        if strangers:
+        if self.embed.view not in self.model.views:
+            raise ValueError(f"embed.view={self.embed.view!r} must be one of {', '.join(self.model.views)}")
+        ours = {name for name, section in self.model if isinstance(section, EncoderOptions)}
+        if strangers := set(self.train.lr_scale) - ours - set(self.model.encoders):
             raise ValueError(
                 f"train.lr_scale names {sorted(strangers)}, which are not encoders; known: {list(self.model.encoders)}"
             )
@@ -269,8 +281,3 @@ class Config(Section):
     def shards_dir(self) -> str:
         """Folder of the shards: `data.shards`, or ``<run.dir>/shards``."""
         return self.data.shards or f"{self.run.dir}/shards"
-
-    @property
-    def picture_size(self) -> int | None:
-        """Side of the pictures in pixels; None where no encoder looks at them."""
-        return self.data.picture_size if "resnet" in self.model.encoders else None

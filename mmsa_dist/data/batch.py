@@ -1,7 +1,7 @@
 """What the model sees: a batch of molecules as flat tensors with row pointers.
 
-Size letters used throughout the package: B molecules, A atoms, E bonds, P present molecules of a modality,
-H and W picture sides.
+Size letters that mean the same in every module: B molecules of a batch, A their atoms, E their bonds. Each module
+explains its other letters at its head; here F is the number of descriptors, H and W are the sides of a picture.
 """
 
 from __future__ import annotations
@@ -68,6 +68,10 @@ class MoleculeBatch:
         return dataclasses.replace(
             self, xyz_A3=torch.full_like(self.xyz_A3, torch.nan), has_xyz_B=torch.zeros_like(self.has_xyz_B)
         )
+
+    def without_pictures(self) -> MoleculeBatch:
+        """Returns the batch as if no picture had been asked for."""
+        return dataclasses.replace(self, picture_B3HW=None, has_picture_B=torch.zeros_like(self.has_picture_B))
 
     def pin_memory(self) -> MoleculeBatch:
         """Returns the batch in page-locked memory (called by torch's DataLoader)."""

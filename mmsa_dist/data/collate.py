@@ -1,4 +1,7 @@
-"""From columns to the batch that the model sees: numpy on one side, torch on the other."""
+"""From columns to the batch that the model sees: numpy on one side, torch on the other.
+
+The size letters are those of `mmsa_dist.data.batch`: F descriptors, H and W sides of a picture.
+"""
 
 from __future__ import annotations
 

@@ -252,6 +252,16 @@ class _MicroBatches(IterableDataset):
         )
 
 
+@dataclass(frozen=True)
+class _Window:
+    """A window of a lane, shuffled."""
+
+    number: int
+    begin: int
+    """Position of its first molecule in the lane."""
+    molecules: MoleculeColumns
+
+
 class _Lanes:
     """Molecules of this rank's lanes; holds each lane's current window, read and shuffled once."""
 
@@ -259,16 +269,17 @@ class _Lanes:
         self._reader = reader
         self._order = order
         self._lanes = lanes
-        self._current: dict[int, tuple[int, int, MoleculeColumns]] = {}
+        self._current: dict[int, _Window] = {}
 
     def molecules(self, start: int, stop: int) -> MoleculeColumns:
         """Molecules `start:stop` of every lane, lane after lane."""
         return join([part for lane in self._lanes for part in self._of_lane(lane, start, stop)])
 
     def _of_lane(self, lane: int, start: int, stop: int) -> list[MoleculeColumns]:
-        _, begin, columns = self._current.get(lane, (-1, 0, None))
-        if columns is not None and begin <= start and stop <= begin + len(columns):
-            return [columns.slice(start - begin, stop - begin)]  # as nearly always: spares asking the order
+        held = self._current.get(lane)
+        if held is not None and held.begin <= start and stop <= held.begin + len(held.molecules):
+            # As nearly always: spares asking the order.
+            return [held.molecules.slice(start - held.begin, stop - held.begin)]
         parts = []
         for piece in self._order.pieces(lane, start, stop):
             parts.append(self._window(lane, piece.window, start - piece.start).slice(piece.start, piece.stop))
@@ -278,15 +289,14 @@ class _Lanes:
     def _window(self, lane: int, window: int, begin: int) -> MoleculeColumns:
         """The molecules of a window, which begins at molecule `begin` of its lane."""
         held = self._current.get(lane)
-        if held is None or held[0] != window:
+        if held is None or held.number != window:
             blocks, rows = self._order.window(lane, window)
             distinct, which = np.unique(blocks, return_inverse=True)
             whole = join([self._reader.read(int(block)) for block in distinct])
             sizes = self._reader.sizes.sizes(distinct)
             first_row = np.cumsum(sizes) - sizes
-            held = (window, begin, whole.take(first_row[which] + rows))
-            self._current[lane] = held
-        return held[2]
+            held = self._current[lane] = _Window(window, begin, whole.take(first_row[which] + rows))
+        return held.molecules
 
 
 def validation_batches(

@@ -17,9 +17,6 @@ import numpy as np
 from mmsa_dist.data.columns import MoleculeColumns, places
 from mmsa_shards.schema import STEPS_PER_DRAWING_UNIT
 
-# Pictures are drawn in the loader's own processes; threads of OpenCV on top of them only fight.
-cv2.setNumThreads(1)
-
 _SYMBOLS = (  # noqa: SIM905 - a list literal would be five times as long
     "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr "
     "Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir "

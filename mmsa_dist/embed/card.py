@@ -6,6 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from mmsa_dist.config.schema import Model
+from mmsa_dist.encoders import Encoder, encoder_class
+
 _METRICS = {
     "valid/retrieval_at_1": "cross-modal retrieval@1 on held-out molecules",
     "valid/chance": "the same by chance",
@@ -63,15 +66,16 @@ vectors = embedder.transform(["CCO", "c1ccccc1O"])  # (2, {width}) float32; a ro
 """
 
 
-def model_card(about: Mapping[str, Any], *, parameters: int) -> str:
+def model_card(about: Mapping[str, Any], model: Model, *, parameters: int) -> str:
     """Returns the card (Markdown with the hub's YAML header).
 
     Args:
         about: the contents of the model's ``config.json``.
+        model: its architecture.
         parameters: number of trained numbers.
     """
     inference = about["inference"]
-    view, model, standardization = inference["view"], inference["model"], inference["standardization"]
+    view, standardization = inference["view"], inference["standardization"]
     given = about["license"]
     metrics = {_METRICS[name]: about["metrics"][name] for name in _METRICS if name in about["metrics"]}
     return _TEMPLATE.format(
@@ -80,8 +84,8 @@ def model_card(about: Mapping[str, Any], *, parameters: int) -> str:
         license="set by whoever trained and publishes them" if given is None else given,
         parameters=parameters,
         view=view,
-        width=model["structure"]["width"] if view == "structure" else model["code"],
-        modalities=", ".join(_MODALITIES.get(name, name) for name in model["encoders"]),
+        width=model.view_width(view),
+        modalities=", ".join(_described(encoder_class(name)) for name in model.encoders),
         max_atoms=standardization["max_atoms"],
         steps=", ".join(f"{name}: {value}" for name, value in standardization.items() if name != "max_atoms"),
         training=_table(_flat(about["training"])),
@@ -89,7 +93,9 @@ def model_card(about: Mapping[str, Any], *, parameters: int) -> str:
     )
 
 
-_MODALITIES = {"gin": "2D graph (GIN)", "comenet": "3D geometry (ComENet)", "resnet": "picture (ResNet-18)"}
+def _described(encoder: type[Encoder]) -> str:
+    words = {"graph": "2D graph", "coordinates": "3D geometry", "picture": "picture"}
+    return f"{' and '.join(word for modality, word in words.items() if modality in encoder.reads)} ({encoder.__name__})"
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

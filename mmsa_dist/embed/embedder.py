@@ -35,6 +35,7 @@ from mmsa_dist.embed.device import computing_side_by_side, device_of, exact_floa
 from mmsa_dist.embed.memory import fitting_batch_size, is_out_of_memory
 from mmsa_dist.embed.pretrained import Inference, PretrainedModel
 from mmsa_dist.embed.reading import Reading, is_one_piece, read_ahead, readers_for
+from mmsa_dist.encoders import Modality, modalities_of
 from mmsa_dist.model import MMSAModel
 
 NO_MODALITY = ("no_modality", "none of the modalities that the view sees could be made for this molecule")
@@ -42,9 +43,6 @@ NO_MODALITY = ("no_modality", "none of the modalities that the view sees could b
 
 NOT_FINITE = ("not_finite", "the model gives numbers that are not finite for this molecule")
 """Likewise of one whose vector would hold NaN or infinity, as those of a training that diverged do."""
-
-# Encoders that look at nothing of the kind; one of a user's own may look at anything.
-_SEE_NO_PICTURE, _SEE_NO_3D = frozenset({"gin", "comenet"}), frozenset({"gin", "resnet"})
 
 _FEWEST = 8  # molecules computed at a time: see the numerics above
 
@@ -233,19 +231,21 @@ class Embedder(TransformerMixin, BaseEstimator):
         Raises:
             ValueError: the model has no such view, or its modality is switched off.
         """
+        model = self.pretrained.inference.model
         view = self.view or self.pretrained.inference.view
-        if view not in self.pretrained.views:
-            raise ValueError(f"view={view!r} is not a view of this model; it has {', '.join(self.pretrained.views)}")
-        if view == "comenet" and self.conformers == "none":
-            raise ValueError("view='comenet' sees conformers only; pass conformers='etkdg' (or 'given', for shards)")
-        if view == "resnet" and not self.pictures:
-            raise ValueError("view='resnet' sees pictures only; pass pictures=True")
+        if view not in model.views:
+            raise ValueError(f"view={view!r} is not a view of this model; it has {', '.join(model.views)}")
+        reads = modalities_of([view] if view in model.encoders else [])
+        if "coordinates" in reads and self.conformers == "none":
+            raise ValueError(f"view={view!r} reads conformers; pass conformers='etkdg' (or 'given', for shards)")
+        if "picture" in reads and not self.pictures:
+            raise ValueError(f"view={view!r} reads pictures; pass pictures=True")
         return view
 
     @property
     def width_(self) -> int:
         """Length D of a vector."""
-        return self.pretrained.width(self.view_)
+        return self.pretrained.inference.model.view_width(self.view_)
 
     @property
     def batch_size_(self) -> int:
@@ -315,7 +315,7 @@ class Embedder(TransformerMixin, BaseEstimator):
         reading = Reading(
             self.pretrained.inference,
             how if self.standardize else how.as_drawn(),
-            conformers="etkdg" if self.conformers == "etkdg" and self._looks_beyond(_SEE_NO_3D) else "none",
+            conformers="etkdg" if self.conformers == "etkdg" and self._reads("coordinates") else "none",
             drawn=self._pictures,
             keyed=keyed,
         )
@@ -429,12 +429,12 @@ class Embedder(TransformerMixin, BaseEstimator):
 
     @property
     def _pictures(self) -> bool:
-        return self.pictures and self._looks_beyond(_SEE_NO_PICTURE)
+        return self.pictures and self._reads("picture")
 
-    def _looks_beyond(self, known: frozenset[str]) -> bool:
-        """Whether the view needs an encoder that is not among `known`."""
+    def _reads(self, modality: Modality) -> bool:
+        """Whether an encoder that the view needs reads it."""
         encoders = self.pretrained.inference.model.encoders
-        return not known.issuperset([self.view_] if self.view_ in encoders else encoders)
+        return modality in modalities_of([self.view_] if self.view_ in encoders else encoders)
 
     def _infer(self, block: pa.RecordBatch) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         pretrained = self.pretrained

@@ -107,15 +107,6 @@ class PretrainedModel:
     def __repr__(self) -> str:
         return f"PretrainedModel({self.digest[:12]})"
 
-    @property
-    def views(self) -> tuple[str, ...]:
-        """The vectors that the model can give."""
-        return ("structure", "unified", *self.inference.model.encoders)
-
-    def width(self, view: str) -> int:
-        """Length of the vectors of `view`."""
-        return self.inference.model.structure.width if view == "structure" else self.inference.model.code
-
     def model_on(self, device: torch.device) -> MMSAModel:
         """The model, moved to `device` if it is elsewhere: to ask every module takes a millisecond."""
         if next(self.model.parameters()).device != device:
@@ -175,7 +166,8 @@ class PretrainedModel:
             "license": self.license if license is None else license,
         }
         files[CONFIG] = (json.dumps(about, indent=2, allow_nan=False) + "\n").encode()
-        files[CARD] = model_card(about, parameters=sum(p.numel() for p in self.model.parameters())).encode()
+        parameters = sum(p.numel() for p in self.model.parameters())
+        files[CARD] = model_card(about, self.inference.model, parameters=parameters).encode()
         temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)

@@ -1,16 +1,17 @@
 """The face that every encoder shows, and the registry through which a new one enters by its name.
 
-Adding an encoder takes one file: subclass `Encoder`, decorate it with ``@register("name")``, import the file in
-``encoders/__init__.py`` and list the name under ``model.encoders``.
+Adding an encoder takes one file: subclass `Encoder`, say what it `reads`, decorate it with ``@register("name")``,
+import the file in ``encoders/__init__.py`` and list the name under ``model.encoders``. The rest of the package
+knows an encoder by what its class declares; only fine-tuning, whose protocol is that of GIN, names one.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
 from mmsa_dist.data.batch import MoleculeBatch
+
+Modality = Literal["graph", "coordinates", "picture"]
+"""What a batch may show of a molecule: its atoms and bonds, a conformer, a depiction."""
 
 
 class Encoder(nn.Module, ABC):
@@ -27,6 +31,9 @@ class Encoder(nn.Module, ABC):
     forward pass of the module that owns it: ZeRO 3 gathers parameters when their module is called.
     """
 
+    reads: ClassVar[frozenset[Modality]]
+    """The modalities that `forward` needs. Pictures are drawn, and conformers made of SMILES, only where an encoder
+    reads them; atoms and bonds are in every batch, so that an encoder of coordinates need not add ``graph``."""
     width: int
     """Of the vectors that `forward` returns."""
     recompute: Literal["no", "yes", "reentrant"] = "no"
@@ -67,6 +74,23 @@ class Encoder(nn.Module, ABC):
         """Returns (B,) bool: the molecules that have this modality."""
 
 
+class AtomEncoder(Encoder):
+    """An encoder that has a vector for each atom: what the loss of masked atoms needs."""
+
+    atom_width: int
+    """D, of the vectors that `encode_atoms` returns."""
+
+    @abstractmethod
+    def encode_atoms(self, batch: MoleculeBatch, atoms_A9: Tensor) -> Tensor:
+        """Returns (A, D): atom vectors before pooling.
+
+        Args:
+            batch: gives the bonds.
+            atoms_A9: (A, 9) uint8: `batch.atoms_A9`, or a copy in which some atomic numbers are
+                `mmsa_dist.encoders.gin.MASK_TOKEN`.
+        """
+
+
 def _passes(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     return nullcontext(), without_statistics(module)
 
@@ -93,24 +117,40 @@ def register(name: str) -> Callable[[_E], _E]:
     """Registers an encoder class under `name`.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: the name is taken, or the class does not say what it reads.
     """
 
     def add(cls: _E) -> _E:
         if name in ENCODERS:
             raise ValueError(f"encoder name {name!r} is taken by {ENCODERS[name].__qualname__}; choose another")
+        reads, known = getattr(cls, "reads", None), get_args(Modality)
+        if not isinstance(reads, set | frozenset) or not reads or not reads.issubset(known):
+            raise ValueError(
+                f"encoder {name!r} must declare what it reads: {cls.__qualname__}.reads is {reads!r}; make it a set of "
+                f"{', '.join(known)}, such as reads = frozenset({{'picture'}})"
+            )
         ENCODERS[name] = cls
         return cls
 
     return add
 
 
-def build_encoder(name: str, options: dict[str, object]) -> Encoder:
-    """Builds the encoder registered under `name` with its keyword `options`.
+def encoder_class(name: str) -> type[Encoder]:
+    """Returns the class registered under `name`.
 
     Raises:
         ValueError: no encoder has that name.
     """
     if name not in ENCODERS:
         raise ValueError(f"model.encoders names {name!r}, which is not registered; known: {sorted(ENCODERS)}")
-    return ENCODERS[name](**options)
+    return ENCODERS[name]
+
+
+def modalities_of(names: Iterable[str]) -> frozenset[Modality]:
+    """Returns what the encoders registered under `names` read, all together; errors as `encoder_class`."""
+    return frozenset(modality for name in names for modality in encoder_class(name).reads)
+
+
+def build_encoder(name: str, options: dict[str, object]) -> Encoder:
+    """Builds the encoder registered under `name` with its keyword `options`; errors as `encoder_class`."""
+    return encoder_class(name)(**options)

@@ -1,7 +1,7 @@
 """The 3D encoder: ComENet, written from the formulas of Wang et al. 2022 (arXiv 2206.08515).
 
 B molecules, A atoms of molecules with coordinates, P directed edges j → i, D hidden width, F features of an
-edge.
+edge, L orders of Bessel functions and N zeros of each.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class ComENet(Encoder):
     Atoms at exactly equal distances from a third are told apart by their order, so that invariance to the
     order of atoms holds for conformers in general position, not for ideal polyhedra.
     """
+
+    reads = frozenset({"coordinates"})
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """The 2D encoder: the graph isomorphism network of Hu et al. 2020 (arXiv 1905.12265).
 
-B molecules, A atoms, E bonds, D width, R rows: the atoms, and in inference some more.
+B molecules, A atoms, E bonds, D width, H width within an MLP, R rows: the atoms, and in inference some
+more, N rows of a table of embeddings.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmsa_dist.data.batch import MoleculeBatch
-from mmsa_dist.encoders.base import Encoder, register
+from mmsa_dist.encoders.base import AtomEncoder, register
 from mmsa_dist.encoders.dropout import Dropout
 from mmsa_dist.encoders.sparse_sum import SparseSum, segment_ptr, sum_of_segments, sum_rows
 from mmsa_dist.runtime.linear import Linear, LinearReLU
@@ -38,7 +39,7 @@ _FURTHER = slice(CHIRALITY + 1, len(ATOM_CATEGORIES))
 
 
 @register("gin")
-class GIN(Encoder):
+class GIN(AtomEncoder):
     """Graph isomorphism network with bond embeddings; atom vectors are pooled over a molecule.
 
     Layer: x_i ← Norm(MLP(Σ_{j ∈ N(i) ∪ {i}} x_j + e_ij)), ReLU after all but the last, then dropout;
@@ -48,6 +49,8 @@ class GIN(Encoder):
     With Hu's features, parameters have the names and shapes of Hu's published checkpoints, but for the chirality
     table: it has OGB's five rows to Hu's three, in the same order; `from_hu` makes a checkpoint fit.
     """
+
+    reads = frozenset({"graph"})
 
     def __init__(
         self,
@@ -80,7 +83,6 @@ class GIN(Encoder):
         if layers < 1:
             raise ValueError(f"model.gin.layers is {layers}; a GIN needs at least 1 layer")
         self.atom_width = width
-        """D: of the vectors that `encode_atoms` returns."""
         self.width = 2 * width if pool == "mean_max" else width
         self._pool = pool
         self.x_embedding1 = nn.Embedding(MASK_TOKEN + 1, width)
@@ -113,12 +115,7 @@ class GIN(Encoder):
         return torch.cat([mean_BD, max_BD], dim=1)
 
     def encode_atoms(self, batch: MoleculeBatch, atoms_A9: Tensor) -> Tensor:
-        """Returns (A, D): atom vectors before pooling.
-
-        Args:
-            batch: gives the bonds.
-            atoms_A9: (A, 9) uint8: `batch.atoms_A9`, or a copy in which some atomic numbers are `MASK_TOKEN`.
-        """
+        """See `AtomEncoder`."""
         x_RD, _, _ = self._layers(len(self.gnns), batch, atoms_A9)
         return x_RD[: len(atoms_A9)]
 

@@ -1,6 +1,6 @@
 """The picture encoder: a ResNet (He et al. 2016, arXiv 1512.03385) over a 2D depiction.
 
-B molecules, P of which have a picture, C channels, H x W pixels.
+B molecules, P of which have a picture, C channels, H x W pixels, D width.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class ResNet(Encoder):
     with permuted strides.
     """
 
+    reads = frozenset({"picture"})
     mean_3: Tensor
     std_3: Tensor
 

@@ -1,7 +1,8 @@
 """Symmetric InfoNCE between modalities, with the molecules of every rank as negatives.
 
 Temperature and normalisation as in GraphMVP, MolCLR and CGIP; the loss is that of van den Oord et al. 2018,
-arXiv 1807.03748. B molecules of this rank, G = W·B molecules of all W ranks, M modalities, D width.
+arXiv 1807.03748. B molecules of this rank, G = W·B molecules of all W ranks, M modalities, P pairs of them,
+D width.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Prediction of a molecule's descriptors: logP, polar surface, charges, counts of rings and the like.
 
 The targets are computed, not measured, and hang on the 2D graph alone; the idea is that of KPGT (Li et al. 2023) and
-CheMeleon (Burns et al. 2025). B molecules, F descriptors, D width.
+CheMeleon (Burns et al. 2025). B molecules, N molecules to measure the scale on, F descriptors,
+D width.
 """
 
 from __future__ import annotations

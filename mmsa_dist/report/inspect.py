@@ -1,4 +1,7 @@
-"""What a folder of shards holds: counts and sizes as text and JSON, and a sheet of molecules as the model sees them."""
+"""What a folder of shards holds: counts and sizes as text and JSON, and a sheet of molecules as the model sees them.
+
+H and W are the sides of a picture.
+"""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ from mmsa_dist.report.style import FONT
 from mmsa_dist.report.templates import environment
 from mmsa_dist.runtime.files import write_atomically
 from mmsa_dist.runtime.run_folder import RunFolder
+from mmsa_dist.structure.memory import dead_anchors
 from mmsa_shards.shard import ShardError
 
 _NEAR = 5
@@ -256,7 +257,7 @@ def _anchor_gallery(space: ChemicalSpace, attention: np.ndarray) -> dict[str, An
         rows = np.argsort(-attention[:, anchor], kind="stable")[:_PER_ANCHOR]
         pictures = [space.picture(int(row), f"{attention[row, anchor]:.2f}") for row in rows]
         gallery.append((int(anchor), float(usage[anchor]), pictures))
-    return {"count": len(usage), "dead": int((usage < 0.1 / len(usage)).sum()), "gallery": gallery}
+    return {"count": len(usage), "dead": dead_anchors(usage), "gallery": gallery}
 
 
 def _evaluation(results: Mapping[str, Any]) -> list[dict[str, Any]]:

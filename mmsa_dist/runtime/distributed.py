@@ -1,6 +1,6 @@
 """Collectives that also work in a single process, so that no caller asks whether there is a process group.
 
-W is the number of ranks (the world).
+W ranks (the world), B rows of this rank, G = W·B rows of all ranks, D width.
 """
 
 from __future__ import annotations

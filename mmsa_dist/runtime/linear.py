@@ -1,4 +1,7 @@
-"""`torch.nn.Linear` by the faster product on CPUs."""
+"""`torch.nn.Linear` by the faster product on CPUs.
+
+N rows, D width of the input.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The bank: the last known embedding of every training molecule, spread over the ranks.
 
-N molecules in the bank, W ranks, L rows of this rank, B molecules in a batch, V molecules asked for, C width.
+N molecules in the bank, W ranks, L rows of this rank, F of them filled, B molecules in a batch, M rows that reach this
+rank, V molecules asked for, C width.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Neighbours among all training molecules: the bank, the index over it, and the schedule that renews the index.
 
-N molecules in the bank, W ranks, B molecules in a batch, K neighbours, V distinct neighbours outside the batch,
-C width of u.
+N molecules in the bank, W ranks, L rows of this rank, F of them filled, B molecules in a batch, K neighbours,
+V distinct neighbours outside the batch, C width of u.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from mmsa_dist.config.schema import Structure
 from mmsa_dist.runtime.distributed import gather, rank, world_size
 from mmsa_dist.structure import bank
 from mmsa_dist.structure.bank import EmbeddingBank
-from mmsa_dist.structure.neighbours import IndexKind, NeighbourIndex
+from mmsa_dist.structure.neighbours import NeighbourIndex
 from mmsa_dist.structure.sources import BatchNeighbours, Neighbours, NeighbourSource, number_vertices
 
 
@@ -35,46 +36,32 @@ class GlobalNeighbours(NeighbourSource):
     """The nearest of all training molecules, in the bank of all ranks; within the batch until there is an index.
 
     The index is a snapshot of the bank; the rows of the neighbours that it names are those that the bank has now.
-    With `refresh_lag` L the snapshot taken at step s is made an index in a thread of its own, without collectives,
-    and searched from step s + L on; training waits there if it is not ready. A process that ends waits for it too.
+    With `refresh_lag` the snapshot taken at step s is made an index in a thread of its own, without collectives, and
+    searched from step s + `refresh_lag` on; training waits there if it is not ready. A process that ends waits for it
+    too.
 
     Args:
         num_molecules: N, molecules in the training split.
         width: C.
-        k: K.
-        refresh_every: steps between two rebuilds of the index.
-        recall_sample: queries on which recall is measured at each rebuild.
-        refresh_lag: L, steps; 0 builds at once.
-        index: kind of search; see `mmsa_dist.structure.neighbours.make_candidates`.
-        recall_target: what approximate search is tuned to, and below which `warnings` says so.
+        options: section ``model.structure`` of the configuration: K, the schedule and the kind of the index.
         device: where the bank is kept; the device that the process group works on.
-
-    Raises:
-        ValueError: the lag is not shorter than the schedule.
     """
 
     def __init__(
-        self,
-        num_molecules: int,
-        width: int,
-        k: int,
-        *,
-        refresh_every: int,
-        recall_sample: int,
-        refresh_lag: int = 0,
-        index: IndexKind = "auto",
-        recall_target: float = 0.95,
-        device: torch.device | str = "cpu",
+        self, num_molecules: int, width: int, options: Structure, *, device: torch.device | str = "cpu"
     ) -> None:
         self.bank = EmbeddingBank(num_molecules, width, rank(), world_size(), device=device)
-        if not 0 <= refresh_lag < refresh_every:
-            raise ValueError(f"refresh_lag={refresh_lag} must be in 0..{refresh_every - 1}, less than refresh_every")
-        self._k, self._refresh_every, self._refresh_lag = k, refresh_every, refresh_lag
-        self._recall_sample, self._recall_target = recall_sample, recall_target
-        self._build = partial(NeighbourIndex, kind=index, recall_target=recall_target, recall_sample=recall_sample, k=k)
+        self._options = options
+        self._build = partial(
+            NeighbourIndex,
+            kind=options.index,
+            recall_target=options.recall_target,
+            recall_sample=options.recall_sample,
+            k=options.k,
+        )
         self._builder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="neighbour-index")
         self._pending: _Pending | None = None
-        self._until_warm = BatchNeighbours(k)
+        self._until_warm = BatchNeighbours(options.k)
         self._index: NeighbourIndex | None = None
         self._step = 0
         self._recall = torch.nan
@@ -83,7 +70,7 @@ class GlobalNeighbours(NeighbourSource):
         """See `NeighbourSource`."""
         if self._index is None:
             return self._until_warm.find(u_BC, index_B)
-        ids_BK, distance_BK = (t.to(u_BC.device) for t in self._index.search(u_BC.detach(), index_B, self._k))
+        ids_BK, distance_BK = (t.to(u_BC.device) for t in self._index.search(u_BC.detach(), index_B, self._options.k))
         sorted_B, position_B = index_B.sort(stable=True)
         place_BK = torch.searchsorted(sorted_B, ids_BK).clamp(max=len(index_B) - 1)
         fresh_BK = (ids_BK >= 0) & (sorted_B[place_BK] == ids_BK)
@@ -107,13 +94,13 @@ class GlobalNeighbours(NeighbourSource):
             if not now:
                 self._take(pending.index.result())
                 changed = True
-        if not now and (step == 0 or step % self._refresh_every):
+        if not now and (step == 0 or step % self._options.refresh_every):
             return changed
         snapshot = self.bank.snapshot()
         if not int(gather(self.bank.step_L.new_tensor([len(snapshot[0])])).sum()):
             return changed
-        if self._refresh_lag and not now:
-            self._start(snapshot, due=step + self._refresh_lag)
+        if self._options.refresh_lag and not now:
+            self._start(snapshot, due=step + self._options.refresh_lag)
             return changed
         self._take(self._build(snapshot))
         return True
@@ -123,15 +110,16 @@ class GlobalNeighbours(NeighbourSource):
 
     def _take(self, index: NeighbourIndex) -> None:
         self._index = index
-        self._recall = index.recall(self._recall_sample, self._k)
+        self._recall = index.recall(self._options.recall_sample, self._options.k)
 
     def warnings(self) -> list[str]:
         """See `NeighbourSource`: says when recall at the last rebuild was under its target."""
-        if self._index is None or not self._recall < self._recall_target:
+        if self._index is None or not self._recall < self._options.recall_target:
             return []
         return [
-            f"neighbour recall is {self._recall:.3f}, under {self._recall_target}: training sees wrong neighbours; set "
-            "model.structure.index to flat (exact, slower) or to ivf in place of ivfpq, or use more ranks"
+            f"neighbour recall is {self._recall:.3f}, under {self._options.recall_target}: training sees wrong "
+            "neighbours; set model.structure.index to flat (exact, slower) or to ivf in place of ivfpq, or use more "
+            "ranks"
         ]
 
     def meters(self) -> dict[str, float]:

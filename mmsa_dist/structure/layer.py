@@ -1,15 +1,17 @@
 """Structure awareness of a batch: hypergraph convolution over molecules, then the memory.
 
-B molecules in a batch, V stale neighbours outside it, N = B + V vertices, C width of u, D width of g.
+B molecules in a batch, K neighbours of each, V stale neighbours outside it, N = B + V vertices, C width of u, D width
+of g.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from mmsa_dist.config.schema import Structure
 from mmsa_dist.runtime.onednn import linear
 from mmsa_dist.structure.memory import Memory
 from mmsa_dist.structure.sources import Neighbours
@@ -36,34 +38,20 @@ class StructureLayer(nn.Module):
 
     Args:
         code: C, width of the unified embedding u.
-        width: D, of g and the anchors.
-        anchors: S.
-        similarity: of g and an anchor, ``cosine`` or ``dot``.
-        temperature: of the attention over anchors; divides the similarity.
-        normalization: of G, ``random_walk`` or ``symmetric``; see `mmsa_kernels.hypergraph_operator`.
-        bandwidth: of the membership of neighbours; 0 makes all of them members wholly.
+        options: section ``model.structure`` of the configuration.
     """
 
-    def __init__(
-        self,
-        code: int,
-        width: int,
-        anchors: int,
-        *,
-        similarity: Literal["dot", "cosine"],
-        temperature: float,
-        normalization: Literal["random_walk", "symmetric"],
-        bandwidth: float,
-    ) -> None:
+    def __init__(self, code: int, options: Structure) -> None:
         super().__init__()
-        self.width = width
-        self.theta = _WideLinear(code, width, bias=False)
+        self.width = options.width
+        self.theta = _WideLinear(code, options.width, bias=False)
         # As torch draws it, a square map would leave a fifth of the directions of u at less than a fifth of the
         # largest, and training does not change that.
         nn.init.orthogonal_(self.theta.weight)
-        self.memory = Memory(anchors, width, similarity=similarity, temperature=temperature)
-        self.normalization: Literal["random_walk", "symmetric"] = normalization
-        self.bandwidth = bandwidth
+        self.memory = Memory(
+            options.anchors, options.width, similarity=options.similarity, temperature=options.temperature
+        )
+        self._normalization, self._bandwidth = options.normalization, options.bandwidth
 
     def forward(self, u_BC: Tensor, neighbours: Neighbours, *, isolated: bool = False) -> StructureOutput:
         """Returns the structure-aware embeddings of a batch.
@@ -75,14 +63,14 @@ class StructureLayer(nn.Module):
                 needs. Otherwise it also hears the hyperedges of the others that it belongs to.
         """
         membership_BK = None
-        if self.bandwidth:
-            membership_BK = (neighbours.distances_BK / (-self.bandwidth * u_BC.shape[1])).exp().float()
+        if self._bandwidth:
+            membership_BK = (neighbours.distances_BK / (-self._bandwidth * u_BC.shape[1])).exp().float()
         rowptr, col, membership = hyperedges_from_neighbours(neighbours.vertices_BK, membership_BK)
         num_vertices = len(u_BC) + len(neighbours.stale_VC)
         if isolated:
             # The operator of one hyperedge: a member's degree is its membership, and 1 that of the molecule itself.
             size_B = torch.segment_reduce(membership, "sum", offsets=rowptr, axis=0)
-            walk = self.normalization == "random_walk"
+            walk = self._normalization == "random_walk"
             weight = (membership if walk else membership.sqrt()) / size_B.repeat_interleave(
                 rowptr.diff(), output_size=len(col)
             )
@@ -91,7 +79,7 @@ class StructureLayer(nn.Module):
                 rowptr,
                 col,
                 num_vertices,
-                normalization=self.normalization,
+                normalization=self._normalization,
                 membership=membership,
                 num_rows=len(u_BC),
             )

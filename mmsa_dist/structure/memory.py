@@ -1,6 +1,6 @@
 """The memory: anchors that stand for typical molecules, and what tells whether they are alive.
 
-B molecules in a batch, W ranks, S anchors, D width.
+B molecules in a batch, N vertices of its hypergraph, W ranks, S anchors, D width.
 """
 
 from __future__ import annotations
@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmsa_dist.runtime.distributed import all_reduce_mean, world_size
@@ -50,7 +52,7 @@ class Memory(nn.Module):
         - ``memory/anchor_entropy``: entropy of the mean attention over log S: 1 where all anchors are used alike,
           0 where one takes all.
         - ``memory/effective_anchors``: exp of that entropy, a number of anchors.
-        - ``memory/dead_anchors``: anchors with a mean attention below 1 / (10 S).
+        - ``memory/dead_anchors``: see `dead_anchors`.
         - ``memory/g_norm``: mean length of g.
         - ``memory/g_cosine``: mean cosine of two different rows of g; NaN where there are no two.
 
@@ -79,7 +81,16 @@ class Memory(nn.Module):
         return {
             "memory/anchor_entropy": entropy / math.log(len(usage_S)) if len(usage_S) > 1 else 1.0,
             "memory/effective_anchors": math.exp(entropy),
-            "memory/dead_anchors": float((usage_S < 0.1 / len(usage_S)).sum()),
+            "memory/dead_anchors": float(dead_anchors(usage_S)),
             "memory/g_norm": float(norm),
             "memory/g_cosine": cosine,
         }
+
+
+def dead_anchors(usage_S: Tensor | NDArray[np.floating]) -> int:
+    """Returns how many of S anchors get less than a tenth of the mean attention, 1 / S.
+
+    Args:
+        usage_S: (S,) mean attention of each anchor over molecules; the sum is 1.
+    """
+    return int((usage_S < 0.1 / len(usage_S)).sum())

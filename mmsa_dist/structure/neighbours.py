@@ -4,7 +4,7 @@ A query travels to every rank, each searches the rows that it owns, and the cand
 then by id: with an exact search on each rank the result is that of one process that holds all rows, bit for bit.
 
 N molecules in the bank, W ranks, F filled rows of this rank, B queries of this rank, G = W·B queries of all ranks,
-K neighbours, C width.
+K neighbours, C width; Q sampled queries, L inverted lists, R rows to add.
 """
 
 from __future__ import annotations

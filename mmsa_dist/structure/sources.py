@@ -1,6 +1,7 @@
 """Where the neighbours of a batch come from: the bank of all molecules, the batch itself, a table, or nowhere.
 
-B molecules in a batch, K neighbours, V distinct neighbours outside the batch, C width of u.
+B molecules in a batch, K neighbours, V distinct neighbours outside the batch, C width of u,
+F finite rows, R rows of a table of embeddings, N of any table.
 """
 
 from __future__ import annotations

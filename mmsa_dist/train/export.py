@@ -1,4 +1,7 @@
-"""From a trained model to the folder that downstream teams load."""
+"""From a trained model to the folder that downstream teams load.
+
+R reference molecules, C width of u.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from mmsa_dist.config.schema import Config
 from mmsa_dist.data.collate import collate
 from mmsa_dist.data.loader import BlockReader
 from mmsa_dist.embed.embedder import Embedder
-from mmsa_dist.model import MMSAModel
+from mmsa_dist.model import MMSAModel, picture_size
 from mmsa_dist.runtime.run_folder import RunFolder
 from mmsa_shards.options import PrepareOptions, Standardization
 
@@ -59,9 +62,10 @@ def reference_rows(model: MMSAModel, config: Config, reader: BlockReader, device
     if wanted == 0 or config.model.structure.neighbours == "none":
         return None
     blocks = min(len(reader), -(-wanted * len(reader) // reader.molecules))
+    size = picture_size(config) if config.embed.pictures else None
     parts = []
     for block in np.linspace(0, len(reader) - 1, blocks).round().astype(int):
-        batch = collate(reader.read(int(block)), picture_size=config.picture_size if config.embed.pictures else None)
+        batch = collate(reader.read(int(block)), picture_size=size)
         if config.embed.conformers == "none":
             batch = batch.without_conformers()
         parts.append(model.fuse(batch.to(device)).unified_BC)

@@ -14,16 +14,17 @@ import torch
 
 from mmsa_dist.config.load import to_yaml
 from mmsa_dist.config.schema import Config
+from mmsa_dist.data.collate import collate
 from mmsa_dist.data.loader import BlockReader, Loader, LoaderOptions
 from mmsa_dist.data.order import LoaderState
 from mmsa_dist.losses.descriptor import descriptor_scale
-from mmsa_dist.model import MMSAModel
+from mmsa_dist.model import MMSAModel, picture_size
 from mmsa_dist.objective import Objective
 from mmsa_dist.runtime.distributed import all_ranks_agree, is_distributed, named_when_lost, rank, world_size
 from mmsa_dist.runtime.run_folder import RunFolder
 from mmsa_dist.runtime.watchdog import Watchdog
-from mmsa_dist.structure.choice import neighbour_source
-from mmsa_dist.structure.sources import NeighbourSource
+from mmsa_dist.structure.global_neighbours import GlobalNeighbours
+from mmsa_dist.structure.sources import BatchNeighbours, NeighbourSource, NoNeighbours
 from mmsa_dist.train.bad_steps import BadSteps, BadStepsInARow
 from mmsa_dist.train.checkpoint import CheckpointError, Checkpoints, RunState
 from mmsa_dist.train.compiling import compile_encoders
@@ -43,6 +44,8 @@ from mmsa_dist.train.validate import validate
 from mmsa_shards.manifest import ManifestError
 from mmsa_shards.shard import ShardError
 from mmsa_shards.verify import size_faults, verify_folder
+
+_LOOKED_AT = 64  # molecules, to find out what encoders read
 
 
 @dataclass
@@ -104,10 +107,11 @@ class _Run:
                 f"{self.folder.checkpoints} already holds {newest.name}; pass --resume to go on, or choose another "
                 "run.dir"
             )
-        if newest is None:
-            _refuse_what_cannot_learn(config, self.reader)
         torch.manual_seed(config.run.seed)
-        self.objective = objective_for(config, self.reader).to(device)
+        self.objective = objective_for(config, self.reader)
+        if newest is None:
+            refuse_what_cannot_learn(self.objective.model, config, self.reader)
+        self.objective.to(device)
         self.engine = start_engine(self.objective, config)
         if config.train.compile:
             with watchdog.slow("compiling encoders"):
@@ -282,19 +286,32 @@ def _refuse_broken_shards(folder: str, *, verify: bool) -> None:
         raise ShardError(f"{answer[0][0]}{more}")
 
 
-def _refuse_what_cannot_learn(config: Config, reader: BlockReader) -> None:
-    """Looks whether the molecules have what the encoders see.
+def refuse_what_cannot_learn(model: MMSAModel, config: Config, reader: BlockReader) -> None:
+    """Looks whether each encoder gets what it reads, and declares all that it reads.
 
     Raises:
         ValueError: it names the encoder, and the mend.
     """
-    if "comenet" in config.model.encoders and not reader.has_conformers:
-        others = ", ".join(name for name in config.model.encoders if name != "comenet")
-        raise ValueError(
-            f"no molecule in {config.shards_dir} has 3D, which comenet among model.encoders learns from; prepare them "
-            "with prepare.conformers=etkdg (or given)"
-            + (f", or leave it out: model.encoders='[{others}]'" if others else "")
-        )
+    some = reader.read(0)
+    all_there = collate(some.slice(0, min(len(some), _LOOKED_AT)), picture_size=config.data.picture_size)
+    for name in config.model.encoders:
+        encoder, declared = model.encoder(name), all_there
+        if "coordinates" not in encoder.reads:
+            declared = declared.without_conformers()
+        elif not reader.has_conformers:
+            others = ", ".join(other for other in config.model.encoders if other != name)
+            raise ValueError(
+                f"no molecule in {config.shards_dir} has 3D, which {name} among model.encoders learns from; prepare "
+                "them with prepare.conformers=etkdg (or given)"
+                + (f", or leave it out: model.encoders='[{others}]'" if others else "")
+            )
+        if "picture" not in encoder.reads:
+            declared = declared.without_pictures()
+        if not torch.equal(encoder.present(declared), encoder.present(all_there)):
+            raise ValueError(
+                f"{name} among model.encoders declares to read {', '.join(sorted(encoder.reads))} only, but which "
+                f"molecules are present to it depends on more; add that to {type(encoder).__name__}.reads"
+            )
 
 
 def loader_options(config: Config) -> LoaderOptions:
@@ -305,7 +322,7 @@ def loader_options(config: Config) -> LoaderOptions:
         accumulate=config.train.accumulate,
         lanes=config.data.lanes,
         window_blocks=config.data.window_blocks,
-        picture_size=config.picture_size,
+        picture_size=picture_size(config),
         augment=config.data.augment,
     )
 
@@ -319,18 +336,13 @@ def objective_for(config: Config, reader: BlockReader) -> Objective:
 def neighbours_for(config: Config, reader: BlockReader, device: torch.device) -> NeighbourSource:
     """The source of neighbours that the configuration asks for, over the molecules of `reader`."""
     structure = config.model.structure
-    return neighbour_source(
-        structure.neighbours,
-        structure.k,
-        num_molecules=reader.molecules,
-        width=config.model.code,
-        refresh_every=structure.refresh_every,
-        refresh_lag=structure.refresh_lag,
-        index=structure.index,
-        recall_sample=structure.recall_sample,
-        recall_target=structure.recall_target,
-        device=device,
-    )
+    match structure.neighbours:
+        case "none":
+            return NoNeighbours()
+        case "batch":
+            return BatchNeighbours(structure.k)
+        case "global":
+            return GlobalNeighbours(reader.molecules, config.model.code, structure, device=device)
 
 
 @contextmanager

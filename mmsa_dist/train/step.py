@@ -1,4 +1,7 @@
-"""One optimizer step: micro-batches in, one update out, and what it cost."""
+"""One optimizer step: micro-batches in, one update out, and what it cost.
+
+B molecules in a micro-batch, C width of u, D width of g.
+"""
 
 from __future__ import annotations
 

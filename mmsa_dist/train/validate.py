@@ -10,7 +10,7 @@ from mmsa_dist.config.schema import Config
 from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.data.loader import BlockReader, validation_batches
 from mmsa_dist.losses.agreement import alignment, retrieval_at_1, uniformity
-from mmsa_dist.model import MMSAModel
+from mmsa_dist.model import MMSAModel, picture_size
 from mmsa_dist.runtime.distributed import all_ranks_agree, all_reduce_mean, rank, world_size
 
 _METERS = ("valid/retrieval_at_1", "valid/chance", "valid/alignment", "valid/uniformity")
@@ -49,7 +49,7 @@ def _in_step(reader: BlockReader, config: Config) -> Iterator[tuple[MoleculeBatc
     """
 
     def batches(number: int, world: int) -> Iterator[MoleculeBatch]:
-        size, side = config.train.valid_batch_size, config.picture_size
+        size, side = config.train.valid_batch_size, picture_size(config)
         return validation_batches(reader, batch_size=size, picture_size=side, rank=number, world=world)
 
     own = batches(rank(), world_size())

@@ -70,6 +70,7 @@ def test_later_layers_win(tmp_path: Path) -> None:
         ("data.batch_size=100", ["data.batch_size=100", "data.lanes=64", "change one"]),
         ("train.accumulate=3", ["data.batch_size=512", "train.accumulate × data.lanes", "192"]),
         ("train.warmup_steps=100000", ["train.warmup_steps=100000", "train.steps=100000"]),
+        ("model.structure.refresh_lag=200", ["refresh_lag=200", "less than model.structure.refresh_every=200"]),
         ("train.stop_after=100001", ["train.stop_after=100001", "train.steps"]),
         ("embed.view=smiles", ["embed.view='smiles'", "structure, unified, gin"]),
         ("model.encoders=[gin,gin]", ["model.encoders", "twice"]),
@@ -128,4 +129,15 @@ def _env() -> dict[str, str]:
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(str(root / room) for room in (".", "kernels", "shards")),
+    }
+
+
+def test_every_view_has_its_width() -> None:
+    model = load_config().model
+    assert {view: model.view_width(view) for view in model.views} == {
+        "structure": 256,
+        "unified": 512,
+        "gin": 512,
+        "comenet": 512,
+        "resnet": 512,
     }

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from mmsa_dist.data.columns import MoleculeColumns, pointers
 from mmsa_dist.data.pictures import Pose, draw_pictures
+from tests.fixtures.pretraining import environment
 
 CARBON, NITROGEN, OXYGEN = 5, 6, 7
 
@@ -96,3 +100,19 @@ def test_pictures_of_a_batch_are_those_of_its_molecules() -> None:
     together = draw_pictures(both, ends, size=64)
     for picture, molecule in zip(together, molecules, strict=True):
         np.testing.assert_array_equal(picture, draw(molecule))
+
+
+def test_opencv_of_the_host_process_stays_as_it_is() -> None:
+    """Drawing needs no thread, so that nothing has to be set for it."""
+    code = """
+import os
+import cv2
+cv2.setNumThreads(3)
+import mmsa_dist.embed.embedder
+from tests.data.test_pictures import NITROGEN, chain, draw
+before = os.listdir("/proc/self/task")
+draw(chain([NITROGEN] * 50, [(i, i % 7) for i in range(50)]), size=512)
+assert os.listdir("/proc/self/task") == before
+assert cv2.getNumThreads() == 3
+"""
+    subprocess.run([sys.executable, "-c", code], env=environment(), check=True)

@@ -13,6 +13,7 @@ import torch.multiprocessing as mp
 pytest.importorskip("faiss")
 from benchmarks.neighbours_cost import Traffic, fetch, refresh, search, write
 from mmsa_dist.structure.global_neighbours import GlobalNeighbours
+from tests.fixtures.structure import structure
 
 pytestmark = pytest.mark.distributed
 
@@ -46,7 +47,8 @@ def rank_main(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(f"{folder}/store", world)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
-    source = GlobalNeighbours(MOLECULES, WIDTH, K, refresh_every=2, refresh_lag=1, recall_sample=SAMPLE)
+    options = structure(k=K, refresh_every=2, refresh_lag=1, recall_sample=SAMPLE)
+    source = GlobalNeighbours(MOLECULES, WIDTH, options)
     rows = torch.randn(MOLECULES, WIDTH, generator=torch.Generator().manual_seed(0))
     mine = torch.arange(MOLECULES)[rank::world]
     source.observe(mine, rows[mine], step=1)

@@ -16,6 +16,7 @@ from mmsa_dist.losses.memory import memory_loss
 from mmsa_dist.structure.bank import EmbeddingBank
 from mmsa_dist.structure.global_neighbours import GlobalNeighbours, reshard
 from mmsa_dist.structure.memory import Memory
+from tests.fixtures.structure import structure
 
 pytestmark = pytest.mark.distributed
 
@@ -38,7 +39,7 @@ def batch(step: int) -> Tensor:
 
 
 def new_source() -> GlobalNeighbours:
-    return GlobalNeighbours(MOLECULES, WIDTH, K, refresh_every=4, recall_sample=20)
+    return GlobalNeighbours(MOLECULES, WIDTH, structure(k=K, refresh_every=4, recall_sample=20))
 
 
 def expected_table() -> tuple[Tensor, Tensor]:
@@ -118,7 +119,7 @@ def rank_main(rank: int, world: int, folder: str) -> None:
     bank = EmbeddingBank(1, 2, rank, world)
     bank.write(torch.tensor([0]), torch.full((1, 2), float(rank)), step=0)
     assert bank.fetch(torch.tensor([0, 0])).tolist() == [[world - 1, world - 1]] * 2
-    few = GlobalNeighbours(2, 1, 3, refresh_every=1, recall_sample=4)
+    few = GlobalNeighbours(2, 1, structure(k=3, refresh_every=1, recall_sample=4))
     few.observe(torch.tensor([rank % 2]), torch.tensor([[float(rank % 2)]]), step=1)
     assert few.refresh(1)
     assert few.meters()["bank/recall"] == 1.0

@@ -260,8 +260,8 @@ def test_raises_where_it_is_asked_to(embedder):
     ("options", "sentence"),
     [
         ({"view": "other"}, "view='other' is not a view of this model; it has structure, unified, gin"),
-        ({"view": "comenet"}, "sees conformers only; pass conformers='etkdg'"),
-        ({"view": "resnet", "pictures": False}, "sees pictures only"),
+        ({"view": "comenet"}, "reads conformers; pass conformers='etkdg'"),
+        ({"view": "resnet", "pictures": False}, "reads pictures"),
         ({"on_error": "skip"}, "on_error='skip' must be one of nan, raise, drop"),
         ({"conformers": "all"}, "must be one of none, given, etkdg"),
         ({"batch_size": 0}, "batch_size=0 must be a whole number of 1 or more, or 'auto'"),

@@ -224,7 +224,10 @@ def flip_a_bit(shard: Path) -> None:
         (["data.lanes=8", "data.batch_size=64"], "44 training molecules do not fill one batch"),
         (["data.lanes=16", "data.batch_size=16"], "data.lanes=16 is more than the 11 blocks"),
         (["model.encoders=[gin,schnet]"], "'schnet', which is not registered; known: ['comenet', 'gin', 'resnet']"),
-        (["loss.atom=1.0", "model.encoders=[resnet]", "train.lr_scale={}"], "needs gin among model.encoders"),
+        (
+            ["loss.atom=1.0", "model.encoders=[resnet]", "train.lr_scale={}"],
+            "needs an encoder of atoms, such as gin, among model.encoders",
+        ),
         (["train.stepz=4"], "unknown key train.stepz"),
     ],
 )

@@ -11,15 +11,15 @@ from torch import Tensor
 
 from mmsa_dist.structure.layer import StructureLayer
 from mmsa_dist.structure.sources import BatchNeighbours, Neighbours, NoNeighbours, TableNeighbours
+from tests.fixtures.structure import structure
 
 C, D, S = 6, 4, 5
 
 
 def layer(normalization="random_walk", similarity="cosine", bandwidth=0.0) -> StructureLayer:
     torch.manual_seed(0)
-    return StructureLayer(
-        C, D, S, similarity=similarity, temperature=0.1, normalization=normalization, bandwidth=bandwidth
-    )
+    options = structure(width=D, anchors=S, similarity=similarity, normalization=normalization, bandwidth=bandwidth)
+    return StructureLayer(C, options)
 
 
 def embeddings(rows: int, seed: int = 1) -> Tensor:
@@ -45,9 +45,7 @@ def dense_operator(vertices: list[list[int]], num_vertices: int, normalization: 
 @pytest.mark.parametrize("width", [4, 6])
 def test_the_map_begins_orthogonal(width):
     torch.manual_seed(0)
-    module = StructureLayer(
-        6, width, S, similarity="cosine", temperature=0.1, normalization="random_walk", bandwidth=0.0
-    )
+    module = StructureLayer(6, structure(width=width))
     torch.testing.assert_close(torch.linalg.svdvals(module.theta.weight), torch.ones(width))
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from mmsa_dist.structure.memory import Memory
+from mmsa_dist.structure.memory import Memory, dead_anchors
 
 
 def memory(anchors: torch.Tensor, similarity="dot", temperature=0.01) -> Memory:
@@ -74,3 +75,8 @@ def test_anchors_start_apart_and_of_length_one():
     got = meters(memory(anchors, "cosine", 0.1), torch.randn(256, 256))
     assert got["memory/anchor_entropy"] > 0.98
     assert got["memory/dead_anchors"] == 0
+
+
+@pytest.mark.parametrize("asarray", [torch.tensor, np.array])
+def test_an_anchor_with_less_than_a_tenth_of_its_share_is_dead(asarray):
+    assert dead_anchors(asarray([0.97, 0.026, 0.004, 0.0])) == 2  # a tenth of a quarter is 0.025

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 pytest.importorskip("faiss")
-from mmsa_dist.structure.choice import neighbour_source
 from mmsa_dist.structure.global_neighbours import GlobalNeighbours, reshard
 from mmsa_dist.structure.neighbours import FlatCandidates
 from mmsa_dist.structure.sources import BatchNeighbours, NoNeighbours, TableNeighbours
+from tests.fixtures.structure import structure
 
 
 def line(*positions: float) -> torch.Tensor:
@@ -21,7 +21,7 @@ def line(*positions: float) -> torch.Tensor:
 
 def warm_source(k: int = 2) -> GlobalNeighbours:
     """Molecules 0..5 at 0, 1, 2, 3, 4, 5; molecule 6 was never seen."""
-    source = GlobalNeighbours(7, 1, k, refresh_every=10, recall_sample=8)
+    source = GlobalNeighbours(7, 1, structure(k=k, refresh_every=10, recall_sample=8))
     source.observe(torch.arange(6), line(0, 1, 2, 3, 4, 5), step=1)
     assert source.refresh(10)
     return source
@@ -82,7 +82,7 @@ def test_global_names_stale_rows_once_and_fresh_rows_by_position():
 
 
 def test_global_falls_back_to_the_batch_until_there_is_an_index():
-    source = GlobalNeighbours(7, 1, 2, refresh_every=10, recall_sample=8)
+    source = GlobalNeighbours(7, 1, structure(k=2, refresh_every=10, recall_sample=8))
     assert source.find(line(0, 1, 3), torch.tensor([0, 1, 2])).vertices_BK.tolist() == [[1, 2], [0, 2], [1, 0]]
     assert not source.refresh(10), "nothing is in the bank"
     source.observe(torch.arange(3), line(0, 1, 3), step=1)
@@ -119,7 +119,7 @@ def test_broken_rows_are_never_indexed_and_find_nothing():
 
 
 def test_meters_name_recall_and_age():
-    source = GlobalNeighbours(7, 1, 2, refresh_every=10, recall_sample=8)
+    source = GlobalNeighbours(7, 1, structure(k=2, refresh_every=10, recall_sample=8))
     assert math.isnan(source.meters()["bank/recall"])
     source = warm_source()
     source.observe(torch.tensor([0]), line(0), step=3)
@@ -135,14 +135,14 @@ def test_meters_name_recall_and_age():
 
 @pytest.mark.parametrize("rows", [torch.zeros(40, 8), torch.ones(40, 8).cumsum(0) // 7], ids=["zero", "repeated"])
 def test_recall_is_one_among_equal_rows(rows):
-    source = GlobalNeighbours(40, 8, 4, refresh_every=1, recall_sample=16)
+    source = GlobalNeighbours(40, 8, structure(k=4, refresh_every=1, recall_sample=16))
     source.observe(torch.arange(40), rows, step=1)
     source.refresh(1)
     assert source.meters()["bank/recall"] == 1.0
 
 
 def test_recall_notices_an_index_that_misses(monkeypatch):
-    source = GlobalNeighbours(40, 2, 4, refresh_every=1, recall_sample=16)
+    source = GlobalNeighbours(40, 2, structure(k=4, refresh_every=1, recall_sample=16))
     source.observe(torch.arange(40), torch.randn(40, 2, generator=torch.Generator().manual_seed(0)), step=1)
     source.refresh(1)
 
@@ -158,7 +158,7 @@ def test_state_survives_and_the_snapshot_with_it():
     source = warm_source()
     source.observe(torch.tensor([1]), line(100), step=11)
     state = {name: tensor.clone() for name, tensor in source.state_dict().items()}
-    loaded = GlobalNeighbours(7, 1, 2, refresh_every=10, recall_sample=8)
+    loaded = GlobalNeighbours(7, 1, structure(k=2, refresh_every=10, recall_sample=8))
     loaded.load_state_dict(state)
     found, again = (vars(s.find(line(0.0), torch.tensor([0]))) for s in (source, loaded))
     assert all(torch.equal(found[name], again[name]) for name in found)
@@ -166,8 +166,8 @@ def test_state_survives_and_the_snapshot_with_it():
 
 
 def test_state_of_a_cold_source_and_resharding_to_the_same():
-    cold = GlobalNeighbours(7, 1, 2, refresh_every=10, recall_sample=8)
-    again = GlobalNeighbours(7, 1, 2, refresh_every=10, recall_sample=8)
+    cold = GlobalNeighbours(7, 1, structure(k=2, refresh_every=10, recall_sample=8))
+    again = GlobalNeighbours(7, 1, structure(k=2, refresh_every=10, recall_sample=8))
     again.load_state_dict(reshard([cold.state_dict()], 0, 1))
     assert again.find(line(0, 1), torch.tensor([0, 1])).vertices_BK.tolist() == [[1, -1], [0, -1]]
 
@@ -178,12 +178,3 @@ def test_the_state_of_another_source_is_refused():
     with pytest.raises(ValueError, match=r"expected a bank.*model.structure.neighbours"):
         warm_source().load_state_dict(NoNeighbours().state_dict())
     BatchNeighbours(2).load_state_dict(NoNeighbours().state_dict())
-
-
-def test_the_factory():
-    options = {"num_molecules": 7, "width": 1, "refresh_every": 10, "refresh_lag": 0, "index": "auto"}
-    options |= {"recall_sample": 8, "recall_target": 0.95}
-    kinds = {kind: type(neighbour_source(kind, 2, **options)) for kind in ("global", "batch", "none")}
-    assert kinds == {"global": GlobalNeighbours, "batch": BatchNeighbours, "none": NoNeighbours}
-    with pytest.raises(ValueError, match=r"model.structure.neighbours='faiss' must be one of"):
-        neighbour_source("faiss", 2, **options)

@@ -57,7 +57,7 @@ def parts(tiny_shards: Path, device: torch.device, tmp_path: Path) -> tuple[Trai
     objective = Sometimes(MMSAModel(config.model), config.loss)
     engine = start_engine(objective, config)
     reader = BlockReader(str(tiny_shards), "train")
-    source = GlobalNeighbours(reader.molecules, config.model.code, 4, refresh_every=4, recall_sample=8)
+    source = GlobalNeighbours(reader.molecules, config.model.code, config.model.structure)
     bad_steps = BadSteps(tmp_path / "bad_steps", reader, limit=3)
     step = TrainStep(engine, config, Loader(reader, loader_options(config)), source, device, bad_steps)
     return step, objective, source

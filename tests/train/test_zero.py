@@ -23,6 +23,7 @@ from mmsa_dist.train.loop import loader_options
 from mmsa_dist.train.step import TrainStep
 from mmsa_dist.train.validate import validate
 from tests.fixtures.pretraining import free_port
+from tests.fixtures.structure import structure
 
 pytestmark = pytest.mark.distributed
 
@@ -82,7 +83,7 @@ def one_run(shards: str, device: torch.device, case: tuple[int, str, str]) -> di
     reader = BlockReader(shards, "train")
     rank = torch.distributed.get_rank()
     loader = Loader(reader, loader_options(config), rank=rank, world=RANKS)
-    source = GlobalNeighbours(reader.molecules, config.model.code, 4, refresh_every=2, recall_sample=8)
+    source = GlobalNeighbours(reader.molecules, config.model.code, structure(k=4, refresh_every=2, recall_sample=8))
     bad_steps = BadSteps(Path(shards).parent / "bad_steps", reader, limit=3)
     step = TrainStep(engine, config, loader, source, device, bad_steps)
     result: dict[str, Any] = {"losses": [], "counts": [count, engines.number_of_parameters(objective)]}
