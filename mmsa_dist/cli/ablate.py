@@ -48,8 +48,7 @@ def ablate(
     settings = only_settings(words)
     shared = load_config(config, settings)
 
-    from mmsa_dist.evaluate import choose_split
-    from mmsa_dist.evaluate import evaluate as judge
+    from mmsa_dist.evaluate import choose_split, run_evaluation
     from mmsa_dist.evaluate.ablation import budget, pretrain_arms, read_arms
     from mmsa_dist.evaluate.leaks import leak_warnings
     from mmsa_dist.evaluate.protocols import methods_of
@@ -64,7 +63,7 @@ def ablate(
     models = pretrain_arms(trained, ranks, say)
     first = trained[0].folder.model  # all of them saw the same molecules
     with evaluation_progress() as (progress, looked):
-        results = judge(
+        results = run_evaluation(
             methods_of(protocol, models, shared, {arm.name: arm.config.embed.view for arm in trained}),
             loaded,
             out=out,

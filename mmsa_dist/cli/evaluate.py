@@ -47,7 +47,7 @@ def evaluate(
     resolved = load_config(config, settings)
 
     from mmsa_dist.embed.pretrained import PretrainedModel
-    from mmsa_dist.evaluate import evaluate as judge
+    from mmsa_dist.evaluate import run_evaluation
     from mmsa_dist.evaluate.leaks import leak_warnings
     from mmsa_dist.evaluate.protocols import methods_of
     from mmsa_dist.evaluate.provenance import judged
@@ -57,7 +57,7 @@ def evaluate(
     models = {"pre-trained": model} if model else {}
     with evaluation_progress() as (progress, looked):
         check = partial(leak_warnings, checkpoint, progress=looked) if model else None
-        results = judge(
+        results = run_evaluation(
             methods_of(protocol, models, resolved),
             loaded,
             out=out,

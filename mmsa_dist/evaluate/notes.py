@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from mmsa_dist.evaluate.metrics import both_classes, learnable_labels
-from mmsa_dist.evaluate.moleculenet import Metric
+from mmsa_dist.evaluate.moleculenet import MetricName
 from mmsa_dist.evaluate.scores import PER_LABEL, Score
 from mmsa_dist.evaluate.splits import Split
 from mmsa_dist.evaluate.tasks import TaskData
@@ -49,7 +49,7 @@ def _blind_labels(splits: Sequence[tuple[Split, TaskData]]) -> Iterator[str]:
 def _labels_left_out(scores: Sequence[Score]) -> Iterator[str]:
     """What is not judged, for want of values or of a second class; once for all seeds that lack the same."""
     seeds: dict[str, set[int]] = defaultdict(set)
-    lacking: dict[tuple[str, Metric, int, int, tuple[str, ...]], set[int]] = defaultdict(set)
+    lacking: dict[tuple[str, MetricName, int, int, tuple[str, ...]], set[int]] = defaultdict(set)
     for score in scores:
         seeds[score.task].add(score.seed)
         scored = 0 if math.isnan(score.value) else score.labels_scored

@@ -26,7 +26,7 @@ Check = Callable[[Sequence[tuple[TaskData, Split]]], Sequence[str]]
 """Tasks with their splits to what a reader must know of them."""
 
 
-def evaluate(
+def run_evaluation(
     methods: Sequence[Method],
     tasks: Sequence[TaskData],
     *,

@@ -20,7 +20,7 @@ import pyarrow.csv
 from numpy.typing import NDArray
 
 from mmsa_dist.evaluate.datasets import find_file
-from mmsa_dist.evaluate.moleculenet import TASKS, Kind, Metric, Task, TaskError
+from mmsa_dist.evaluate.moleculenet import TASKS, Kind, MetricName, Task, TaskError
 from mmsa_shards.read.tables import delimiter_of
 
 
@@ -89,7 +89,7 @@ def load_csv(
     *,
     smiles_column: str,
     label_columns: Sequence[str],
-    metric: Metric,
+    metric: MetricName,
 ) -> TaskData:
     """Loads a task of one's own.
 
