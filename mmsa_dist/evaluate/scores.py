@@ -51,7 +51,7 @@ class Score:
     labels: int
     test_molecules: int
     missing: int
-    """Molecules of the task of which the method sees nothing; they are judged by what it says of the mean."""
+    """Molecules without features, which are scored with the mean prediction."""
     seconds: float
     per_label: tuple[LabelScore, ...] = ()
 

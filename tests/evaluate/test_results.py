@@ -13,7 +13,7 @@ import pytest
 from mmsa_dist.config.load import load_config
 from mmsa_dist.evaluate import Results, Score, make_split, run_evaluation
 from mmsa_dist.evaluate.markdown import code_span
-from mmsa_dist.evaluate.provenance import judged
+from mmsa_dist.evaluate.provenance import departures, judged
 from mmsa_dist.evaluate.scores import LabelScore, score_from_plain
 from mmsa_dist.evaluate.splits import PARTS, Split
 from tests.fixtures.embedders import random_embedder
@@ -166,11 +166,49 @@ def test_how_results_were_made(tmp_path):
     models = {"pre-trained": random_embedder().pretrained}
     own = judged("probe", models, load_config(None, ["finetune.epochs=3"]), "runs/base/model")
     assert own["settings_of_the_protocol"] == {}
-    assert set(own["settings"]) == {"embed.view", "embed.conformers", "embed.batch_size", "run.seed"}
+    settings = own["settings"]
+    assert {"embed.view", "embed.conformers", "embed.pictures", "embed.batch_size", "run.seed"} < set(settings)
+    inference = models["pre-trained"].inference
+    assert settings["model.gin.width"] == inference.model.gin.width != load_config().model.gin.width
+    assert own["networks"]["pre-trained"]["data.picture_size"] == inference.picture_size
     digest = models["pre-trained"].digest
     assert own["models"] == {"pre-trained": digest}
     text = replace(Results((score("a", "x", 0.6),)), about={**own, "split": "random", "seeds": [0]}).to_markdown()
     assert f"- models pre-trained {digest[:12]} (runs/base/model)\n" in text
+
+
+def test_the_network_that_is_fine_tuned_is_that_of_the_model():
+    model = random_embedder().pretrained
+    gin = model.inference.model.gin
+    about = judged("finetune", {"pre-trained": model}, load_config(None, ["model.gin.layers=9"]), "runs/base/model")
+    assert {key: value for key, value in about["settings"].items() if key.startswith("model.")} == {
+        f"model.gin.{name}": getattr(gin, name) for name in ("layers", "width", "norm", "atoms")
+    }
+    (sentence,) = departures(about)
+    assert f"model.gin.width={gin.width} and not 300" in sentence
+    ogb = replace(
+        model,
+        inference=model.inference.model_copy(
+            update={"model": model.inference.model.model_copy(update={"gin": gin.model_copy(update={"atoms": "ogb"})})}
+        ),
+    )
+    both = judged("finetune", {"hu": model, "ogb": ogb}, load_config())
+    assert "model.gin.atoms" not in both["settings"], "which they do not share"
+    assert both["networks"]["ogb"]["model.gin.atoms"] == "ogb"
+    (sentence,) = departures(both)
+    assert "model.gin.atoms=ogb (ogb) and not hu" in sentence
+
+
+def test_arms_are_named_with_what_they_were_given():
+    about = {
+        "budget": {"shards": "s", "steps": 3},
+        "arms": {"2D|3D": {"settings": {}, "ranks": 1}, "+ m": {"settings": {"loss.memory": 0.5}, "ranks": 8}},
+    }
+    assert replace(Results((score("a", "x", 0.6),)), about=about).to_markdown().splitlines()[-3:] == [
+        "- every arm: `shards=s`, `steps=3`",
+        "- arm 2D|3D: what all arms share; 1 rank",
+        "- arm + m: `loss.memory=0.5`; 8 ranks",
+    ]
 
 
 def test_a_label_of_one_class_in_training_is_left_out(tmp_path):
@@ -195,14 +233,20 @@ def test_what_a_reader_must_know(tmp_path):
     ones = replace(data, task=replace(data.task, name="ones"), labels=np.ones_like(data.labels), dropped=())
     notes = run_evaluation(TOLD, [data, ones], out=tmp_path, split="random", seeds=(0,)).notes()
     assert notes == [
-        f"two: 2 of 202 rows do not parse or have no atoms, and are left out (record 5 'c1', 10 '{'C(' * 20}...')",
+        f"two: 2 of 202 rows do not parse or have no atoms, and are left out (record 5 `c1`, 10 `{'C(' * 20}...`)",
         "two, seed 0: 1 of 3 labels lack a class among the training or the validation molecules, and have no "
         "validation value: one class",
         "ones, seed 0: 3 of 3 labels lack a class among the training or the validation molecules, and have no "
-        "validation value: all, some, one class",
+        "validation value: all, some, one class; fine-tuning takes its last epoch",
         "two: 2 of 3 labels have both classes among the training and the test molecules; the others are left out of "
         "the mean: one class; results_per_label.csv says why",
         "ones: no label has both classes among the training and the test molecules; it enters no mean",
+    ]
+    blind = some_of_freesolv()
+    blind.labels[make_split(blind, "random", 0).valid] = np.nan
+    assert run_evaluation(TOLD, [blind], out=tmp_path, split="random", seeds=(0,)).notes() == [
+        "freesolv, seed 0: 1 of 1 labels lack values among the training or the validation molecules, and have no "
+        f"validation value: {blind.label_names[0]}; fine-tuning takes its last epoch"
     ]
     missing = Results((score("a", "x", 0.5, missing=3),))
     assert missing.notes() == ["a: x sees nothing of 3 molecules, which are given the mean"]

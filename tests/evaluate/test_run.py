@@ -11,8 +11,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from mmsa_dist.evaluate import Results, Score, run_evaluation
+from mmsa_dist.evaluate import Results, Score, make_split, run_evaluation
+from mmsa_dist.evaluate.job import Job
 from mmsa_dist.evaluate.methods import Method, Outcome
+from mmsa_dist.evaluate.side_by_side import parts
 from mmsa_dist.evaluate.simple_models import forest
 from tests.fixtures.labelled import TOLD, as_classification, some_of_freesolv, told
 
@@ -91,6 +93,22 @@ def test_a_damaged_file_of_a_job_counts_as_none(freesolv, tmp_path, content):
         assert json.loads(path.read_text())["digest"] == whole["digest"]
 
 
+@pytest.mark.parametrize(("content", "fault"), [(None, "is missing"), (b"", "is damaged"), (b"PAR1", "is damaged")])
+def test_a_job_without_its_predictions_is_done_again(freesolv, tmp_path, content, fault):
+    options = {"out": tmp_path, "split": "random", "seeds": (0,), "resume": True}
+    first = run_evaluation(TOLD, [freesolv], **options)
+    path = tmp_path / "jobs/freesolv/told-linear-random-seed0.parquet"
+    whole = path.read_bytes()
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    again = run_evaluation(TOLD, [freesolv], **options)
+    assert without_times(again) == without_times(first)
+    assert again.notes() == [f"{path} {fault}; its job is done again"]
+    assert path.read_bytes() == whole
+
+
 def test_another_metric_is_another_job(freesolv, tmp_path):
     options = {"out": tmp_path, "split": "random", "seeds": (0,), "resume": True}
     run_evaluation(TOLD, [freesolv], **options)
@@ -166,6 +184,13 @@ def test_jobs_side_by_side_say_how_far_they_are(freesolv, tmp_path):
         report=lambda done, total, words: said.append(words),
     )  # fmt: skip
     assert "2 side by side · freesolv/told-linear-random-seed0 epoch 2 of 2" in said
+
+
+def test_without_a_gpu_forests_do_not_wait_for_fine_tunings(freesolv):
+    split = make_split(freesolv, "random", 0)
+    jobs = [Job(freesolv, replace(SEEDED, gpu=gpu), split, 0) for gpu in (False, True, False)]
+    assert parts(jobs, has_gpus=False) == [(0, [0, 1, 2])]
+    assert parts(jobs, has_gpus=True) == [(0.25, [1]), (0, [0, 2])]
 
 
 @pytest.mark.distributed
