@@ -50,6 +50,8 @@ def drawn(results: Results) -> Figure:
         axis.set_yticks(range(len(methods)), methods, fontsize=8)
         axis.set_ylim(len(methods) - 0.5, -0.5)
         axis.tick_params(axis="x", labelsize=8)
+        if all(math.isnan(shown.mean) for shown in of_panel):
+            axis.set_xticks([])  # nothing is measured by it
         axis.grid(axis="x", color="#e3e5e8", linewidth=0.8)
         axis.set_axisbelow(True)
         axis.spines[["top", "right", "left"]].set_visible(False)

@@ -89,6 +89,7 @@ def test_what_the_marks_are_and_what_is_not_defined_is_said():
     panels = {axis.get_title("left"): axis for axis in figure.axes if axis.get_visible()}
     assert list(panels) == ["a", "b", "c", "mean of 2"]
     assert [text.get_text() for text in panels["c"].texts] == ["not defined", "not defined"]
+    assert list(panels["c"].get_xticks()) == []
     mean = panels["mean of 2"]
     assert [text.get_text() for text in mean.texts] == ["70.0", "50.0"]
     assert mean.collections[0].get_offsets()[:, 0].tolist() == pytest.approx([60, 80])
