@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from mmsa_dist.cli import judging
-from mmsa_dist.cli.arguments import SETTINGS, ConfigFile, only_settings
+from mmsa_dist.cli.arguments import SETTINGS, ConfigFile, only_settings, refuse_unused
 from mmsa_dist.config.load import load_config
 from mmsa_dist.console import evaluation_progress, say
 
@@ -48,23 +48,24 @@ def ablate(
     settings = only_settings(words)
     shared = load_config(config, settings)
 
-    from mmsa_dist.evaluate import choose_split
-    from mmsa_dist.evaluate import evaluate as judge
-    from mmsa_dist.evaluate.ablation import budget, pretrain_arms, read_arms
-    from mmsa_dist.evaluate.leaks import leak_warnings
+    from mmsa_dist.evaluate import choose_split, run_evaluation
+    from mmsa_dist.evaluate.ablation import budget, described, pretrain_arms, read_arms, used_by_ablation
+    from mmsa_dist.evaluate.leaks import look_for_leaks
     from mmsa_dist.evaluate.protocols import methods_of
     from mmsa_dist.evaluate.provenance import judged
 
+    why = "an arm has its folder in --out and takes its molecules from the shards"
+    refuse_unused(settings, used_by_ablation(protocol), f"mmsa ablate --protocol {protocol}", why)
     loaded = judging.load_tasks(tasks, data, csv, smiles_column, label_columns, metric)
     for task in loaded:  # a split that cannot be is told before what may take days
         for seed in range(seeds):
             choose_split(task, split, seed)
     trained = read_arms(arms, out, config, settings)
-    given = budget(trained)
+    budget(trained)
     models = pretrain_arms(trained, ranks, say)
     first = trained[0].folder.model  # all of them saw the same molecules
     with evaluation_progress() as (progress, looked):
-        results = judge(
+        results = run_evaluation(
             methods_of(protocol, models, shared, {arm.name: arm.config.embed.view for arm in trained}),
             loaded,
             out=out,
@@ -73,7 +74,7 @@ def ablate(
             resume=True,
             parallel=parallel,
             report=progress,
-            check=partial(leak_warnings, first, progress=looked),
-            about=judged(protocol, models, shared) | {"budget": given},
+            check=partial(look_for_leaks, first, progress=looked),
+            about=judged(protocol, models, shared) | described(trained),
         )
     judging.show(results, out)

@@ -49,14 +49,19 @@ def refuse_unused(settings: Sequence[str], used: Sequence[str], command: str, wh
 
     Args:
         settings: known ones.
-        used: keys that `command` reads.
+        used: keys that `command` uses, or sections whose keys it uses.
         command: its name.
         why: what a user of others may not know.
 
     Raises:
         ValueError: one of `settings` is not among `used`.
     """
-    unused = [word for word in settings if word.partition("=")[0] not in used]
+    keys = [word.partition("=")[0] for word in settings]
+    unused = [
+        word
+        for word, key in zip(settings, keys, strict=True)
+        if not any(key == of or key.startswith(f"{of}.") for of in used)
+    ]
     if unused:
         raise ValueError(f"{command} does not use {', '.join(unused)}: {why}. It uses {', '.join(used)}")
 

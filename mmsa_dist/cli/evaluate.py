@@ -8,9 +8,15 @@ from typing import Annotated, Optional
 import typer
 
 from mmsa_dist.cli import judging
-from mmsa_dist.cli.arguments import SETTINGS, ConfigFile, only_settings
+from mmsa_dist.cli.arguments import SETTINGS, ConfigFile, only_settings, refuse_unused
 from mmsa_dist.config.load import load_config
 from mmsa_dist.console import evaluation_progress
+
+_WHY_NOT = {
+    "probe": "SMILES are taken as they are given",
+    "finetune": "only the GIN is tuned, with finetune.dropout and the mean over atoms",
+}
+"""Why a protocol does not use other settings."""
 
 
 def evaluate(
@@ -45,19 +51,22 @@ def evaluate(
     """
     settings = only_settings(words, example="finetune.epochs=30")
     resolved = load_config(config, settings)
+    bare = checkpoint == "none"
 
     from mmsa_dist.embed.pretrained import PretrainedModel
-    from mmsa_dist.evaluate import evaluate as judge
-    from mmsa_dist.evaluate.leaks import leak_warnings
+    from mmsa_dist.evaluate import run_evaluation
+    from mmsa_dist.evaluate.leaks import look_for_leaks
     from mmsa_dist.evaluate.protocols import methods_of
-    from mmsa_dist.evaluate.provenance import judged
+    from mmsa_dist.evaluate.provenance import judged, used_settings
 
+    why = _WHY_NOT[protocol] if bare else f"{_WHY_NOT[protocol]}, and the network is that of --checkpoint"
+    refuse_unused(settings, used_settings(protocol, bare=bare), f"mmsa evaluate --protocol {protocol}", why)
     loaded = judging.load_tasks(tasks, data, csv, smiles_column, label_columns, metric)
-    model = None if checkpoint == "none" else PretrainedModel.load(checkpoint)
+    model = None if bare else PretrainedModel.load(checkpoint)
     models = {"pre-trained": model} if model else {}
     with evaluation_progress() as (progress, looked):
-        check = partial(leak_warnings, checkpoint, progress=looked) if model else None
-        results = judge(
+        check = partial(look_for_leaks, checkpoint, progress=looked) if model else None
+        results = run_evaluation(
             methods_of(protocol, models, resolved),
             loaded,
             out=out,

@@ -3,7 +3,7 @@
 from mmsa_dist.evaluate.methods import Method
 from mmsa_dist.evaluate.moleculenet import TASKS, Task, TaskError
 from mmsa_dist.evaluate.results import Results
-from mmsa_dist.evaluate.run import evaluate
+from mmsa_dist.evaluate.run import run_evaluation
 from mmsa_dist.evaluate.scores import Score
 from mmsa_dist.evaluate.split_files import SplitError, choose_split, load_split
 from mmsa_dist.evaluate.splits import Split, SplitName, make_split
@@ -21,9 +21,9 @@ __all__ = [
     "TaskData",
     "TaskError",
     "choose_split",
-    "evaluate",
     "load_csv",
     "load_split",
     "load_task",
     "make_split",
+    "run_evaluation",
 ]

@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mmsa_dist.config.load import ConfigError, explain, load_config, read_yaml, to_yaml
 from mmsa_dist.config.schema import Config
 from mmsa_dist.embed.pretrained import PretrainedModel
+from mmsa_dist.evaluate.protocols import Protocol
+from mmsa_dist.evaluate.provenance import used_settings
 from mmsa_dist.runtime.files import as_file_name, write_atomically
 from mmsa_dist.runtime.run_folder import RunFolder
 
@@ -24,6 +26,11 @@ _TAKEN = ("no-pre-training", "jobs", "splits")
 """Names that the table or the folder of the results have already."""
 _NOT_OF_AN_ARM = ("finetune", "run")
 """Sections of the configuration."""
+_OF_PRE_TRAINING = (
+    *("run.seed", "data", "model", "loss", "train", "prepare.val_fraction"),
+    *("embed.view", "embed.conformers", "embed.pictures", "embed.reference_molecules"),  # of the exported model
+)
+"""Sections and keys of the configuration that a pre-training uses."""
 
 
 class _Arms(BaseModel):
@@ -38,12 +45,35 @@ class Arm:
     """A pre-training of an ablation."""
 
     name: str
+    settings: Mapping[str, Any]
+    """What sets it apart from what all arms share, by key."""
     config: Config
 
     @property
     def folder(self) -> RunFolder:
         """Of its run."""
         return RunFolder(Path(self.config.run.dir))
+
+    @property
+    def ranks(self) -> int | None:
+        """Processes that pre-trained it; None where that was not written down."""
+        return int(self._ranks.read_text()) if self._ranks.exists() else None
+
+    @property
+    def _ranks(self) -> Path:
+        return self.folder.root / "ranks.txt"
+
+    def begin(self, text: str, ranks: int) -> Path:
+        """Writes down, before the pre-training, its configuration `text` and its `ranks`; returns the configuration."""
+        self.folder.root.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.yaml, text)
+        write_atomically(self._ranks, f"{ranks}\n")
+        return self.yaml
+
+    @property
+    def yaml(self) -> Path:
+        """The configuration that it is pre-trained with."""
+        return self.folder.root / "arm.yaml"
 
 
 def read_arms(file: Path, out: Path, config: Path | None, settings: Sequence[str]) -> list[Arm]:
@@ -53,7 +83,7 @@ def read_arms(file: Path, out: Path, config: Path | None, settings: Sequence[str
         file: YAML with ``cumulative`` and ``arms``, a mapping of name to settings ``section.key: value``.
         out: folder in which each arm gets one of its own.
         config: file that all arms share.
-        settings: words ``section.key=value`` that all arms share; what an arm says goes above them.
+        settings: words ``section.key=value`` that all arms share; the settings of an arm override them.
 
     Raises:
         ConfigError: the file is not of this form, or an arm's configuration cannot be used.
@@ -81,10 +111,16 @@ def read_arms(file: Path, out: Path, config: Path | None, settings: Sequence[str
             )
         words = [f"{key}={json.dumps(value)}" for key, value in so_far.items()]
         try:
-            arms.append(Arm(name, load_config(config, [*settings, *words, f"run.dir={json.dumps(str(folder))}"])))
+            resolved = load_config(config, [*settings, *words, f"run.dir={json.dumps(str(folder))}"])
         except ConfigError as error:
             raise ConfigError(f"{file}, arm {name!r}: {error}") from error
+        arms.append(Arm(name, so_far, resolved))
     return arms
+
+
+def used_by_ablation(protocol: Protocol) -> tuple[str, ...]:
+    """The sections and keys of the configuration that pre-training the arms and judging them by `protocol` use."""
+    return tuple(dict.fromkeys((*_OF_PRE_TRAINING, *used_settings(protocol, bare=False))))
 
 
 def pretrain_arms(arms: Sequence[Arm], ranks: int, say: Callable[[str], None]) -> dict[str, PretrainedModel]:
@@ -101,10 +137,9 @@ def pretrain_arms(arms: Sequence[Arm], ranks: int, say: Callable[[str], None]) -
         ValueError: a pre-training failed, or a folder holds another one.
     """
     for number, arm in enumerate(arms, 1):
-        path = arm.folder.root / "arm.yaml"
-        # How models are tuned afterwards is not of the arm: another number of epochs is not another pre-training.
+        # The settings of fine-tuning are no part of an arm: another number of epochs is not another pre-training.
         wanted = to_yaml(arm.config.model_copy(update={"finetune": load_config().finetune}))
-        if path.exists() and path.read_text() != wanted:
+        if arm.yaml.exists() and arm.yaml.read_text() != wanted:
             raise ValueError(
                 f"{arm.folder.root} holds an arm {arm.name!r} with other settings; take another --out, or remove it"
             )
@@ -112,8 +147,7 @@ def pretrain_arms(arms: Sequence[Arm], ranks: int, say: Callable[[str], None]) -
             say(f"{number} of {len(arms)}: {arm.name} is trained")
             continue
         say(f"{number} of {len(arms)}: {arm.name}")
-        arm.folder.root.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, wanted)
+        path = arm.begin(wanted, ranks)
         begun = arm.folder.checkpoints.exists()
         command = [*_launcher(ranks), "pretrain", "--config", str(path), *(["--resume"] if begun else [])]
         if status := subprocess.run(command, env=_environment()).returncode:
@@ -150,6 +184,15 @@ def budget(arms: Sequence[Arm]) -> Mapping[str, Any]:
     if not first["shards"]:
         raise ValueError("the arms share their shards: say data.shards=FOLDER")
     return first
+
+
+def described(arms: Sequence[Arm]) -> dict[str, Any]:
+    """The budget, and of each arm its settings and its number of ranks, for ``results.json``.
+
+    Raises:
+        ValueError: as `budget`.
+    """
+    return {"budget": budget(arms), "arms": {arm.name: {"settings": arm.settings, "ranks": arm.ranks} for arm in arms}}
 
 
 def _launcher(ranks: int) -> list[str]:

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from mmsa_dist.config.schema import Finetune
 from mmsa_dist.data.batch import MoleculeBatch
@@ -28,6 +27,7 @@ from mmsa_dist.evaluate.graphs import Graphs, graphs
 from mmsa_dist.evaluate.methods import Method, Outcome, Progress
 from mmsa_dist.evaluate.metrics import better, learnable_labels, score_labels
 from mmsa_dist.evaluate.splits import Split
+from mmsa_dist.evaluate.targets import Targets
 from mmsa_dist.evaluate.tasks import TaskData
 from mmsa_dist.runtime.seeds import derived_seed
 from mmsa_dist.runtime.threads import computing_threads
@@ -68,9 +68,14 @@ def finetune_method(
     return Method(name, "fine-tuned", graphs, fit, seeded=True, identity=digest.hexdigest(), gpu=True)
 
 
+def taken_of(architecture: Mapping[str, object]) -> dict[str, object]:
+    """The keyword arguments of a GIN that fine-tuning takes; dropout and pooling are the protocol's own."""
+    return {name: value for name, value in architecture.items() if name not in ("dropout", "pool")}
+
+
 def protocol_encoder(architecture: Mapping[str, object], options: Finetune) -> dict[str, object]:
     """The keyword arguments of a GIN as it is tuned: with the dropout of `options`, and the mean over atoms."""
-    return {**architecture, "dropout": options.dropout, "pool": "mean"}
+    return {**taken_of(architecture), "dropout": options.dropout, "pool": "mean"}
 
 
 def fine_tune(
@@ -95,8 +100,7 @@ def fine_tune(
         FloatingPointError: the loss is not finite.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    labels = _Labels(data, x.of(split.train))
-    rng = np.random.default_rng(derived_seed("finetune", seed))
+    targets = Targets(data, x.of(split.train))
     threads = 1 if device.type == "cpu" else torch.get_num_threads()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), computing_threads(threads):
         torch.manual_seed(derived_seed("finetune", seed))
@@ -104,106 +108,101 @@ def fine_tune(
         if weights is not None:
             model.encoder.load_state_dict(weights)
         model.to(device)
+        training = _Training(model, x, x.of(split.train), targets, seed, options)
+        valid, test = (_Judged(x, data, rows, targets, device) for rows in (split.valid, split.test))
+        learnable = learnable_labels(data.labels[split.train], data.task)
+        best, curve = math.nan, []
+        for epoch in range(1, options.epochs + 1):
+            progress(f"epoch {epoch} of {options.epochs}")
+            loss = training.epoch()
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"{data.task.name}, seed {seed}: the loss is {loss} at epoch {epoch}; lower finetune.lr "
+                    f"(now {options.lr})"
+                )
+            value = valid.score(model, learnable)
+            curve.append({"epoch": epoch, "loss": loss, "valid": value})
+            nothing_chooses = math.isnan(best) and epoch == options.epochs
+            if better(value, best, data.task) or nothing_chooses:
+                best = value
+                chosen = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        # The test molecules are looked at once everything is chosen.
+        model.load_state_dict(chosen)
+        predictions = targets.mean_T.repeat(len(data), axis=0)
+        predictions[test.rows] = test.predict(model)
+    return Outcome(predictions, best, tuple(curve))
+
+
+class _Training:
+    """A network with its optimizer and the order of its molecules, trained epoch by epoch."""
+
+    def __init__(
+        self,
+        model: GraphPredictor,
+        x: Graphs,
+        rows: NDArray[np.int64],
+        targets: Targets,
+        seed: int,
+        options: Finetune,
+    ) -> None:
         groups = [
             {"params": model.encoder.parameters(), "lr": options.lr * options.encoder_lr_scale},
             {"params": model.head.parameters(), "lr": options.lr},
         ]
-        optimizer = torch.optim.Adam(groups, weight_decay=options.weight_decay, fused=True)
-        learnable = learnable_labels(data.labels[split.train], data.task)
-        judged = {part: _Judged(x, data, getattr(split, part), labels, learnable, device) for part in ("valid", "test")}
-        best, curve = math.nan, []
-        predictions = labels.mean_T.repeat(len(data), axis=0)
-        for epoch in range(1, options.epochs + 1):
-            progress(f"epoch {epoch} of {options.epochs}")
-            model.train()
-            losses = []
-            for rows in _batches(rng.permutation(x.of(split.train)), options.batch_size):
-                batch = collate(x.take(rows), picture_size=None).to(device)
-                loss = labels.loss(model(batch), rows, device)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                losses.append(loss.detach())
-            mean_loss = float(torch.stack(losses).mean())
-            if not math.isfinite(mean_loss):
-                raise FloatingPointError(
-                    f"{data.task.name}, seed {seed}: the loss is {mean_loss} at epoch {epoch}; lower finetune.lr "
-                    f"(now {options.lr})"
-                )
-            valid = judged["valid"].score(model)
-            curve.append({"epoch": epoch, "loss": mean_loss, "valid": valid})
-            nothing_chooses = math.isnan(best) and epoch == options.epochs
-            if better(valid, best, data.task) or nothing_chooses:
-                best = valid
-                chosen = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        # The test molecules are looked at once everything is chosen.
-        model.load_state_dict(chosen)
-        predictions[judged["test"].rows] = judged["test"].predict(model)
-    return Outcome(predictions, best, tuple(curve))
+        self._optimizer = torch.optim.Adam(groups, weight_decay=options.weight_decay, fused=True)
+        self._rng = np.random.default_rng(derived_seed("finetune", seed))
+        self._model, self._x, self._rows, self._targets = model, x, rows, targets
+        self._batch_size = options.batch_size
+        self._device = model.head.weight.device
 
-
-class _Labels:
-    """Labels as the network sees them."""
-
-    def __init__(self, data: TaskData, train: NDArray[np.int64]) -> None:
-        known = ~np.isnan(data.labels)
-        counts_T = np.maximum(known[train].sum(axis=0), 1)
-        filled = np.where(known, data.labels, 0.0)
-        self._classes = data.task.kind == "classification"
-        self.mean_T = filled[train].sum(axis=0, keepdims=True) / counts_T
-        spread_T = np.sqrt((np.where(known, data.labels - self.mean_T, 0.0)[train] ** 2).sum(axis=0) / counts_T)
-        self._spread_T = np.where(spread_T > 0, spread_T, 1.0)
-        self._y = filled if self._classes else np.where(known, (data.labels - self.mean_T) / self._spread_T, 0.0)
-        self._known = known
-
-    def loss(self, out_BT: Tensor, rows: NDArray[np.int64], device: torch.device) -> Tensor:
-        """Mean over the labels that are known: cross entropy, or squared error."""
-        y_BT = torch.from_numpy(self._y[rows]).to(device, torch.float32)
-        known_BT = torch.from_numpy(self._known[rows]).to(device, torch.float32)
-        error = functional.binary_cross_entropy_with_logits if self._classes else functional.mse_loss
-        return (error(out_BT, y_BT, reduction="none") * known_BT).sum() / known_BT.sum().clamp(min=1)
-
-    def values(self, out: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What the network says, as probabilities or in the unit of the labels."""
-        return 1 / (1 + np.exp(-out)) if self._classes else out * self._spread_T + self.mean_T
+    def epoch(self) -> float:
+        """Trains on every molecule once, and returns the mean loss of the batches."""
+        self._model.train()
+        losses = []
+        for rows in batches(self._rng.permutation(self._rows), self._batch_size):
+            batch = collate(self._x.take(rows), picture_size=None).to(self._device)
+            loss = self._targets.loss(self._model(batch), rows, self._device)
+            self._optimizer.zero_grad()
+            loss.backward()
+            self._optimizer.step()
+            losses.append(loss.detach())
+        return float(torch.stack(losses).mean())
 
 
 class _Judged:
     """A part of the split, its batches made once."""
 
     def __init__(
-        self,
-        x: Graphs,
-        data: TaskData,
-        rows: NDArray[np.int64],
-        labels: _Labels,
-        learnable: NDArray[np.bool_],
-        device: torch.device,
+        self, x: Graphs, data: TaskData, rows: NDArray[np.int64], targets: Targets, device: torch.device
     ) -> None:
         self.rows = x.of(rows)
-        self._data, self._all, self._labels, self._learnable = data, rows, labels, learnable
+        self._data, self._all, self._targets = data, rows, targets
         self._batches = [
-            collate(x.take(some), picture_size=None).to(device) for some in _batches(self.rows, _JUDGED_AT_A_TIME)
+            collate(x.take(some), picture_size=None).to(device) for some in batches(self.rows, _JUDGED_AT_A_TIME)
         ]
 
     @torch.inference_mode()
     def predict(self, model: nn.Module) -> NDArray[np.float64]:
         """(rows, T) predictions of the molecules `rows`."""
         model.eval()
-        return self._labels.values(np.concatenate([model(batch).double().cpu().numpy() for batch in self._batches]))
+        return self._targets.values(np.concatenate([model(batch).double().cpu().numpy() for batch in self._batches]))
 
-    def score(self, model: nn.Module) -> float:
-        """The metric over all molecules of the part, of the labels that can be learned."""
-        predictions = self._labels.mean_T.repeat(len(self._data), axis=0)
+    def score(self, model: nn.Module, learnable: NDArray[np.bool_]) -> float:
+        """The metric over all molecules of the part, of the (T,) labels that can be learned."""
+        predictions = self._targets.mean_T.repeat(len(self._data), axis=0)
         predictions[self.rows] = self.predict(model)
         truth, metric = self._data.labels[self._all], self._data.task.metric
-        return score_labels(truth, predictions[self._all], metric, self._learnable).value
+        return score_labels(truth, predictions[self._all], metric, learnable).value
 
 
-def _batches(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
+def batches(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
     """Cuts rows into batches; one molecule that would be left over joins the batch before it.
 
     Batch norm has nothing to say about a molecule of one atom that is alone.
+
+    Args:
+        rows: (m,) positions of molecules.
+        size: molecules in a batch.
     """
     ends = [*range(size, len(rows), size), len(rows)]
     if len(ends) > 1 and ends[-1] - ends[-2] == 1:

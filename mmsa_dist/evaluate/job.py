@@ -1,6 +1,7 @@
 """A job: one method on one split of one task with one seed, and the files it leaves.
 
-    jobs/<task>/<method>-<split>-seed<n>.json      score, validation curve, and the digest of all that it depends on
+    jobs/<task>/<method>-<split>-seed<n>.json      score, validation curve, a digest of all that it depends on, and that
+                                                   of the other file
     jobs/<task>/<method>-<split>-seed<n>.parquet   what it predicts for each test molecule
 
 They are written when the job is done, so that an evaluation that was stopped goes on from there.
@@ -29,7 +30,7 @@ from mmsa_dist.evaluate.moleculenet import Task
 from mmsa_dist.evaluate.scores import LabelScore, Score, plain, score_from_plain
 from mmsa_dist.evaluate.splits import Split
 from mmsa_dist.evaluate.tasks import TaskData
-from mmsa_dist.runtime.files import as_file_name, write_atomically
+from mmsa_dist.runtime.files import as_file_name, sha256_of, write_atomically
 from mmsa_shards import atomic
 
 _VERSION = 6
@@ -135,7 +136,13 @@ def keep(folder: Path, job: Job, outcome: Outcome, score: Score) -> None:
         columns[f"{name} (predicted)"] = outcome.predictions[test, number]
     with atomic.write_atomically(path.with_suffix(".parquet")) as file:
         pq.write_table(pa.table(columns), file)
-    about = {"digest": job.digest, "score": plain(score), "curve": [plain(epoch) for epoch in outcome.curve]}
+    predictions = sha256_of(path.with_suffix(".parquet"))
+    about = {
+        "digest": job.digest,
+        "predictions": predictions,
+        "score": plain(score),
+        "curve": [plain(epoch) for epoch in outcome.curve],
+    }
     write_atomically(path, json.dumps(about, allow_nan=False) + "\n")
 
 
@@ -145,7 +152,8 @@ def kept(folder: Path, job: Job, say: Callable[[str], None]) -> Score | None:
     Args:
         folder: of the jobs.
         job: that may be done.
-        say: is told in a sentence of a file that holds no job: damaged, it counts for nothing.
+        say: is told in a sentence of a file that is damaged, or of predictions that are missing: the job counts for
+            nothing.
     """
     path = folder / f"{job.name}.json"
     if not path.exists():
@@ -158,4 +166,18 @@ def kept(folder: Path, job: Job, say: Callable[[str], None]) -> Score | None:
     except (ValueError, KeyError, TypeError, AttributeError):
         say(f"{path} is damaged and holds no job; it is done again")
         return None
+    predictions = path.with_suffix(".parquet")
+    fault = _fault(predictions, about.get("predictions"))
+    if fault:
+        say(f"{predictions} {fault}; its job is done again")
+        return None
     return dataclasses.replace(score, split_source=job.split.source)  # the same split may lie in another file now
+
+
+def _fault(predictions: Path, digest: str | None) -> str:
+    """What is wrong with a file of predictions; empty where nothing is. Jobs of earlier versions have no digest."""
+    try:
+        found = sha256_of(predictions)
+    except OSError as error:
+        return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+    return "" if digest in (None, found) else "is damaged"

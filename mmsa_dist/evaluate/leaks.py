@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,8 @@ import pyarrow.compute as pc
 
 from mmsa_dist.config.load import ConfigError, load_config
 from mmsa_dist.embed.pretrained import CONFIG
+from mmsa_dist.evaluate.markdown import code_span
+from mmsa_dist.evaluate.notes import Findings
 from mmsa_dist.evaluate.splits import PARTS, Split
 from mmsa_dist.evaluate.tasks import TaskData
 from mmsa_dist.runtime.run_folder import RunFolder
@@ -60,16 +62,7 @@ class Leak:
     @property
     def sentence(self) -> str:
         """What a person is to be told."""
-        counts = {part: f"{self.seen[part]:,} of {self.molecules[part]:,} {part}" for part in PARTS}
-        where = self.task + self.which
-        others = f"{counts['valid']} and {counts['train']} molecules"
-        if not self.seen["test"]:
-            return f"{where}: none of {self.molecules['test']:,} test molecules was in the pre-training ({others})"
-        share = 100 * self.seen["test"] / self.molecules["test"]
-        return (
-            f"{where}: {counts['test']} molecules ({share:.1f} %) were in the pre-training ({others}), such as "
-            f"{', '.join(self.examples)}; to remove them prepare the shards with --exclude and train again"
-        )
+        return _sentence(self, self.which)
 
 
 @dataclass(frozen=True)
@@ -103,14 +96,35 @@ def check_leaks(
         return NotChecked(str(error))
 
 
-def leak_warnings(
+def look_for_leaks(
     model: str | os.PathLike[str], tasks: Sequence[tuple[TaskData, Split]], *, progress: Progress | None = None
-) -> list[str]:
-    """What a reader of results must know: test molecules that were seen, or that nobody looked (see `check_leaks`)."""
+) -> Findings:
+    """What a reader of results must know of molecules that the model has seen, or that nobody looked.
+
+    Takes what `check_leaks` takes. All counts are in the facts; splits of a task without a difference in them share a
+    sentence.
+    """
     found = check_leaks(model, tasks, progress=progress)
     if isinstance(found, NotChecked):
-        return [found.sentence]
-    return [leak.sentence for leak in found if leak.seen["test"]]
+        return Findings((found.sentence,), {"leaks": {"checked": False, "reason": found.reason}})
+    alike: dict[str, list[Leak]] = {}
+    for leak in found:
+        alike.setdefault(_sentence(leak, ""), []).append(leak)
+    sentences = tuple(_sentence(same[0], "".join(leak.which for leak in same)) for same in alike.values())
+    return Findings(sentences, {"leaks": {"checked": True, "splits": [asdict(leak) for leak in found]}})
+
+
+def _sentence(leak: Leak, which: str) -> str:
+    counts = {part: f"{leak.seen[part]:,} of {leak.molecules[part]:,} {part}" for part in PARTS}
+    where = leak.task + which
+    others = f"{counts['valid']} and {counts['train']} molecules"
+    if not leak.seen["test"]:
+        return f"{where}: none of {leak.molecules['test']:,} test molecules was in the pre-training ({others})"
+    share = 100 * leak.seen["test"] / leak.molecules["test"]
+    return (
+        f"{where}: {counts['test']} molecules ({share:.1f} %) were in the pre-training ({others}), such as "
+        f"{', '.join(map(code_span, leak.examples))}; to remove them prepare the shards with --exclude and train again"
+    )
 
 
 def shards_of(model: str | os.PathLike[str]) -> str | NotChecked:

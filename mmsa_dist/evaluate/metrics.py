@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import mean_absolute_error, roc_auc_score, root_mean_squared_error
 
-from mmsa_dist.evaluate.moleculenet import Metric, Task
+from mmsa_dist.evaluate.moleculenet import MetricName, Task
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Judgement:
 def score_labels(
     labels: NDArray[np.float64],
     predictions: NDArray[np.float64],
-    metric: Metric,
+    metric: MetricName,
     learnable: NDArray[np.bool_] | None = None,
 ) -> Judgement:
     """Judges predictions label by label and means over labels, as MoleculeNet does.

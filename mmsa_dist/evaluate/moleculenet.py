@@ -6,7 +6,36 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["classification", "regression"]
-Metric = Literal["roc_auc", "rmse", "mae"]
+MetricName = Literal["roc_auc", "rmse", "mae"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric, and how it is shown."""
+
+    label: str
+    """As tables and plots call it, with its unit."""
+    higher_is_better: bool
+    scale: float
+    """Factor from the value to the figure that is shown."""
+    digits: int
+    """Of that figure, after the point."""
+
+    @property
+    def better(self) -> Literal["higher", "lower"]:
+        """Which of two values is the better one."""
+        return "higher" if self.higher_is_better else "lower"
+
+    def show(self, value: float) -> str:
+        """The figure of a value, without its unit."""
+        return f"{self.scale * value:.{self.digits}f}"
+
+
+METRICS: dict[MetricName, Metric] = {
+    "roc_auc": Metric("ROC-AUC, %", higher_is_better=True, scale=100, digits=1),
+    "rmse": Metric("RMSE", higher_is_better=False, scale=1, digits=3),
+    "mae": Metric("MAE", higher_is_better=False, scale=1, digits=3),
+}
 
 
 class TaskError(ValueError):
@@ -19,7 +48,7 @@ class Task:
 
     name: str
     kind: Kind
-    metric: Metric
+    metric: MetricName
     files: tuple[str, ...]
     """File names under which it circulates, without ``.csv`` or ``.csv.gz``; case does not matter."""
     labels: tuple[str, ...] = ()
@@ -38,7 +67,7 @@ class Task:
     @property
     def higher_is_better(self) -> bool:
         """Whether a larger value of the metric is a better one."""
-        return self.metric == "roc_auc"
+        return METRICS[self.metric].higher_is_better
 
 
 _TOX21 = (

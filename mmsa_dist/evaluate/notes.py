@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from mmsa_dist.evaluate.metrics import both_classes, learnable_labels
-from mmsa_dist.evaluate.moleculenet import Metric
+from mmsa_dist.evaluate.markdown import code_span
+from mmsa_dist.evaluate.metrics import learnable_labels
+from mmsa_dist.evaluate.moleculenet import MetricName
 from mmsa_dist.evaluate.scores import PER_LABEL, Score
 from mmsa_dist.evaluate.splits import Split
 from mmsa_dist.evaluate.tasks import TaskData
@@ -19,6 +22,16 @@ _SHORT = 40
 _AMONG = "among the training and the test molecules"
 
 
+@dataclass(frozen=True)
+class Findings:
+    """What a look at the molecules of tasks has found."""
+
+    sentences: tuple[str, ...] = ()
+    """For a reader of the results."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """The same in figures, for ``results.json``."""
+
+
 def notes_on(scores: Sequence[Score], splits: Sequence[tuple[Split, TaskData]]) -> list[str]:
     """What a reader of `scores` must know of rows, labels, seeds and molecules that do not count."""
     return [*_rows_left_out(splits), *_blind_labels(splits), *_labels_left_out(scores), *_unseen_molecules(scores)]
@@ -27,7 +40,7 @@ def notes_on(scores: Sequence[Score], splits: Sequence[tuple[Split, TaskData]]) 
 def _rows_left_out(splits: Sequence[tuple[Split, TaskData]]) -> Iterator[str]:
     for data in {data.task.name: data for _, data in splits}.values():
         if data.dropped:
-            rows = [f"{row + 1} {_short(text)!r}" for row, text in data.dropped]
+            rows = [f"{row + 1} {code_span(_short(text))}" for row, text in data.dropped]
             yield (
                 f"{data.task.name}: {len(rows)} of {len(data) + len(rows)} rows do not parse or have no atoms, and are "
                 f"left out (record {_first(rows)})"
@@ -36,20 +49,21 @@ def _rows_left_out(splits: Sequence[tuple[Split, TaskData]]) -> Iterator[str]:
 
 def _blind_labels(splits: Sequence[tuple[Split, TaskData]]) -> Iterator[str]:
     for split, data in splits:
-        learnable = learnable_labels(data.labels[split.train], data.task)
-        seeing = learnable & [both_classes(y) for y in data.labels[split.valid].T]
-        blind = [name for name, sees in zip(data.label_names, seeing, strict=True) if not sees]
-        if data.task.kind == "classification" and blind:
+        learnable, seen = (learnable_labels(data.labels[rows], data.task) for rows in (split.train, split.valid))
+        blind = [name for name, sees in zip(data.label_names, learnable & seen, strict=True) if not sees]
+        if blind:
+            what = "a class" if data.task.kind == "classification" else "values"
+            last = "; fine-tuning takes its last epoch" if len(blind) == len(data.label_names) else ""
             yield (
-                f"{data.task.name}{split.which}: {len(blind)} of {len(data.label_names)} labels lack a class among "
-                f"the training or the validation molecules, and have no validation value: {_first(blind)}"
+                f"{data.task.name}{split.which}: {len(blind)} of {len(data.label_names)} labels lack {what} among "
+                f"the training or the validation molecules, and have no validation value: {_first(blind)}{last}"
             )
 
 
 def _labels_left_out(scores: Sequence[Score]) -> Iterator[str]:
     """What is not judged, for want of values or of a second class; once for all seeds that lack the same."""
     seeds: dict[str, set[int]] = defaultdict(set)
-    lacking: dict[tuple[str, Metric, int, int, tuple[str, ...]], set[int]] = defaultdict(set)
+    lacking: dict[tuple[str, MetricName, int, int, tuple[str, ...]], set[int]] = defaultdict(set)
     for score in scores:
         seeds[score.task].add(score.seed)
         scored = 0 if math.isnan(score.value) else score.labels_scored

@@ -12,14 +12,32 @@ from pydantic import BaseModel
 
 from mmsa_dist.config.load import load_config
 from mmsa_dist.config.schema import Config
+from mmsa_dist.evaluate.markdown import code_span
 from mmsa_dist.runtime.run_folder import environment
 
 if TYPE_CHECKING:
-    from mmsa_dist.embed.pretrained import PretrainedModel
+    from mmsa_dist.embed.pretrained import Inference, PretrainedModel
     from mmsa_dist.evaluate.protocols import Protocol
 
 _DIGITS = 12
 """Of a digest, where a person reads it."""
+
+
+def used_settings(protocol: Protocol, *, bare: bool) -> tuple[str, ...]:
+    """The keys of the configuration that an evaluation uses.
+
+    Args:
+        protocol: what is done with the models.
+        bare: whether there is no model, so that the configuration says what network is judged.
+    """
+    from mmsa_dist.embed.pretrained import Inference
+
+    config = load_config()
+    own = tuple(_own_settings(protocol, config))
+    if bare:
+        return (*own, *_network(protocol, Inference.of(config)))
+    # `embed.view` may be one of the encoders of the model, which are then named.
+    return (*own, "model.encoders") if protocol == "probe" else own
 
 
 def judged(
@@ -32,15 +50,32 @@ def judged(
         models: by name, as `mmsa_dist.evaluate.protocols.methods_of` takes them.
         config: likewise.
         checkpoint: where the one model came from, as it was given.
+
+    Returns:
+        ``settings`` holds what all lines of the table share; ``networks`` the architecture of each model, or with none
+        that of the configuration; ``settings_of_the_protocol`` the protocol's own value of each setting that is
+        another here. A probe judges whatever network it is given: the architecture of a model departs from nothing.
     """
-    settings = _settings(protocol, config, bare=not models)
-    published = _settings(protocol, load_config(), bare=not models)
+    from mmsa_dist.embed.pretrained import Inference
+
+    own, published = _own_settings(protocol, config), _own_settings(protocol, load_config())
+    given = {name: model.inference for name, model in models.items()} or {"no pre-training": Inference.of(config)}
+    networks = {name: _network(protocol, inference) for name, inference in given.items()}
+    first, *others = networks.values()
+    shared = {key: value for key, value in first.items() if all(value == other.get(key) for other in others)}
+    if protocol == "finetune" or not models:
+        published |= _network(protocol, Inference.of(load_config()))
     return {
         "protocol": protocol,
         "checkpoint": checkpoint,
         "models": {name: model.digest for name, model in models.items()},
-        "settings": settings,
-        "settings_of_the_protocol": {key: value for key, value in published.items() if settings[key] != value},
+        "settings": own | shared,
+        "networks": networks,
+        "settings_of_the_protocol": {
+            key: value
+            for key, value in published.items()
+            if any((own | network)[key] != value for network in networks.values())
+        },
     }
 
 
@@ -54,7 +89,7 @@ def surroundings() -> dict[str, Any]:
 
 
 def in_words(about: Mapping[str, Any], tasks: Mapping[str, str]) -> list[str]:
-    """What stands under a table: protocol, split, seeds and digests.
+    """What stands under a table: protocol, split, seeds, digests and the arms of an ablation.
 
     Args:
         about: as `judged` has it, with ``split`` and ``seeds``; what is not there is not said.
@@ -67,27 +102,58 @@ def in_words(about: Mapping[str, Any], tasks: Mapping[str, str]) -> list[str]:
     models = [f"{name} {digest[:_DIGITS]}{given}" for name, digest in about.get("models", {}).items()]
     data = [f"{name} {digest[:_DIGITS]}" for name, digest in tasks.items()]
     digests = [f"{what} {', '.join(of)}" for what, of in (("models", models), ("data", data)) if of]
-    return [words for words in ("; ".join(how), "; ".join(digests)) if how and words]
+    return [*(words for words in ("; ".join(how), "; ".join(digests)) if how and words), *_arms_in_words(about)]
+
+
+def _arms_in_words(about: Mapping[str, Any]) -> Iterator[str]:
+    if "budget" in about:
+        yield f"every arm: {', '.join(code_span(f'{what}={of}') for what, of in about['budget'].items())}"
+    for name, arm in about.get("arms", {}).items():
+        settings = ", ".join(code_span(f"{key}={value}") for key, value in arm["settings"].items())
+        ranks = "" if arm["ranks"] is None else f"; {arm['ranks']} rank{'s' if arm['ranks'] > 1 else ''}"
+        yield f"arm {name}: {settings or 'what all arms share'}{ranks}"
 
 
 def departures(about: Mapping[str, Any]) -> list[str]:
     """A sentence on the settings that are not the protocol's own, where there are any."""
-    own = about.get("settings_of_the_protocol", {})
-    others = [f"{key}={about['settings'][key]} and not {value}" for key, value in own.items()]
+    others = []
+    for key, value in about.get("settings_of_the_protocol", {}).items():
+        if key in about["settings"]:
+            others.append(f"{key}={about['settings'][key]} and not {value}")
+        else:  # models differ in it
+            given = {name: network[key] for name, network in about["networks"].items() if network[key] != value}
+            others += [f"{key}={theirs} ({name}) and not {value}" for name, theirs in given.items()]
     return [f"not the protocol's own settings: {', '.join(others)}"] if others else []
 
 
-def _settings(protocol: Protocol, config: Config, *, bare: bool) -> dict[str, Any]:
-    """The settings that the results depend on, by key; `bare` = no model brings its architecture."""
-    sections: dict[str, BaseModel] = {"finetune": config.finetune} if protocol == "finetune" else {}
-    if bare:
-        sections |= {"model.gin": config.model.gin} if protocol == "finetune" else {"model": config.model}
-    found = {key: value for name, section in sections.items() for key, value in _flat(name, section)}
-    if protocol == "probe":
-        embed = config.embed
-        found |= {"embed.view": embed.view, "embed.conformers": embed.conformers, "embed.batch_size": embed.batch_size}
-        found["run.seed"] = config.run.seed  # of the weights without pre-training
-    return found
+def _own_settings(protocol: Protocol, config: Config) -> dict[str, Any]:
+    """The settings of the protocol itself, by key."""
+    if protocol == "finetune":
+        return dict(_flat("finetune", config.finetune))
+    embed = config.embed
+    return {
+        "embed.view": embed.view,
+        "embed.conformers": embed.conformers,
+        "embed.pictures": embed.pictures,
+        "embed.batch_size": embed.batch_size,
+        "run.seed": config.run.seed,  # of the weights without pre-training
+    }
+
+
+def _network(protocol: Protocol, inference: Inference) -> dict[str, Any]:
+    """The architecture that is judged and what molecules are to it, by the keys of the configuration."""
+    from mmsa_dist.evaluate.finetune import ENCODER, taken_of
+
+    if protocol == "finetune":
+        options = taken_of(inference.model.encoder_options(ENCODER))
+        return {f"model.{ENCODER}.{name}": value for name, value in options.items()}
+    return {
+        **dict(_flat("model", inference.model)),
+        "data.picture_size": inference.picture_size,
+        "prepare.max_atoms": inference.standardization.max_atoms,
+        "prepare.seed": inference.conformer_seed,
+        "prepare.conformer_timeout_s": inference.conformer_timeout_s,
+    }
 
 
 def _flat(name: str, section: BaseModel) -> Iterator[tuple[str, Any]]:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmsa_dist.evaluate.moleculenet import Metric
+from mmsa_dist.evaluate.markdown import table_cell
+from mmsa_dist.evaluate.moleculenet import METRICS, MetricName
 from mmsa_dist.evaluate.notes import notes_on
 from mmsa_dist.evaluate.provenance import departures, in_words
 from mmsa_dist.evaluate.scores import OF_A_LABEL, PER_LABEL, Score, label_rows, plain
@@ -24,8 +25,6 @@ from mmsa_dist.evaluate.tasks import TaskData
 from mmsa_dist.runtime.files import write_atomically
 
 RESULTS = "results"
-METRIC_NAMES: dict[Metric, str] = {"roc_auc": "ROC-AUC, %, higher is better", "rmse": "RMSE, lower is better",
-                                   "mae": "MAE, lower is better"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Summary:
 
     task: str
     split: str
-    metric: Metric
+    metric: MetricName
     features: str
     model: str
     mean: float
@@ -42,6 +41,7 @@ class Summary:
     spread: float | None
     """Standard deviation over runs; None where there is one run, as for a method without randomness."""
     valid: float
+    """Mean validation value over the same seeds; NaN where one of them has none."""
     values: tuple[float, ...]
     seeds: tuple[int, ...]
     """Of each value."""
@@ -54,7 +54,7 @@ class Summary:
 class Mean:
     """A method over the tasks of one metric that all methods are judged on."""
 
-    metric: Metric
+    metric: MetricName
     features: str
     model: str
     tasks: tuple[str, ...]
@@ -62,8 +62,11 @@ class Mean:
     """With which all of the tasks are defined: mean and spread are over these."""
     mean: float
     valid: float
+    """Mean validation value over the same tasks and seeds; NaN where one of them has none."""
     spread: float | None
     """Standard deviation over seeds of the mean over tasks."""
+    values: tuple[float, ...]
+    """Means over tasks, one for each seed on which the method ran."""
     best: bool
 
 
@@ -96,7 +99,7 @@ class Results:
                     model=key[2],
                     mean=means[key],
                     spread=_spread(values),
-                    valid=_mean([s.valid for s in group]),
+                    valid=_mean_of_all([s.valid for s in group if not math.isnan(s.value)]),
                     values=values,
                     seeds=tuple(s.seed for s in group),
                     missing=group[0].missing,
@@ -115,9 +118,9 @@ class Results:
         if len(tasks) < 2 or not common:
             return []
         lines = [line for line in self.summaries() if line.task in tasks]
-        by_method = {m: [x for x in lines if (x.features, x.model) == m] for m in _methods(lines)}
         of_seed = _of_seed(self.scores)
-        values = {m: _means_of_runs([[of_seed[seed][t, *m] for t in tasks] for seed in common]) for m in by_method}
+        runs = {m: _runs([[of_seed[seed][t, *m] for t in tasks] for seed in common]) for m in _methods(lines)}
+        values = {m: tuple(statistics.fmean(s.value for s in run) for run in of_m) for m, of_m in runs.items()}
         means = {m: statistics.fmean(of_method) for m, of_method in values.items()}
         return [
             Mean(
@@ -127,11 +130,12 @@ class Results:
                 tasks=tasks,
                 seeds=common,
                 mean=means[features, model],
-                valid=_mean([x.valid for x in group]),
+                valid=_mean_of_all([s.valid for run in runs[features, model] for s in run]),
                 spread=_spread(values[features, model]),
+                values=values[features, model],
                 best=means[features, model] == _best(list(means.values()), "roc_auc"),
             )
-            for (features, model), group in by_method.items()
+            for features, model in runs
         ]
 
     def _of_means(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -163,11 +167,11 @@ class Results:
         """A table per metric, methods down and tasks across, the best of each task in bold."""
         parts = []
         for table in self.tables():
-            columns = ["features", "model", *table.columns]
+            columns = ["features", "model", *map(table_cell, table.columns)]
             lines = [f"{table.title}\n", "| " + " | ".join(columns) + " |", "|---|---|" + "---:|" * len(table.columns)]
             for row in table.rows:
                 cells = [f"**{cell.text}**" if cell.best else cell.text for cell in row.cells]
-                lines.append("| " + " | ".join([row.features, row.model, *cells]) + " |")
+                lines.append("| " + " | ".join([table_cell(row.features), table_cell(row.model), *cells]) + " |")
             parts.append("\n".join(lines))
         if notes := [*in_words(self.about, {data.task.name: data.digest for _, data in self.splits}), *self.notes()]:
             parts.append("\n".join(f"- {note}" for note in notes))
@@ -187,7 +191,8 @@ class Results:
                 for m in dict.fromkeys((x.features, x.model) for x in of_metric)
             ]
             of_all = [*(f"mean of {len(x.tasks)}" for x in means[:1])] if mean else []
-            title = f"{METRIC_NAMES[metric]}; {of_metric[0].split} split"
+            shown = METRICS[metric]
+            title = f"{shown.label}, {shown.better} is better; {of_metric[0].split} split"
             tables.append(Table(title, tuple(tasks + of_all), tuple(rows)))
         return tables
 
@@ -259,16 +264,16 @@ def format_value(line: Summary | Mean) -> str:
     """Mean and spread with as many digits as the metric deserves."""
     if math.isnan(line.mean):
         return "not defined"
-    scale, digits = (100, 1) if line.metric == "roc_auc" else (1, 3)
-    spread = "" if line.spread is None else f" ± {scale * line.spread:.{digits}f}"
-    return f"{scale * line.mean:.{digits}f}{spread}"
+    metric = METRICS[line.metric]
+    spread = "" if line.spread is None else f" ± {metric.show(line.spread)}"
+    return f"{metric.show(line.mean)}{spread}"
 
 
 def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(plain(dict(row)) for row in rows)  # an empty field where a value is not defined
     return text.getvalue()
 
 
@@ -281,9 +286,14 @@ def _mean(values: list[float]) -> float:
     return statistics.fmean(known) if known else math.nan
 
 
-def _best(means: list[float], metric: Metric) -> float:
+def _mean_of_all(values: list[float]) -> float:
+    """NaN where one of them is."""
+    return statistics.fmean(values) if values else math.nan
+
+
+def _best(means: list[float], metric: MetricName) -> float:
     known = [value for value in means if not math.isnan(value)]
-    return (max if metric == "roc_auc" else min)(known, default=math.nan)
+    return (max if METRICS[metric].higher_is_better else min)(known, default=math.nan)
 
 
 def _of_seed(scores: Sequence[Score]) -> dict[int, dict[tuple[str, str, str], Score]]:
@@ -308,10 +318,9 @@ def _of_seed(scores: Sequence[Score]) -> dict[int, dict[tuple[str, str, str], Sc
     return found
 
 
-def _means_of_runs(of_seeds: Sequence[Sequence[Score]]) -> list[float]:
-    """The mean over tasks for each seed, of seeds that stand for the same runs once."""
-    runs = {tuple(score.seed for score in of_seed): of_seed for of_seed in of_seeds}
-    return [statistics.fmean(score.value for score in of_seed) for of_seed in runs.values()]
+def _runs(of_seeds: Sequence[Sequence[Score]]) -> list[Sequence[Score]]:
+    """The scores on all tasks for each seed; of seeds that stand for the same scores, one."""
+    return list({tuple(score.seed for score in of_seed): of_seed for of_seed in of_seeds}.values())
 
 
 def _spread(values: Sequence[float]) -> float | None:

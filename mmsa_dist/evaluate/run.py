@@ -11,6 +11,7 @@ from typing import Any
 
 from mmsa_dist.evaluate.job import Job, fit, judge, keep, kept
 from mmsa_dist.evaluate.methods import Inputs, Method, Outcome
+from mmsa_dist.evaluate.notes import Findings
 from mmsa_dist.evaluate.provenance import surroundings
 from mmsa_dist.evaluate.results import Results
 from mmsa_dist.evaluate.split_files import choose_split
@@ -22,11 +23,11 @@ JOBS = "jobs"
 Runner = Callable[[Sequence[Job], Mapping[object, Inputs], Callable[[str], None]], Iterator[tuple[Job, Outcome, float]]]
 Report = Callable[[int, int, str], None]
 """Is told (jobs done, jobs in all, what is being done)."""
-Check = Callable[[Sequence[tuple[TaskData, Split]]], Sequence[str]]
+Check = Callable[[Sequence[tuple[TaskData, Split]]], Findings]
 """Tasks with their splits to what a reader must know of them."""
 
 
-def evaluate(
+def run_evaluation(
     methods: Sequence[Method],
     tasks: Sequence[TaskData],
     *,
@@ -54,7 +55,7 @@ def evaluate(
         report: is told how far it is.
         about: what is judged, and how, for ``results.json``, as `mmsa_dist.evaluate.provenance.judged` says it; split,
             seeds, libraries, machine and command are added to it.
-        check: is asked before anything is judged; its sentences belong to the results.
+        check: is called before anything is judged; what it finds belongs to the results.
 
     Raises:
         ValueError: no task, no seed, an unknown split, a task too small to split, or two tasks or methods of one name.
@@ -63,41 +64,60 @@ def evaluate(
     """
     from mmsa_dist.evaluate.plot import plot_results  # before hours of work: matplotlib may be missing, and so may Ray
 
-    run: Runner = _one_by_one
-    if parallel != 1:
-        from mmsa_dist.evaluate.side_by_side import side_by_side
-
-        run = partial(side_by_side, parallel)
-    if not seeds or not tasks:
-        raise ValueError(f"there must be at least one {'task' if seeds else 'seed'}")
-    _check_names("tasks", [data.task.name for data in tasks])
-    tell = report or (lambda done, total, words: None)
-    folder = Path(out) / JOBS
-    jobs = [job for data in tasks for job in _jobs(methods, data, _by_seed(data, split, seeds))]
-    _check_names("jobs", [job.name for job in jobs])
+    run = _runner(parallel)
+    jobs = _all_jobs(methods, tasks, split, seeds)
     used = {(job.data.task.name, job.split.digest): (job.split, job.data) for job in jobs}
+    folder = Path(out) / JOBS
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryFile(dir=folder):  # before hours of work: it may be a place that cannot be written to
         pass
-    warnings = check([(data, of_task) for of_task, data in used.values()]) if check is not None else ()
+    found = check([(data, of_task) for of_task, data in used.values()]) if check is not None else Findings()
     damaged: list[str] = []
     scores = {job.name: s for job in jobs if resume and (s := kept(folder, job, damaged.append)) is not None}
+
+    def tell(words: str) -> None:
+        if report is not None:
+            report(len(scores), len(jobs), words)
+
     todo = [job for job in jobs if job.name not in scores]
-    inputs: dict[object, Inputs] = {}
-    for job in todo:
-        if job.inputs_key not in inputs:
-            tell(len(scores), len(jobs), f"{job.data.task.name}: {job.method.features}")
-            inputs[job.inputs_key] = job.method.make(job.data)
-    for job, outcome, seconds in run(todo, inputs, lambda words: tell(len(scores), len(jobs), words)):
+    inputs = _inputs(todo, tell)
+    for job, outcome, seconds in run(todo, inputs, tell):
         scores[job.name] = judge(job, outcome, inputs[job.inputs_key].missing, seconds)
         keep(folder, job, outcome, scores[job.name])
-        tell(len(scores), len(jobs), job.name)
-    made = {"split": split, "seeds": list(seeds), "environment": surroundings(), **(about or {})}
-    sentences = (*warnings, *damaged)
+        tell(job.name)
+    made = {"split": split, "seeds": list(seeds), "environment": surroundings(), **(about or {}), **found.facts}
+    sentences = (*found.sentences, *damaged)
     results = Results(tuple(scores[job.name] for job in jobs), tuple(used.values()), made, sentences)
     results.write(out)
     plot_results(results, Path(out) / "results.png")
     return results
+
+
+def _runner(parallel: int) -> Runner:
+    if parallel == 1:
+        return _one_by_one
+    from mmsa_dist.evaluate.side_by_side import side_by_side
+
+    return partial(side_by_side, parallel)
+
+
+def _all_jobs(methods: Sequence[Method], tasks: Sequence[TaskData], split: str, seeds: Sequence[int]) -> list[Job]:
+    if not seeds or not tasks:
+        raise ValueError(f"there must be at least one {'task' if seeds else 'seed'}")
+    _check_names("tasks", [data.task.name for data in tasks])
+    jobs = [job for data in tasks for job in _jobs(methods, data, _by_seed(data, split, seeds))]
+    _check_names("jobs", [job.name for job in jobs])
+    return jobs
+
+
+def _inputs(jobs: Sequence[Job], tell: Callable[[str], None]) -> dict[object, Inputs]:
+    """What the jobs see, by `Job.inputs_key`."""
+    inputs: dict[object, Inputs] = {}
+    for job in jobs:
+        if job.inputs_key not in inputs:
+            tell(f"{job.data.task.name}: {job.method.features}")
+            inputs[job.inputs_key] = job.method.make(job.data)
+    return inputs
 
 
 def _by_seed(data: TaskData, choice: str, seeds: Sequence[int]) -> dict[int, Split]:

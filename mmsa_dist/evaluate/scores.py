@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmsa_dist.evaluate.moleculenet import Metric
+from mmsa_dist.evaluate.moleculenet import MetricName
 
 PER_LABEL = "results_per_label.csv"
 OF_A_LABEL = (
@@ -41,7 +41,7 @@ class Score:
     seed: int
     features: str
     model: str
-    metric: Metric
+    metric: MetricName
     value: float
     """NaN where no label has both classes among the test molecules."""
     valid: float
@@ -51,7 +51,7 @@ class Score:
     labels: int
     test_molecules: int
     missing: int
-    """Molecules of the task of which the method sees nothing; they are judged by what it says of the mean."""
+    """Molecules without features, which are scored with the mean prediction."""
     seconds: float
     per_label: tuple[LabelScore, ...] = ()
 

@@ -36,18 +36,26 @@ def side_by_side(
 
         shared = {key: pool.share(made.value) for key, made in inputs.items()}
         data = {name: pool.share(of_name) for name, of_name in {job.data.task.name: job.data for job in jobs}.items()}
-        for gpu in (True, False):
-            chosen = [number for number, job in enumerate(jobs) if job.method.gpu == gpu]
+        for gpus, numbers in parts(jobs, has_gpus=pool.gpus > 0):
             calls = (
                 (
                     *(n, job.name, job.method.fit_predict, shared[job.inputs_key], data[job.data.task.name]),
                     *(job.split, job.seed, board),
                 )
-                for n, job in ((n, jobs[n]) for n in chosen)
+                for n, job in ((n, jobs[n]) for n in numbers)
             )
-            gpus = 1 / _JOBS_PER_GPU if gpu and pool.gpus else 0
             for number, outcome, seconds in pool.map(_run, calls, gpus=gpus, heartbeat=heartbeat):
                 yield jobs[number], outcome, seconds
+
+
+def parts(jobs: Sequence[Job], *, has_gpus: bool) -> list[tuple[float, list[int]]]:
+    """The share of a GPU that jobs need, and which they are; without GPUs all of them share the cores."""
+    if not has_gpus:
+        return [(0, list(range(len(jobs))))]
+    return [
+        (share, [number for number, job in enumerate(jobs) if job.method.gpu == gpu])
+        for gpu, share in ((True, 1 / _JOBS_PER_GPU), (False, 0))
+    ]
 
 
 def _run(

@@ -21,6 +21,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
 from mmsa_dist.evaluate.choosing import Choices, chosen, label_by_label
+from mmsa_dist.evaluate.kernels import features_of_kernel, tanimoto_kernel
 from mmsa_dist.evaluate.methods import Outcome, Progress
 from mmsa_dist.evaluate.moleculenet import Kind
 from mmsa_dist.evaluate.splits import Split
@@ -30,12 +31,9 @@ PENALTIES = tuple(float(p) for p in np.logspace(-2, 5, 15))
 """Ridge: the penalty on squared weights of standardized features. Logistic: its inverse is scikit-learn's C."""
 PENALTIES_OF_KERNELS = tuple(float(p) for p in np.logspace(-3, 1, 9))
 """Likewise, on the squared norm of the function; a kernel is 1 between a molecule and itself."""
-LANDMARKS = 1000
 NEIGHBOURS = (1, 2, 4, 8, 16, 32)
 TREES = 300
 
-_Kernel = Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float64]]
-"""(n, D) and (m, D) to (n, m), positive semi-definite."""
 _LearnedAndWanted = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Features of the rows to learn from, and of those to predict."""
 
@@ -49,14 +47,15 @@ def rbf(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: Prog
     """Ridge or logistic regression under exp(-|a - b|²/D) of standardized features, its penalty chosen."""
 
     def features(learned: NDArray[Any], wanted: NDArray[Any]) -> _LearnedAndWanted:
-        return _as_features(rbf_kernel, *_standardized(learned, wanted))
+        return features_of_kernel(rbf_kernel, *_standardized(learned, wanted))
 
     return _regression(x.astype(np.float64), features, PENALTIES_OF_KERNELS, data, split)
 
 
 def tanimoto(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: Progress) -> Outcome:
     """Ridge or logistic regression under Tanimoto's similarity of features that are 0 or 1, its penalty chosen."""
-    return _regression(x.astype(np.float32), partial(_as_features, _tanimoto_kernel), PENALTIES_OF_KERNELS, data, split)
+    features = partial(features_of_kernel, tanimoto_kernel)
+    return _regression(x.astype(np.float32), features, PENALTIES_OF_KERNELS, data, split)
 
 
 def _regression(
@@ -68,9 +67,11 @@ def _regression(
 ) -> Outcome:
     """Ridge or logistic regression on what `features` makes of the rows to learn from and of those to predict."""
 
-    def candidates(y: NDArray[np.float64], learned: NDArray[np.int64], wanted: NDArray[np.int64]) -> Choices:
-        if not np.isnan(x[learned]).all():
-            yield from _regressions(*features(x[learned], x[wanted]), y[learned], data.task.kind, penalties)
+    def candidates(learned: NDArray[np.int64], wanted: NDArray[np.int64]) -> Callable[[NDArray[np.float64]], Choices]:
+        if np.isnan(x[learned]).all():
+            return lambda y: iter(())
+        of_learned, of_wanted = features(x[learned], x[wanted])
+        return lambda y: _regressions(of_learned, of_wanted, y[learned], data.task.kind, penalties)
 
     return label_by_label(chosen(candidates, data, split), data, split)
 
@@ -84,26 +85,6 @@ def _standardized(learned: NDArray[np.float64], wanted: NDArray[np.float64]) -> 
     scaler = StandardScaler().fit(learned)
     within = wanted.clip(np.nanmin(learned, axis=0), np.nanmax(learned, axis=0))
     return tuple(np.nan_to_num(scaler.transform(rows), copy=False, nan=0.0) for rows in (learned, within))
-
-
-def _as_features(kernel: _Kernel, learned: NDArray[Any], wanted: NDArray[Any]) -> _LearnedAndWanted:
-    """Features whose products are the kernel's values, by at most `LANDMARKS` of the molecules to learn from.
-
-    Nyström's method (Williams and Seeger 2001); with as many landmarks as molecules it is exact.
-    """
-    landmarks = learned
-    if len(learned) > LANDMARKS:
-        landmarks = learned[np.random.default_rng(0).choice(len(learned), LANDMARKS, replace=False)]
-    values, axes = np.linalg.eigh(kernel(landmarks, landmarks))
-    kept = values > 1e-9 * values[-1]
-    whiten = axes[:, kept] / np.sqrt(values[kept])
-    return kernel(learned, landmarks) @ whiten, kernel(wanted, landmarks) @ whiten
-
-
-def _tanimoto_kernel(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-    both = (a @ b.T).astype(np.float64)
-    either = a.sum(axis=1)[:, None] + b.sum(axis=1)[None] - both
-    return np.divide(both, either, out=np.ones_like(both), where=either > 0)
 
 
 def _regressions(
@@ -132,18 +113,22 @@ def nearest(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: 
     x = x.astype(np.float32)
     blind = np.isnan(x).any(axis=1)
 
-    def candidates(y: NDArray[np.float64], learned: NDArray[np.int64], wanted: NDArray[np.int64]) -> Choices:
+    def candidates(learned: NDArray[np.int64], wanted: NDArray[np.int64]) -> Callable[[NDArray[np.float64]], Choices]:
         seen, sighted = learned[~blind[learned]], ~blind[wanted]
         if not len(seen):
-            return
+            return lambda y: iter(())
         most = min(max(NEIGHBOURS), len(seen))
         index = NearestNeighbors(n_neighbors=most, metric="cosine", algorithm="brute").fit(x[seen])
         found = index.kneighbors(x[wanted[sighted]], return_distance=False) if sighted.any() else None
-        for k in sorted((k for k in NEIGHBOURS if k <= most), reverse=True):
-            prediction = np.full(len(wanted), y[seen].mean())
-            if found is not None:
-                prediction[sighted] = y[seen][found[:, :k]].mean(axis=1)
-            yield k, prediction
+
+        def choices(y: NDArray[np.float64]) -> Choices:
+            for k in sorted((k for k in NEIGHBOURS if k <= most), reverse=True):
+                prediction = np.full(len(wanted), y[seen].mean())
+                if found is not None:
+                    prediction[sighted] = y[seen][found[:, :k]].mean(axis=1)
+                yield k, prediction
+
+        return choices
 
     return label_by_label(chosen(candidates, data, split), data, split)
 
@@ -151,15 +136,15 @@ def nearest(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: 
 def forest(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: Progress) -> Outcome:
     """A random forest of `TREES` trees with scikit-learn's defaults; nothing is chosen."""
 
-    def fit(y: NDArray[np.float64], train: NDArray[np.int64]) -> NDArray[np.float64]:
+    def grow(y: NDArray[np.float64], train: NDArray[np.int64]) -> NDArray[np.float64]:
         options: dict[str, Any] = {"n_estimators": TREES, "random_state": seed}
         grown = (RandomForestRegressor if data.task.kind == "regression" else RandomForestClassifier)(**options)
         grown.fit(x[train], y[train])
         return grown.predict(x) if data.task.kind == "regression" else grown.predict_proba(x)[:, 1]
 
-    return label_by_label(fit, data, split)
+    return label_by_label(lambda ys, train: [grow(y, train) for y in ys], data, split)
 
 
 def constant(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: Progress) -> Outcome:
     """The mean of the training labels: the mean for a regression, the base rate for a classification."""
-    return label_by_label(lambda y, train: None, data, split)
+    return label_by_label(lambda ys, train: [None] * len(ys), data, split)

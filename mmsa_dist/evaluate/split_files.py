@@ -15,6 +15,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,8 +62,8 @@ def load_split(path: str | os.PathLike[str], data: TaskData, *, seed: int = 0) -
 
     Args:
         path: a file, a folder of OGB, or a folder that holds, for each task, one of these under the task's name:
-            ``bbbp.json``, ``bbbp-random-seed0.json`` (with other seeds beside it), ``ogb_splits_bbbp.json``,
-            ``ogbg_molbbbp/``.
+            ``bbbp.json``, ``bbbp-seed0.json`` (with other seeds beside it), ``ogb_splits_bbbp.json``,
+            ``ogbg_molbbbp/``; or ``bbbp-ANYTHING.json`` that names the task, as `Split.write` has it.
         data: the task.
         seed: takes one of several files for a task, ``...-seed{seed}.json``.
 
@@ -87,13 +88,16 @@ def _find(path: Path, task: Task, seed: int) -> Path:
     if not path.is_dir():
         raise SplitError(f"the split {path} does not exist: name a file or a folder of them")
     names = dict.fromkeys((task.name, *task.files))
-    files = {f"{form}{name}.json" for name in names for form in ("", "ogb_splits_")}
-    found = [
-        entry
-        for entry in sorted(path.iterdir())
-        if (name := entry.name.lower().removesuffix(".gz")) in files
-        or (name.startswith(f"{task.name}-") and name.endswith(".json"))
-    ]
+    files = {f"{form}{name}.json".lower() for name in names for form in ("", "ogb_splits_")}
+    found: list[Path] = []
+    others: list[Path] = []
+    for entry in sorted(path.iterdir()):
+        name = entry.name.lower().removesuffix(".gz")
+        if name in files or re.fullmatch(rf"{re.escape(task.name.lower())}-seed\d+\.json", name):
+            found.append(entry)
+        elif name.startswith(f"{task.name.lower()}-") and name.endswith(".json"):
+            # `esol-2-random.json` may be of a task `esol-2`.
+            (found if _task_of(entry) == task.name else others).append(entry)
     folders = (path, *(path / f"{form}{name}" for name in names for form in ("", "ogbg_mol")))
     found += [place for folder in folders for place in (folder, folder / _SCAFFOLD) if _part(place, "train")]
     if len(found) > 1:
@@ -104,8 +108,20 @@ def _find(path: Path, task: Task, seed: int) -> Path:
             "file that is meant"
         )
     if not found:
-        raise SplitError(f"{path} holds no split of {task.name}, such as {task.name}.json or ogbg_mol{task.name}/")
+        passed = f'; {others[0].name} does not say that it is of it ("task": "{task.name}")' if others else ""
+        raise SplitError(
+            f"{path} holds no split of {task.name}, such as {task.name}.json or ogbg_mol{task.name}/{passed}"
+        )
     return found[0]
+
+
+def _task_of(place: Path) -> object:
+    """The task that a file of a split names; None where it names none, or is not JSON."""
+    try:
+        about = json.loads(_content(place))
+    except ValueError:
+        return None
+    return about.get("task") if isinstance(about, dict) else None
 
 
 def _stem(place: Path) -> str:

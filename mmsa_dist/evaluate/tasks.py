@@ -20,7 +20,7 @@ import pyarrow.csv
 from numpy.typing import NDArray
 
 from mmsa_dist.evaluate.datasets import find_file
-from mmsa_dist.evaluate.moleculenet import TASKS, Kind, Metric, Task, TaskError
+from mmsa_dist.evaluate.moleculenet import TASKS, Kind, MetricName, Task, TaskError
 from mmsa_shards.read.tables import delimiter_of
 
 
@@ -89,7 +89,7 @@ def load_csv(
     *,
     smiles_column: str,
     label_columns: Sequence[str],
-    metric: Metric,
+    metric: MetricName,
 ) -> TaskData:
     """Loads a task of one's own.
 
@@ -130,10 +130,13 @@ def _load(task: Task, path: Path) -> TaskData:
         raise TaskError(f"{path}: no SMILES in column {smiles_column!r} parses")
     # Of a row that is no molecule the labels are not looked at: such rows are where files are damaged.
     rows = np.flatnonzero(kept)
+    labels = np.stack([_numbers(table, name, rows, task.kind, path) for name in columns], axis=1)
+    if np.isnan(labels).all():
+        raise TaskError(f"{path} has no label at all in {_some(columns)}; name a column that has some")
     return TaskData(
         task=task,
         smiles=tuple(texts[row] for row in rows),
-        labels=np.stack([_numbers(table, name, rows, task.kind, path) for name in columns], axis=1),
+        labels=labels,
         label_names=task.labels or columns,
         dropped=tuple((int(row), texts[row]) for row in np.flatnonzero(~kept)),
     )
@@ -164,7 +167,7 @@ def read_text_table(path: Path) -> pa.Table:
     """Reads a CSV file, gzipped or not, every column as text; delimited by comma, semicolon or tab, as its names are.
 
     Raises:
-        TaskError: it cannot be read.
+        TaskError: it cannot be read, or is not UTF-8.
     """
     ragged: list[pa.csv.InvalidRow] = []
 
@@ -176,6 +179,7 @@ def read_text_table(path: Path) -> pa.Table:
         with pa.input_stream(str(path), compression="gzip" if path.suffix.lower() == ".gz" else None) as stream:
             # Everything as text: types guessed from the first rows would turn a late "NA" into an error.
             data = stream.read()
+        _check_utf8(data, path)
         # Not on threads: one that still waits when the program ends aborts it, after a message that says what is wrong.
         whole = pa.csv.ReadOptions(block_size=len(data) + 1, use_threads=False)
         names = data.lstrip().split(b"\n", 1)[0].decode(errors="replace")
@@ -193,6 +197,19 @@ def read_text_table(path: Path) -> pa.Table:
                 f"a field that holds {delimiter!r} in double quotes, and leave a missing one empty"
             ) from error
         raise TaskError(f"{path} cannot be read as CSV: {error}") from error
+
+
+def _check_utf8(data: bytes, path: Path) -> None:
+    try:
+        data.decode()
+        at = data.lstrip().partition(b"\n")[0].find(b"\0")  # UTF-16 without its mark
+    except UnicodeDecodeError as error:
+        at = error.start
+    if at < 0:
+        return
+    record = data[:at].lstrip().count(b"\n")
+    where = f"record {record}" if record else "in the row of names"
+    raise TaskError(f"{path} is not UTF-8 (byte {at + 1:,}, {where}); save it as CSV UTF-8")
 
 
 _MISSING = pa.array(["", "na", "nan", "none", "null"])
@@ -224,6 +241,6 @@ def _numbers(table: pa.Table, column: str, rows: NDArray[np.int64], kind: Kind, 
 
 def _number(text: str) -> float:
     try:
-        return float(text)
+        return np.nan if "_" in text else float(text)  # which Python takes between digits
     except ValueError:
         return np.nan

@@ -18,6 +18,7 @@ import numpy as np
 from markupsafe import Markup
 
 from mmsa_dist import __version__
+from mmsa_dist.evaluate.moleculenet import METRICS, Metric
 from mmsa_dist.report.figures import Figure, Line, bars, chemical_map, counts, curve
 from mmsa_dist.report.groups import MOST_READ, Groups, by_prefix, by_shards
 from mmsa_dist.report.record import RunRecord, Series, read_record
@@ -265,14 +266,14 @@ def _evaluation(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     tables: dict[tuple[str, str], dict[str, Any]] = {}
     for line in results.get("summaries", ()):
         key = line["task"], line["split"]
-        percent = line["metric"] == "roc_auc"
+        metric = METRICS.get(line["metric"], Metric(line["metric"], higher_is_better=False, scale=1, digits=3))
         table = tables.setdefault(
             key,
             {
                 "task": line["task"],
                 "split": line["split"],
-                "metric": {"roc_auc": "ROC-AUC, %", "rmse": "RMSE", "mae": "MAE"}.get(line["metric"], line["metric"]),
-                "better": "higher" if percent else "lower",
+                "metric": metric.label,
+                "better": metric.better,
                 "lines": [],
             },
         )
@@ -280,16 +281,10 @@ def _evaluation(results: Mapping[str, Any]) -> list[dict[str, Any]]:
             {
                 "features": line["features"],
                 "model": line["model"],
-                "mean": _scaled(line["mean"], percent),
-                "spread": _scaled(line["spread"], percent),
+                "mean": "" if line["mean"] is None else metric.show(line["mean"]),
+                "spread": "" if line["spread"] is None else metric.show(line["spread"]),
                 "runs": len(line["values"]),
                 "best": line["best"],
             }
         )
     return list(tables.values())
-
-
-def _scaled(value: float | None, percent: bool) -> str:
-    if value is None:
-        return ""
-    return f"{100 * value:.1f}" if percent else f"{value:.3f}"

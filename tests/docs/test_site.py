@@ -91,7 +91,7 @@ def test_a_file_of_the_repository_is_a_page(site):
 def test_the_api_is_there(site):
     for page, name in {
         "embed": "mmsa_dist.embed.embedder.Embedder.transform",
-        "evaluate": "mmsa_dist.evaluate.run.evaluate",
+        "evaluate": "mmsa_dist.evaluate.run.run_evaluation",
         "batch": "mmsa_dist.data.batch.MoleculeBatch",
         "encoders": "mmsa_dist.encoders.base.Encoder",
         "kernels": "mmsa_kernels.hyperedge_memory.op.hyperedge_memory_attention",

@@ -14,9 +14,10 @@ import torch
 from mmsa_dist.config.load import load_config
 from mmsa_dist.encoders import build_encoder
 from mmsa_dist.evaluate import Task, TaskData, finetune, make_split, simple_models
-from mmsa_dist.evaluate.finetune import _batches, _Labels, fine_tune, finetune_method
+from mmsa_dist.evaluate.finetune import batches, fine_tune, finetune_method
 from mmsa_dist.evaluate.graphs import graphs
 from mmsa_dist.evaluate.metrics import score_labels
+from mmsa_dist.evaluate.targets import Targets
 
 ARCHITECTURE = {"layers": 2, "width": 32, "dropout": 0.0, "norm": "batch"}
 CHAINS = tuple("C" * n + end for n in range(1, 9) for end in ("O", "N", "Cl", "C(=O)O", "c1ccccc1", "[NH3+].[Cl-]"))
@@ -144,7 +145,7 @@ def test_where_no_validation_label_can_choose_the_last_epoch_counts(monkeypatch)
     # The same training, judged on labels of both classes: the last of its epochs is the best where it is the only one
     # that is judged.
     judged = iter([math.nan] * 4 + [0.5])
-    monkeypatch.setattr(finetune._Judged, "score", lambda self, model: next(judged))
+    monkeypatch.setattr(finetune._Judged, "score", lambda self, model, learnable: next(judged))
     last, _, _ = tuned(data, epochs=5)
     assert last.valid == 0.5
     np.testing.assert_array_equal(outcome.predictions[split.test], last.predictions[split.test])
@@ -236,12 +237,12 @@ def test_a_loss_that_is_not_finite_ends_the_job():
 def test_losses_by_hand():
     labels = np.array([[1.0, np.nan], [0.0, 1.0], [1.0, np.nan]])
     task = Task("t", "classification", "roc_auc", ("t",))
-    seen = _Labels(TaskData(task, ("C",) * 3, labels, ("a", "b"), ()), np.array([0, 1]))
+    seen = Targets(TaskData(task, ("C",) * 3, labels, ("a", "b"), ()), np.array([0, 1]))
     loss = seen.loss(torch.tensor([[0.0, 9.0], [2.0, 0.0]]), np.array([0, 1]), torch.device("cpu"))
     assert loss.item() == pytest.approx((math.log(2) + math.log(1 + math.exp(2)) + math.log(2)) / 3)
     assert seen.mean_T.tolist() == [[0.5, 1.0]]
     task = Task("t", "regression", "rmse", ("t",))
-    seen = _Labels(TaskData(task, ("C",) * 3, labels, ("a", "b"), ()), np.array([0, 1]))
+    seen = Targets(TaskData(task, ("C",) * 3, labels, ("a", "b"), ()), np.array([0, 1]))
     loss = seen.loss(torch.tensor([[0.0, 9.0], [2.0, 0.0]]), np.array([0, 1]), torch.device("cpu"))
     assert loss.item() == pytest.approx((1 + 9 + 0) / 3), "labels are 1 and -1, and 0 where they do not vary"
     assert seen.values(np.array([[1.0, 0.0]])).tolist() == [[1.0, 1.0]]
@@ -249,9 +250,9 @@ def test_losses_by_hand():
 
 @pytest.mark.parametrize(("n", "sizes"), [(9, [4, 5]), (10, [4, 4, 2]), (8, [4, 4]), (1, [1]), (3, [3])])
 def test_batches_leave_no_molecule_alone(n, sizes):
-    batches = list(_batches(np.arange(n), 4))
-    assert [len(rows) for rows in batches] == sizes
-    assert np.concatenate(batches).tolist() == list(range(n))
+    dealt = list(batches(np.arange(n), 4))
+    assert [len(rows) for rows in dealt] == sizes
+    assert np.concatenate(dealt).tolist() == list(range(n))
 
 
 def test_graphs_of_smiles_as_they_are_given():

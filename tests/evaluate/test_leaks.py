@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mmsa_dist.evaluate import leaks
-from mmsa_dist.evaluate.leaks import Leak, LeakError, NotChecked, check_leaks, find_leaks, leak_warnings, shards_of
+from mmsa_dist.evaluate.leaks import Leak, LeakError, NotChecked, check_leaks, find_leaks, look_for_leaks, shards_of
 from mmsa_dist.evaluate.moleculenet import Task
 from mmsa_dist.evaluate.splits import Split
 from mmsa_dist.evaluate.tasks import TaskData
@@ -86,8 +86,8 @@ def test_by_hand(shards, monkeypatch, at_a_time):
     )
     assert leak.sentence == (
         "mine, seed 0: 3 of 5 test molecules (60.0 %) were in the pre-training (1 of 1 valid and 1 of 2 train "
-        "molecules), such as C[NH3+].[Cl-], OC(=O)c1ccccc1OC(C)=O, [2H]c1ccccc1; to remove them prepare the shards "
-        "with --exclude and train again"
+        "molecules), such as `C[NH3+].[Cl-]`, `OC(=O)c1ccccc1OC(C)=O`, `[2H]c1ccccc1`; to remove them prepare the "
+        "shards with --exclude and train again"
     )
     assert told[-1] == (5, 5)
     assert len(told) == {1: 5, 2: 3, 1 << 20: 1}[at_a_time]
@@ -175,8 +175,18 @@ def test_shards_that_do_not_say_how_they_were_made(tmp_path):
 
 def test_what_a_reader_of_results_is_told(model):
     data, split = task_of("OCC", "CCCC", "CN"), split_of([1], [2], [0])
-    (warning,) = leak_warnings(model, [(data, split)])
-    assert warning.startswith("mine, seed 0: 1 of 1 test molecules (100.0 %) were in the pre-training")
-    assert leak_warnings(model, [(data, split_of([0], [2], [1]))]) == []
-    (unknown,) = leak_warnings(model / "nowhere", [(data, split)])
-    assert "was not checked, because" in unknown
+    found = look_for_leaks(model, [(data, split)])
+    (sentence,) = found.sentences
+    assert sentence.startswith("mine, seed 0: 1 of 1 test molecules (100.0 %) were in the pre-training")
+    clean = split_of([0], [2], [1])
+    found = look_for_leaks(model, [(data, clean), (data, replace(clean, seed=1))])
+    assert found.sentences == (
+        "mine, seed 0, seed 1: none of 1 test molecules was in the pre-training (1 of 1 valid and 1 of 1 train "
+        "molecules)",
+    )
+    about = json.loads(json.dumps(found.facts))["leaks"]
+    assert about["checked"]
+    assert [of["seen"] for of in about["splits"]] == [{"train": 1, "valid": 1, "test": 0}] * 2
+    unknown = look_for_leaks(model / "nowhere", [(data, split)])
+    assert "was not checked, because" in unknown.sentences[0]
+    assert unknown.facts["leaks"]["checked"] is False

@@ -28,7 +28,7 @@ def test_every_seed_the_mean_and_the_spread_are_drawn():
         *(score("r", "x", value, seed, metric="rmse") for seed, value in enumerate((1.0, 2.0))),
         *(score("r", "y", value, seed, metric="rmse") for seed, value in enumerate((1.5, math.nan))),
     ))  # fmt: skip
-    figure = drawn(results.summaries())
+    figure = drawn(results)
     panels = {axis.get_title("left"): axis for axis in figure.axes if axis.get_visible()}
     assert list(panels) == ["a", "r"]
 
@@ -68,6 +68,28 @@ def test_every_seed_the_mean_and_the_spread_are_drawn():
     assert (x["spread"], x["dots"], x["said"]) == (
         pytest.approx([1.5 - spread, 1.5 + spread]),
         pytest.approx([1, 2]),
-        "1.50",
+        "1.500",
     )
-    assert (y["spread"], y["dots"], y["said"]) == (pytest.approx([1.5, 1.5]), pytest.approx([1.5]), "1.50")
+    assert (y["spread"], y["dots"], y["said"]) == (pytest.approx([1.5, 1.5]), pytest.approx([1.5]), "1.500")
+
+
+def test_what_the_marks_are_and_what_is_not_defined_is_said():
+    results = Results(
+        (
+            *(score(task, "x", value, seed) for task in "ab" for seed, value in enumerate((0.6, 0.8))),
+            *(score(task, "y", 0.5) for task in "ab"),
+            score("c", "x", math.nan), score("c", "y", math.nan),
+        ),
+        about={"protocol": "probe"},
+    )  # fmt: skip
+    figure = drawn(results)
+    words = figure.get_suptitle()
+    assert words.startswith("protocol probe · random split · 2 seeds\n")
+    assert "dot: a seed · bar and figure: mean over seeds · line: ± one standard deviation" in words
+    panels = {axis.get_title("left"): axis for axis in figure.axes if axis.get_visible()}
+    assert list(panels) == ["a", "b", "c", "mean of 2"]
+    assert [text.get_text() for text in panels["c"].texts] == ["not defined", "not defined"]
+    assert list(panels["c"].get_xticks()) == []
+    mean = panels["mean of 2"]
+    assert [text.get_text() for text in mean.texts] == ["70.0", "50.0"]
+    assert mean.collections[0].get_offsets()[:, 0].tolist() == pytest.approx([60, 80])

@@ -11,8 +11,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from mmsa_dist.evaluate import Results, Score, evaluate
+from mmsa_dist.evaluate import Results, Score, make_split, run_evaluation
+from mmsa_dist.evaluate.job import Job
 from mmsa_dist.evaluate.methods import Method, Outcome
+from mmsa_dist.evaluate.side_by_side import parts
 from mmsa_dist.evaluate.simple_models import forest
 from tests.fixtures.labelled import TOLD, as_classification, some_of_freesolv, told
 
@@ -34,7 +36,7 @@ def job_files(folder: Path) -> dict[str, int]:
 
 
 def test_methods_without_randomness_run_once_per_split(freesolv, tmp_path):
-    results = evaluate([*TOLD, SEEDED], [freesolv], out=tmp_path, split="hu-scaffold", seeds=(0, 1, 2))
+    results = run_evaluation([*TOLD, SEEDED], [freesolv], out=tmp_path, split="hu-scaffold", seeds=(0, 1, 2))
     runs = {(line.features, line.model): (len(line.values), line.spread is None) for line in results.summaries()}
     assert runs == {
         ("told", "linear"): (1, True),
@@ -43,76 +45,92 @@ def test_methods_without_randomness_run_once_per_split(freesolv, tmp_path):
     }
     assert len(results.splits) == 1
     with pytest.raises(ValueError, match="at least one"):
-        evaluate(TOLD, [freesolv], out=tmp_path, seeds=())
+        run_evaluation(TOLD, [freesolv], out=tmp_path, seeds=())
 
 
 def test_what_is_done_is_kept_where_nothing_that_it_depends_on_has_changed(freesolv, tmp_path):
     options = {"out": tmp_path, "split": "random", "seeds": (0, 1), "resume": True}
-    first = evaluate(TOLD, [freesolv], **options)
+    first = run_evaluation(TOLD, [freesolv], **options)
     before = job_files(tmp_path)
     assert len(before) == 4
     done = []
-    again = evaluate(TOLD, [freesolv], **options, report=lambda done_, total, words: done.append((done_, total)))
+    again = run_evaluation(TOLD, [freesolv], **options, report=lambda done_, total, words: done.append((done_, total)))
     assert again.scores == first.scores
     assert job_files(tmp_path) == before
     assert done == []
 
     (tmp_path / "jobs/freesolv/told-linear-random-seed1.json").unlink()
-    assert without_times(evaluate(TOLD, [freesolv], **options)) == without_times(first)
+    assert without_times(run_evaluation(TOLD, [freesolv], **options)) == without_times(first)
     after = job_files(tmp_path)
     assert [name for name in after if after[name] != before[name]] == ["told-linear-random-seed1.json"]
 
     other = [replace(TOLD[0], identity="another model"), TOLD[1]]
-    evaluate(other, [freesolv], **options)
+    run_evaluation(other, [freesolv], **options)
     changed = job_files(tmp_path)
     assert {name.split("-")[0] for name in changed if changed[name] != after[name]} == {"told"}
 
     labels = freesolv.labels.copy()
     labels[0] += 1
-    evaluate(other, [replace(freesolv, labels=labels)], **options)
+    run_evaluation(other, [replace(freesolv, labels=labels)], **options)
     assert not set(job_files(tmp_path).items()) & set(changed.items())
 
     before = job_files(tmp_path)
-    evaluate(other, [freesolv], **{**options, "resume": False})
+    run_evaluation(other, [freesolv], **{**options, "resume": False})
     assert not set(job_files(tmp_path).items()) & set(before.items())
 
 
 @pytest.mark.parametrize("content", ['{"digest": "', "[]", "{}", "null", "\x00"])
 def test_a_damaged_file_of_a_job_counts_as_none(freesolv, tmp_path, content):
     options = {"out": tmp_path, "split": "random", "seeds": (0,), "resume": True}
-    first = evaluate(TOLD, [freesolv], **options)
+    first = run_evaluation(TOLD, [freesolv], **options)
     path = tmp_path / "jobs/freesolv/told-linear-random-seed0.json"
     whole = json.loads(path.read_text())
     for damaged in (content, json.dumps(whole | {"score": {}}), json.dumps(whole | {"score": []})):
         path.write_text(damaged)
-        again = evaluate(TOLD, [freesolv], **options)
+        again = run_evaluation(TOLD, [freesolv], **options)
         assert without_times(again) == without_times(first)
         assert again.notes() == [f"{path} is damaged and holds no job; it is done again"]
         assert json.loads(path.read_text())["digest"] == whole["digest"]
 
 
+@pytest.mark.parametrize(("content", "fault"), [(None, "is missing"), (b"", "is damaged"), (b"PAR1", "is damaged")])
+def test_a_job_without_its_predictions_is_done_again(freesolv, tmp_path, content, fault):
+    options = {"out": tmp_path, "split": "random", "seeds": (0,), "resume": True}
+    first = run_evaluation(TOLD, [freesolv], **options)
+    path = tmp_path / "jobs/freesolv/told-linear-random-seed0.parquet"
+    whole = path.read_bytes()
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    again = run_evaluation(TOLD, [freesolv], **options)
+    assert without_times(again) == without_times(first)
+    assert again.notes() == [f"{path} {fault}; its job is done again"]
+    assert path.read_bytes() == whole
+
+
 def test_another_metric_is_another_job(freesolv, tmp_path):
     options = {"out": tmp_path, "split": "random", "seeds": (0,), "resume": True}
-    evaluate(TOLD, [freesolv], **options)
+    run_evaluation(TOLD, [freesolv], **options)
     absolute = replace(freesolv, task=replace(freesolv.task, metric="mae"))
-    (kept, _) = evaluate(TOLD, [absolute], **options).scores
-    (fresh, _) = evaluate(TOLD, [absolute], out=tmp_path / "fresh", split="random", seeds=(0,)).scores
+    (kept, _) = run_evaluation(TOLD, [absolute], **options).scores
+    (fresh, _) = run_evaluation(TOLD, [absolute], out=tmp_path / "fresh", split="random", seeds=(0,)).scores
     assert (kept.metric, kept.value) == ("mae", fresh.value)
 
 
 def test_what_would_be_taken_for_one_is_refused(freesolv, tmp_path):
     with pytest.raises(ValueError, match="two tasks are called 'freesolv', and would be taken for one"):
-        evaluate(TOLD, [freesolv, replace(freesolv, labels=freesolv.labels + 1)], out=tmp_path)
+        run_evaluation(TOLD, [freesolv, replace(freesolv, labels=freesolv.labels + 1)], out=tmp_path)
     with pytest.raises(ValueError, match="two jobs are called 'freesolv/told-linear-hu-scaffold-seed0'"):
-        evaluate([*TOLD, replace(TOLD[0], features="TOLD!", identity="2")], [freesolv], out=tmp_path, seeds=(0,))
+        run_evaluation([*TOLD, replace(TOLD[0], features="TOLD!", identity="2")], [freesolv], out=tmp_path, seeds=(0,))
     with pytest.raises(ValueError, match="at least one task"):
-        evaluate(TOLD, [], out=tmp_path)
+        run_evaluation(TOLD, [], out=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_splits_from_files_are_seeds_like_others(freesolv, tmp_path):
-    made = evaluate(TOLD, [freesolv], out=tmp_path / "made", split="random", seeds=(0, 1, 2))
-    read = evaluate(TOLD, [freesolv], out=tmp_path / "read", split=str(tmp_path / "made/splits"), seeds=(0, 1, 2))
+    made = run_evaluation(TOLD, [freesolv], out=tmp_path / "made", split="random", seeds=(0, 1, 2))
+    read = run_evaluation(TOLD, [freesolv], out=tmp_path / "read", split=str(tmp_path / "made/splits"), seeds=(0, 1, 2))
     assert [(x.mean, x.spread) for x in read.summaries()] == [(x.mean, x.spread) for x in made.summaries()]
     assert [table.title for table in read.tables()] == ["RMSE, lower is better; file split"]
     assert {score.split_source for score in read.scores} == {f"freesolv-random-seed{seed}" for seed in range(3)}
@@ -124,7 +142,7 @@ def test_a_prediction_that_is_not_finite_is_named(freesolv, tmp_path):
 
     method = replace(TOLD[0], fit_predict=broken)
     with pytest.raises(FloatingPointError, match="freesolv/told-linear-random-seed0: predictions are not finite"):
-        evaluate([method], [freesolv], out=tmp_path, split="random", seeds=(0,))
+        run_evaluation([method], [freesolv], out=tmp_path, split="random", seeds=(0,))
 
 
 def test_a_place_that_cannot_be_written_to_is_told_before_anything_is_computed(freesolv, tmp_path):
@@ -133,12 +151,12 @@ def test_a_place_that_cannot_be_written_to_is_told_before_anything_is_computed(f
 
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
-        evaluate([replace(TOLD[0], make=unwanted)], [freesolv], out=tmp_path / "file", split="random", seeds=(0,))
+        run_evaluation([replace(TOLD[0], make=unwanted)], [freesolv], out=tmp_path / "file", split="random", seeds=(0,))
 
 
 def test_the_files_of_a_job(freesolv, tmp_path):
     data = as_classification(freesolv)
-    results = evaluate(TOLD, [data], out=tmp_path, split="random", seeds=(0,))
+    results = run_evaluation(TOLD, [data], out=tmp_path, split="random", seeds=(0,))
     split = results.splits[0][0]
     table = pq.read_table(tmp_path / "jobs/two/told-linear-random-seed0.parquet")
     assert table["row"].to_pylist() == split.test.tolist()
@@ -161,19 +179,26 @@ def _in_epochs(x, data, split, seed, progress):
 def test_jobs_side_by_side_say_how_far_they_are(freesolv, tmp_path):
     said: list[str] = []
     method = replace(TOLD[0], fit_predict=_in_epochs)
-    evaluate(
+    run_evaluation(
         [method], [freesolv], out=tmp_path, split="random", seeds=(0,), parallel=2,
         report=lambda done, total, words: said.append(words),
     )  # fmt: skip
     assert "2 side by side · freesolv/told-linear-random-seed0 epoch 2 of 2" in said
 
 
+def test_without_a_gpu_forests_do_not_wait_for_fine_tunings(freesolv):
+    split = make_split(freesolv, "random", 0)
+    jobs = [Job(freesolv, replace(SEEDED, gpu=gpu), split, 0) for gpu in (False, True, False)]
+    assert parts(jobs, has_gpus=False) == [(0, [0, 1, 2])]
+    assert parts(jobs, has_gpus=True) == [(0.25, [1]), (0, [0, 2])]
+
+
 @pytest.mark.distributed
 def test_side_by_side_in_ray_is_the_same(freesolv, tmp_path):
     tasks = [freesolv, as_classification(freesolv)]
     told_ = []
-    alone = evaluate([*TOLD, SEEDED], tasks, out=tmp_path / "alone", split="random", seeds=(0, 1))
-    together = evaluate(
+    alone = run_evaluation([*TOLD, SEEDED], tasks, out=tmp_path / "alone", split="random", seeds=(0, 1))
+    together = run_evaluation(
         [*TOLD, SEEDED], tasks, out=tmp_path / "ray", split="random", seeds=(0, 1), parallel=2,
         report=lambda done, total, words: told_.append((done, total)),
     )  # fmt: skip

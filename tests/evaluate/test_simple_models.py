@@ -15,10 +15,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from mmsa_dist.evaluate import make_split
+from mmsa_dist.evaluate import kernels, make_split
 from mmsa_dist.evaluate import simple_models as models
 from mmsa_dist.evaluate.fingerprints import ecfp4
 from mmsa_dist.evaluate.folds import FOLDS, folds_of
+from mmsa_dist.evaluate.kernels import features_of_kernel, tanimoto_kernel
 from tests.fixtures.labelled import as_classification, some_of_freesolv, told
 
 MODELS = (models.linear, models.rbf, models.nearest, models.forest, models.constant)
@@ -158,23 +159,60 @@ def test_no_feature_is_farther_out_than_in_training(freesolv):
     assert y == pytest.approx(models.linear(x, freesolv, split, 0, quiet).predictions[split.test[0], 0], abs=0.5)
 
 
-@pytest.mark.parametrize("kernel", [rbf_kernel, models._tanimoto_kernel])
+@pytest.mark.parametrize("kernel", [rbf_kernel, tanimoto_kernel])
 def test_features_of_a_kernel_have_its_values_for_products(freesolv, kernel, monkeypatch):
     bits = ecfp4(freesolv.smiles[:60], bits=256).astype(np.float64)
     bits[:2] = bits[2:4]  # twins have one landmark too many
-    learned, wanted = models._as_features(kernel, bits[:40], bits)
+    learned, wanted = features_of_kernel(kernel, bits[:40], bits)
+    assert learned.shape[1] <= 40, "only molecules to learn from are landmarks"
     np.testing.assert_allclose(learned @ learned.T, kernel(bits[:40], bits[:40]), atol=1e-6)
     np.testing.assert_allclose(wanted @ learned.T, kernel(bits, bits[:40]), atol=1e-6)
-    monkeypatch.setattr(models, "LANDMARKS", 30)
-    few, _ = models._as_features(kernel, bits[:40], bits)
+    monkeypatch.setattr(kernels, "LANDMARKS", 30)
+    few, _ = features_of_kernel(kernel, bits[:40], bits)
     assert few.shape[1] <= 30
     off = np.abs(few @ few.T - kernel(bits[:40], bits[:40]))
     assert np.sort(off.max(axis=1))[:30].max() < 1e-6 < off.max(), "between landmarks they are exact"
 
 
+@pytest.mark.parametrize("model", [models.rbf, models.tanimoto])
+def test_no_test_molecule_is_a_landmark(freesolv, model, monkeypatch):
+    monkeypatch.setattr(kernels, "LANDMARKS", 30)  # of 160 training molecules: which ones are taken tells
+    split = make_split(freesolv, "random", 0)
+    bits = ecfp4(freesolv.smiles, bits=256)
+    other = bits.copy()
+    other[split.test] = 1 - other[split.test]
+    others = np.concatenate([split.train, split.valid])
+    first, second = (model(x, freesolv, split, 0, quiet).predictions[others] for x in (bits, other))
+    # Products of matrices of equal shape, row by row.
+    np.testing.assert_allclose(first, second, rtol=1e-9)
+
+
+def test_what_comes_of_molecules_alone_is_computed_once_for_labels_of_the_same_molecules(freesolv, monkeypatch):
+    y = (freesolv.labels[:, 0] > -3).astype(float)
+    holes = np.where(np.arange(len(y)) % 3 == 0, np.nan, y)
+    data = replace(
+        as_classification(freesolv),
+        labels=np.stack([y, holes, 1 - y, 1 - holes, y], axis=1),
+        label_names=tuple("abcde"),
+    )
+    split, bits = make_split(data, "random", 0), ecfp4(data.smiles, bits=256)
+    computed = []
+
+    def counted(kernel, learned, wanted):
+        computed.append(len(learned))
+        return features_of_kernel(kernel, learned, wanted)
+
+    monkeypatch.setattr(models, "features_of_kernel", counted)
+    together = models.rbf(bits, data, split, 0, quiet).predictions
+    assert len(computed) == 2 * (FOLDS + 1), "each fold and the whole, for two sets of molecules"
+    for label in range(5):
+        alone = replace(data, labels=data.labels[:, [label]], label_names=data.label_names[label : label + 1])
+        np.testing.assert_array_equal(together[:, [label]], models.rbf(bits, alone, split, 0, quiet).predictions)
+
+
 def test_tanimoto_by_hand():
     a, b = np.array([[1, 1, 0], [0, 0, 0]], np.float32), np.array([[1, 0, 1], [1, 1, 0], [0, 0, 0]], np.float32)
-    np.testing.assert_allclose(models._tanimoto_kernel(a, b), [[1 / 3, 1, 0], [0, 0, 1]])
+    np.testing.assert_allclose(tanimoto_kernel(a, b), [[1 / 3, 1, 0], [0, 0, 1]])
 
 
 def test_a_kernel_finds_what_no_line_tells():

@@ -110,11 +110,34 @@ def test_the_same_molecules_from_another_file_are_the_same(tmp_path):
     assert load_split(path, task_of(CHAINS)).digest == make_split(written, "random").digest
 
 
-@pytest.mark.parametrize("name", ["mine.json", "ogb_splits_mine.json.gz", "OGB_splits_other-name.json", "mine-v2.json"])
+@pytest.mark.parametrize(
+    "name", ["mine.json", "ogb_splits_mine.json.gz", "OGB_splits_other-name.json", "mine-seed0.json"]
+)
 def test_names_in_a_folder(tmp_path, name):
     write(tmp_path / name, train=[0, 1], valid=[2], test=[3])
     (tmp_path / "yours.json").write_text("{}")
     assert sets(load_split(tmp_path, task_of(CHAINS[:4]))) == [{0, 1}, {2}, {3}]
+
+
+def test_the_file_of_a_task_whose_name_begins_alike_is_not_taken(tmp_path):
+    parts = {"train": [0, 1], "valid": [2], "test": [3]}
+    for name in ("mine-2.json", "mine-2-random-seed0.json"):
+        write(tmp_path / name, task="mine-2", **parts)
+    write(tmp_path / "mine-notes.json", words=[1])
+    (tmp_path / "mine-junk.json").write_text("{")
+    with pytest.raises(
+        SplitError, match=r'no split of mine, .*; mine-2-random-seed0.json does not say .*"task": "mine"'
+    ):
+        load_split(tmp_path, task_of(CHAINS[:4]))
+    write(tmp_path / "mine-v2.json", task="mine", **parts)
+    assert load_split(tmp_path, task_of(CHAINS[:4])).source == "mine-v2"
+
+
+def test_the_name_of_a_task_may_have_capitals(tmp_path):
+    data = task_of(CHAINS, name="Mine")
+    made = make_split(data, "random", 0)
+    made.write(tmp_path, data)
+    assert load_split(tmp_path, data).digest == made.digest
 
 
 def ogb_folder(folder: Path, smiles: list[str] | None = None, **parts: list[int]) -> Path:

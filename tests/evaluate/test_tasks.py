@@ -172,6 +172,8 @@ def test_a_file_of_ones_own(tmp_path):
         ("smiles,y\nCCO,1\nCC,high\n", "record 2: y='high' is not a number"),
         ("smiles,y\njunk,1\n", "no SMILES in column 'smiles' parses"),
         ("smiles,y\nCCO,inf\n", "record 1: y='inf' is not finite"),
+        ("smiles,y\nCCO,1\nCC,0_1\n", "record 2: y='0_1' is not a number"),
+        ("smiles,y\nCCO,\nCC,NA\n", "x.csv has no label at all in y; name a column that has some"),
         ("smiles,y,y\nCCO,1,0\n", "more than one column 'y'"),
         ("smiles,y\n", "no SMILES in column 'smiles' parses"),
         ("", "cannot be read as CSV"),
@@ -181,6 +183,27 @@ def test_unfit_files_are_said(tmp_path, text, sentence):
     (tmp_path / "x.csv").write_text(text)
     with pytest.raises(TaskError, match=sentence):
         load_csv(tmp_path / "x.csv", smiles_column="smiles", label_columns=["y"], metric="roc_auc")
+
+
+@pytest.mark.parametrize(
+    ("content", "where"),
+    [
+        (b"smiles,y,note\nCCO,1,\nCC,0,\xe9t\xe9\n", "byte 27, record 2"),  # Latin-1 in a column that is not used
+        (b"smiles,y\nCCO,1\nCC\xff,0,1\n", "byte 18, record 2"),
+        (b"smiles,\xe9\nCCO,1\n", "byte 8, in the row of names"),
+        ("smiles,y\nCCO,1\n".encode("utf-16"), "byte 1, in the row of names"),
+        ("smiles,y\nCCO,1\n".encode("utf-16-le"), "byte 2, in the row of names"),
+    ],
+)
+def test_what_is_not_utf8_is_said_once(tmp_path, capfd, content, where):
+    (tmp_path / "x.csv").write_bytes(content)
+    with pytest.raises(TaskError, match=rf"x.csv is not UTF-8 \({where}\); save it as CSV UTF-8$"):
+        load_csv(tmp_path / "x.csv", smiles_column="smiles", label_columns=["y"], metric="roc_auc")
+    assert capfd.readouterr().err == ""
+    (tmp_path / "x.csv").write_text("smiles,y,note\nCCO,1,été\n", encoding="utf-8-sig")
+    assert load_csv(tmp_path / "x.csv", smiles_column="smiles", label_columns=["y"], metric="roc_auc").smiles == (
+        "CCO",
+    )
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t"])

@@ -19,11 +19,14 @@ arms:
 """
 
 
+FEW = ("finetune.epochs=1", "finetune.batch_size=8")
+
+
 def ablate(folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
     rooms = os.pathsep.join(str(ROOT / room) for room in (".", "kernels", "shards"))
     command = [
         *(sys.executable, "-m", "mmsa_dist", "ablate", "--arms", folder / "arms.yaml", "--out", folder / "out"),
-        *("--config", ROOT / "tests/fixtures/mini.yaml", "train.steps=3", "finetune.epochs=1", "finetune.batch_size=8"),
+        *("--config", ROOT / "tests/fixtures/mini.yaml", "train.steps=3"),
         *("--csv", folder / "acids.csv", "--label-columns", "acid", "--split", "random", "--seeds", 2, *words),
     ]
     environment = {**os.environ, "PYTHONPATH": rooms, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
@@ -39,13 +42,16 @@ def test_two_arms(tiny_shards: Path, tmp_path: Path) -> None:
     (tmp_path / "acids.csv").write_text("smiles,acid\n" + "".join(f"{s},{int('=' in s)}\n" for s in chains))
     shards = f"data.shards={tiny_shards}"
 
-    first = ablate(tmp_path, shards)
+    first = ablate(tmp_path, shards, *FEW)
     assert first.returncode == 0, first.stdout + first.stderr
     assert "1 of 2: 2D+3D" in first.stdout
     about = json.loads((tmp_path / "out/results.json").read_text())
     lines = [line["features"] for line in about["summaries"]]
     assert lines == ["GIN, 2D+3D", "GIN, + memory", "GIN, no pre-training", "ECFP4", "none"]
     assert about["budget"] == {"shards": str(tiny_shards), "steps": 3, "batch_size": 8, "seed": 0}
+    assert about["arms"]["+ memory"]["settings"]["loss.memory"] == 0.5
+    assert [arm["ranks"] for arm in about["arms"].values()] == [1, 1]
+    assert "- arm + memory: `model.encoders=" in (tmp_path / "out/results.md").read_text()
     assert len(set(about["models"].values())) == 2
     losses = {
         arm: {
@@ -58,7 +64,7 @@ def test_two_arms(tiny_shards: Path, tmp_path: Path) -> None:
     }
     assert losses["memory"] - losses["2d-3d"] == {"train/memory_loss"}
 
-    again = ablate(tmp_path, shards)
+    again = ablate(tmp_path, shards, *FEW)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "1 of 2: 2D+3D is trained" in again.stdout
     assert json.loads((tmp_path / "out/results.json").read_text()) == about
@@ -78,6 +84,9 @@ def test_two_arms(tiny_shards: Path, tmp_path: Path) -> None:
     other = ablate(tmp_path, shards, "train.lr=1e-4")
     assert other.returncode == 2
     assert "holds an arm '2D+3D' with other settings; take another --out, or remove it" in other.stderr
+    unused = ablate(tmp_path, shards, "--protocol", "probe", "finetune.epochs=1", "run.dir=x")
+    assert unused.returncode == 2
+    assert "mmsa ablate --protocol probe does not use finetune.epochs=1, run.dir=x: an arm has its" in unused.stderr
     refused = ablate(tmp_path)
     assert refused.returncode == 2
     assert "say data.shards=FOLDER" in refused.stderr

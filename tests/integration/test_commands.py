@@ -172,6 +172,18 @@ def test_an_input_that_cannot_be_used_is_named_and_nothing_is_left(
             "mmsa embed does not use prepare.max_atoms=9, train.lr=5: standardization and the largest molecule are",
         ),
         (["evaluate", "--model", "{tmp}", "--tasks", "toxicity", "--out", "{tmp}/e"], "there is no task 'toxicity'"),
+        (
+            ["evaluate", "-m", "{tmp}", "--protocol", "finetune", "-o", "{tmp}/e", "model.gin.layers=3", "run.seed=4"],
+            "mmsa evaluate --protocol finetune does not use model.gin.layers=3, run.seed=4: only the GIN is tuned",
+        ),
+        (
+            ["evaluate", "--protocol", "finetune", "-o", "{tmp}/e", "model.gin.layers=3", "model.gin.dropout=0.1"],
+            "mmsa evaluate --protocol finetune does not use model.gin.dropout=0.1: only the GIN",
+        ),
+        (
+            ["evaluate", "-o", "{tmp}/e", "model.gin.layers=3", "embed.standardize=true", "train.lr=3"],
+            "mmsa evaluate --protocol probe does not use embed.standardize=true, train.lr=3: SMILES are taken as",
+        ),
         (["report", "{tmp}/nowhere"], "does not exist"),
         (["prepare", "prepare.workers=2"], "no input was named"),
         (
