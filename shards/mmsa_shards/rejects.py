@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmsa_shards.atomic import write_atomically
-from mmsa_shards.places import opened
+from mmsa_shards.places import file_in, opened
 from mmsa_shards.read import Refused
 
 REJECTS_NAME = "rejects/part-00000.parquet"
@@ -83,7 +83,7 @@ def write_rejects(path: Path, refused: Iterable[pa.RecordBatch]) -> Counter[str]
 
 def stored_rejects(folder: str | Path) -> Iterator[pa.RecordBatch]:
     """Yields the ledger of a prepared folder, which may be any URL that fsspec knows, a batch at a time."""
-    with opened(f"{str(folder).rstrip('/')}/{REJECTS_NAME}") as file:
+    with opened(file_in(folder, REJECTS_NAME)) as file:
         ledger = pq.ParquetFile(file, pre_buffer=False)  # for the reason that `read_rejects` gives
         for batch in ledger.iter_batches(_ROWS_AT_A_TIME, use_threads=False):
             yield batch.cast(REJECT_SCHEMA)
@@ -91,7 +91,7 @@ def stored_rejects(folder: str | Path) -> Iterator[pa.RecordBatch]:
 
 def read_rejects(folder: str | Path) -> pa.Table:
     """Reads the ledger of a prepared folder, which may be any URL that fsspec knows, as `REJECT_SCHEMA`."""
-    with opened(f"{str(folder).rstrip('/')}/{REJECTS_NAME}") as file:
+    with opened(file_in(folder, REJECTS_NAME)) as file:
         content = pa.BufferReader(file.read())
     # Not `pq.read_table`, which starts threads whatever it is told: one that still waits when the program ends takes it
     # down with an abort.
