@@ -38,7 +38,7 @@ from mmsa_dist.model import MMSAModel
 from mmsa_dist.runtime.threads import computing_threads
 from mmsa_shards.from_smiles import smiles_to_block
 from mmsa_shards.manifest import Ledger, Manifest
-from mmsa_shards.options import PrepareOptions, Standardization
+from mmsa_shards.options import Columns, PrepareOptions, SmilesOptions, Standardization
 from mmsa_shards.read import read_records
 from mmsa_shards.shard import read_block, write_shard
 
@@ -74,9 +74,8 @@ def drugs() -> str:
 def write_smiles(path: Path, source: str, most: int, options: PrepareOptions) -> int:
     """Writes the first molecules of a file that standardization takes, as they stand there; returns how many."""
     texts = [r.structure.text for _, r in zip(range(2 * most), read_records(source, options), strict=False)]
-    _, kept, _ = smiles_to_block(
-        texts, conformers="none", standardization=Standardization.from_options(options), drawn=False
-    )
+    how = SmilesOptions(standardization=Standardization.from_options(options), columns=Columns(depiction=False))
+    kept = smiles_to_block(texts, how).rows
     path.write_text("".join(f"{texts[row]} M{row}\n" for row in kept[:most]))
     return min(len(kept), most)
 
@@ -84,10 +83,8 @@ def write_smiles(path: Path, source: str, most: int, options: PrepareOptions) ->
 def write_shards(folder: Path, smiles: Path, config: Config) -> Path:
     texts = [line.split()[0] for line in smiles.read_text().splitlines()]
     size, how = config.prepare.molecules_per_block, Standardization.from_options(config.prepare)
-    blocks = [
-        smiles_to_block(texts[at : at + size], conformers="none", standardization=how)[0]
-        for at in range(0, len(texts), size)
-    ]
+    options = SmilesOptions(standardization=how)
+    blocks = [smiles_to_block(texts[at : at + size], options).block for at in range(0, len(texts), size)]
     folder.mkdir()
     shard = write_shard(folder, "train-00000.tar", "train", blocks, "zstd")
     Manifest(shards=(shard,), ledger=Ledger(len(texts), len(texts), 0, 0, 0, 0)).save(folder)

@@ -38,6 +38,7 @@ from mmsa_dist.encoders.gin import GIN
 from mmsa_dist.evaluate import load_task, make_split
 from mmsa_dist.evaluate.finetune import fine_tune, protocol_encoder
 from mmsa_dist.evaluate.graphs import graphs
+from mmsa_shards.schema import AtomColumn, BondColumn
 
 LEAST = 0.85  # of the bare encoder's rate, that fine-tuning must reach
 LEAST_AGAINST_PYG = 1.0  # of PyG's rate, that the encoder must reach
@@ -130,7 +131,9 @@ class PyG(nn.Module):
     def forward(self, batch: Edges) -> Tensor:
         """Returns (B, width), as `GIN.forward`."""
         atoms, edge_index, kind, direction, molecule, molecules = batch
-        x = self.gin.x_embedding1(atoms[:, 0]) + self.gin.x_embedding2(atoms[:, 1])
+        x = self.gin.x_embedding1(atoms[:, AtomColumn.ATOMIC_NUMBER]) + self.gin.x_embedding2(
+            atoms[:, AtomColumn.CHIRALITY]
+        )
         for number, (conv, layer, norm) in enumerate(zip(self.convs, self.gin.gnns, self.gin.batch_norms, strict=True)):
             tables = layer.edge_embedding1.weight, layer.edge_embedding2.weight
             edges = nn.functional.embedding(kind, tables[0]) + nn.functional.embedding(direction, tables[1])
@@ -144,9 +147,10 @@ def edges(batch: MoleculeBatch) -> Edges:
     atoms, bonds = batch.atoms_A9.long(), batch.bonds_E4.long()
     ends = torch.arange(len(atoms))
     edge_index = torch.cat([batch.bond_ends_E2.T, batch.bond_ends_E2.flip(1).T, ends.expand(2, -1)], dim=1)
-    kind = torch.where(bonds[:, 0] == 4, MISC_IS, bonds[:, 0])
+    kind, direction = bonds[:, BondColumn.TYPE], bonds[:, BondColumn.DIRECTION]
+    kind = torch.where(kind == 4, MISC_IS, kind)
     kind = torch.cat([kind, kind, torch.full_like(ends, SELF_LOOP)])
-    direction = torch.cat([bonds[:, 3], bonds[:, 3], torch.zeros_like(ends)])
+    direction = torch.cat([direction, direction, torch.zeros_like(ends)])
     return atoms, edge_index, kind, direction, batch.molecule_of_atom_A, len(batch)
 
 

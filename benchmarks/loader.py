@@ -37,7 +37,7 @@ from mmsa_dist.data.pictures import draw_pictures
 from mmsa_dist.data.sizes import BlockSizes
 from mmsa_shards.from_smiles import smiles_to_block
 from mmsa_shards.manifest import Ledger, Manifest
-from mmsa_shards.options import Standardization
+from mmsa_shards.options import Columns, Conformers, SmilesOptions, Standardization
 from mmsa_shards.shard import write_shard
 
 #: What it is, what was measured, the least that is asked, the aim, and the baseline in the same run.
@@ -77,16 +77,14 @@ def write_drugs(folder: Path) -> None:
     column = pq.ParquetFile(str(drugs)).read(columns=["smiles"]).column("smiles").to_pylist()
     smiles = [text for text in column if text and len(text) < 80][: 2 * BLOCK]
     preparation = load_config().prepare
-    standardization = Standardization.from_options(preparation)
+    conformers = Conformers(mode="etkdg", count=1, seed=0, timeout_s=preparation.conformer_timeout_s)
+    as_prepared = SmilesOptions(
+        standardization=Standardization.from_options(preparation), columns=Columns(conformers=conformers)
+    )
     blocks = [
         smiles_to_block(
-            smiles[first : first + BLOCK],
-            [f"drug-{number}" for number in range(first, first + BLOCK)],
-            conformers="etkdg",
-            seed=0,
-            conformer_timeout_s=preparation.conformer_timeout_s,
-            standardization=standardization,
-        )[0]
+            smiles[first : first + BLOCK], as_prepared, [f"drug-{number}" for number in range(first, first + BLOCK)]
+        ).block
         for first in range(0, len(smiles), BLOCK)
     ]
     shards = tuple(write_shard(folder, f"train-{n:05d}.tar", "train", blocks * COPIES, "zstd") for n in range(2))

@@ -42,8 +42,8 @@ from mmsa_shards.build import build_piece, count_intervals, deal, pack, piece_si
 from mmsa_shards.catalog import Chapter, catalog_input
 from mmsa_shards.job import describe
 from mmsa_shards.manifest import Manifest
-from mmsa_shards.molecule import Conformers, Order, make_molecules
-from mmsa_shards.options import PrepareOptions, Standardization
+from mmsa_shards.molecule import Order, make_molecules
+from mmsa_shards.options import Columns, PrepareOptions, Standardization
 from mmsa_shards.prepare import prepare
 from mmsa_shards.read import Structure
 from mmsa_shards.schema import STEPS_PER_ANGSTROM
@@ -278,13 +278,13 @@ class Bench:
 
     def _one_by_one(self, limit: float) -> tuple[list[Molecule | Refusal], list[float]]:
         """Makes the many molecules, each alone, and returns them and the seconds that each took."""
-        conformers = replace(Conformers.from_options(self.options), timeout_s=limit)
+        columns = Columns.from_options(replace(self.options, conformer_timeout_s=limit))
         made: list[Molecule | Refusal] = []
         times = []
         for smiles in self.many:
             order = Order(id="", inchikey=Chem.MolToInchiKey(Chem.MolFromSmiles(smiles)), smiles=smiles)
             begun = time.perf_counter()
-            made += make_molecules([order], conformers)
+            made += make_molecules([order], columns)
             times.append(time.perf_counter() - begun)
         return made, times[1:]  # the first starts the guard
 

@@ -41,8 +41,11 @@ def make_tiny_shards() -> Callable[..., Path]:
     """
     from mmsa_shards.from_smiles import smiles_to_block
     from mmsa_shards.manifest import Ledger, Manifest
+    from mmsa_shards.options import NO_CONFORMERS, Columns, Conformers, SmilesOptions
     from mmsa_shards.shard import write_shard
     from tests.fixtures.standardization import DEFAULT
+
+    etkdg = Conformers(mode="etkdg", count=1, seed=0, timeout_s=5)
 
     chains = ["C" * n + end for n in range(1, 12) for end in ("O", "N", "Cl", "C(=O)O", "c1ccccc1")]
 
@@ -52,13 +55,12 @@ def make_tiny_shards() -> Callable[..., Path]:
         blocks = [
             smiles_to_block(
                 chains[i : i + 4],
+                SmilesOptions(
+                    standardization=DEFAULT,
+                    columns=Columns(conformers=NO_CONFORMERS if flat or i % 20 == 8 else etkdg, descriptors=described),
+                ),
                 [f"M-{smiles}" for smiles in chains[i : i + 4]],
-                conformers="none" if flat or i % 20 == 8 else "etkdg",
-                seed=0,
-                conformer_timeout_s=5,
-                standardization=DEFAULT,
-                described=described,
-            )[0]
+            ).block
             for i in range(0, len(chains), 4)
         ]
         shards = (

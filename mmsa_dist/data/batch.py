@@ -25,11 +25,11 @@ class MoleculeBatch:
     index_B: Tensor
     """(B,) int64: number of the molecule in its manifest split (the row of the embedding bank); -1 outside."""
     atoms_A9: Tensor
-    """(A, 9) uint8: `mmsa_shards.schema.ATOM_CATEGORIES`."""
+    """(A, 9) uint8: columns of `mmsa_shards.schema.AtomColumn`."""
     atom_ptr: Tensor
     """(B + 1,) int64: atoms of molecule b are rows atom_ptr[b]:atom_ptr[b + 1]."""
     bonds_E4: Tensor
-    """(E, 4) uint8: `mmsa_shards.schema.BOND_CATEGORIES`; each bond once."""
+    """(E, 4) uint8: columns of `mmsa_shards.schema.BondColumn`; each bond once."""
     bond_ends_E2: Tensor
     """(E, 2) int64: the two atoms of a bond, numbered within the batch (0..A-1)."""
     xyz_A3: Tensor

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from mmsa_dist.data.columns import MoleculeColumns, places
-from mmsa_shards.schema import STEPS_PER_DRAWING_UNIT
+from mmsa_shards.schema import STEPS_PER_DRAWING_UNIT, AtomColumn, BondColumn
 
 _SYMBOLS = (  # noqa: SIM905 - a list literal would be five times as long
     "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr "
@@ -100,8 +100,8 @@ def _draw_letters(
     pictures: np.ndarray, columns: MoleculeColumns, atom_points: np.ndarray, bond_length: np.ndarray
 ) -> None:
     """Names the atoms that are not plain carbon, each in a disc that is cleared for it."""
-    element, degree = columns.atoms[:, 0], columns.atoms[:, 2]
-    charge, hydrogens = columns.atoms[:, 3], columns.atoms[:, 4]
+    element, degree = columns.atoms[:, AtomColumn.ATOMIC_NUMBER], columns.atoms[:, AtomColumn.DEGREE]
+    charge, hydrogens = columns.atoms[:, AtomColumn.FORMAL_CHARGE], columns.atoms[:, AtomColumn.HYDROGENS]
     lettered = np.flatnonzero((element != _CARBON) | (charge != _NEUTRAL) | (degree == 0))
     molecule = np.searchsorted(columns.atom_ptr, lettered, side="right") - 1
     points, bond = atom_points[lettered].astype(np.float64), bond_length[molecule].astype(np.float64)
@@ -154,7 +154,7 @@ def _strokes(
     columns: MoleculeColumns, bond_ends: np.ndarray, points: np.ndarray, bond_length: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Half-bond strokes (T, 2, 2) in fixed point, and the molecule (T,) and element (T,) of each, ordered by these."""
-    kind = columns.bonds[:, 0]
+    kind = columns.bonds[:, BondColumn.TYPE]
     copies = np.array([1, 2, 3, 2, 1])[kind]  # single, double, triple, aromatic, other
     bond = np.repeat(np.arange(len(kind)), copies)
     nth = np.arange(len(bond)) - np.repeat(np.cumsum(copies) - copies, copies)
@@ -169,7 +169,7 @@ def _strokes(
     half = (begin + end) / 2
     strokes = np.stack([np.stack([begin, half], axis=1), np.stack([half, end], axis=1)], axis=1)
     fixed = np.round(strokes.reshape(-1, 2, 2) * (1 << _SHIFT)).astype(np.int32)
-    element = columns.atoms[bond_ends[bond], 0].reshape(-1)
+    element = columns.atoms[bond_ends[bond], AtomColumn.ATOMIC_NUMBER].reshape(-1)
     molecule = np.repeat(molecule_of_bond[bond], 2)
     order = np.lexsort((element, molecule))
     return fixed[order], molecule[order], element[order]

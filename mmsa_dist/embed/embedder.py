@@ -34,7 +34,7 @@ from mmsa_dist.embed.column import rows_of
 from mmsa_dist.embed.device import computing_side_by_side, device_of, exact_float32
 from mmsa_dist.embed.memory import fitting_batch_size, is_out_of_memory
 from mmsa_dist.embed.pretrained import Inference, PretrainedModel
-from mmsa_dist.embed.reading import Reading, is_one_piece, read_ahead, readers_for
+from mmsa_dist.embed.reading import is_one_piece, options_of, read_ahead, readers_for
 from mmsa_dist.encoders import Modality, modalities_of
 from mmsa_dist.model import MMSAModel
 
@@ -311,17 +311,16 @@ class Embedder(TransformerMixin, BaseEstimator):
         inchikeys: list[str | None] = [None] * len(rows)
         invalid = []
         start = 0
-        how = self.pretrained.inference.standardization
-        reading = Reading(
+        options = options_of(
             self.pretrained.inference,
-            how if self.standardize else how.as_drawn(),
-            conformers="etkdg" if self.conformers == "etkdg" and self._reads("coordinates") else "none",
-            drawn=self._pictures,
-            keyed=keyed,
+            standardize=self.standardize,
+            embed_3d=self.conformers == "etkdg" and self._reads("coordinates"),
+            depiction=self._pictures,
+            inchikeys=keyed,
         )
         device = device_of(self.device)
         with self._computing(device, len(rows)) as number:
-            reads = read_ahead(rows, reading, batch_size=self.batch_size_, readers=readers_for(self.readers, device))
+            reads = read_ahead(rows, options, batch_size=self.batch_size_, readers=readers_for(self.readers, device))
             # A vector's last bits hang on its batch, so batches are cut within what is read, however many compute.
             within = number if is_one_piece(len(rows)) else 1
             for read, (of_block, without) in _side_by_side(

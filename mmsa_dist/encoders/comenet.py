@@ -22,7 +22,9 @@ from mmsa_dist.encoders.spherical_basis import (
     zonal_harmonics,
 )
 from mmsa_dist.runtime.linear import Linear
-from mmsa_shards.schema import ATOM_CATEGORIES
+from mmsa_shards.schema import ATOM_CATEGORIES, AtomColumn
+
+_ATOMIC_NUMBER = int(AtomColumn.ATOMIC_NUMBER)  # a plain integer, for torch.compile cannot trace an IntEnum
 
 
 @register("comenet")
@@ -64,7 +66,7 @@ class ComENet(Encoder):
         super().__init__()
         self.width = hidden
         self.basis = EdgeBasis(radial, spherical, cutoff)
-        self.embedding = nn.Embedding(ATOM_CATEGORIES[0].size, hidden)
+        self.embedding = nn.Embedding(ATOM_CATEGORIES[_ATOMIC_NUMBER].size, hidden)
         self.blocks = nn.ModuleList(
             InteractionBlock(hidden, middle, radial * spherical**2, radial * spherical) for _ in range(layers)
         )
@@ -83,7 +85,7 @@ class ComENet(Encoder):
         atom_ptr = torch.cat([sizes_B.new_zeros(1), sizes_B.cumsum(0)])
 
         angular, dihedral = self.basis(batch.xyz_A3[kept_A], atom_ptr, molecule_A)
-        x_AD = silu(self.embedding(batch.atoms_A9[kept_A, 0].long()))
+        x_AD = silu(self.embedding(batch.atoms_A9[kept_A, _ATOMIC_NUMBER].long()))
         for block in self.blocks:
             x_AD = self.block(block, x_AD, angular, dihedral, molecule_A, len(batch))
         return sum_of_segments(atom_ptr, molecule_A)(self.output(x_AD))

@@ -19,23 +19,22 @@ from mmsa_dist.encoders.dropout import Dropout
 from mmsa_dist.encoders.sparse_sum import SparseSum, segment_ptr, sum_of_segments, sum_rows
 from mmsa_dist.runtime.linear import Linear, LinearReLU
 from mmsa_dist.runtime.onednn import rows_of_product
-from mmsa_shards.schema import ATOM_CATEGORIES, BOND_CATEGORIES
+from mmsa_shards.schema import ATOM_CATEGORIES, BOND_CATEGORIES, AtomColumn, BondColumn
 
-ATOMIC_NUMBER, CHIRALITY = 0, 1
-"""Columns of `MoleculeBatch.atoms_A9` that Hu et al. read."""
-BOND_TYPE, BOND_DIRECTION = 0, 3
-"""Columns of `MoleculeBatch.bonds_E4` that this encoder reads."""
+# As plain integers, for torch.compile cannot trace an IntEnum.
+_ATOMIC_NUMBER, _CHIRALITY = int(AtomColumn.ATOMIC_NUMBER), int(AtomColumn.CHIRALITY)
+_BOND_TYPE, _BOND_DIRECTION = int(BondColumn.TYPE), int(BondColumn.DIRECTION)
 
-MASK_TOKEN = ATOM_CATEGORIES[ATOMIC_NUMBER].size
-"""Atomic-number index of a masked atom: one past the last real one, 119 as in Hu et al."""
+#: Atomic-number index of a masked atom: one past the last real one, 119 as in Hu et al.
+MASK_TOKEN = ATOM_CATEGORIES[_ATOMIC_NUMBER].size
 
 # Hu et al. have single, double, triple, aromatic, self-loop, masked. OGB's fifth type, "misc", is a bond of
 # which the type is not told (dative, zero-order, ...); that is what "masked" means, so it takes that row.
 _SELF_LOOP, _UNTOLD = 4, 5
 _BOND_TYPES = 6
-_BOND_DIRECTIONS = BOND_CATEGORIES[BOND_DIRECTION].size
+_BOND_DIRECTIONS = BOND_CATEGORIES[_BOND_DIRECTION].size
 
-_FURTHER = slice(CHIRALITY + 1, len(ATOM_CATEGORIES))
+_FURTHER = slice(_CHIRALITY + 1, len(AtomColumn))
 
 
 @register("gin")
@@ -86,7 +85,7 @@ class GIN(AtomEncoder):
         self.width = 2 * width if pool == "mean_max" else width
         self._pool = pool
         self.x_embedding1 = nn.Embedding(MASK_TOKEN + 1, width)
-        self.x_embedding2 = nn.Embedding(ATOM_CATEGORIES[CHIRALITY].size, width)
+        self.x_embedding2 = nn.Embedding(ATOM_CATEGORIES[_CHIRALITY].size, width)
         nn.init.xavier_uniform_(self.x_embedding1.weight)
         nn.init.xavier_uniform_(self.x_embedding2.weight)
         self.further_features = _FurtherFeatures(width) if atoms == "ogb" else None
@@ -130,7 +129,7 @@ class GIN(AtomEncoder):
             rows = rows_of_product(rows, atoms_A9.device)
         atoms_R9 = functional.pad(atoms_A9, (0, 0, 0, rows - len(atoms_A9)))
         neighbours, bonds_R9 = _neighbourhoods(batch, rows)
-        atoms_R2 = atoms_R9[:, [ATOMIC_NUMBER, CHIRALITY]].long()
+        atoms_R2 = atoms_R9[:, [_ATOMIC_NUMBER, _CHIRALITY]].long()
         x_RD = self.x_embedding1(atoms_R2[:, 0]) + self.x_embedding2(atoms_R2[:, 1])
         if self.further_features is not None:
             x_RD = self.further_features(x_RD, atoms_R9)
@@ -194,7 +193,7 @@ class _FurtherFeatures(nn.Module):
     def forward(self, x_AD: Tensor, atoms_A9: Tensor) -> Tensor:
         """Returns (A, D): `x_AD` itself, changed."""
         row_A7 = atoms_A9[:, _FURTHER].long() + self.first_row_7
-        shown_A7 = (atoms_A9[:, ATOMIC_NUMBER, None] != MASK_TOKEN).to(x_AD.dtype).expand(row_A7.shape)
+        shown_A7 = (atoms_A9[:, _ATOMIC_NUMBER, None] != MASK_TOKEN).to(x_AD.dtype).expand(row_A7.shape)
         return self.table(x_AD, x_AD.new_zeros(len(x_AD), self.table.num_embeddings).scatter(1, row_A7, shown_A7))
 
 
@@ -215,7 +214,7 @@ def from_hu(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     state = dict(published)
     chirality_3D = state["x_embedding2.weight"]
-    missing = ATOM_CATEGORIES[CHIRALITY].size - chirality_3D.shape[0]
+    missing = ATOM_CATEGORIES[_CHIRALITY].size - chirality_3D.shape[0]
     state["x_embedding2.weight"] = torch.cat([chirality_3D, chirality_3D[:1].expand(missing, -1)])
     return state
 
@@ -236,9 +235,9 @@ def _neighbourhoods(batch: MoleculeBatch, rows: int) -> tuple[SparseSum, Tensor]
     other_2E = batch.bond_ends_E2.flip(1).T.reshape(-1)[order_2E]
     neighbours = SparseSum(other_2E, ptr, other_2E, ptr)  # a bond has no direction: the matrix is symmetric
 
-    type_E = batch.bonds_E4[:, BOND_TYPE].long()
-    type_E = torch.where(type_E == BOND_CATEGORIES[BOND_TYPE].size - 1, _UNTOLD, type_E)
-    direction_E = batch.bonds_E4[:, BOND_DIRECTION].long() + _BOND_TYPES
+    type_E = batch.bonds_E4[:, _BOND_TYPE].long()
+    type_E = torch.where(type_E == BOND_CATEGORIES[_BOND_TYPE].size - 1, _UNTOLD, type_E)
+    direction_E = batch.bonds_E4[:, _BOND_DIRECTION].long() + _BOND_TYPES
     one_hot_99 = torch.eye(_BOND_TYPES + _BOND_DIRECTIONS, device=batch.device)
     bonds_E9 = one_hot_99[type_E] + one_hot_99[direction_E]
     bonds_R9 = sum_rows(bonds_E9, order_2E % max(num_bonds, 1), ptr)

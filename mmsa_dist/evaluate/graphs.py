@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from mmsa_dist.data.columns import MoleculeColumns, from_block
 from mmsa_dist.evaluate.methods import Inputs
 from mmsa_dist.evaluate.tasks import TaskData
+from mmsa_shards.options import SmilesOptions
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def graphs(data: TaskData) -> Inputs:
     """Graphs of the SMILES as they are given, salts and charges included, as the field's protocol has it."""
     from mmsa_shards.from_smiles import smiles_to_block
 
-    block, kept, refused = smiles_to_block(data.smiles, conformers="none", standardization=None)
+    read = smiles_to_block(data.smiles, SmilesOptions(standardization=None))
     place = np.full(len(data), -1, dtype=np.int64)
-    place[kept] = np.arange(len(kept))
-    return Inputs(Graphs(from_block(block), place), missing=len(refused))
+    place[read.rows] = np.arange(len(read.rows))
+    return Inputs(Graphs(from_block(read.block), place), missing=len(read.refused))

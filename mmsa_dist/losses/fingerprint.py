@@ -13,14 +13,15 @@ from torch.nn import functional
 
 from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.data.hashing import STEP, mix_tensor, signed
-from mmsa_dist.encoders.gin import BOND_TYPE
-from mmsa_shards.schema import ATOM_CATEGORIES
+from mmsa_shards.schema import AtomColumn, BondColumn
 
 _RADIUS = 2  # bonds from the middle, as in ECFP4
-_ATOM_INVARIANTS = tuple(
-    number
-    for number, category in enumerate(ATOM_CATEGORIES)
-    if category.name in {"atomic_number", "degree", "formal_charge", "hydrogens", "in_ring"}
+_ATOM_INVARIANTS = (
+    AtomColumn.ATOMIC_NUMBER,
+    AtomColumn.DEGREE,
+    AtomColumn.FORMAL_CHARGE,
+    AtomColumn.HYDROGENS,
+    AtomColumn.IN_RING,
 )
 
 
@@ -58,10 +59,10 @@ def circular_fingerprint(batch: MoleculeBatch, bits: int) -> Tensor:
     """
     # Each bond twice, seen from either end.
     here, there = batch.bond_ends_E2.T.reshape(-1), batch.bond_ends_E2.flip(1).T.reshape(-1)
-    type_2E = batch.bonds_E4[:, BOND_TYPE].long().repeat(2)
+    type_2E = batch.bonds_E4[:, BondColumn.TYPE].long().repeat(2)
     state_A = torch.zeros(len(batch.atoms_A9), dtype=torch.int64, device=batch.device)
-    for number in _ATOM_INVARIANTS:
-        state_A = _mix(state_A + batch.atoms_A9[:, number])
+    for column in _ATOM_INVARIANTS:
+        state_A = _mix(state_A + batch.atoms_A9[:, column])
     molecule_A = batch.molecule_of_atom_A
     fingerprint_BF = torch.zeros(len(batch), bits, dtype=torch.bool, device=batch.device)
     fingerprint_BF[molecule_A, state_A % bits] = True

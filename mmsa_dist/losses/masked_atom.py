@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.data.hashing import mix_tensor, share_tensor
-from mmsa_dist.encoders.gin import ATOMIC_NUMBER, CHIRALITY, MASK_TOKEN
+from mmsa_dist.encoders.gin import MASK_TOKEN
 from mmsa_dist.runtime.distributed import all_reduce_mean
+from mmsa_shards.schema import AtomColumn
 
 
 class MaskedAtomLoss(nn.Module):
@@ -49,10 +50,10 @@ class MaskedAtomLoss(nn.Module):
         """
         masked_A = draw_masked_atoms(batch, self.mask_rate, generator)
         atoms_A9 = batch.atoms_A9.clone()
-        atoms_A9[:, ATOMIC_NUMBER].masked_fill_(masked_A, MASK_TOKEN)
-        atoms_A9[:, CHIRALITY].masked_fill_(masked_A, 0)
+        atoms_A9[:, AtomColumn.ATOMIC_NUMBER].masked_fill_(masked_A, MASK_TOKEN)
+        atoms_A9[:, AtomColumn.CHIRALITY].masked_fill_(masked_A, 0)
         logits = self.head(encode_atoms(batch, atoms_A9)[masked_A])
-        true = batch.atoms_A9[masked_A, ATOMIC_NUMBER].long()
+        true = batch.atoms_A9[masked_A, AtomColumn.ATOMIC_NUMBER].long()
         count = all_reduce_mean(masked_A.sum().to(torch.float32))
         return functional.cross_entropy(logits.float(), true, reduction="sum") / count
 

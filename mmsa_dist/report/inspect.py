@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mmsa_dist.report.ids import IdCount, SharedIds
 from mmsa_shards.atomic import write_atomically
 from mmsa_shards.manifest import Ledger, Manifest, ShardEntry
+from mmsa_shards.schema import AtomColumn
 from mmsa_shards.shard import read_block
 
 if TYPE_CHECKING:
@@ -161,7 +162,8 @@ def inspect_shards(folder: str | os.PathLike[str], *, blocks: int = 4096) -> Sha
         ids.add(block["id"])
         offsets = block["atoms"].offsets.to_numpy().astype(np.int64)
         size = np.diff(offsets)
-        element = block["atoms"].flatten().flatten().to_numpy().reshape(-1, 9)[:, 0]
+        atom_columns = block["atoms"].flatten().flatten().to_numpy().reshape(-1, len(AtomColumn))
+        element = atom_columns[:, AtomColumn.ATOMIC_NUMBER]
         sizes.append(size)
         atoms += np.bincount(element, minlength=256)
         molecule = np.repeat(np.arange(len(size)), size)

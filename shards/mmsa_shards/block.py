@@ -38,9 +38,9 @@ class Molecule:
     inchikey: str
     smiles: str
     atoms: NDArray[np.uint8]
-    """(A, 9): `mmsa_shards.schema.ATOM_CATEGORIES`."""
+    """(A, 9): columns of `mmsa_shards.schema.AtomColumn`."""
     bonds: NDArray[np.uint8]
-    """(E, 4): `mmsa_shards.schema.BOND_CATEGORIES`."""
+    """(E, 4): columns of `mmsa_shards.schema.BondColumn`."""
     bond_ends: NDArray[np.uint16]
     """(E, 2): numbers of the two atoms."""
     xy: NDArray[np.float32]

@@ -24,8 +24,8 @@ from mmsa_shards.block import Molecule, conformer_from_bytes, decode_block, enco
 from mmsa_shards.catalog import AXIS, end_of_val, position_of, read_interval
 from mmsa_shards.manifest import ShardEntry, Split
 from mmsa_shards.merge import Entry, merge
-from mmsa_shards.molecule import Conformers, Order, coordinates_fit, make_molecules
-from mmsa_shards.options import PrepareOptions
+from mmsa_shards.molecule import Order, coordinates_fit, make_molecules
+from mmsa_shards.options import Columns, PrepareOptions
 from mmsa_shards.read import Place, Refused
 from mmsa_shards.rejects import write_refused
 from mmsa_shards.schema import BLOCK_SCHEMA
@@ -230,15 +230,13 @@ def build_piece(
     """
     rows = [Entry(**{**row, "xyz": tuple(row["xyz"])}) for row in _open(deal_path).get_batch(number).to_pylist()]
     orders = [_order(row) for row in rows]
-    conformers = Conformers.from_options(options)
+    columns = Columns.from_options(options)
     # What a GPU embeds may depend on what it embeds together; all else is made molecule by molecule.
-    step = len(orders) if conformers.backend == "nvmolkit" else _MADE_TOGETHER
+    step = len(orders) if columns.conformers.backend == "nvmolkit" else _MADE_TOGETHER
     told: list[str] = []
     made: list[Molecule | Refusal] = []
     for start in range(0, len(orders), max(1, step)):
-        made += make_molecules(
-            orders[start : start + step], conformers, described=options.descriptors, tell=told.append
-        )
+        made += make_molecules(orders[start : start + step], columns, tell=told.append)
         if making is not None:
             making.write_text(str(len(made)))
     refused = [

@@ -1,6 +1,6 @@
-"""RDKit molecule -> 3D coordinates: embedding by ETKDGv3 or else by distances, and judging what was given.
+"""RDKit molecule -> 3D coordinates: embedding by ETKDGv3 or distance geometry, and checks of given coordinates.
 
-Sizes: A atoms of the molecule (its hydrogens are implicit), n conformers.
+Sizes: A atoms of the molecule, without its implicit hydrogens; n conformers.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 from rdkit.Chem.EnumerateStereoisomers import EnumerateStereoisomers, GetStereoisomerCount, StereoEnumerationOptions
 
+#: Increased when the same molecule and seed give other conformers: shards of two recipes are not mixed.
 RECIPE = 3
-"""Raised when the same molecule and seed come to give other conformers: shards of two recipes are not mixed."""
 
-# Attempts of one embedding: eigenvalues of the distance matrix are the quicker start, random coordinates the
-# surer. A molecule that is still without a conformer is often a cage whose unspecified centres fit together in
-# few ways: there the isomers are tried one by one. A larger box helps where random coordinates were crowded.
+# The steps of an embedding. Eigenvalues of the distance matrix are the faster start, random coordinates the more
+# reliable one. A molecule that is still without a conformer is often a cage whose unspecified centres fit together in
+# few ways, so its stereoisomers are tried one by one. A larger box helps if random coordinates were too crowded.
 # Of 3,000 random PubChem molecules of at most 50 heavy atoms, the four steps left 75, 16, 11 and 10 without a
-# conformer; of 2,000 others, 13 after the last. Of these 23, 17 embed at once without their stereo: they are
-# drawn with one that their rings hardly allow. 20 attempts from random coordinates found no more than 10, and 100
-# three, for a quarter more time over all molecules; a looser force tolerance, ETKDGv2 and ignoreSmoothingFailures
-# found none. What is still without one goes to `_relaxed`, which found one for 8 of 13 others, in 3 s for all
-# 13, beside 23 s of the steps before it.
-# RDKit's own `timeout` stays off: it watches the clock on the wall, so the outcome would depend on how busy the
-# machine is. What must end is ended by `mmsa_shards.guard`.
+# conformer; of 2,000 others, 13 after the last step. Of these 23, 17 embed at once without their stereo: they are drawn
+# with stereo that their rings hardly allow. 20 attempts from random coordinates found no more than 10, and 100 attempts
+# three more, for a quarter more time over all molecules; a looser force tolerance, ETKDGv2 and ignoreSmoothingFailures
+# found none. Molecules that are still without a conformer go to `_relaxed`, which found one for 8 of 13 others, in 3 s
+# for all 13, after 23 s for the steps before it.
+# RDKit's own `timeout` stays off: it measures wall-clock time, so the outcome would depend on how busy the machine is.
+# `mmsa_shards.guard` ends what takes too long.
 _FROM_DISTANCES = {"useRandomCoords": False, "maxIterations": 20}
 _FROM_RANDOM = {"useRandomCoords": True, "maxIterations": 10}
 _EACH_ISOMER = {"useRandomCoords": False, "maxIterations": 10}
 _FROM_A_LARGER_BOX = {"useRandomCoords": True, "maxIterations": 20, "boxSizeMult": 5.0}
-# An attempt at a large molecule takes seconds. Of 120 random PubChem molecules of more than 50 heavy atoms, half
-# the attempts and no more gave 117 a conformer in 58 s, the whole ladder 119 in 72 s, RDKit's defaults 112 in 76 s.
+# An attempt at a large molecule takes seconds. Of 120 random PubChem molecules of more than 50 heavy atoms, half the
+# attempts of the first two steps gave 117 a conformer in 58 s, all steps 119 in 72 s, RDKit's defaults 112 in 76 s.
 _LARGE = 50  # heavy atoms
 _FEW_FROM_DISTANCES = {"useRandomCoords": False, "maxIterations": 10}
 _FEW_FROM_RANDOM = {"useRandomCoords": True, "maxIterations": 5}
-# Strained rings contradict what ETKDG knows of rings and torsions, and chirality enforced from the start leaves them no
-# way. Without both they come out pressed flat or as another isomer: a force field gives them their shape, and it is
-# looked whether they kept the stereo that they are drawn with.
+# Strained rings contradict what ETKDG knows of rings and torsions, and cannot form if chirality is enforced from the
+# start. Without both they come out flattened or as another isomer: a force field then gives them their shape, and
+# those that lost the stereo that they are drawn with are dropped.
 _WITHOUT_KNOWLEDGE = {
     "useRandomCoords": True,
     "maxIterations": 10,
@@ -56,39 +56,40 @@ _RELAXED_STEPS = 2000
 _LARGEST_SEED = 0x7FFFFFFF  # RDKit takes a positive int32
 _ISOMERS = StereoEnumerationOptions(maxIsomers=8, onlyUnassigned=True, rand=0)
 
-# Bonds over the sum of their covalent radii: triple bonds measure 0.78, and of 679 random PubChem molecules two
-# came out of RDKit with one of 0.56 or 1.32, cages pressed flat or rings torn open. The next step mends most.
+# Length of a bond divided by the sum of its covalent radii. Triple bonds have 0.78. Of 679 random PubChem molecules two
+# came out of RDKit with a bond of 0.56 or 1.32: flattened cages or torn rings. The next step gets most of them right.
 _SHORTEST_RATIO, _LONGEST_RATIO = 0.7, 1.3
 _COVALENT_RADII = np.asarray([Chem.GetPeriodicTable().GetRcovalent(number) for number in range(119)])
 
-_SHORTEST_BOND = 0.4  # Å; H-H, the shortest there is, measures 0.74
+_SHORTEST_BOND = 0.4  # Å; the shortest bond of all, H-H, has 0.74
 
 
 def embed(mol: Chem.Mol, *, count: int, seed: int, inchikey: str, mmff_iterations: int = 0) -> NDArray[np.float32]:
-    """Embeds a molecule by ETKDGv3 (Riniker & Landrum 2015; Wang et al. 2020) with its hydrogens in place.
+    """Embeds a molecule by ETKDGv3 (Riniker & Landrum 2015; Wang et al. 2020), with explicit hydrogens.
 
-    Up to 50 heavy atoms, what ETKDGv3 has no way to is embedded by distance geometry alone and minimized by MMFF94.
+    Molecules of up to 50 heavy atoms that ETKDGv3 cannot embed are embedded by plain distance geometry and minimized
+    by MMFF94.
 
     Args:
         mol: a sanitized molecule with implicit hydrogens.
         count: conformers wanted.
-        seed: of the preparation; with `inchikey` it fixes the conformers whatever else is embedded.
+        seed: of the preparation; with `inchikey` it determines the conformers, whatever else is embedded.
         inchikey: of the molecule.
-        mmff_iterations: steps of MMFF94 minimization (Halgren 1996) after embedding, for molecules of which it has
-            all parameters; 0 for none but where distance geometry alone was needed.
+        mmff_iterations: steps of MMFF94 minimization (Halgren 1996) after embedding, for molecules that MMFF94 has all
+            parameters for. With 0 only molecules from plain distance geometry are minimized.
 
     Returns:
-        (n, A, 3) float32, Å: n <= `count` conformers without hydrogens; n = 0 where embedding failed.
+        (n, A, 3) float32, Å: n <= `count` conformers without hydrogens; n = 0 if embedding failed.
     """
     with_hydrogens = Chem.AddHs(mol)
     parameters: Any = rdDistGeom.ETKDGv3()
     parameters.randomSeed = _seed_of(inchikey, seed)
-    for candidate, settings in _ladder(with_hydrogens):
+    for candidate, settings in _embedding_steps(with_hydrogens):
         for name, value in settings.items():
             setattr(parameters, name, value)
         try:
             rdDistGeom.EmbedMultipleConfs(candidate, count, parameters)
-        except (RuntimeError, ValueError):  # no bounds to begin with: a failure to embed like any other
+        except (RuntimeError, ValueError):  # RDKit found no distance bounds: a failure to embed like any other
             break
         if mmff_iterations and rdForceFieldHelpers.MMFFHasAllMoleculeParams(candidate):
             rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(candidate, maxIters=mmff_iterations)
@@ -98,7 +99,7 @@ def embed(mol: Chem.Mol, *, count: int, seed: int, inchikey: str, mmff_iteration
     return _relaxed(mol, with_hydrogens, count, parameters)
 
 
-def _ladder(mol: Chem.Mol) -> Iterator[tuple[Chem.Mol, dict[str, Any]]]:
+def _embedding_steps(mol: Chem.Mol) -> Iterator[tuple[Chem.Mol, dict[str, Any]]]:
     if mol.GetNumHeavyAtoms() > _LARGE:
         yield mol, _FEW_FROM_DISTANCES
         yield mol, _FEW_FROM_RANDOM
@@ -112,16 +113,16 @@ def _ladder(mol: Chem.Mol) -> Iterator[tuple[Chem.Mol, dict[str, Any]]]:
 
 
 def _relaxed(mol: Chem.Mol, with_hydrogens: Chem.Mol, count: int, parameters: Any) -> NDArray[np.float32]:
-    """Embeds by distances alone and minimizes by MMFF94; keeps what has the stereo of `mol` after it."""
+    """Embeds by plain distance geometry, minimizes by MMFF94, and keeps the conformers with the stereo of `mol`."""
     for name, value in _WITHOUT_KNOWLEDGE.items():
         setattr(parameters, name, value)
     first_seed, kept = parameters.randomSeed, [np.empty((0, mol.GetNumAtoms(), 3), dtype=np.float32)]
-    with suppress(RuntimeError, ValueError):  # what RDKit gives up on stays as it is
+    with suppress(RuntimeError, ValueError):  # a molecule on which RDKit raises gets no more
         possible = mol.GetNumHeavyAtoms() <= _LARGE and rdForceFieldHelpers.MMFFHasAllMoleculeParams(with_hydrogens)
         for number in range(count - 1 + _RELAXED_TRIES if possible else 0):
             parameters.randomSeed = (first_seed + number) & _LARGEST_SEED
             candidate = Chem.Mol(with_hydrogens)
-            if rdDistGeom.EmbedMolecule(candidate, parameters) < 0:  # the next seed hardly ever does
+            if rdDistGeom.EmbedMolecule(candidate, parameters) < 0:  # with another seed it hardly ever succeeds
                 break
             still_moving = rdForceFieldHelpers.MMFFOptimizeMolecule(candidate, maxIters=_RELAXED_STEPS)
             if not still_moving and has_stereo_of(with_hydrogens, candidate):
@@ -132,12 +133,12 @@ def _relaxed(mol: Chem.Mol, with_hydrogens: Chem.Mol, count: int, parameters: An
 
 
 def has_stereo_of(drawn: Chem.Mol, embedded: Chem.Mol, conformer: int = -1) -> bool:
-    """Whether a conformer shows every centre and double bond as it is drawn; what is not specified may be either.
+    """Whether a conformer has the stereo of every centre and double bond that is specified in the drawing.
 
     Args:
         drawn: the molecule with its stereo.
         embedded: the same atoms in the same order, with conformers.
-        conformer: id of the one that is looked at; -1 for the first.
+        conformer: its id; -1 for the first.
     """
     seen = Chem.Mol(embedded)
     Chem.AssignStereochemistryFrom3D(seen, conformer, replaceExistingTags=True)
@@ -151,14 +152,14 @@ def has_stereo_of(drawn: Chem.Mol, embedded: Chem.Mol, conformer: int = -1) -> b
 
 
 def sound_conformers(mol: Chem.Mol, embedded: Chem.Mol) -> NDArray[np.float32]:
-    """Returns those conformers of a molecule with hydrogens that are a structure.
+    """Returns the conformers of a molecule with hydrogens that are plausible structures.
 
     Args:
         mol: the molecule of A atoms, its hydrogens implicit.
-        embedded: the same after `Chem.AddHs`, which appends, so that its first A atoms are those of `mol`.
+        embedded: the same molecule after `Chem.AddHs`, which appends atoms: its first A atoms are those of `mol`.
 
     Returns:
-        (n, A, 3) float32, Å: the conformers that have a finite place for every atom and bonds of sensible lengths.
+        (n, A, 3) float32, Å: the conformers with finite coordinates for every atom and bonds of sensible lengths.
     """
     num_atoms = mol.GetNumAtoms()
     ends = _bond_ends(embedded)
@@ -184,9 +185,9 @@ def _bond_lengths(xyz: NDArray[np.float64], ends: NDArray[np.int64]) -> NDArray[
 
 
 def given_coordinates(mol: Chem.Mol) -> NDArray[np.float32] | None:
-    """Returns the (A, 3) float32 coordinates in Å that the input gave, or None where they are no 3D structure.
+    """Returns the (A, 3) float32 coordinates in Å from the input, or None if they are not a 3D structure.
 
-    A drawing is not 3D, nor is a conformer with coinciding bonded atoms or numbers that are not finite.
+    A drawing is not 3D, and neither are coordinates that are not finite or let bonded atoms coincide.
     """
     if mol.GetNumConformers() == 0 or not mol.GetConformer().Is3D():
         return None

@@ -1,4 +1,4 @@
-"""RDKit molecule -> coordinates of its 2D drawing. The drawing itself is made when a batch is."""
+"""RDKit molecule -> coordinates of its 2D depiction. Pictures are drawn from them when a batch is made."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from rdkit.Chem import rdDepictor
 
 
 def depict(mol: Chem.Mol) -> NDArray[np.float32]:
-    """Lays a molecule out in the plane, replacing its conformers by the drawing.
+    """Lays a molecule out in the plane; its conformers are replaced by the layout.
 
     Returns:
-        (A, 2) float32, RDKit's units, in which a bond is about 1.5 long; the origin means nothing.
+        (A, 2) float32, in RDKit's units, of which a bond measures about 1.5; the origin is arbitrary.
     """
-    # Left as it is laid out: bonds then point in few directions, which compresses to half of what the canonical
-    # orientation takes, and pictures are turned by chance anyway.
+    # Without the canonical orientation bonds point in few directions, which halves the compressed size. Pictures are
+    # rotated at random in any case.
     rdDepictor.Compute2DCoords(mol, canonOrient=False)
     return mol.GetConformer().GetPositions()[:, :2].astype(np.float32)

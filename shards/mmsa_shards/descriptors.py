@@ -34,11 +34,11 @@ _SETS: tuple[tuple[str, int, Callable[[Chem.Mol], Sequence[float]]], ...] = (
     ("SlogP_VSA", 12, rdMolDescriptors.SlogP_VSA_),
 )
 
+#: RDKit's names of the values that `compute_descriptors` returns, in order.
 NAMES: tuple[str, ...] = (
     *_PROPERTY_NAMES,
     *(f"{name}{number}" for name, count, _ in _SETS for number in range(1, count + 1)),
 )
-"""What `compute_descriptors` returns, in order; RDKit's names."""
 
 
 def compute_descriptors(mol: Chem.Mol) -> NDArray[np.float32]:

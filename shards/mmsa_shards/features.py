@@ -1,8 +1,8 @@
-"""RDKit molecule -> categorical columns of atoms and bonds, value for value those of OGB and of Hu et al.
+"""RDKit molecule -> categorical columns of atoms and bonds, with the values of OGB and of Hu et al.
 
-Sizes: A atoms, E bonds. Sources: ``ogb.utils.features`` (Hu et al., "Open Graph Benchmark", 2020) for
-    everything but the bond direction, which is that of Hu et al., "Strategies for pre-training graph neural
-    networks", 2020, except where no double bond of a molecule has stereo: a direction says nothing there, and is none.
+Sizes: A atoms, E bonds. All features are those of ``ogb.utils.features`` (Hu et al., "Open Graph Benchmark", 2020),
+except the bond direction, which is that of Hu et al., "Strategies for pre-training graph neural networks", 2020. If no
+double bond of a molecule has stereo, directions mean nothing and are set to "none".
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 from rdkit import Chem
 from rdkit.Chem import rdqueries
 
-from mmsa_shards.schema import ATOM_CATEGORIES, BOND_CATEGORIES
+from mmsa_shards.schema import ATOM_CATEGORIES, BOND_CATEGORIES, AtomColumn, BondColumn
 
-# Columns are made as bytes, not as arrays: molecules are so small that numpy's start-up is most of what it costs.
+# Columns are made as bytes, not as arrays: for so few atoms, most of numpy's time would be its fixed cost per call.
 
 
 def _table(category_of: Callable[[int], int]) -> bytes:
-    """Returns a function of a byte as the table that `bytes.translate` takes."""
+    """Returns a function of a byte as a table for `bytes.translate`."""
     return bytes(map(category_of, range(256)))
 
 
 def _words(values: Mapping[int, Any], words: Sequence[str], other: int) -> bytes:
-    """Returns the table from RDKit's number of an enumeration to the category, `other` where there is none."""
+    """Returns the table from RDKit's enumeration values to categories; values without a word map to `other`."""
     names = {number: value.name for number, value in values.items()}
     return _table(lambda number: words.index(names[number]) if names.get(number) in words else other)
 
@@ -41,10 +41,16 @@ _CHARGE = _table(lambda byte: _signed(byte) + 5 if abs(_signed(byte)) <= 5 else 
 _HYDROGENS = _table(lambda count: min(count, 9))
 _RADICAL_ELECTRONS = _table(lambda count: min(count, 5))
 _HYBRIDIZATION = _words(
-    Chem.HybridizationType.values, ("SP", "SP2", "SP3", "SP3D", "SP3D2"), other=ATOM_CATEGORIES[6].size - 1
+    Chem.HybridizationType.values,
+    ("SP", "SP2", "SP3", "SP3D", "SP3D2"),
+    other=ATOM_CATEGORIES[AtomColumn.HYBRIDIZATION].size - 1,
 )
-_BOND_TYPE = _words(Chem.BondType.values, ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC"), other=BOND_CATEGORIES[0].size - 1)
-# Neither vocabulary has a word for axial chirality or for the wedges of a drawing: they count as none.
+_BOND_TYPE = _words(
+    Chem.BondType.values,
+    ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC"),
+    other=BOND_CATEGORIES[BondColumn.TYPE].size - 1,
+)
+# Neither vocabulary has a word for axial chirality or for the wedges of a drawing: both map to "none".
 _BOND_STEREO = _words(
     Chem.BondStereo.values,
     ("STEREONONE", "STEREOZ", "STEREOE", "STEREOCIS", "STEREOTRANS", "STEREOANY"),
@@ -54,7 +60,7 @@ _BOND_DIRECTION = _words(Chem.BondDir.values, ("NONE", "ENDUPRIGHT", "ENDDOWNRIG
 
 
 def _any_of(*queries: Chem.QueryAtom) -> Chem.Mol:
-    """Returns the pattern of an atom that one of the queries holds for."""
+    """Returns a pattern that matches an atom if one of the queries does."""
     either, *others = queries
     for query in others:
         either.ExpandQuery(query, Chem.CompositeQueryType.COMPOSITE_OR)
@@ -63,20 +69,21 @@ def _any_of(*queries: Chem.QueryAtom) -> Chem.Mol:
     return pattern.GetMol()
 
 
-# Few atoms have any of these, and a search for them takes no longer than to read one of the four of every atom.
+# Few atoms are chiral, charged or radicals. One search for all of these takes no longer than reading one of the
+# properties of every atom.
 _CHIRAL_OR_CHARGED = _any_of(
     rdqueries.HasChiralTagQueryAtom(),
     rdqueries.FormalChargeLessQueryAtom(0),
     rdqueries.FormalChargeGreaterQueryAtom(0),
     rdqueries.NumRadicalElectronsGreaterQueryAtom(0),
 )
-_DOUBLE = 1
+_DOUBLE = 1  # category of a double bond
 
 
 def atom_features(mol: Chem.Mol) -> NDArray[np.uint8]:
-    """Returns the atoms of a sanitized molecule as (A, 9) uint8: `mmsa_shards.schema.ATOM_CATEGORIES`.
+    """Returns the atoms of a sanitized molecule as (A, 9) uint8, with the columns of `mmsa_shards.schema.AtomColumn`.
 
-    The last category of the first seven means "anything else", as in OGB.
+    In the first seven columns the last category means "anything else", as in OGB.
     """
     num_atoms = mol.GetNumAtoms()
     atoms = list(map(mol.GetAtomWithIdx, range(num_atoms)))
@@ -86,8 +93,8 @@ def atom_features(mol: Chem.Mol) -> NDArray[np.uint8]:
         chirality[number] = min(int(atoms[number].GetChiralTag()), 4)
         charge[number] = atoms[number].GetFormalCharge() & 0xFF
         radical_electrons[number] = atoms[number].GetNumRadicalElectrons()
-    # `map` over RDKit's unbound methods keeps the loops out of the interpreter. Enumerations cost most.
-    columns = (
+    # `map` over RDKit's unbound methods keeps the loops out of the interpreter. Enumerations are the most expensive.
+    columns = (  # in the order of `AtomColumn`
         bytes(map(atom.GetAtomicNum, atoms)).translate(_ATOMIC_NUMBER),
         chirality,
         bytes(map(atom.GetTotalDegree, atoms)).translate(_DEGREE),
@@ -98,16 +105,17 @@ def atom_features(mol: Chem.Mol) -> NDArray[np.uint8]:
         bytes(map(atom.GetIsAromatic, atoms)),
         bytes(map(atom.IsInRing, atoms)),
     )
-    return _side_by_side(columns)
+    return _as_columns(columns)
 
 
 def bond_features(mol: Chem.Mol) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
     """Returns the bonds of a sanitized molecule, each once and in RDKit's order.
 
-    Directions say the stereo of double bonds: where none has any, no bond has a direction.
+    Directions express the stereo of double bonds. If no double bond has stereo, no bond has a direction.
 
     Returns:
-        (E, 4) uint8: `mmsa_shards.schema.BOND_CATEGORIES`, and (E, 2) uint16: the numbers of the two atoms.
+        (E, 4) uint8 with the columns of `mmsa_shards.schema.BondColumn`, and (E, 2) uint16, the numbers of the two
+        atoms.
     """
     num_bonds = mol.GetNumBonds()
     bonds = list(map(mol.GetBondWithIdx, range(num_bonds)))
@@ -115,10 +123,10 @@ def bond_features(mol: Chem.Mol) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]
     kind = bytes(map(bond.GetBondType, bonds)).translate(_BOND_TYPE)
     stereo = bytearray(num_bonds)
     for number, category in enumerate(kind):
-        if category == _DOUBLE:  # no other bond has E/Z stereo
+        if category == _DOUBLE:  # only double bonds have E/Z stereo
             stereo[number] = _BOND_STEREO[int(bonds[number].GetStereo())]
     direction = bytes(map(bond.GetBondDir, bonds)).translate(_BOND_DIRECTION) if any(stereo) else bytes(num_bonds)
-    columns = (
+    columns = (  # in the order of `BondColumn`
         kind,
         stereo,
         bytes(map(bond.GetIsConjugated, bonds)),
@@ -127,9 +135,9 @@ def bond_features(mol: Chem.Mol) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]
     ends = np.empty((num_bonds, 2), dtype=np.uint16)
     ends[:, 0] = list(map(bond.GetBeginAtomIdx, bonds))
     ends[:, 1] = list(map(bond.GetEndAtomIdx, bonds))
-    return _side_by_side(columns), ends
+    return _as_columns(columns), ends
 
 
-def _side_by_side(columns: Sequence[bytes | bytearray]) -> NDArray[np.uint8]:
-    """Returns k columns of n bytes as an (n, k) array."""
+def _as_columns(columns: Sequence[bytes | bytearray]) -> NDArray[np.uint8]:
+    """Joins k columns of n bytes into an (n, k) array."""
     return np.frombuffer(b"".join(columns), dtype=np.uint8).reshape(len(columns), -1).T.copy()

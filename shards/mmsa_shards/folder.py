@@ -11,7 +11,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from mmsa_shards.atomic import write_atomically
-from mmsa_shards.places import locate, reaching
+from mmsa_shards.places import file_in, locate, reaching
 
 
 def is_in_memory(url: str | os.PathLike[str]) -> bool:
@@ -84,4 +84,4 @@ class Folder:
         file.unlink()
 
     def _at(self, name: str) -> str:
-        return f"{self._root.rstrip('/')}/{name}"
+        return file_in(self._root, name)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from mmsa_shards.atomic import write_atomically
 from mmsa_shards.errors import PlaceError
-from mmsa_shards.places import opened
+from mmsa_shards.places import file_in, opened
 from mmsa_shards.schema import SCHEMA_VERSION
 
 MANIFEST_NAME = "manifest.json"
@@ -136,7 +136,7 @@ class Manifest:
         Raises:
             ManifestError: there is no such folder or manifest, it is damaged, or of another schema version.
         """
-        return cls.load_file(f"{str(folder).rstrip('/')}/{MANIFEST_NAME}")
+        return cls.load_file(file_in(folder, MANIFEST_NAME))
 
     @classmethod
     def load_file(cls, path: str | Path) -> Manifest:

@@ -77,7 +77,7 @@ def _rank(entry: Entry) -> tuple[object, ...]:
 
 
 def _drawing(entry: Entry) -> tuple[object, ...]:
-    """What two records have in common whose conformers can stand side by side."""
+    """Key under which the conformers of two records may be combined."""
     return (entry.smiles, entry.conformer_source if entry.xyz else "", entry.xyz_smiles)
 
 

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,122 +19,92 @@ from mmsa_shards.depiction import depict
 from mmsa_shards.descriptors import compute_descriptors
 from mmsa_shards.features import atom_features, bond_features
 from mmsa_shards.guard import Lost, free_guard
-from mmsa_shards.options import PrepareOptions, Standardization
+from mmsa_shards.options import Columns, Conformers, Keys, Standardization
 from mmsa_shards.read import Structure
 from mmsa_shards.schema import STEPS_PER_ANGSTROM, STEPS_PER_DRAWING_UNIT
-from mmsa_shards.standardize import Keys, Parent, Refusal, first_line, refused_if_lost, standardize_and
+from mmsa_shards.standardize import Parent, Refusal, first_line, refused_if_lost, standardize_and
 
 _LOG = logging.getLogger(__name__)
 
-#: Seconds of computing that a molecule may cost where it is not embedded; the usual is a thousandth of it.
+#: CPU seconds that a molecule may take if it is not embedded; most take a thousandth of that.
 SECONDS_WITHOUT_EMBEDDING = 10.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Conformers:
-    """What to do about 3D."""
-
-    mode: Literal["etkdg", "given", "none"]
-    """As `PrepareOptions.conformers`."""
-    count: int
-    """Conformers per molecule."""
-    seed: int
-    timeout_s: float
-    """Seconds of computing after which a molecule goes without conformers."""
-    backend: Literal["rdkit", "nvmolkit"] = "rdkit"
-    """As `PrepareOptions.conformer_backend`."""
-    mmff_iterations: int = 0
-    """Steps of MMFF94 minimization after embedding."""
-
-    @classmethod
-    def from_options(cls, options: PrepareOptions) -> Conformers:
-        """Returns what the options of a preparation say about 3D."""
-        return cls(
-            mode=options.conformers,
-            count=options.conformers_per_molecule,
-            seed=options.seed,
-            timeout_s=options.conformer_timeout_s,
-            backend=options.conformer_backend,
-            mmff_iterations=options.mmff_iterations,
-        )
-
-
-# Molecules share what they have none of, so that it travels once with many of them: half of what it costs to send one.
-_NOT_DRAWN = np.empty((0, 2), dtype=np.float32)
-_NOT_DESCRIBED = np.empty(0, dtype=np.float32)
-
-_NO_CONFORMERS = Conformers(mode="none", count=0, seed=0, timeout_s=0.0)
+# Molecules share their empty arrays: pickled once for many molecules, they halve the cost of sending one.
+_NO_DEPICTION = np.empty((0, 2), dtype=np.float32)
+_NO_DESCRIPTORS = np.empty(0, dtype=np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """A standardized molecule of A atoms whose columns are wanted."""
+    """A standardized molecule of A atoms whose columns are to be made."""
 
     id: str
     inchikey: str
     smiles: str
     given: NDArray[np.float32] | None = None
-    """(n, A, 3), Å: coordinates from the input, atoms in the order of `given_smiles`."""
+    """(n, A, 3), Å: coordinates from the input, with atoms in the order of `given_smiles`."""
     given_smiles: str | None = None
-    """Of the same skeleton, and of no other stereo where that of `smiles` is known; None where it is `smiles`."""
+    """Has the skeleton of `smiles`, and its stereo as far as `smiles` specifies it. None means `smiles` itself."""
     given_source: str = "input"
     """One of `mmsa_shards.schema.CONFORMER_SOURCES`."""
 
 
 def make_molecules(
-    orders: Sequence[Order],
-    conformers: Conformers,
-    *,
-    drawn: bool = True,
-    described: bool = False,
-    tell: Callable[[str], None] = _LOG.warning,
+    orders: Sequence[Order], columns: Columns, *, tell: Callable[[str], None] = _LOG.warning
 ) -> list[Molecule | Refusal]:
     """Makes molecules in a guard, so that none of them can hang or crash the caller.
 
-    A molecule whose embedding takes too long, or ends RDKit, is made again without being embedded.
+    A molecule whose embedding takes too long, or crashes RDKit, is made again without embedding.
 
     Args:
         orders: standardized molecules.
-        conformers: what to do about 3D.
-        drawn: whether they are laid out in the plane, which takes longer than all else; otherwise `xy` is empty.
-        described: whether their descriptors are computed.
-        tell: called with a sentence where nvMolKit fails on all of them together, which RDKit then embeds one by one.
+        columns: to make.
+        tell: called with a sentence if nvMolKit fails on all of them together; RDKit then embeds them one by one.
 
     Returns:
-        In order, a molecule, or the refusal of one that cannot be made even so.
+        In order, each molecule, or its refusal if it cannot be made even without embedding.
 
     Raises:
-        PrepareError: nvMolKit is wanted, and it or its GPU is missing.
+        PrepareError: nvMolKit is wanted, but it or its GPU is missing.
     """
+    conformers = columns.conformers
     if conformers.mode == "etkdg" and conformers.backend == "nvmolkit":
         try:
             orders = _embedded_together(orders, conformers)
         except BatchError as error:
             tell(f"{error}; RDKit embeds them")
-    make = partial(make_molecule, drawn=drawn, described=described)
-    made = _guarded(orders, make, conformers)
+    made = _guarded(orders, columns)
     if conformers.mode == "etkdg":
         lost = [number for number, result in enumerate(made) if isinstance(result, Lost)]
-        again = _guarded([orders[n] for n in lost], make, dataclasses.replace(conformers, mode="given"))
+        unembedded = dataclasses.replace(columns, conformers=dataclasses.replace(conformers, mode="given"))
+        again = _guarded([orders[n] for n in lost], unembedded)
         for number, result in zip(lost, again, strict=True):
             made[number] = result
     return [refused_if_lost(result) for result in made]
 
 
 def standardize_and_make(
-    structures: Sequence[Structure], how: Standardization, keys: Keys, *, drawn: bool = True, described: bool = False
+    structures: Sequence[Structure], how: Standardization, keys: Keys, columns: Columns
 ) -> list[Molecule | Refusal]:
-    """Makes molecules without conformers and without ids, as `standardize_many` and `make_molecules` after it would.
+    """Makes molecules without ids, as `standardize_many` followed by `make_molecules` would.
 
-    All is done in one guard and sent back once, where they send each molecule there and back twice.
+    Both steps run in one guard, which saves sending every molecule there and back a second time. A molecule cannot be
+    made again, so no conformers may be embedded.
+
+    Args:
+        structures: to parse.
+        how: they are standardized.
+        keys: whether InChIKeys are made.
+        columns: to make; their conformers must not be embedded.
     """
-    return standardize_and(structures, how, keys, then=[partial(_of_parent, drawn=drawn, described=described)])
+    return standardize_and(structures, how, keys, then=[partial(_of_parent, columns=columns)])
 
 
 def coordinates_fit(pairs: Sequence[tuple[str, str]]) -> list[bool]:
-    """Says of pairs of SMILES whether coordinates of the second are coordinates of the first, as `Order` has them.
+    """Returns, for pairs of SMILES, whether coordinates of the second are coordinates of the first (see `Order`).
 
-    RDKit works in a guard; what ends it does not fit.
+    RDKit runs in a guard; a pair that crashes it does not fit.
     """
     with free_guard() as guard:
         return [found is True for found in guard.map(_fit, pairs, seconds=SECONDS_WITHOUT_EMBEDDING)]
@@ -146,15 +115,15 @@ def _fit(pair: tuple[str, str]) -> bool:
     return mol is not None and bool(_atoms_in(pair[1], mol))
 
 
-def _of_parent(parent: Parent | Refusal, *, drawn: bool, described: bool) -> Molecule | Refusal:
+def _of_parent(parent: Parent | Refusal, columns: Columns) -> Molecule | Refusal:
     if isinstance(parent, Refusal):
         return parent
     order = Order(id="", inchikey=parent.inchikey, smiles=parent.smiles)
-    return make_molecule(order, _NO_CONFORMERS, drawn=drawn, described=described)
+    return make_molecule(order, columns)
 
 
 def _embedded_together(orders: Sequence[Order], conformers: Conformers) -> list[Order]:
-    """Gives the orders without coordinates those of nvMolKit where it finds them; RDKit embeds the others."""
+    """Returns the orders with the coordinates that nvMolKit found for those without; RDKit embeds the others."""
     bare = [number for number, order in enumerate(orders) if order.given is None]
     found = embed_many(
         [orders[number].smiles for number in bare],
@@ -169,30 +138,27 @@ def _embedded_together(orders: Sequence[Order], conformers: Conformers) -> list[
     return results
 
 
-def _guarded(
-    orders: Sequence[Order], make: Callable[..., Molecule | Refusal], conformers: Conformers
-) -> list[Molecule | Refusal | Lost]:
+def _guarded(orders: Sequence[Order], columns: Columns) -> list[Molecule | Refusal | Lost]:
+    conformers = columns.conformers
     seconds = conformers.timeout_s if conformers.mode == "etkdg" else SECONDS_WITHOUT_EMBEDDING
     with free_guard() as guard:
-        return list(guard.map(partial(make, conformers=conformers), orders, seconds=seconds))
+        return list(guard.map(partial(make_molecule, columns=columns), orders, seconds=seconds))
 
 
-def make_molecule(
-    order: Order, conformers: Conformers, *, drawn: bool = True, described: bool = False
-) -> Molecule | Refusal:
+def make_molecule(order: Order, columns: Columns) -> Molecule | Refusal:
     """Makes one molecule in this process; see `make_molecules`."""
     mol = Chem.MolFromSmiles(order.smiles)
     if mol is None:
         return Refusal("standardization", f"its standardized form does not parse: {order.smiles}")
-    xyz, source = _conformers(mol, order, conformers)
+    xyz, source = _conformers(mol, order, columns.conformers)
     bonds, bond_ends = bond_features(mol)
-    xy = _drawing(mol) if drawn else _NOT_DRAWN
+    xy = _depiction(mol) if columns.depiction else _NO_DEPICTION
     if isinstance(xy, Refusal):
         return xy
     if kept := [conformer for conformer in xyz if fits(conformer, STEPS_PER_ANGSTROM)]:
         xyz = np.stack(kept)
     else:
-        xyz, source = _nowhere(mol.GetNumAtoms()), "none"
+        xyz, source = _no_conformers(mol.GetNumAtoms()), "none"
     return Molecule(
         id=order.id,
         inchikey=order.inchikey,
@@ -203,11 +169,11 @@ def make_molecule(
         xy=xy,
         conformers=xyz,
         conformer_source=source,
-        descriptors=compute_descriptors(mol) if described else _NOT_DESCRIBED,
+        descriptors=compute_descriptors(mol) if columns.descriptors else _NO_DESCRIPTORS,
     )
 
 
-def _drawing(mol: Chem.Mol) -> NDArray[np.float32] | Refusal:
+def _depiction(mol: Chem.Mol) -> NDArray[np.float32] | Refusal:
     try:
         xy = depict(mol)
     except (RuntimeError, ValueError) as error:  # all of RDKit's exceptions derive from these two
@@ -231,16 +197,16 @@ def _conformers(mol: Chem.Mol, order: Order, wanted: Conformers) -> tuple[NDArra
         )
         if len(xyz):
             return xyz, "etkdg"
-    return _nowhere(mol.GetNumAtoms()), "none"
+    return _no_conformers(mol.GetNumAtoms()), "none"
 
 
 @cache
-def _nowhere(num_atoms: int) -> NDArray[np.float32]:
+def _no_conformers(num_atoms: int) -> NDArray[np.float32]:
     return np.empty((0, num_atoms, 3), dtype=np.float32)
 
 
 def _given(mol: Chem.Mol, order: Order) -> NDArray[np.float32] | None:
-    """Returns the given coordinates, atoms in the order of `mol`; None where they are those of another molecule."""
+    """Returns the given coordinates with atoms in the order of `mol`; None if they belong to another molecule."""
     if order.given is None or order.given.shape[1] != mol.GetNumAtoms():
         return None
     if order.given_smiles is None or order.given_smiles == order.smiles:
@@ -250,9 +216,9 @@ def _given(mol: Chem.Mol, order: Order) -> NDArray[np.float32] | None:
 
 
 def _atoms_in(smiles: str, mol: Chem.Mol) -> tuple[int, ...]:
-    """Returns which atom of a SMILES each of `mol` is; nothing where the two are different molecules."""
+    """Returns, for each atom of `mol`, its number in a SMILES; empty if the two are different molecules."""
     other = Chem.MolFromSmiles(smiles)
     if other is None or other.GetNumAtoms() != mol.GetNumAtoms():
         return ()
-    # PubChem3D's record has stereo that the 2D record leaves open, so only what that knows must agree.
+    # PubChem3D's record has stereo that the 2D record leaves open, so only stereo that the 2D record knows must agree.
     return other.GetSubstructMatch(mol, useChirality=True)

@@ -1,9 +1,15 @@
-"""What a preparation can be told. The defaults and the reasons for them stand in ``default.yaml``."""
+"""Options of a preparation, and the parts of them that decide what becomes of a molecule.
+
+The defaults and the reasons for them are in ``default.yaml``.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Literal
+
+#: Whether InChIKeys are made. A molecule for which InChI has none is refused (`needed`) or kept without one (`wanted`).
+Keys = Literal["needed", "wanted", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,3 +99,73 @@ class Standardization:
     def as_drawn(self) -> Standardization:
         """The same with every step left out: a molecule is its own parent."""
         return replace(self, groups="keep", salts="keep", charges="keep", tautomers="keep", isotopes="keep")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conformers:
+    """How molecules get conformers."""
+
+    mode: Literal["etkdg", "given", "none"]
+    """As `PrepareOptions.conformers`."""
+    count: int
+    """Conformers per molecule."""
+    seed: int
+    timeout_s: float
+    """CPU seconds after which a molecule is left without conformers."""
+    backend: Literal["rdkit", "nvmolkit"] = "rdkit"
+    """As `PrepareOptions.conformer_backend`."""
+    mmff_iterations: int = 0
+    """Steps of MMFF94 minimization after embedding."""
+
+    @classmethod
+    def from_options(cls, options: PrepareOptions) -> Conformers:
+        """Returns what the options of a preparation say about conformers."""
+        return cls(
+            mode=options.conformers,
+            count=options.conformers_per_molecule,
+            seed=options.seed,
+            timeout_s=options.conformer_timeout_s,
+            backend=options.conformer_backend,
+            mmff_iterations=options.mmff_iterations,
+        )
+
+
+NO_CONFORMERS = Conformers(mode="none", count=0, seed=0, timeout_s=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Which columns of molecules are made besides those of atoms and bonds."""
+
+    conformers: Conformers = NO_CONFORMERS
+    depiction: bool = True
+    """Whether molecules are laid out in the plane, which takes longer than all other columns together without
+    conformers. Without it `xy` is empty, no picture can be drawn, and no molecule is refused for its layout."""
+    descriptors: bool = False
+    """Whether RDKit's descriptors are computed; otherwise `descriptors` is empty."""
+
+    @classmethod
+    def from_options(cls, options: PrepareOptions) -> Columns:
+        """Returns the columns that a preparation makes."""
+        return cls(conformers=Conformers.from_options(options), descriptors=options.descriptors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmilesOptions:
+    """What `mmsa_shards.from_smiles.smiles_to_block` does with SMILES.
+
+    Raises:
+        ValueError: conformers are to be embedded without InChIKeys, from which their seeds are drawn.
+    """
+
+    standardization: Standardization | None
+    """As in a preparation. None takes the SMILES, which must parse, as they are given, and makes no InChIKeys."""
+    keys: Keys = "needed"
+    """InChIKeys take a third of the time if there are no conformers."""
+    columns: Columns = Columns()
+
+    def __post_init__(self) -> None:
+        if self.columns.conformers.mode == "etkdg" and self.keys == "none":
+            raise ValueError(
+                "conformers='etkdg' draws its seeds from InChIKeys: keys='none' would give other conformers"
+            )

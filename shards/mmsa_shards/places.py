@@ -6,8 +6,10 @@ OSErrors. Those that are pass as they are: what a missing file or a full disk me
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import fsspec
@@ -15,6 +17,11 @@ import fsspec
 from mmsa_shards.errors import PlaceError
 
 _OF_THE_EXTRA = ("s3", "s3a", "gs", "gcs")
+
+
+def file_in(folder: str | Path, name: str) -> str:
+    """Returns the path or URL of the file `name` in a folder, itself a path or URL."""
+    return f"{str(folder).rstrip('/')}/{name}"
 
 
 def locate(url: str) -> tuple[Any, str]:
@@ -39,6 +46,17 @@ def opened(url: str) -> Iterator[BinaryIO]:
         with reaching(url):
             file = stack.enter_context(fsspec.open(url, "rb"))
         yield file
+
+
+def sha256_of(url: str) -> str:
+    """Returns the SHA-256 of a file in hexadecimal.
+
+    Raises:
+        PlaceError: as `locate`.
+        OSError: there is no such file, or it cannot be read.
+    """
+    with opened(url) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # fsspec's have `readinto`
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""The ledger of what did not become a molecule: one Parquet row per refused record.
+"""The table of refused records: one Parquet row for each record that did not become a molecule.
 
-There may be as many refusals as records, so none of what is here holds more than a few thousand, but for
-`read_rejects`. They are put into order by SQLite, in a file.
+There may be as many refusals as records, so nothing here except `read_rejects` holds more than a few thousand of them
+in memory. SQLite sorts them in a file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmsa_shards.atomic import write_atomically
-from mmsa_shards.places import opened
+from mmsa_shards.places import file_in, opened
 from mmsa_shards.read import Refused
 
 REJECTS_NAME = "rejects/part-00000.parquet"
@@ -30,7 +30,7 @@ REJECT_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
         pa.field("file", pa.string(), nullable=False),
-        # From 1: the line of SMILES and CSV files, the record of SDF, the row of Parquet.
+        # Counted from 1: the line in a SMILES or CSV file, the record in an SDF file, the row in a Parquet file.
         pa.field("number", pa.int64(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
         pa.field("message", pa.string(), nullable=False),
@@ -38,7 +38,7 @@ REJECT_SCHEMA = pa.schema(
 )
 
 _ROWS_AT_A_TIME = 4096
-_ROWS_OF_A_GROUP = 1 << 14  # of the Parquet file; none holds rows of two inputs
+_ROWS_OF_A_GROUP = 1 << 14  # of a row group of the Parquet file, which holds rows of one input only
 
 
 def rejects_table(refused: Iterable[Refused]) -> pa.Table:
@@ -47,7 +47,7 @@ def rejects_table(refused: Iterable[Refused]) -> pa.Table:
 
 
 def write_refused(beside: Path, refused: Iterable[Refused]) -> None:
-    """Writes what a step refused beside the file that it makes, under the suffix ``.rejects``."""
+    """Writes the records that a step refused beside the file that it makes, with the suffix ``.rejects``."""
     with (
         write_atomically(beside.with_suffix(".rejects")) as file,
         pa.ipc.new_file(file, REJECT_SCHEMA) as writer,
@@ -56,13 +56,13 @@ def write_refused(beside: Path, refused: Iterable[Refused]) -> None:
 
 
 def read_refused(beside: Iterable[Path]) -> Iterator[pa.RecordBatch]:
-    """Yields what `write_refused` wrote beside files, a batch of `REJECT_SCHEMA` at a time."""
+    """Yields what `write_refused` wrote beside some files, as batches of `REJECT_SCHEMA`."""
     for path in beside:
         yield from pa.ipc.open_file(pa.memory_map(str(path.with_suffix(".rejects")))).read_all().to_batches()
 
 
 def write_rejects(path: Path, refused: Iterable[pa.RecordBatch]) -> Counter[str]:
-    """Writes the ledger, sorted by file and number.
+    """Writes the table, sorted by file and number.
 
     Args:
         path: of the Parquet file.
@@ -82,19 +82,18 @@ def write_rejects(path: Path, refused: Iterable[pa.RecordBatch]) -> Counter[str]
 
 
 def stored_rejects(folder: str | Path) -> Iterator[pa.RecordBatch]:
-    """Yields the ledger of a prepared folder, which may be any URL that fsspec knows, a batch at a time."""
-    with opened(f"{str(folder).rstrip('/')}/{REJECTS_NAME}") as file:
-        ledger = pq.ParquetFile(file, pre_buffer=False)  # for the reason that `read_rejects` gives
-        for batch in ledger.iter_batches(_ROWS_AT_A_TIME, use_threads=False):
+    """Yields the table of a prepared folder, which may be any URL that fsspec supports, in batches."""
+    with opened(file_in(folder, REJECTS_NAME)) as file:
+        rejects = pq.ParquetFile(file, pre_buffer=False)  # for the reason given in `read_rejects`
+        for batch in rejects.iter_batches(_ROWS_AT_A_TIME, use_threads=False):
             yield batch.cast(REJECT_SCHEMA)
 
 
 def read_rejects(folder: str | Path) -> pa.Table:
-    """Reads the ledger of a prepared folder, which may be any URL that fsspec knows, as `REJECT_SCHEMA`."""
-    with opened(f"{str(folder).rstrip('/')}/{REJECTS_NAME}") as file:
+    """Reads the table of a prepared folder, which may be any URL that fsspec supports, as `REJECT_SCHEMA`."""
+    with opened(file_in(folder, REJECTS_NAME)) as file:
         content = pa.BufferReader(file.read())
-    # Not `pq.read_table`, which starts threads whatever it is told: one that still waits when the program ends takes it
-    # down with an abort.
+    # Not `pq.read_table`, which starts threads in any case: a thread that still waits when the program ends aborts it.
     return pq.ParquetFile(content, pre_buffer=False).read(use_threads=False).cast(REJECT_SCHEMA)
 
 
@@ -104,13 +103,14 @@ def _table(rows: list[tuple[Any, ...]]) -> pa.Table:
 
 
 def _sorted(refused: Iterable[pa.RecordBatch], folder: Path) -> Iterator[tuple[Any, ...]]:
-    """Yields rows by file and number, from a database in a file of `folder`, which goes again."""
-    path = folder / f".{secrets.token_hex(8)}.tmp"  # removed by the next run, should this one be killed
+    """Yields rows ordered by file and number, from a database in a temporary file of `folder`."""
+    path = folder / f".{secrets.token_hex(8)}.tmp"  # if this run is killed, the next one removes it
     try:
-        # Nobody else opens it and nothing of it is to last: no locks, which not every file system has, and no journal.
+        # No other process opens it and nothing in it must last, so it needs no journal, and no locks, which some file
+        # systems lack.
         with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?vfs=unix-none", uri=True)) as database:
             database.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF")
-            # The table is its own index, and the count tells equal rows apart.
+            # The table is its own index; the count distinguishes equal rows.
             key = "file, number, id, reason, message, count"
             database.execute(
                 f"CREATE TABLE refused (id, file, number, reason, message, count, PRIMARY KEY ({key})) WITHOUT ROWID"

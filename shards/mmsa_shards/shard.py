@@ -1,35 +1,46 @@
-"""A shard file: a tar of blocks that plain webdataset opens, every block of which is also found by its byte offset."""
+"""A shard file: a tar of blocks that plain webdataset reads, and whose blocks can be read by their byte offsets too."""
 
 from __future__ import annotations
 
 import hashlib
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pyarrow as pa
 
 from mmsa_shards.atomic import write_atomically
 from mmsa_shards.block import Compression, decode_block, encode_block
 from mmsa_shards.manifest import BlockEntry, ShardEntry, Split
-from mmsa_shards.places import locate, opened, reaching
+from mmsa_shards.places import file_in, locate, opened, reaching, sha256_of
 from mmsa_shards.schema import BLOCK_SCHEMA
 
 _MEND = "make this shard again with mmsa prepare --repair"
 
 
 class ShardError(ValueError):
-    """One sentence: which shard and block, what is wrong, what to do."""
+    """One sentence: which shard and block is wrong, in what way, and what to do about it."""
 
 
 def write_shard(
     folder: Path, name: str, split: Split, blocks: Iterable[pa.RecordBatch], compression: Compression
 ) -> ShardEntry:
-    """Writes ``{name}`` (``train-00017.tar``) into `folder` with a member ``{stem}-{block}.arrow`` for every block.
+    """Writes a shard into a folder, with a member ``{stem}-{number}.arrow`` for every block.
 
-    Equal blocks give equal bytes: members are in order, without time or owner. The file appears under its
-    name only when it is whole and on disk.
+    Equal blocks give equal bytes: members are in order and carry no time and no owner. The file appears under its
+    name only when it is complete and on disk.
+
+    Args:
+        folder: on a local file system.
+        name: of the file, such as ``train-00017.tar``.
+        split: to which its molecules belong.
+        blocks: in order.
+        compression: of the blocks.
+
+    Returns:
+        The entry of the shard for the manifest.
     """
     entries: list[BlockEntry] = []
     digest, position = hashlib.sha256(), 0
@@ -58,15 +69,15 @@ def write_shard(
 
 
 def read_block(folder: str | Path, shard: ShardEntry, number: int) -> pa.RecordBatch:
-    """Reads one block by its byte range, without looking at the rest of the shard.
+    """Reads one block by its byte range, without reading the rest of the shard.
 
     Args:
-        folder: of the shards; a path or any URL that fsspec knows.
+        folder: of the shards; a path or any URL that fsspec supports.
         shard: from the manifest.
         number: of the block within the shard.
 
     Raises:
-        ShardError: the shard is missing, or the block is not what the manifest says.
+        ShardError: the shard is missing, or the block does not match the manifest.
     """
     return read_entry(folder, shard.name, number, shard.blocks[number])
 
@@ -74,26 +85,26 @@ def read_block(folder: str | Path, shard: ShardEntry, number: int) -> pa.RecordB
 def read_entry(
     folder: str | Path, name: str, number: int, entry: BlockEntry, columns: Sequence[str] = BLOCK_SCHEMA.names
 ) -> pa.RecordBatch:
-    """Reads one block as `read_block` does, for callers that do not keep the manifest or do not want all columns.
+    """Reads one block as `read_block` does, for callers that do not keep the manifest or need only some columns.
 
     Args:
-        folder: of the shards; a path or any URL that fsspec knows.
+        folder: of the shards; a path or any URL that fsspec supports.
         name: of the shard file.
         number: of the block within the shard, for messages.
         entry: of the block in the manifest.
-        columns: to be unpacked, in the order of the schema.
+        columns: to unpack, in the order of the schema.
 
     Raises:
-        ShardError: the shard is missing, or the block is not what the manifest says.
+        ShardError: the shard is missing, or the block does not match the manifest.
     """
-    url = _url(folder, name)
+    url = file_in(folder, name)
     try:
         if "://" in url:
             system, path = locate(url)
             with reaching(url):
                 data = bytes(system.cat_file(path, start=entry.offset, end=entry.offset + entry.size))
         else:
-            with open(url, "rb") as file:  # noqa: PTH123  (read for every block: fsspec costs more than the read)
+            with open(url, "rb") as file:  # noqa: PTH123  (for every block: fsspec would cost more than the read)
                 file.seek(entry.offset)
                 data = file.read(entry.size)
     except OSError as error:
@@ -101,14 +112,27 @@ def read_entry(
     return _checked(data, entry, f"block {number} of {url}", columns)
 
 
-def read_shard(folder: str | Path, shard: ShardEntry) -> Iterator[pa.RecordBatch | ShardError]:
-    """Reads a shard from end to end and checks all there is to check of it.
+def _raise(fault: ShardError) -> NoReturn:
+    raise fault
 
-    Yields:
-        Each block, or what is wrong with it; then what is wrong with the rest of the file. A shard that is cut short
-        or missing is one error, and so is a damaged block: that the digest of the file differs too is not repeated.
+
+def read_shard(
+    folder: str | Path, shard: ShardEntry, on_fault: Callable[[ShardError], None] = _raise
+) -> Iterator[pa.RecordBatch]:
+    """Reads a shard from end to end, yields its sound blocks, and checks everything that the manifest says of it.
+
+    A shard that is missing or cut short is one fault, and so is a damaged block: the digest of the file, which then
+    differs too, is not reported as well.
+
+    Args:
+        folder: of the shards; a path or any URL that fsspec supports.
+        shard: from the manifest.
+        on_fault: called with each fault, after which reading goes on; by default the first fault is raised.
+
+    Raises:
+        ShardError: the first fault, unless `on_fault` takes it. It names the shard, and the block if only one is wrong.
     """
-    url = _url(folder, shard.name)
+    url = file_in(folder, shard.name)
     digest, position, sound = hashlib.sha256(), 0, True
     try:
         with opened(url) as file:
@@ -118,47 +142,48 @@ def read_shard(folder: str | Path, shard: ShardEntry) -> Iterator[pa.RecordBatch
                 digest.update(data)
                 position = entry.offset + entry.size
                 try:
-                    yield _checked(data, entry, f"block {number} of {url}")
+                    block = _checked(data, entry, f"block {number} of {url}")
                 except ShardError as error:
                     sound = False
-                    yield error
+                    on_fault(error)
+                else:
+                    yield block
                 if len(data) < entry.size:
                     return
             while rest := file.read(1 << 20):
                 digest.update(rest)
                 position += len(rest)
     except OSError as error:
-        yield ShardError(f"cannot read {url}: {error}; {_MEND}")
+        on_fault(ShardError(f"cannot read {url}: {error}; {_MEND}"))
         return
     if sound and (position, digest.hexdigest()) != (shard.bytes, shard.sha256):
-        yield ShardError(f"{url} does not match its size and SHA-256 in the manifest; {_MEND}")
+        on_fault(ShardError(f"{url} does not match its size and SHA-256 in the manifest; {_MEND}"))
     elif sound:
         try:
             check_members(folder, shard)
         except ShardError as error:
-            yield error
+            on_fault(error)
 
 
 def verify_shard(folder: str | Path, shard: ShardEntry) -> None:
     """Checks a shard against the manifest: every block, every byte, and the tar as other programs see it.
 
     Raises:
-        ShardError: names the shard, and the block where only one is broken.
+        ShardError: the first fault. It names the shard, and the block if only one is wrong.
     """
-    for found in read_shard(folder, shard):
-        if isinstance(found, ShardError):
-            raise found
+    for _ in read_shard(folder, shard):
+        pass
 
 
 def check_members(folder: str | Path, shard: ShardEntry) -> None:
-    """Checks that the shard is a tar whose members are the blocks of the manifest, in order, and nothing else.
+    """Checks that the shard is a tar whose members are exactly the blocks of the manifest, in order.
 
-    Plain files under the names that `write_shard` gives can neither lead out of a folder nor be links or devices.
+    A plain file under a name that `write_shard` gives is no link or device, and its path does not leave the folder.
 
     Raises:
         ShardError: names the shard and the member.
     """
-    url = _url(folder, shard.name)
+    url = file_in(folder, shard.name)
     wanted = [(_member(shard.name, n), b.offset, b.size) for n, b in enumerate(shard.blocks)]
     found: list[tuple[str, int, int]] = []
     try:
@@ -179,20 +204,15 @@ def check_members(folder: str | Path, shard: ShardEntry) -> None:
 
 
 def is_intact(folder: str | Path, shard: ShardEntry) -> bool:
-    """Whether the shard is there and its bytes are those of the manifest."""
-    digest, size = hashlib.sha256(), 0
+    """Whether the shard exists and has the SHA-256 of the manifest."""
     try:
-        with opened(_url(folder, shard.name)) as file:
-            while piece := file.read(1 << 20):
-                digest.update(piece)
-                size += len(piece)
+        return sha256_of(file_in(folder, shard.name)) == shard.sha256
     except FileNotFoundError:
         return False
-    return (size, digest.hexdigest()) == (shard.bytes, shard.sha256)
 
 
 def _checked(data: bytes, entry: BlockEntry, place: str, columns: Sequence[str] = BLOCK_SCHEMA.names) -> pa.RecordBatch:
-    """Decodes a block that is what the manifest says; `place` names it in errors."""
+    """Decodes a block after checking it against the manifest; `place` names it in errors."""
     if len(data) != entry.size:
         raise ShardError(f"{place} ends after {len(data)} of its {entry.size} bytes, the file was cut short; {_MEND}")
     if zlib.crc32(data) != entry.crc32:
@@ -208,7 +228,3 @@ def _checked(data: bytes, entry: BlockEntry, place: str, columns: Sequence[str] 
 
 def _member(shard_name: str, number: int) -> str:
     return f"{Path(shard_name).stem}-{number:05d}.arrow"
-
-
-def _url(folder: str | Path, name: str) -> str:
-    return f"{str(folder).rstrip('/')}/{name}"

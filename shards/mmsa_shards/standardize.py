@@ -1,8 +1,8 @@
 """One record -> its standardized parent, or the reason why it has none.
 
-The procedure is that of RDKit's MolStandardize (Landrum & Swain): clean-up (metals disconnected, functional
-groups in one form, charges on the strongest acids), largest fragment, charges neutralized. Stereo is kept.
-`Standardization` leaves steps out, or adds the removal of isotopes and the canonical tautomer.
+The procedure is that of RDKit's MolStandardize (Landrum & Swain): clean-up (metals disconnected, functional groups in
+one form, charges on the strongest acids), largest fragment, charges neutralized. Stereo is kept. `Standardization` can
+leave out steps, or add the removal of isotopes and the canonical tautomer.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from rdkit.Chem.MolStandardize import rdMolStandardize
 
 from mmsa_shards.conformers import given_coordinates
 from mmsa_shards.guard import Lost, free_guard
-from mmsa_shards.options import Standardization
+from mmsa_shards.options import Keys, Standardization
 from mmsa_shards.read import Structure
 
+#: Increased when the same record gets another parent or InChIKey, or comes to be refused or accepted.
 RECIPE = 2
-"""Raised when the same record comes to have another parent or another InChIKey, or to be refused or not."""
 
 Reason = Literal[
     "empty",
@@ -40,6 +40,7 @@ Reason = Literal[
     "crash",
 ]
 
+#: What a step of the standardization did to a molecule; a step that changed nothing is not listed.
 Change = Literal[
     "isotope_removed",
     "metal_disconnected",
@@ -49,22 +50,17 @@ Change = Literal[
     "neutralized",
     "tautomer",
 ]
-"""What a step of the standardization did to a molecule; a step that left it alone is not named."""
-
-Keys = Literal["needed", "wanted", "none"]
-"""InChIKeys: a molecule of which InChI has none is refused, or goes without; or none are made."""
-
-#: Seconds of computing that a step may cost; the usual is less than a ten-thousandth of it.
+#: CPU seconds that a step may take; most steps take less than a ten-thousandth of that.
 SECONDS_PER_STEP = 10.0
 
 T = TypeVar("T")
 R = TypeVar("R")
 P = ParamSpec("P")
 
-# Cleaning up, neutralizing and choosing a fragment leave a single neutral fragment as it is unless it has a
-# metal (disconnected), a sulfoxide (charge-separated) or one of the hypervalent forms below: every other
-# transformation of MolStandardize's catalogue needs a charged atom, or a valence that RDKit does not
-# sanitize. The charges of a nitro group are those that the catalogue gives it.
+# Clean-up, neutralization and the choice of a fragment leave a single neutral fragment unchanged unless it has a metal
+# (which is disconnected), a sulfoxide (which is charge-separated) or one of the hypervalent forms below. Every other
+# transformation in MolStandardize's catalogue needs a charged atom, or a valence that RDKit does not sanitize. The
+# charges of a nitro group are already those of the catalogue.
 _MAY_CHANGE = Chem.MolFromSmarts(
     "[!+0!$([NX3+](=[OX1+0])([OX1-])[#6])!$([OX1-][NX3+](=[OX1+0])[#6]),!#1!#5!#6!#7!#8!#9!#14!#15!#16!#17!#34!#35!#53,"
     "$([#16,#34;D3]),$([#16,#34;D2;v3]),$([#15;X3](=*)=*),$([#17,#35,#53;D0,D2,D3,D4])]"
@@ -74,8 +70,8 @@ _UNDEFINED = Chem.MolFromSmarts("[#0]")
 _ISOTOPE = Chem.MolFromSmarts("[!0*]")
 _CHARGED = Chem.MolFromSmarts("[!+0]")
 
-# Made once: to build them again for every molecule, as rdMolStandardize.CleanupInPlace does, takes longer
-# than to apply them. With RemoveHs and the stereo, the first three are that function.
+# Built once: to build them for every molecule, as rdMolStandardize.CleanupInPlace does, takes longer than to apply
+# them. The first three, with RemoveHs and the assignment of stereo, do what that function does.
 _METALS = rdMolStandardize.MetalDisconnector()
 _FUNCTIONAL_GROUPS = rdMolStandardize.Normalizer()
 _ACIDS = rdMolStandardize.Reionizer()
@@ -91,18 +87,18 @@ class Parent:
     """The standardized parent of a record."""
 
     smiles: str
-    """Canonical, isomeric."""
+    """Canonical and isomeric."""
     inchikey: str
-    """Empty where none was to be made, or InChI has none and it was not needed."""
+    """Empty if none was to be made, or if InChI has none and it was not needed."""
     xyz: NDArray[np.float32] | None = None
-    """(A, 3), Å: coordinates that the input gave, atoms in the order of `smiles`; None where it gave none."""
+    """(A, 3), Å: coordinates from the input, with atoms in the order of `smiles`; None if there were none."""
     changes: tuple[Change, ...] = ()
-    """What was done to the structure as it was given, in this order."""
+    """What was done to the structure, in this order."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a record is no molecule that can be used."""
+    """Why a record gives no usable molecule."""
 
     reason: Reason
     message: str
@@ -111,17 +107,17 @@ class Refusal:
 def standardize_many(
     structures: Sequence[Structure], how: Standardization, *, keys: Keys = "needed"
 ) -> list[Parent | Refusal]:
-    """Standardizes structures in a guard, so that none can hang or crash the caller."""
+    """Standardizes structures in a guard, so that none of them can hang or crash the caller."""
     return standardize_and(structures, how, keys, then=())
 
 
 def standardize_and(
     structures: Sequence[Structure], how: Standardization, keys: Keys, then: Sequence[Callable[[Any], Any]]
 ) -> list[Any]:
-    """Standardizes structures and takes further steps, each of what the one before made, in one guard.
+    """Standardizes structures and takes further steps in one guard, each on the result of the step before it.
 
     Returns:
-        What the last step made of each, or the refusal of one that ended the guard.
+        In order, the result of the last step, or the refusal of a structure that crashed or hung RDKit.
     """
     steps: list[Callable[[Any], Any]] = [partial(_standardize, how=how), partial(_identify, keys=keys), *then]
     with free_guard() as guard:
@@ -130,7 +126,7 @@ def standardize_and(
 
 
 def refused_if_lost(result: T | Lost) -> T | Refusal:
-    """Returns the refusal of what ended RDKit's process, anything else as it is."""
+    """Returns the refusal of an item that ended RDKit's process; any other result is returned as it is."""
     return Refusal(result.reason, f"RDKit {result.message}") if isinstance(result, Lost) else result
 
 
@@ -138,15 +134,15 @@ def standardize_text(structure: Structure, how: Standardization, *, keys: Keys =
     """Standardizes a SMILES or a molfile in this process.
 
     Args:
-        structure: to parse; 3D coordinates of a molfile are kept.
-        how: steps to take, and the largest molecule that is not refused.
+        structure: to parse; the 3D coordinates of a molfile are kept.
+        how: which steps to take, and how large a molecule may be.
         keys: whether InChIKeys are made.
     """
     return _identify(_standardize(_parse(structure), how=how), keys=keys)
 
 
 class _Nameless(NamedTuple):
-    """A parent without its InChIKey."""
+    """A parent that has no InChIKey yet."""
 
     mol: Chem.Mol
     smiles: str
@@ -155,7 +151,7 @@ class _Nameless(NamedTuple):
 
 
 def _step(take: Callable[Concatenate[T, P], R | Refusal]) -> Callable[Concatenate[T | Refusal, P], R | Refusal]:
-    """Makes a step that RDKit may fail at, and that passes on what an earlier one refused."""
+    """Makes a step that refuses what RDKit fails on, and passes on what an earlier step refused."""
 
     @wraps(take)
     def taken(given: T | Refusal, *args: P.args, **options: P.kwargs) -> R | Refusal:
@@ -183,7 +179,7 @@ def _standardize(mol: Chem.Mol, how: Standardization) -> _Nameless | Refusal:
     if mol.GetNumAtoms() == 0:
         return Refusal("empty", "the structure has no atoms")
     heavy = mol.GetNumHeavyAtoms()
-    if heavy > how.max_atoms:  # before anything whose cost grows with size
+    if heavy > how.max_atoms:  # before any step whose cost grows with size
         if how.salts == "strip":
             heavy = max(fragment.GetNumHeavyAtoms() for fragment in Chem.GetMolFrags(mol, asMols=True))
         if heavy > how.max_atoms:
@@ -197,7 +193,8 @@ def _standardize(mol: Chem.Mol, how: Standardization) -> _Nameless | Refusal:
     else:
         smiles = Chem.MolToSmiles(mol)
         if "/" in smiles or "\\" in smiles:
-            # RDKit sees a few ring double bonds otherwise the second time; parent_of looks again, so must we.
+            # RDKit assigns the stereo of a few ring double bonds differently the second time. `parent_of` assigns it
+            # again, so this must too.
             Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
             smiles = Chem.MolToSmiles(mol)
     xyz = given_coordinates(mol)
@@ -209,8 +206,8 @@ def _standardize(mol: Chem.Mol, how: Standardization) -> _Nameless | Refusal:
 
 @_step
 def _identify(parent: _Nameless, keys: Keys) -> Parent | Refusal:
-    # InChI would see stereo in coordinates that the SMILES does not say: of 4,374 records of SDF files, two had
-    # another key than their SMILES.
+    # InChI would take stereo from the coordinates that the SMILES does not specify: of 4,374 records of SDF files, two
+    # had another key than their SMILES.
     parent.mol.RemoveAllConformers()
     inchikey = "" if keys == "none" else Chem.MolToInchiKey(parent.mol)
     if keys == "needed" and not inchikey:
@@ -219,7 +216,7 @@ def _identify(parent: _Nameless, keys: Keys) -> Parent | Refusal:
 
 
 def _may_change(mol: Chem.Mol, how: Standardization) -> bool:
-    """Whether `parent_of` may give another molecule than `mol`."""
+    """Whether `parent_of` might return a molecule other than `mol`."""
     return (
         mol.HasSubstructMatch(_MAY_CHANGE)
         or len(Chem.GetMolFrags(mol)) > 1
@@ -229,7 +226,7 @@ def _may_change(mol: Chem.Mol, how: Standardization) -> bool:
 
 
 def parent_of(mol: Chem.Mol, how: Standardization) -> tuple[Chem.Mol, tuple[Change, ...]]:
-    """Returns the parent of a sanitized molecule, and what was done to get it."""
+    """Returns the parent of a sanitized molecule, and what was done to obtain it."""
     changes: list[Change] = []
 
     def apply(change: Change, step: Callable[[Chem.Mol], None], trait: Callable[[Chem.Mol], object]) -> None:
@@ -248,8 +245,8 @@ def parent_of(mol: Chem.Mol, how: Standardization) -> tuple[Chem.Mol, tuple[Chan
         apply("metal_disconnected", _METALS.DisconnectInPlace, Chem.Mol.GetNumBonds)
         normal = Chem.Mol(parent)
         _FUNCTIONAL_GROUPS.normalizeInPlace(normal)
-        # It joins the charges of a sydnone, and what that gives does not read again: then all groups stay as drawn.
-        if _charges_of(normal) != _charges_of(parent) and _reads_again(normal):
+        # Normalization joins the charges of a sydnone, and the result cannot be parsed: then all groups stay as drawn.
+        if _charges_of(normal) != _charges_of(parent) and _can_be_parsed(normal):
             parent = normal
             changes.append("normalized")
         apply("reionized", _ACIDS.reionizeInPlace, _charges_of)
@@ -259,9 +256,9 @@ def parent_of(mol: Chem.Mol, how: Standardization) -> tuple[Chem.Mol, tuple[Chan
     if how.charges == "neutralize":
         neutral = Chem.Mol(parent)
         _CHARGES.unchargeInPlace(neutral)
-        # It makes [PF6-] a phosphorus of valence 7, and gives the ring of a metallocene a hydrogen but leaves it
-        # aromatic, which does not read again: such ions keep their charges, as drawn.
-        if _charges_of(neutral) != _charges_of(parent) and _reads_again(neutral):
+        # The uncharger turns [PF6-] into phosphorus of valence 7, and gives the ring of a metallocene a hydrogen but
+        # leaves it aromatic. Neither can be parsed: such ions keep their charges, as drawn.
+        if _charges_of(neutral) != _charges_of(parent) and _can_be_parsed(neutral):
             parent = neutral
             changes.append("neutralized")
     if how.tautomers == "canonical":
@@ -272,17 +269,17 @@ def parent_of(mol: Chem.Mol, how: Standardization) -> tuple[Chem.Mol, tuple[Chan
     return parent, tuple(changes)
 
 
-def _reads_again(mol: Chem.Mol) -> bool:
+def _can_be_parsed(mol: Chem.Mol) -> bool:
     return Chem.MolFromSmiles(Chem.MolToSmiles(mol)) is not None
 
 
 def _charges_of(mol: Chem.Mol) -> object:
-    """Where charges are: all that the catalogues of MolStandardize change, they change with a charge."""
+    """Returns which atoms are charged: every change by MolStandardize's catalogues changes a charge."""
     return Chem.GetFormalCharge(mol), mol.GetSubstructMatches(_CHARGED, maxMatches=mol.GetNumAtoms())
 
 
 def _diagnose(structure: Structure, parse: Callable[..., Chem.Mol | None]) -> Refusal:
-    """Says why a structure did not parse, given what it parses to without chemistry."""
+    """Returns why a structure did not parse, judged by what it parses to without sanitization."""
     unsanitized = parse(structure.text, sanitize=False)
     if unsanitized is None:
         return Refusal("syntax", f"cannot be read as a {structure.form}{_complaint(structure)}")
@@ -293,7 +290,7 @@ def _diagnose(structure: Structure, parse: Callable[..., Chem.Mol | None]) -> Re
 
 
 def _in_words(problem: Any, mol: Chem.Mol, form: str) -> str:
-    """Says what RDKit has against atoms, which it counts from 0 and chemists from 1."""
+    """Returns a sentence about RDKit's problem with some atoms, numbered from 1 as chemists do, not from 0."""
     said = first_line(problem.Message())
     if problem.GetType() == "KekulizeException":
         atoms = [str(index + 1) for index in problem.GetAtomIndices()]
@@ -313,11 +310,11 @@ def _in_words(problem: Any, mol: Chem.Mol, form: str) -> str:
 
 
 def _complaint(structure: Structure) -> str:
-    """Returns ": " and what RDKit has against the syntax of a structure; nothing where it keeps that to itself."""
+    """Returns ": " and RDKit's complaint about the syntax of a structure; empty if it logs none."""
     with rdBase.CaptureErrorLog() as log:
         if structure.form == "SMILES":
             Chem.MolFromSmiles(structure.text, sanitize=False)
-        else:  # MolFromMolBlock does not say it as an error
+        else:  # MolFromMolBlock does not log it as an error
             supplier = Chem.SDMolSupplier()
             supplier.SetData(structure.text, sanitize=False)
             next(supplier)
@@ -328,5 +325,5 @@ def _complaint(structure: Structure) -> str:
 
 
 def first_line(text: object) -> str:
-    """Returns the first line of what RDKit says, which is the sentence; stack and conditions follow it."""
+    """Returns the first line of an RDKit message, which is the sentence; a stack trace and conditions follow it."""
     return next(iter(str(text).strip().splitlines()), "no reason given")

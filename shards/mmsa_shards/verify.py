@@ -1,8 +1,7 @@
-"""Whether a folder of shards is what its manifest says: every fault there is, not only the first."""
+"""Checks a folder of shards against its manifest and reports every fault, not only the first."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,14 +13,14 @@ import pyarrow.compute as pc
 
 from mmsa_shards.folder import Folder
 from mmsa_shards.manifest import JOB_NAME, Manifest, ManifestError, ShardEntry
-from mmsa_shards.places import locate, opened, reaching
+from mmsa_shards.places import file_in, locate, reaching, sha256_of
 from mmsa_shards.rejects import REJECTS_NAME, read_rejects
-from mmsa_shards.shard import ShardError, read_shard
+from mmsa_shards.shard import read_shard
 
 _AGAIN = "prepare the folder again"
 _REPAIR = "make it again with mmsa prepare --repair"
 
-#: What follows where nothing says any more from which files a folder was prepared.
+#: Ends the message about a folder that no longer records from which files it was prepared.
 WITHOUT_JOB = (
     "the shards can be used, but nothing can be added to them or repaired: for that, prepare all inputs into another "
     "folder"
@@ -33,28 +32,28 @@ class Verification:
     """What `verify_folder` found."""
 
     faults: tuple[str, ...]
-    """One sentence each: what is broken, where, and the mend. Empty where all is well."""
+    """One sentence each: what is broken, where, and how to mend it. Empty if all is well."""
     shards: int
     molecules: int
     bytes: int
-    """Of all shards of the manifest."""
+    """Of all shards in the manifest."""
     job_faults: tuple[str, ...] = ()
-    """Likewise of what the folder was prepared from: the shards can be used, but not added to or repaired."""
+    """Likewise about the record of the inputs: the shards can be used, but not added to or repaired."""
     unchecked: str = ""
-    """A sentence where a part could not be checked, because an older version prepared the folder; not a fault."""
+    """A sentence if something could not be checked because an older version prepared the folder; not a fault."""
 
 
 def verify_folder(folder: str | Path, *, progress: Callable[[int, int | None], None] | None = None) -> Verification:
     """Reads all of a folder of shards and checks it against its manifest.
 
-    Checked are every byte and block of every shard (`mmsa_shards.shard.read_shard`), that no InChIKey stands twice in
-    a shard (across shards none can: a shard is an interval of a hash of it), the totals, the ledger, the bytes and
-    the number of its refused records, what the folder was prepared from, and that there is no file of these kinds
-    that the manifest does not know.
+    It checks every byte and block of every shard (`mmsa_shards.shard.read_shard`); that no InChIKey occurs twice in a
+    shard (it cannot occur in two shards, because each holds an interval of a hash of InChIKeys); the totals and the
+    ledger; the bytes and the number of the refused records; the record of the inputs; and that there are no files of
+    these kinds that the manifest does not list.
 
     Args:
-        folder: a path, or a URL that fsspec knows.
-        progress: told the molecules read and their total.
+        folder: a path, or a URL that fsspec supports.
+        progress: called with the number of molecules read and their total.
     """
     try:
         manifest = Manifest.load(folder)
@@ -63,13 +62,16 @@ def verify_folder(folder: str | Path, *, progress: Callable[[int, int | None], N
     total = sum(shard.molecules for shard in manifest.shards)
     faults: list[str] = []
     sources = Counter[str]()
-    done = 0
+    done = 0  # molecules of the shards before
+
+    def tell(read: int) -> None:
+        if progress is not None:
+            progress(done + read, total)
+
     for shard in manifest.shards:
-        for found in _shard_faults(folder, shard, sources):
-            if isinstance(found, str):
-                faults.append(found)
-            elif progress is not None:
-                progress(done + found, total)
+        checked = _check_shard(folder, shard, tell)
+        faults += checked.faults
+        sources += checked.sources
         done += shard.molecules
     if not faults and sources != Counter(manifest.conformer_sources):
         faults.append(
@@ -93,18 +95,19 @@ def verify_folder(folder: str | Path, *, progress: Callable[[int, int | None], N
 
 
 def size_faults(folder: str | Path) -> tuple[str, ...]:
-    """A sentence for each shard that is missing or has another size than its manifest says, from one listing.
+    """Returns a sentence for each shard that is missing or does not have the size that the manifest gives.
 
-    This takes a moment whatever the shards hold, and finds what was cut short; what was changed in place only
-    `verify_folder` finds, or `mmsa_shards.shard.read_block` when it comes to the block.
+    One listing of the folder suffices, so this is quick for any amount of data and finds files that were cut short.
+    What was changed in place is found only by `verify_folder`, or by `mmsa_shards.shard.read_block` once it reads the
+    block.
 
     Raises:
-        ManifestError: no usable manifest there.
+        ManifestError: there is no usable manifest.
     """
     manifest = Manifest.load(folder)
     system, path = locate(str(folder))
     with reaching(str(folder)):
-        system.invalidate_cache(path)  # of what another process may have changed since, now and after
+        system.invalidate_cache(path)  # another process may have changed the folder, before this listing or after it
         sizes = {Path(entry["name"]).name: entry["size"] for entry in system.ls(path, detail=True)}
         system.invalidate_cache(path)
     return tuple(
@@ -116,26 +119,35 @@ def size_faults(folder: str | Path) -> tuple[str, ...]:
     )
 
 
-def _shard_faults(folder: str | Path, shard: ShardEntry, sources: Counter[str]) -> Iterator[str | int]:
-    """Faults of a shard, and between them how many of its molecules were read; adds up conformer sources."""
+@dataclass(frozen=True)
+class _CheckedShard:
+    faults: list[str]
+    sources: Counter[str]
+    """Of the conformers of its sound blocks."""
+
+
+def _check_shard(folder: str | Path, shard: ShardEntry, progress: Callable[[int], None]) -> _CheckedShard:
+    """Reads a shard; `progress` is called with the number of its molecules read so far."""
+    faults: list[str] = []
+    sources = Counter[str]()
     keys: list[pa.Array] = []
-    for found in read_shard(folder, shard):
-        if isinstance(found, ShardError):
-            yield str(found)
-        else:
-            keys.append(found["inchikey"])
-            sources.update(found["conformer_source"].to_pylist())
-            yield sum(map(len, keys))
+    read = 0
+    for block in read_shard(folder, shard, on_fault=lambda fault: faults.append(str(fault))):
+        keys.append(block["inchikey"])
+        sources.update(block["conformer_source"].to_pylist())
+        read += len(block)
+        progress(read)
     counts = pc.value_counts(pa.chunked_array(keys, pa.string()))
     twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
     if twice:
         more = f"{len(twice)} InChIKeys, one of them {twice[0]}," if len(twice) > 1 else f"InChIKey {twice[0]}"
-        yield f"{more} stand{'' if len(twice) > 1 else 's'} more than once in {folder}/{shard.name}; {_AGAIN}"
+        faults.append(f"{more} stand{'' if len(twice) > 1 else 's'} more than once in {folder}/{shard.name}; {_AGAIN}")
     in_blocks = sum(block.molecules for block in shard.blocks)
     if in_blocks != shard.molecules:
-        yield (
+        faults.append(
             f"the manifest of {folder} gives {shard.name} {shard.molecules} molecules, its blocks {in_blocks}; {_AGAIN}"
         )
+    return _CheckedShard(faults, sources)
 
 
 def _ledger_faults(folder: str | Path, manifest: Manifest, molecules: int, *, readable: bool) -> Iterator[str]:
@@ -149,7 +161,7 @@ def _ledger_faults(folder: str | Path, manifest: Manifest, molecules: int, *, re
     try:
         reasons = Counter(read_rejects(folder)["reason"].to_pylist())
     except FileNotFoundError:
-        reasons = Counter[str]()  # as good as empty; refused records that should be there are missed below
+        reasons = Counter[str]()  # like an empty file; if records should be there, the comparison below says so
     except (OSError, ValueError, pa.ArrowException) as error:
         yield f"cannot read {folder}/{REJECTS_NAME}: {error}; {_AGAIN}"
         return
@@ -161,15 +173,11 @@ def _ledger_faults(folder: str | Path, manifest: Manifest, molecules: int, *, re
 
 
 def broken_files(folder: str | Path, manifest: Manifest) -> dict[str, str]:
-    """What is wrong with the files beside the shards of which the manifest has digests, by their names."""
+    """Returns, by name, what is wrong with the files beside the shards of which the manifest has digests."""
     broken = {}
     for name, expected in manifest.files.items():
         try:
-            with opened(f"{str(folder).rstrip('/')}/{name}") as file:
-                digest = hashlib.sha256()
-                while piece := file.read(1 << 20):
-                    digest.update(piece)
-            if digest.hexdigest() != expected:
+            if sha256_of(file_in(folder, name)) != expected:
                 broken[name] = "does not match its SHA-256 in the manifest"
         except FileNotFoundError:
             broken[name] = "is missing"
@@ -179,7 +187,7 @@ def broken_files(folder: str | Path, manifest: Manifest) -> dict[str, str]:
 
 
 def _job_of_an_older_folder(folder: str | Path, manifest: Manifest) -> str:
-    """What is wrong with a job of which there is no digest, as far as the manifest can tell."""
+    """Returns what is wrong with a job without a digest, as far as the manifest can tell; empty if nothing is."""
     content = Folder(str(folder)).read(JOB_NAME)
     if content is None:
         return "is missing"
@@ -193,7 +201,7 @@ def _job_of_an_older_folder(folder: str | Path, manifest: Manifest) -> str:
 
 
 def _strays(folder: str | Path, manifest: Manifest) -> Iterator[str]:
-    """Files that look like shards, refused records, or the beginning of one, and are none of the manifest."""
+    """Yields a sentence for each unlisted file that looks like a shard, refused records, or a part of either."""
     known = {shard.name for shard in manifest.shards} | manifest.files.keys()
     for name in Folder(str(folder)).names():
         if name.endswith((".tar", ".tmp")) and name not in known:

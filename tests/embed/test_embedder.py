@@ -16,11 +16,16 @@ from sklearn.preprocessing import StandardScaler
 from mmsa_dist.embed import Embedder, EmbeddingError
 from mmsa_dist.model import MMSAModel
 from mmsa_shards.from_smiles import smiles_to_block
+from mmsa_shards.options import Columns, Conformers, SmilesOptions
 from tests.fixtures.embedders import DRUGS, mini_config, random_embedder
 from tests.fixtures.standardization import DEFAULT
 
 TOLERANCE = 1e-6  # absolute, of vectors whose elements lie in about (-1, 1)
 VIEWS = ("structure", "unified", "gin", "comenet", "resnet")
+WITH_3D = SmilesOptions(
+    standardization=DEFAULT,
+    columns=Columns(conformers=Conformers(mode="etkdg", count=1, seed=0, timeout_s=5)),
+)
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +88,7 @@ def lone() -> Embedder:
 def block() -> pa.RecordBatch:
     """36 molecules with conformers, so that every view sees them; more than a batch of 33."""
     chains = ["C" * n + end for n in range(1, 6) for end in ("O", "N", "Cl", "C(=O)O", "c1ccccc1")]
-    made, _, _ = smiles_to_block(
-        DRUGS + chains, conformers="etkdg", seed=0, conformer_timeout_s=5, standardization=DEFAULT
-    )
-    return made
+    return smiles_to_block(DRUGS + chains, WITH_3D).block
 
 
 @pytest.mark.parametrize(
@@ -165,7 +167,7 @@ def test_3d_takes_part_only_where_it_is_asked_for(embedder):
     flat = clone(embedder).set_params(view="unified")
     with_3d = clone(flat).set_params(conformers="etkdg")
     assert np.abs(flat.transform(DRUGS) - with_3d.transform(DRUGS)).max() > 1e-3
-    block, _, _ = smiles_to_block(DRUGS, conformers="etkdg", seed=0, conformer_timeout_s=5, standardization=DEFAULT)
+    block = smiles_to_block(DRUGS, WITH_3D).block
     given = clone(flat).set_params(conformers="given")
     np.testing.assert_allclose(given.embed_block(block)[0], with_3d.transform(DRUGS), atol=TOLERANCE, rtol=0)
     np.testing.assert_allclose(flat.embed_block(block)[0], flat.transform(DRUGS), atol=TOLERANCE, rtol=0)

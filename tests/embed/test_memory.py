@@ -12,6 +12,7 @@ from mmsa_dist.embed import Embedder
 from mmsa_dist.embed.memory import LARGEST, ON_CPU, fitting_batch_size
 from mmsa_dist.runtime.threads import computing_threads
 from mmsa_shards.from_smiles import smiles_to_block
+from mmsa_shards.options import SmilesOptions
 from tests.fixtures.embedders import DRUGS, random_embedder
 from tests.fixtures.standardization import DEFAULT
 
@@ -20,7 +21,7 @@ GIB = 1 << 30
 
 @pytest.fixture(scope="module")
 def block() -> pa.RecordBatch:
-    return smiles_to_block(DRUGS, conformers="none", standardization=DEFAULT)[0]
+    return smiles_to_block(DRUGS, SmilesOptions(standardization=DEFAULT)).block
 
 
 def test_on_a_cpu_nothing_is_measured() -> None:

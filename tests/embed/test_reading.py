@@ -11,9 +11,11 @@ import torch
 
 from mmsa_dist.embed import Embedder
 from mmsa_dist.embed import reading as module
-from mmsa_dist.embed.reading import Reading, ReadRows, read_ahead, readers_for
+from mmsa_dist.embed.reading import options_of, read_ahead, readers_for
 from mmsa_dist.runtime.threads import computing_threads
+from mmsa_shards.from_smiles import ReadSmiles
 from mmsa_shards.guard import free_guard
+from mmsa_shards.options import SmilesOptions
 from tests.fixtures.embedders import DRUGS, random_embedder
 
 GIVEN = [*DRUGS[:3], "junk", *DRUGS[3:7], None, 5, *DRUGS[7:]]  # 14 rows
@@ -25,18 +27,18 @@ def embedder() -> Embedder:
 
 
 @pytest.fixture
-def reading(embedder: Embedder) -> Reading:
+def options(embedder: Embedder) -> SmilesOptions:
     inference = embedder.pretrained.inference
-    return Reading(inference, inference.standardization, conformers="none", drawn=False, keyed=False)
+    return options_of(inference, standardize=True, embed_3d=False, depiction=False, inchikeys=False)
 
 
 @pytest.mark.parametrize("readers", [1, 3])
 @pytest.mark.parametrize(("batch_size", "batches"), [(2, 5), (4, 5), (9, 2), (14, 2), (100, 1)])
 def test_rows_come_in_order_in_batches_of_whole_pieces(
-    reading: Reading, monkeypatch: pytest.MonkeyPatch, readers: int, batch_size: int, batches: int
+    options: SmilesOptions, monkeypatch: pytest.MonkeyPatch, readers: int, batch_size: int, batches: int
 ) -> None:
     monkeypatch.setattr(module, "_ROWS_AT_ONCE", 3)
-    read = list(read_ahead(GIVEN, reading, batch_size=batch_size, readers=readers))
+    read = list(read_ahead(GIVEN, options, batch_size=batch_size, readers=readers))
     assert len(read) == batches  # of a multiple of 3 rows, or what is left
     first, smiles, reasons = 0, {}, {}
     for of_batch in read:
@@ -45,7 +47,7 @@ def test_rows_come_in_order_in_batches_of_whole_pieces(
         reasons |= {first + row: why[0] for row, why in of_batch.refused.items()}
         first += len(of_batch.rows) + len(of_batch.refused)
     assert reasons == {3: "syntax", 8: "empty", 9: "not_text"}
-    whole = next(iter(read_ahead(GIVEN, reading, batch_size=100, readers=1)))
+    whole = next(iter(read_ahead(GIVEN, options, batch_size=100, readers=1)))
     assert smiles == dict(zip(whole.rows.tolist(), whole.block["smiles"].to_pylist(), strict=True))
 
 
@@ -76,11 +78,11 @@ def test_inchikeys_are_made_where_they_are_asked_for_or_are_seeds(
     embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keyed = []
-    monkeypatch.setattr("mmsa_shards.from_smiles.smiles_to_block", lambda *_, keys, **more: keyed.append(keys))
+    monkeypatch.setattr("mmsa_shards.from_smiles.smiles_to_block", lambda rows, options: keyed.append(options.keys))
     for conformers, of_embed in (("none", False), ("none", True), ("etkdg", False)):
         asked = Embedder(embedder.pretrained, conformers=conformers, inchikeys=of_embed)
         for use in (asked.transform, asked.embed):
-            with pytest.raises(TypeError):  # nothing is read
+            with pytest.raises(AttributeError):  # nothing is read
                 use(DRUGS[:1])
     assert keyed == ["none", "none", "none", "wanted", "wanted", "wanted"]
 
@@ -93,32 +95,32 @@ def test_there_is_a_reader_for_each_core_that_no_gpu_needs(monkeypatch: pytest.M
     assert [readers_for(0, cpu), readers_for(0, gpu)] == [1, 1]
 
 
-def test_not_far_ahead_and_not_after_the_end(reading: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_not_far_ahead_and_not_after_the_end(options: SmilesOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     read, begun = module._read, []
     monkeypatch.setattr(module, "_ROWS_AT_ONCE", 1)
 
-    def watched(rows: list[object], reading: Reading) -> ReadRows:
+    def watched(rows: list[object], options: SmilesOptions) -> ReadSmiles:
         begun.append(rows)
-        return read(rows, reading)
+        return read(rows, options)
 
     monkeypatch.setattr(module, "_read", watched)
-    batches = read_ahead(GIVEN, reading, batch_size=1, readers=2)
+    batches = read_ahead(GIVEN, options, batch_size=1, readers=2)
     next(batches)
     batches.close()
     assert len(begun) <= 3
 
 
-def test_an_error_is_told_where_it_belongs(reading: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_is_told_where_it_belongs(options: SmilesOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     read = module._read
 
-    def failing(rows: list[object], reading: Reading) -> ReadRows:
+    def failing(rows: list[object], options: SmilesOptions) -> ReadSmiles:
         if "junk" in rows:
             raise RuntimeError("the machine is on fire")
-        return read(rows, reading)
+        return read(rows, options)
 
     monkeypatch.setattr(module, "_ROWS_AT_ONCE", 1)
     monkeypatch.setattr(module, "_read", failing)
-    batches = read_ahead(GIVEN, reading, batch_size=1, readers=2)
+    batches = read_ahead(GIVEN, options, batch_size=1, readers=2)
     assert [next(batches).rows.tolist() for _ in range(3)] == [[0], [0], [0]]
     with pytest.raises(RuntimeError, match="on fire"):
         next(batches)
@@ -148,8 +150,10 @@ def test_pictures_and_3d_are_made_only_where_an_encoder_looks(
     embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    monkeypatch.setattr(module, "_read", lambda rows, reading: asked.append((reading.conformers, reading.drawn)))
+    monkeypatch.setattr(module, "_read", lambda rows, options: asked.append(options.columns))
     for view in ("gin", "resnet", "comenet", "unified", "structure"):
         with pytest.raises(AttributeError):
             Embedder(embedder.pretrained, view=view, conformers="etkdg").transform(DRUGS[:1])
-    assert asked == [("none", False), ("none", True), ("etkdg", False), ("etkdg", True), ("etkdg", True)]
+    assert [(columns.conformers.mode, columns.depiction) for columns in asked] == [
+        ("none", False), ("none", True), ("etkdg", False), ("etkdg", True), ("etkdg", True),
+    ]  # fmt: skip

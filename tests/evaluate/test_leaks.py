@@ -16,6 +16,7 @@ from mmsa_dist.evaluate.splits import Split
 from mmsa_dist.evaluate.tasks import TaskData
 from mmsa_shards.from_smiles import smiles_to_block, standard_inchikeys
 from mmsa_shards.manifest import Ledger, Manifest
+from mmsa_shards.options import SmilesOptions
 from mmsa_shards.shard import ShardError, write_shard
 from tests.fixtures.standardization import DEFAULT
 
@@ -35,10 +36,7 @@ def write_shards(folder: Path, options: dict[str, object] | None = None) -> Path
     folder.mkdir(parents=True)
     shards = []
     for number, smiles in enumerate(SEEN):
-        blocks = [
-            smiles_to_block([text], conformers="none", seed=0, conformer_timeout_s=1, standardization=DEFAULT)[0]
-            for text in smiles
-        ]
+        blocks = [smiles_to_block([text], SmilesOptions(standardization=DEFAULT)).block for text in smiles]
         split = "val" if number == 2 else "train"
         shards.append(write_shard(folder, f"{split}-{number % 2:05d}.tar", split, blocks, "zstd"))
     options = asdict(DEFAULT) if options is None else options
@@ -111,7 +109,7 @@ def test_molecules_are_standardized_as_the_shards_were(tmp_path):
 
 def test_inchikeys_are_those_of_the_blocks():
     flat = [text for smiles in SEEN for text in smiles]
-    block, _, _ = smiles_to_block(flat, conformers="none", seed=0, conformer_timeout_s=1, standardization=DEFAULT)
+    block = smiles_to_block(flat, SmilesOptions(standardization=DEFAULT)).block
     assert standard_inchikeys(flat, DEFAULT) == block["inchikey"].to_pylist()
     assert standard_inchikeys(["", "junk", "*"], DEFAULT) == [None] * 3
 

@@ -15,6 +15,7 @@ from mmsa_dist.evaluate.fingerprints import ecfp4
 from mmsa_dist.evaluate.moleculenet import named_tasks
 from mmsa_dist.evaluate.splits import scaffold_split
 from mmsa_shards.from_smiles import smiles_to_block
+from mmsa_shards.options import SmilesOptions
 from tests.fixtures.standardization import DEFAULT
 
 
@@ -119,12 +120,10 @@ def test_molecules_without_atoms_are_dropped_and_what_is_only_hydrogen_is_not(tm
     # What comes after takes them: fingerprints, scaffolds, and the block, which says why a molecule has no vector.
     assert ecfp4(data.smiles).shape == (5, 2048)
     assert [len(part) for part in scaffold_split(data.smiles)] == [0, 0, 5]
-    block, rows, refusals = smiles_to_block(
-        data.smiles, conformers="none", seed=0, conformer_timeout_s=1, standardization=DEFAULT
-    )
-    assert block.num_rows == len(rows)
-    assert sorted([*rows.tolist(), *refusals]) == list(range(5))
-    assert refusals[2][0] == "undefined_atom"
+    read = smiles_to_block(data.smiles, SmilesOptions(standardization=DEFAULT))
+    assert read.block.num_rows == len(read.rows)
+    assert sorted([*read.rows.tolist(), *read.refused]) == list(range(5))
+    assert read.refused[2][0] == "undefined_atom"
 
 
 def test_the_digest_is_of_molecules_and_labels(tmp_path):

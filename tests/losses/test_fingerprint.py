@@ -13,6 +13,7 @@ from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.data.collate import block_to_batch
 from mmsa_dist.losses.fingerprint import FingerprintLoss, circular_fingerprint
 from mmsa_shards.from_smiles import smiles_to_block
+from mmsa_shards.options import SmilesOptions
 from tests.fixtures.batches import SINGLE, C, Molecule, O, batch_of, permuted, random_molecule
 from tests.fixtures.embedders import DRUGS
 
@@ -30,9 +31,9 @@ HARD = [
 
 
 def batch_of_smiles(smiles: list[str]) -> MoleculeBatch:
-    block, _, refused = smiles_to_block(smiles, conformers="none", standardization=None)
-    assert not refused
-    return block_to_batch(block, picture_size=None)
+    read = smiles_to_block(smiles, SmilesOptions(standardization=None))
+    assert not read.refused
+    return block_to_batch(read.block, picture_size=None)
 
 
 def morgan_environments(smiles: str, atoms_A9: torch.Tensor) -> set[int]:

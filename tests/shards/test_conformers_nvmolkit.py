@@ -17,10 +17,12 @@ from mmsa_shards.block import Molecule
 from mmsa_shards.build import ShardPlan
 from mmsa_shards.conformers_nvmolkit import BatchError, embed_many, require_nvmolkit
 from mmsa_shards.errors import PrepareError
-from mmsa_shards.molecule import Conformers, Order, make_molecules
+from mmsa_shards.molecule import Order, make_molecules
+from mmsa_shards.options import Columns, Conformers
 from mmsa_shards.prepare import Preparation
 
-GPU = Conformers(mode="etkdg", count=1, seed=0, timeout_s=10.0, backend="nvmolkit")
+RDKIT = Columns(conformers=Conformers(mode="etkdg", count=1, seed=0, timeout_s=10.0))
+GPU = Columns(conformers=dataclasses.replace(RDKIT.conformers, backend="nvmolkit"))
 
 
 def places(mol: Chem.Mol) -> np.ndarray:
@@ -118,7 +120,7 @@ def test_rdkit_embeds_what_is_left(monkeypatch):
     assert [m.conformer_source for m in made] == ["etkdg", "input", "etkdg"]
     np.testing.assert_array_equal(made[0].conformers, [[[0, 0, 0], [1.5, 0, 0], [3, 0, 0]]])
     np.testing.assert_array_equal(made[1].conformers, given)
-    (rdkit,) = make_molecules(orders[2:], Conformers(mode="etkdg", count=1, seed=0, timeout_s=10.0))
+    (rdkit,) = make_molecules(orders[2:], RDKIT)
     np.testing.assert_array_equal(made[2].conformers, rdkit.conformers)
 
 
@@ -151,7 +153,7 @@ def test_a_batch_that_fails_is_embedded_by_rdkit_and_told(monkeypatch):
     told: list[str] = []
     made = make_molecules(orders, GPU, tell=told.append)
     assert told == ["nvMolKit failed on a batch of 2 molecules (CUDA error: out of memory); RDKit embeds them"]
-    alone = make_molecules(orders, dataclasses.replace(GPU, backend="rdkit"))
+    alone = make_molecules(orders, RDKIT)
     for one, other in zip(made, alone, strict=True):
         np.testing.assert_array_equal(one.conformers, other.conformers)
 

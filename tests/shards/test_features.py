@@ -12,7 +12,7 @@ import pytest
 from rdkit import Chem
 
 from mmsa_shards.features import atom_features, bond_features
-from mmsa_shards.schema import ATOM_CATEGORIES, BOND_CATEGORIES
+from mmsa_shards.schema import ATOM_CATEGORIES, BOND_CATEGORIES, AtomColumn
 
 FIXTURE = json.loads((Path(__file__).parent / "features_by_hand.json").read_text())
 
@@ -54,9 +54,9 @@ def test_what_no_vocabulary_knows_takes_the_last_category():
 
 def test_charges_radicals_and_chirality_stand_where_their_atoms_are():
     atoms = atom_features(Chem.MolFromSmiles("[NH3+][C@@H]([CH2])C(=O)[O-]"))
-    assert atoms[:, 3].tolist() == [6, 5, 5, 5, 5, 4]  # 5 is no charge
-    assert atoms[:, 5].tolist() == [0, 0, 1, 0, 0, 0]
-    assert (atoms[:, 1] > 0).tolist() == [False, True, False, False, False, False]
+    assert atoms[:, AtomColumn.FORMAL_CHARGE].tolist() == [6, 5, 5, 5, 5, 4]  # 5 is no charge
+    assert atoms[:, AtomColumn.RADICAL_ELECTRONS].tolist() == [0, 0, 1, 0, 0, 0]
+    assert (atoms[:, AtomColumn.CHIRALITY] > 0).tolist() == [False, True, False, False, False, False]
     many = atom_features(Chem.MolFromSmiles(".".join(["[O-]C", "[NH3+]C"] * 700)))  # RDKit stops at 1,000 by itself
     assert many[:, 3].tolist() == [4, 5, 6, 5] * 700
 

@@ -136,7 +136,7 @@ def test_results_larger_than_a_pipe_pass(guard):
     assert list(guard.map(misbehave, big, seconds=1)) == big
 
 
-@pytest.mark.parametrize("victim", ["worker", "nursery"])
+@pytest.mark.parametrize("victim", ["worker", "fork server"])
 def test_an_item_killed_from_outside_is_tried_again(guard, tmp_path, victim):
     items = [("none", str(tmp_path / f"{n}"), 0) for n in range(3)]
     items.insert(2, (victim, str(tmp_path / "killed"), 2))
@@ -168,12 +168,12 @@ def test_a_process_killed_while_idle_is_replaced(guard):
         assert list(guard.map(double, [1, 2], seconds=1)) == [2, 4]
 
 
-def test_the_next_worker_is_forked_from_the_same_nursery(guard):
-    ((first, nursery),) = guard.map(processes, [None], seconds=1)
+def test_the_next_worker_is_forked_from_the_same_server(guard):
+    ((first, server),) = guard.map(processes, [None], seconds=1)
     list(guard.map(misbehave, ["segfault"], seconds=1))
     ((second, same),) = guard.map(processes, [None], seconds=1)
     assert first != second
-    assert nursery == same
+    assert server == same
 
 
 def test_an_item_cannot_take_the_memory_of_the_machine(guard):

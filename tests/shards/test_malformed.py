@@ -9,7 +9,8 @@ from collections import Counter
 import pytest
 
 from mmsa_shards.errors import PrepareError
-from mmsa_shards.molecule import Conformers, Order, make_molecules
+from mmsa_shards.molecule import Order, make_molecules
+from mmsa_shards.options import Columns
 from mmsa_shards.read import Record, Refused, read_records
 from mmsa_shards.standardize import Parent, Refusal, standardize_many
 from tests.fixtures.standardization import DEFAULT
@@ -89,7 +90,7 @@ def _outcome(path, options) -> tuple[list[tuple[Record, Parent]], list[Refused]]
         else:
             kept.append((record, parent))
     orders = [Order(id=record.id, inchikey=parent.inchikey, smiles=parent.smiles) for record, parent in kept]
-    made = make_molecules(orders, Conformers.from_options(options))
+    made = make_molecules(orders, Columns.from_options(options))
     lost = [(record.id, molecule.message) for (record, _), molecule in zip(kept, made, strict=True)
             if isinstance(molecule, Refusal)]  # fmt: skip
     assert lost == []  # what was standardized can be read again and drawn

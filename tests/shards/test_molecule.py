@@ -8,18 +8,25 @@ import numpy as np
 import pytest
 
 from mmsa_shards.block import Molecule
-from mmsa_shards.molecule import Conformers, Order, coordinates_fit, make_molecule, make_molecules
+from mmsa_shards.molecule import Order, coordinates_fit, make_molecule, make_molecules
+from mmsa_shards.options import Columns, Conformers
 from mmsa_shards.standardize import Refusal
 
-ETKDG = Conformers(mode="etkdg", count=1, seed=0, timeout_s=2.0)
+
+def columns(mode: str = "etkdg", *, count: int = 1, timeout_s: float = 2.0, mmff_iterations: int = 0) -> Columns:
+    return Columns(
+        conformers=Conformers(mode=mode, count=count, seed=0, timeout_s=timeout_s, mmff_iterations=mmff_iterations)
+    )
+
+
+ETKDG = columns()
 ETHANOL = Order(id="a", inchikey="LFQSCWFLJHTTHZ-UHFFFAOYSA-N", smiles="CCO")
 # A peptide of 60 residues: more than RDKit can embed in the time that the test allows.
 PEPTIDE = Order(id="p", inchikey="P", smiles="N[C@@H](CC(C)C)C(=O)" * 60 + "O")
 
 
 def test_past_the_time_limit_a_molecule_goes_without_conformers():
-    hurried = Conformers(mode="etkdg", count=1, seed=0, timeout_s=0.2)
-    first, peptide, last = make_molecules([ETHANOL, PEPTIDE, ETHANOL], hurried)
+    first, peptide, last = make_molecules([ETHANOL, PEPTIDE, ETHANOL], columns(timeout_s=0.2))
     assert isinstance(peptide, Molecule)
     assert peptide.conformers.shape == (0, 60 * 8 + 1, 3)
     assert peptide.conformer_source == "none"
@@ -58,7 +65,7 @@ def test_given_coordinates_are_kept_unless_3d_is_not_wanted():
     for mode, count, kept, source in [
         ("etkdg", 1, 1, "pubchem3d"), ("given", 3, 2, "pubchem3d"), ("none", 3, 0, "none"),
     ]:  # fmt: skip
-        molecule = make_molecule(order, Conformers(mode=mode, count=count, seed=0, timeout_s=1.0))
+        molecule = make_molecule(order, columns(mode, count=count))
         assert isinstance(molecule, Molecule)
         np.testing.assert_array_equal(molecule.conformers, xyz[:kept])
         assert molecule.conformer_source == source
@@ -67,7 +74,7 @@ def test_given_coordinates_are_kept_unless_3d_is_not_wanted():
 def test_conformers_that_a_block_cannot_keep_are_left_out():
     good = np.arange(9, dtype=np.float32).reshape(3, 3)
     order = Order(id="a", inchikey="A", smiles="CCO", given=np.stack([40 * good, good]))
-    given = Conformers(mode="given", count=2, seed=0, timeout_s=1.0)
+    given = columns("given", count=2)
     one = make_molecule(order, given)
     assert isinstance(one, Molecule)
     np.testing.assert_array_equal(one.conformers, [good])
@@ -82,19 +89,18 @@ def test_what_does_not_parse_is_refused():
     assert refusal.reason == "standardization"
 
 
-def test_what_the_options_say_about_3d(options):
+def test_what_the_options_say_about_columns(options):
     chosen = dataclasses.replace(
         options, conformers="etkdg", conformers_per_molecule=3, seed=5, conformer_timeout_s=7.0,
-        conformer_backend="nvmolkit", mmff_iterations=20,
+        conformer_backend="nvmolkit", mmff_iterations=20, descriptors=True,
     )  # fmt: skip
-    assert Conformers.from_options(chosen) == Conformers(
-        mode="etkdg", count=3, seed=5, timeout_s=7.0, backend="nvmolkit", mmff_iterations=20
-    )
+    conformers = Conformers(mode="etkdg", count=3, seed=5, timeout_s=7.0, backend="nvmolkit", mmff_iterations=20)
+    assert Columns.from_options(chosen) == Columns(conformers=conformers, depiction=True, descriptors=True)
 
 
 def test_minimization_reaches_the_molecule():
     (plain,) = make_molecules([ETHANOL], ETKDG)
-    (minimized,) = make_molecules([ETHANOL], dataclasses.replace(ETKDG, mmff_iterations=100))
+    (minimized,) = make_molecules([ETHANOL], columns(mmff_iterations=100))
     assert isinstance(plain, Molecule)
     assert isinstance(minimized, Molecule)
     assert minimized.conformer_source == "etkdg"
@@ -113,9 +119,8 @@ def test_minimization_reaches_the_molecule():
 def test_given_coordinates_follow_the_atoms_of_the_molecule(smiles, given_smiles, fits):
     places = {"N": (0.0, 0.0, 0.0), "C@": (1.5, 0.0, 0.0), "C": (2.0, 1.4, 0.0), "F": (2.0, -0.6, 1.0)}
     given = np.asarray([[places[name] for name in ("N", "C@", "C", "F")]], np.float32)
-    conformers = Conformers(mode="given", count=1, seed=0, timeout_s=5)
     order = Order(id="", inchikey="", smiles=smiles, given=given, given_smiles=given_smiles, given_source="pubchem3d")
-    molecule = make_molecule(order, conformers)
+    molecule = make_molecule(order, columns("given"))
     if fits:
         assert molecule.conformers[0].tolist() == [list(np.float32(places[name])) for name in ("C", "C@", "N", "F")]
         assert molecule.conformer_source == "pubchem3d"

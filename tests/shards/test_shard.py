@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 import tarfile
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 from mmsa_shards.atomic import write_atomically
 from mmsa_shards.block import Molecule, molecules_to_block
-from mmsa_shards.shard import ShardError, check_members, read_block, verify_shard, write_shard
+from mmsa_shards.shard import ShardError, check_members, read_block, read_shard, verify_shard, write_shard
 
 
 def _block(first: int, size: int) -> pa.RecordBatch:
@@ -85,6 +86,20 @@ def test_damage_is_named(tmp_path, shard):
     path.unlink()
     with pytest.raises(ShardError, match=r"block 0 of .*train-00003\.tar"):
         read_block(tmp_path, shard, 0)
+
+
+def test_the_sound_blocks_beside_a_damaged_one_are_read(tmp_path, shard):
+    path = tmp_path / shard.name
+    damaged = bytearray(path.read_bytes())
+    damaged[shard.blocks[1].offset] ^= 1
+    path.write_bytes(damaged)
+    faults: list[ShardError] = []
+    assert list(read_shard(tmp_path, shard, on_fault=faults.append)) == [BLOCKS[0], BLOCKS[2]]
+    assert [re.search("block 1 of .* is damaged", str(fault)) is not None for fault in faults] == [True]
+    reading = read_shard(tmp_path, shard)
+    assert next(reading) == BLOCKS[0]
+    with pytest.raises(ShardError, match="block 1 of"):
+        next(reading)
 
 
 def test_a_shard_that_is_cut_short_is_found_wherever_it_ends(tmp_path, shard):
