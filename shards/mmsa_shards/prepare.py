@@ -32,7 +32,7 @@ from mmsa_shards.build import (
     plan_shards,
 )
 from mmsa_shards.catalog import Chapter, ChunkCounts, catalog_input, skeletons
-from mmsa_shards.cluster import Pool, ray_pool
+from mmsa_shards.cluster import Pool, ended_by_sigterm, ray_pool
 from mmsa_shards.conformers_nvmolkit import require_nvmolkit
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.folder import Folder
@@ -43,7 +43,7 @@ from mmsa_shards.publish import digests, finish_publishing, publish_shard
 from mmsa_shards.rejects import REJECTS_NAME, read_refused, stored_rejects, write_rejects
 from mmsa_shards.shard import is_intact
 from mmsa_shards.verify import broken_files, size_faults
-from mmsa_shards.workplace import Prepared, alone_in, claim, prepared, work_folder, writing_to
+from mmsa_shards.workplace import Prepared, alone_in, claim, clear, prepared, work_folder, writing_to
 
 #: Called with the stage (``read``, ``sort``, ``build`` or ``write``), records, shards or molecules done, how many
 #: there are in all (None while it is not known, estimated while reading), and records refused so far.
@@ -86,7 +86,7 @@ def prepare(
     Raises:
         PrepareError: an input or `out` cannot be used; nothing incomplete stands under a final name.
     """
-    with writing_to(out):
+    with writing_to(out, options.work_dir), ended_by_sigterm():
         folder = Folder(out)
         work = work_folder(folder, options)
         before = prepared(folder, work)
@@ -101,7 +101,7 @@ def prepare(
             if before is not None:
                 _refuse_what_is_broken(folder, before.manifest)
             if before is not None and before.job == job:
-                shutil.rmtree(work, ignore_errors=True)
+                clear(work)
                 return before.manifest
             claim(work, folder, job, before)
             with ray_pool(options.workers, say) as pool:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from itertools import chain
 
 from mmsa_shards.build import plan_shards
-from mmsa_shards.cluster import ray_pool
+from mmsa_shards.cluster import ended_by_sigterm, ray_pool
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.folder import Folder
 from mmsa_shards.job import describe
@@ -17,7 +16,7 @@ from mmsa_shards.prepare import Preparation, Progress
 from mmsa_shards.publish import digests
 from mmsa_shards.shard import is_intact
 from mmsa_shards.verify import broken_files
-from mmsa_shards.workplace import alone_in, claim, prepared, work_folder, writing_to
+from mmsa_shards.workplace import alone_in, claim, clear, prepared, work_folder, writing_to
 
 
 def repair(
@@ -40,7 +39,7 @@ def repair(
         PrepareError: the folder is not finished, an input is not what it was, or a file comes out otherwise; the
             folder stays as it is.
     """
-    with writing_to(out):
+    with writing_to(out, options.work_dir), ended_by_sigterm():
         return _repair(Folder(out), options, progress, say)
 
 
@@ -87,5 +86,5 @@ def _repair(
             folder.take(work / "shards" / name, name)
         for name in rejects:
             folder.take(work / name, name)
-        shutil.rmtree(work)
+        clear(work)
     return (*broken, *rejects)
