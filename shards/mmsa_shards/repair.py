@@ -51,7 +51,11 @@ def _repair(
     if before is None:
         raise PrepareError(f"{folder.url} holds no finished preparation: run the same without --repair")
     # An input that is truncated was so when it was allowed: none has changed since.
-    theirs = {**before.job.options, "exclude": tuple(before.job.options["exclude"]), "allow_truncated": True}
+    theirs = {
+        **before.job.options,
+        "exclude": tuple(entry.url for entry in before.job.exclude),
+        "allow_truncated": True,
+    }
     try:
         options = PrepareOptions(**theirs, workers=options.workers, work_dir=options.work_dir)
     except TypeError as error:  # another version had other options

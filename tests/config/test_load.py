@@ -72,6 +72,7 @@ def test_later_layers_win(tmp_path: Path) -> None:
         ("train.warmup_steps=100000", ["train.warmup_steps=100000", "train.steps=100000"]),
         ("train.stop_after=100001", ["train.stop_after=100001", "train.steps"]),
         ("embed.view=smiles", ["embed.view='smiles'", "structure, unified, gin"]),
+        ("prepare.exclude=x.smi", ["prepare.exclude='x.smi': it takes a list; write 'prepare.exclude=[x.smi]'"]),
         ("model.encoders=[gin,gin]", ["model.encoders", "twice"]),
         ("train.lr_scale.resnte=0.1", ["train.lr_scale", "resnte"]),
         ("train.steps", ["train.steps", "section.key=value"]),

@@ -32,8 +32,13 @@ def finished(chosen, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     (folder / "a.smi").write_text("\n".join(f"{'C' * n}O a{n}" for n in range(1, 25)))
     (folder / "b.smi").write_text("CCN b1\nCCO b2\nc1cccc1 bad")
-    prepare([str(folder / "a.smi")], str(folder / "shards"), chosen)
-    prepare([str(folder / "b.smi")], str(folder / "shards"), chosen)
+    (folder / "without.smi").write_text("CCCO")
+    with pytest.MonkeyPatch.context() as patch:  # none of what follows is done from there
+        patch.chdir(folder)
+        without = dataclasses.replace(chosen, exclude=("without.smi",))
+        prepare(["a.smi"], "shards", without)
+    without = dataclasses.replace(chosen, exclude=(str(folder / "without.smi"),))
+    prepare([str(folder / "b.smi")], str(folder / "shards"), without)
     return folder
 
 
@@ -77,6 +82,7 @@ def test_refused_records_are_written_again(finished, folder, options, lost):
 
 def test_what_is_broken_is_neither_added_to_nor_passed_over(finished, folder, chosen):
     """A shard that stays is not read, and damaged refused records would enter the new ledger with a digest."""
+    chosen = dataclasses.replace(chosen, exclude=(str(finished / "without.smi"),))
     (folder.parent / "c.smi").write_text("CCF c1")
     inputs = [str(finished / name) for name in ("a.smi", "b.smi")]
     prepare(inputs, str(folder), chosen)
