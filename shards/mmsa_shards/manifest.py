@@ -62,13 +62,13 @@ class ShardEntry:
 class Ledger:
     """What became of the records that were read."""
 
-    read: int
-    written: int
-    duplicates: int
-    joined: int
+    read: int = 0
+    written: int = 0
+    duplicates: int = 0
+    joined: int = 0
     """PubChem3D's records whose coordinates went to the 2D record of the same CID and skeleton."""
-    rejected: int
-    excluded: int
+    rejected: int = 0
+    excluded: int = 0
 
     @property
     def balances(self) -> bool:

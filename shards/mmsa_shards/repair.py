@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from itertools import chain
 
@@ -24,7 +25,8 @@ def repair(
 ) -> tuple[str, ...]:
     """Makes the broken files of a finished folder again, from its inputs, which must be what they were.
 
-    A shard takes what its own molecules took, the files of refused records what all of them did.
+    A shard takes what its own molecules took. For the refused records all inputs are read, and where that does not
+    account for all of them all molecules are made without being embedded.
 
     Args:
         out: the folder.
@@ -71,15 +73,19 @@ def _repair(
         claim(work, folder, job, before)
         with ray_pool(options.workers, say) as pool:
             preparation = Preparation(folder, work, job, None, options, pool, progress)
+            preparation.set_up(embed=bool(broken))
             chunks, counts = preparation.read()
             every = plan_shards(before.manifest.intervals, options)
             plans = [plan for plan in every if f"{plan.stem}.tar" in broken]
-            deals = preparation.sort(every if rejects else plans, chunks, counts)
-            pieces = preparation.build(deals, counts.rejected)
-            made = preparation.write(plans, deals, pieces)
+            deals = preparation.sort(plans, chunks, counts)
+            made = preparation.write(plans, deals, preparation.build(deals, counts.rejected))
+            if rejects and preparation.write_ledger(chunks) != Counter(before.manifest.reject_reasons):
+                # The others were refused where molecules are made.
+                deals = preparation.sort(every, chunks, counts)
+                pieces = preparation.build(deals, counts.rejected, embed=False)
+                preparation.write_ledger([*chunks, *chain.from_iterable(pieces.values())])
         others = [done.entry.name for done in made if done.entry and done.entry != broken[done.entry.name]]
         if rejects:
-            preparation.write_ledger([*chunks, *chain.from_iterable(pieces.values())])
             found = digests(work)
             others += [name for name in rejects if found.get(name) != before.manifest.files[name]]
         if others:
