@@ -2,10 +2,11 @@
 
 A quoted cell may go on over lines (RFC 4180), and is read as any reader of CSV reads it. But a quote that belongs to
 the text, at the beginning of a cell, takes the rows below it into that cell, up to another one at the end of a cell.
-So a cell that goes on is not believed where its first line, the quote counted as a character, is parted as the table
-is: as many cells, and no blank behind a separator, as prose has it, unless the table has that too; and where more than
-half of the lines that it takes in (blank ones aside) are parted so too, with a SMILES in its column. Where prose is
-written just so, nothing tells the two apart.
+So a cell that goes on is not believed where its first line could be a row without it, and more than half of the lines
+that it takes in (blank ones aside) are rows: as many cells as the table, a SMILES in its column, and no blank behind a
+separator, as prose has it, unless the table has that too. Of the first line the quote counts as a character; it has as
+many cells or more, and no blanks before those behind the quoted one. Where prose is written just so, nothing tells the
+two apart.
 
 A cell that is not believed, does not end as it should or is longer than csv allows (131,072 characters) refuses its
 row in the line where it begins, and the lines below are read again.
@@ -111,17 +112,20 @@ class _Rows(NamedTuple):
             cells = _cells(line, self.delimiter, strict=True)
         except csv.Error:
             return False
-        if not self.are_parted_as(cells) or self.smiles_at >= len(cells):
+        if len(cells) < 2 or len(cells) not in self.widths or self.smiles_at >= len(cells) or self.are_prose(cells):
             return False
         return _SMILES.fullmatch(cells[self.smiles_at].strip()) is not None
 
-    def are_parted_as(self, cells: Sequence[str]) -> bool:
-        """Whether a line has as many cells as they have, and blanks behind separators only where they have them."""
-        return (
-            len(cells) > 1
-            and len(cells) in self.widths
-            and (self.spaced or not any(cell.startswith(" ") for cell in cells))
-        )
+    def may_begin(self, line: str) -> bool:
+        """Whether a line that a quote leaves open would be one of them if the quote were a character of its cell."""
+        *closed, open_cell = _cells(line, self.delimiter)
+        cells = [*closed, *open_cell.split(self.delimiter)]
+        behind = min(self.widths) - len(closed) - 1  # the open one, in which there may be separators
+        return len(cells) >= min(self.widths) and not (behind > 0 and self.are_prose(cells[-behind:]))
+
+    def are_prose(self, cells: Sequence[str]) -> bool:
+        """Whether separators have blanks behind them, and those of the table have none."""
+        return not self.spaced and any(cell.startswith(" ") for cell in cells)
 
 
 def _cells(line: str, delimiter: str, *, strict: bool = False) -> list[str]:
@@ -177,8 +181,7 @@ def _continued(first: str, lines: Lines, rows: _Rows) -> list[str]:
 
 def _first_row_taken_in(first: str, taken: Sequence[str | None], rows: _Rows) -> int:
     """Returns where among `taken`, from 1, the first of the rows stands that a cell has taken in; 0 if it has not."""
-    *closed, open_cell = _cells(first, rows.delimiter)
-    if not rows.are_parted_as([*closed, *open_cell.split(rows.delimiter)]):  # its quote counted as a character
+    if not rows.may_begin(first):
         return 0
     found = [rows.have(line) for line in taken if line]
     if 2 * sum(found) <= len(found):
