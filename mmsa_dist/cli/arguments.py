@@ -66,6 +66,16 @@ def refuse_unused(settings: Sequence[str], used: Sequence[str], command: str, wh
         raise ValueError(f"{command} does not use {', '.join(unused)}: {why}. It uses {', '.join(used)}")
 
 
+def refuse_empty(option: str, value: str | None) -> None:
+    """Refuses an option whose value is there and empty, as a variable of the shell that is not set leaves it.
+
+    Raises:
+        ValueError: it is.
+    """
+    if value is not None and not value.strip():
+        raise ValueError(f"{option} is empty: name a folder, or leave {option} out where it may be")
+
+
 def only_settings(words: list[str] | None, example: str = "train.steps=1000") -> list[str]:
     """The words of a command that takes settings and nothing else.
 

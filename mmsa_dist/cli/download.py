@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 from rich.text import Text
 
+from mmsa_dist.cli.arguments import refuse_empty
 from mmsa_dist.console import say
 
 
 def pubchem(
     first: Annotated[int, typer.Option("--from", help="Smallest compound id (CID), from 1.")],
     last: Annotated[int, typer.Option("--to", help="Largest compound id, itself included.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder; the files lie in it as on the server.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder; the files lie in it as on the server.")],
     compounds: Annotated[
         bool, typer.Option("--2d/--no-2d", help="SDF, 500,000 CIDs a file, about 300 MB each.")
     ] = True,
@@ -37,6 +37,8 @@ def pubchem(
 
     Example: mmsa download pubchem --from 1 --to 5000000 --3d --out pubchem
     """
+    refuse_empty("--out", out)
+
     from mmsa_dist.console import download_progress, download_summary
     from mmsa_shards.pubchem import BASE_URL, download_pubchem
 
@@ -53,6 +55,6 @@ def pubchem(
             progress=progress,
             say=tell,
         )
-    say(download_summary(str(out), **vars(done.outcome)))
-    inputs = " ".join(f"{shlex.quote(str(out))}/{pattern}" for pattern in done.inputs)
+    say(download_summary(out, **vars(done.outcome)))
+    inputs = " ".join(f"{shlex.quote(out)}/{pattern}" for pattern in done.inputs)
     say(Text(f"next: mmsa prepare {inputs} --out shards"))  # as it is: a path may hold brackets

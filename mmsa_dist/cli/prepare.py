@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from mmsa_dist.cli.arguments import SETTINGS, ConfigFile, split_settings
+from mmsa_dist.cli.arguments import SETTINGS, ConfigFile, refuse_empty, split_settings
 from mmsa_dist.config.load import load_config
 from mmsa_dist.console import say
 
@@ -50,6 +50,7 @@ def prepare(
 
     Example: mmsa prepare molecules.smi.gz --out shards --exclude moleculenet prepare.workers=8
     """
+    refuse_empty("--out", out)
     inputs, settings = split_settings(words)
     if not inputs and not mend:
         raise ValueError("no input was named; say mmsa prepare FILE... --out FOLDER")

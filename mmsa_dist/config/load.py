@@ -97,6 +97,8 @@ def explain(error: ValidationError, root: type[BaseModel] = Config) -> str:
             lines.append(f"unknown key {key}; {mend}")
         elif problem["type"] == "value_error":
             lines.append(problem["msg"].removeprefix("Value error, "))
+        elif problem["type"] in {"list_type", "tuple_type"}:
+            lines.append(f"{key}={problem['input']!r}: it takes a list; write '{key}=[{problem['input']}]'")
         elif problem["type"] == "missing":
             lines.append(f"{key} is missing")
         else:  # of a union each branch has its own

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -197,26 +198,28 @@ def ray_pool(workers: int, say: Callable[[str], None] | None = None) -> Iterator
     if ray.is_initialized():
         yield Pool(workers)
         return
-    with _ended_by_sigterm() as take_signal:
-        if address := os.environ.get("RAY_ADDRESS"):
-            _join(address, say)
-        else:
-            _start_local(workers or len(os.sched_getaffinity(0)))
-        take_signal()  # which Ray takes when it starts
+    # Ray starts in a thread of its own. In the main one Python's handler of SIGTERM would be Ray's, and what a handler
+    # raises there while Ray forks is lost. The thread stays, as the processes that it has started die with it.
+    with ended_by_sigterm() as take_signal, ThreadPoolExecutor(1) as starter:
         try:
+            if address := os.environ.get("RAY_ADDRESS"):
+                _join(starter, address, say)
+            else:
+                _start_local(starter, workers or len(os.sched_getaffinity(0)))
+            take_signal()  # which Ray's libraries take when they start
             yield Pool(workers)
         finally:
             ray.shutdown()
 
 
-def _join(address: str, say: Callable[[str], None] | None) -> None:
+def _join(starter: Executor, address: str, say: Callable[[str], None] | None) -> None:
     if say is not None:
         say(f"connecting to the Ray cluster at RAY_ADDRESS={address}")
     added = {name: value for name, value in _ONE_TRY.items() if name not in os.environ}
     os.environ.update(added)
     try:
         _wait_for_port(address)
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        _init(starter)
     except Exception as error:  # ConnectionError, RuntimeError, ValueError and others, as Ray has it
         ray.shutdown()
         what = (str(error).strip() or repr(error)).splitlines()[-1]
@@ -249,8 +252,12 @@ def _wait_for_port(address: str) -> None:
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[Callable[[], None]]:
-    """Yields what makes SIGTERM end the block once more, should another handler have been put there since."""
+def ended_by_sigterm() -> Iterator[Callable[[], None]]:
+    """Ends the block at SIGTERM as at Ctrl-C, by SystemExit with the status `TERMINATED`.
+
+    Yields:
+        What puts the handler there again, should another have been put there since.
+    """
     told = False
 
     def end(*_: object) -> NoReturn:
@@ -276,16 +283,24 @@ def _ended_by_sigterm() -> Iterator[Callable[[], None]]:
         signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
-def _start_local(num_cpus: int) -> None:
+def _init(starter: Executor, **options: Any) -> None:
+    """Calls ``ray.init``, and waits for it also where the caller is interrupted."""
+    started = starter.submit(ray.init, log_to_driver=False, logging_level=logging.ERROR, **options)
+    try:
+        started.result()
+    finally:
+        wait([started])
+
+
+def _start_local(starter: Executor, num_cpus: int) -> None:
     for attempt in range(_STARTS):
         try:
             # Workers get the driver's sys.path, so they can import what it can, installed or not.
-            ray.init(
-                "local",  # and not the cluster that somebody has started on this machine
+            _init(
+                starter,
+                address="local",  # and not the cluster that somebody has started on this machine
                 num_cpus=num_cpus,
                 include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
                 object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
             )
             return

@@ -88,6 +88,12 @@ class Transfer:
             self.note, self.left, self.retries = f"({fault}; once more)", None, self.retries + 1
         raise DownloadError(f"{self.file.path} came wrong twice: {fault}; try later, or another server with --base-url")
 
+    @property
+    def can_go_on(self) -> bool:
+        """Whether there is a part that a later run can go on from."""
+        known = self._remembered()
+        return known is not None and _size(self._part) > 0 and bool(known.validator or known.md5)
+
     def _checksum(self) -> str | None:
         """Returns the MD5 that the server gives for the file, or None where it gives none."""
         if not self.file.has_checksum:
@@ -218,10 +224,13 @@ class Transfer:
 
     def _memory(self, expected: str | None) -> _Memory | None:
         """Returns what is remembered of the part, or None where the rest of the file might not fit to it."""
+        known = self._remembered()
+        return known if known and known.md5 == expected and (known.validator or expected) else None
+
+    def _remembered(self) -> _Memory | None:
         if not (self._part.exists() and self._memory_file.exists()):
             return None
-        known = _Memory(**json.loads(self._memory_file.read_bytes()))
-        return known if known.md5 == expected and (known.validator or expected) else None
+        return _Memory(**json.loads(self._memory_file.read_bytes()))
 
     def _write_record(self, digest: str) -> None:
         with write_atomically(self._record) as file:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from operator import attrgetter, itemgetter
+from pathlib import Path
 from typing import Any
 
 from mmsa_shards import from_smiles
@@ -56,6 +58,7 @@ class Job:
     """In the order of their names."""
     exclude: tuple[Input, ...]
     options: dict[str, Any]
+    """Those that bear on the outcome; `exclude` has the names of the files above."""
     versions: dict[str, str]
     schema_version: int
 
@@ -83,7 +86,8 @@ class Job:
     def difference(self, other: Job) -> str:
         """Says in what the options of two jobs differ; empty where they agree."""
         for name, ours, theirs in (
-            *((name, value, other.options.get(name)) for name, value in self.options.items()),
+            *((name, value, other.options.get(name)) for name, value in self.options.items() if name != "exclude"),
+            ("exclude", [entry.url for entry in self.exclude], [entry.url for entry in other.exclude]),
             *((name, value, other.versions.get(name)) for name, value in self.versions.items()),
             ("the block schema", self.schema_version, other.schema_version),
         ):
@@ -110,7 +114,7 @@ def describe(inputs: Sequence[str], options: PrepareOptions, before: Job | None,
         raise PrepareError("no input was named: name at least one file of molecules")
     known = {entry.url: entry for entry in before.inputs} if before else {}
     found: dict[str, dict[str, Any]] = {}
-    for path in chain.from_iterable(files_of(path, without=out) for path in inputs):
+    for path in chain.from_iterable(files_of(_straight(path), without=out) for path in inputs):
         facts = _look_at(path)
         if facts["url"] in found:
             raise PrepareError(f"input {facts['url']} is named twice: name it once")
@@ -122,18 +126,31 @@ def describe(inputs: Sequence[str], options: PrepareOptions, before: Job | None,
                 f"input {url} has changed since this folder was prepared from it: prepare all into another folder"
             )
     added = _named((found[url] for url in found.keys() - known.keys()), {entry.name for entry in known.values()})
-    names = (field for field in asdict(options) if field not in _WITHOUT_EFFECT)
+    exclude = tuple(
+        _named(map(_look_at, chain.from_iterable(files_of(_straight(path)) for path in options.exclude)), ())
+    )
+    kept = {name: value for name, value in asdict(options).items() if name not in _WITHOUT_EFFECT}
+    kept["exclude"] = [entry.name for entry in exclude]  # however they were asked for, and wherever they lie
     return Job(
         inputs=tuple(sorted((*known.values(), *added), key=attrgetter("name"))),
-        exclude=tuple(_named(map(_look_at, chain.from_iterable(map(files_of, options.exclude))), ())),
-        # As they come back from a file: lists for tuples.
-        options=json.loads(json.dumps({name: getattr(options, name) for name in names})),
+        exclude=exclude,
+        options=kept,
         versions={**{name: importlib.metadata.version(name) for name in _LIBRARIES}, **from_smiles.versions()},
         schema_version=SCHEMA_VERSION,
     )
 
 
+def _straight(path: str) -> str:
+    """Returns a path of this machine without ``..``, so that a file has one URL wherever it is named from."""
+    return str(Path(path).resolve()) if "://" not in path and ".." in path.split("/") else path
+
+
 def _look_at(path: str) -> dict[str, Any]:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        raise PrepareError(f"the name of input {shown} is no UTF-8, as ids and the ledger are: rename it") from None
     check_kind(path)
     if is_in_memory(path):
         raise PrepareError(

@@ -62,13 +62,13 @@ class ShardEntry:
 class Ledger:
     """What became of the records that were read."""
 
-    read: int
-    written: int
-    duplicates: int
-    joined: int
+    read: int = 0
+    written: int = 0
+    duplicates: int = 0
+    joined: int = 0
     """PubChem3D's records whose coordinates went to the 2D record of the same CID and skeleton."""
-    rejected: int
-    excluded: int
+    rejected: int = 0
+    excluded: int = 0
 
     @property
     def balances(self) -> bool:
@@ -142,16 +142,21 @@ class Manifest:
     def load_file(cls, path: str | Path) -> Manifest:
         """Reads a manifest under any name, as `load` does."""
         folder, _, name = str(path).rpartition("/")
+        folder = folder or "."
         try:
             with opened(str(path)) as file:
                 data = json.loads(file.read())
         except FileNotFoundError:
             mend = "folder that `mmsa prepare` has finished" if name == MANIFEST_NAME else "manifest that is there"
             raise ManifestError(f"no {name} in {folder}: name a {mend}") from None
+        except NotADirectoryError:
+            raise ManifestError(f"{folder} is no folder: name one that `mmsa prepare` has finished") from None
         except PlaceError as error:
             raise ManifestError(str(error)) from error
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise ManifestError(f"cannot read {path}: {error}") from error
+        except ValueError as error:
+            raise ManifestError(f"{path} is damaged ({error}): fetch it again, or prepare the shards again") from error
         try:
             version = data.pop("schema_version")
             if version != SCHEMA_VERSION:

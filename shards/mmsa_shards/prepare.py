@@ -32,7 +32,7 @@ from mmsa_shards.build import (
     plan_shards,
 )
 from mmsa_shards.catalog import Chapter, ChunkCounts, catalog_input, skeletons
-from mmsa_shards.cluster import Pool, ray_pool
+from mmsa_shards.cluster import Pool, ended_by_sigterm, ray_pool
 from mmsa_shards.conformers_nvmolkit import require_nvmolkit
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.folder import Folder
@@ -43,7 +43,7 @@ from mmsa_shards.publish import digests, finish_publishing, publish_shard
 from mmsa_shards.rejects import REJECTS_NAME, read_refused, stored_rejects, write_rejects
 from mmsa_shards.shard import is_intact
 from mmsa_shards.verify import broken_files, size_faults
-from mmsa_shards.workplace import Prepared, alone_in, claim, prepared, work_folder, writing_to
+from mmsa_shards.workplace import Prepared, alone_in, claim, clear, prepared, work_folder, writing_to
 
 #: Called with the stage (``read``, ``sort``, ``build`` or ``write``), records, shards or molecules done, how many
 #: there are in all (None while it is not known, estimated while reading), and records refused so far.
@@ -86,7 +86,7 @@ def prepare(
     Raises:
         PrepareError: an input or `out` cannot be used; nothing incomplete stands under a final name.
     """
-    with writing_to(out):
+    with writing_to(out, options.work_dir), ended_by_sigterm():
         folder = Folder(out)
         work = work_folder(folder, options)
         before = prepared(folder, work)
@@ -101,7 +101,7 @@ def prepare(
             if before is not None:
                 _refuse_what_is_broken(folder, before.manifest)
             if before is not None and before.job == job:
-                shutil.rmtree(work, ignore_errors=True)
+                clear(work)
                 return before.manifest
             claim(work, folder, job, before)
             with ray_pool(options.workers, say) as pool:
@@ -111,7 +111,7 @@ def prepare(
 
 
 class Preparation:
-    """One run of the steps; each finds what an earlier run has left and goes on from there."""
+    """One run of the steps; each finds what an earlier run has left and goes on from there. First is `set_up`."""
 
     def __init__(
         self,
@@ -124,26 +124,37 @@ class Preparation:
         progress: Progress | None,
         say: Callable[[str], None] | None = None,
     ) -> None:
-        pool.check_that_all_see(work)
         self.folder, self.work, self.job, self.before = folder, work, job, before
         self.options, self.pool, self.progress = options, pool, progress or _silent
         self.say = say or _unheard
         self.gpus = 1 if options.conformers == "etkdg" and options.conformer_backend == "nvmolkit" else 0
-        if self.gpus:
-            list(pool.map(require_nvmolkit, [()], gpus=self.gpus))
-        shutil.rmtree(work / "making", ignore_errors=True)
-        for name in ("catalog", "deals", "making", "pieces", "shards"):
-            (work / name).mkdir(exist_ok=True)
-        for abandoned in work.rglob(".*.tmp"):  # of processes that were killed
-            abandoned.unlink()
         known = {source.key for source in before.job.inputs} if before else set()
         self.chapters = [Chapter(work / "catalog", source) for source in job.inputs if source.key not in known]
         self.held: dict[str, ShardEntry] = (
             {shard.name.removesuffix(".tar"): shard for shard in before.manifest.shards} if before else {}
         )
 
+    def set_up(self, *, embed: bool = True) -> None:
+        """Makes the folders of the steps.
+
+        Args:
+            embed: whether molecules are to be embedded.
+
+        Raises:
+            PrepareError: a node does not see the work folder, or there is no GPU where one is to embed.
+        """
+        self.pool.check_that_all_see(self.work)
+        if self.gpus and embed:
+            list(self.pool.map(require_nvmolkit, [()], gpus=self.gpus))
+        shutil.rmtree(self.work / "making", ignore_errors=True)
+        for name in ("catalog", "deals", "making", "pieces", "unembedded", "shards"):
+            (self.work / name).mkdir(exist_ok=True)
+        for abandoned in self.work.rglob(".*.tmp"):  # of processes that were killed
+            abandoned.unlink()
+
     def run(self) -> None:
         """Takes every step up to the manifest, which waits in the work folder to be published."""
+        self.set_up()
         chunks, counts = self.read()
         if counts.kept == 0 and self.before is None:
             reasons = Counter(reason for batch in read_refused(chunks) for reason in batch["reason"].to_pylist())
@@ -262,20 +273,26 @@ class Preparation:
                 raise PrepareError(f"{what}: {mend}; this one stays as it was")
             self.say(f"{what}; to have smaller shards, {mend}")
 
-    def build(self, deals: dict[ShardPlan, Path], rejected: int) -> dict[ShardPlan, list[Path]]:
-        """Makes the columns of all new molecules; returns the pieces of every shard."""
+    def build(self, deals: dict[ShardPlan, Path], rejected: int, *, embed: bool = True) -> dict[ShardPlan, list[Path]]:
+        """Makes the columns of all new molecules; returns the pieces of every shard.
+
+        Without embedding, which takes most of the time, they are of no use for shards, but the same are refused.
+        """
+        options, gpus, folder = self.options, self.gpus, self.work / "pieces"
+        if not embed and options.conformers == "etkdg":
+            options, gpus, folder = dataclasses.replace(options, conformers="given"), 0, self.work / "unembedded"
         pieces: dict[ShardPlan, list[Path]] = {}
         calls: list[tuple[Any, ...]] = []
         total = done = 0
         for plan, path in deals.items():
             sizes = piece_sizes(path)
-            pieces[plan] = [self.work / "pieces" / f"{plan.stem}-{n:05d}.arrow" for n in range(len(sizes))]
+            pieces[plan] = [folder / f"{plan.stem}-{n:05d}.arrow" for n in range(len(sizes))]
             total += sum(sizes)
             for number, (piece, of_piece) in enumerate(zip(pieces[plan], sizes, strict=True)):
                 if piece.exists():
                     done += of_piece
                 else:
-                    calls.append((piece, path, number, self.options, self.work / "making" / piece.name))
+                    calls.append((piece, path, number, options, self.work / "making" / piece.name))
         told = without_gpu = 0
 
         def tell() -> None:
@@ -285,7 +302,7 @@ class Preparation:
             self.progress("build", told, total, rejected)
 
         tell()
-        for made, refused, why in self.pool.map(build_piece, calls, gpus=self.gpus, heartbeat=tell):
+        for made, refused, why in self.pool.map(build_piece, calls, gpus=gpus, heartbeat=tell):
             done, rejected = done + made + refused, rejected + refused
             if why and not without_gpu:
                 _LOG.warning("%s, and those of other batches that fail", why)
@@ -328,7 +345,7 @@ class Preparation:
         Raises:
             PrepareError: records are unaccounted for.
         """
-        before = self.before.manifest if self.before else Manifest(shards=(), ledger=Ledger(0, 0, 0, 0, 0, 0))
+        before = self.before.manifest if self.before else Manifest(shards=(), ledger=Ledger())
         reasons = self.write_ledger([*chunks, *pieces])
         entries = tuple(shard.entry for shard in shards if shard.entry is not None)
         ledger = Ledger(

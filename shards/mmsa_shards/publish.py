@@ -7,12 +7,12 @@ what has not been moved yet and replaces the manifest of the folder last.
 from __future__ import annotations
 
 import hashlib
-import shutil
 from pathlib import Path
 
 from mmsa_shards.folder import Folder
 from mmsa_shards.manifest import JOB_NAME, MANIFEST_NAME, Manifest
 from mmsa_shards.rejects import REJECTS_NAME
+from mmsa_shards.workplace import clear
 
 #: Manifests that were replaced, by the first digits of their digest.
 EARLIER_MANIFESTS = "manifests"
@@ -43,7 +43,7 @@ def finish_publishing(work: Path, folder: Folder) -> bool:
     folder.write(MANIFEST_NAME, content)
     folder.write(JOB_NAME, (work / JOB_NAME).read_bytes())
     ready.unlink()  # before what it speaks of, so that nobody finds it without
-    shutil.rmtree(work)
+    clear(work)
     return True
 
 

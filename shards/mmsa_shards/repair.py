@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
+from collections import Counter
 from collections.abc import Callable
 from itertools import chain
 
 from mmsa_shards.build import plan_shards
-from mmsa_shards.cluster import ray_pool
+from mmsa_shards.cluster import ended_by_sigterm, ray_pool
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.folder import Folder
 from mmsa_shards.job import describe
@@ -17,7 +17,7 @@ from mmsa_shards.prepare import Preparation, Progress
 from mmsa_shards.publish import digests
 from mmsa_shards.shard import is_intact
 from mmsa_shards.verify import broken_files
-from mmsa_shards.workplace import alone_in, claim, prepared, work_folder, writing_to
+from mmsa_shards.workplace import alone_in, claim, clear, prepared, work_folder, writing_to
 
 
 def repair(
@@ -25,7 +25,8 @@ def repair(
 ) -> tuple[str, ...]:
     """Makes the broken files of a finished folder again, from its inputs, which must be what they were.
 
-    A shard takes what its own molecules took, the files of refused records what all of them did.
+    A shard takes what its own molecules took. For the refused records all inputs are read, and where that does not
+    account for all of them all molecules are made without being embedded.
 
     Args:
         out: the folder.
@@ -40,7 +41,7 @@ def repair(
         PrepareError: the folder is not finished, an input is not what it was, or a file comes out otherwise; the
             folder stays as it is.
     """
-    with writing_to(out):
+    with writing_to(out, options.work_dir), ended_by_sigterm():
         return _repair(Folder(out), options, progress, say)
 
 
@@ -52,7 +53,11 @@ def _repair(
     if before is None:
         raise PrepareError(f"{folder.url} holds no finished preparation: run the same without --repair")
     # An input that is truncated was so when it was allowed: none has changed since.
-    theirs = {**before.job.options, "exclude": tuple(before.job.options["exclude"]), "allow_truncated": True}
+    theirs = {
+        **before.job.options,
+        "exclude": tuple(entry.url for entry in before.job.exclude),
+        "allow_truncated": True,
+    }
     try:
         options = PrepareOptions(**theirs, workers=options.workers, work_dir=options.work_dir)
     except TypeError as error:  # another version had other options
@@ -68,15 +73,19 @@ def _repair(
         claim(work, folder, job, before)
         with ray_pool(options.workers, say) as pool:
             preparation = Preparation(folder, work, job, None, options, pool, progress)
+            preparation.set_up(embed=bool(broken))
             chunks, counts = preparation.read()
             every = plan_shards(before.manifest.intervals, options)
             plans = [plan for plan in every if f"{plan.stem}.tar" in broken]
-            deals = preparation.sort(every if rejects else plans, chunks, counts)
-            pieces = preparation.build(deals, counts.rejected)
-            made = preparation.write(plans, deals, pieces)
+            deals = preparation.sort(plans, chunks, counts)
+            made = preparation.write(plans, deals, preparation.build(deals, counts.rejected))
+            if rejects and preparation.write_ledger(chunks) != Counter(before.manifest.reject_reasons):
+                # The others were refused where molecules are made.
+                deals = preparation.sort(every, chunks, counts)
+                pieces = preparation.build(deals, counts.rejected, embed=False)
+                preparation.write_ledger([*chunks, *chain.from_iterable(pieces.values())])
         others = [done.entry.name for done in made if done.entry and done.entry != broken[done.entry.name]]
         if rejects:
-            preparation.write_ledger([*chunks, *chain.from_iterable(pieces.values())])
             found = digests(work)
             others += [name for name in rejects if found.get(name) != before.manifest.files[name]]
         if others:
@@ -87,5 +96,5 @@ def _repair(
             folder.take(work / "shards" / name, name)
         for name in rejects:
             folder.take(work / name, name)
-        shutil.rmtree(work)
+        clear(work)
     return (*broken, *rejects)

@@ -208,5 +208,7 @@ def _strays(folder: str | Path, manifest: Manifest) -> Iterator[str]:
             yield f"{folder}/{name} is not in the manifest; delete it"
     rejects = REJECTS_NAME.partition("/")[0]
     for name in Folder(f"{folder}/{rejects}").names() if manifest.files else ():
-        if f"{rejects}/{name}" not in known:
+        if f"{rejects}/{name}" == REJECTS_NAME and REJECTS_NAME not in known:
+            yield f"{folder}/{REJECTS_NAME} has no SHA-256 in the manifest; keep it, adding inputs gives it one"
+        elif f"{rejects}/{name}" not in known:
             yield f"{folder}/{rejects}/{name} is not in the manifest; delete it"

@@ -1,12 +1,15 @@
 """Where a preparation is made, and the right to be at work there.
 
-A work folder belongs to one job, which a run that was stopped finds again, and to one process at a time.
+A work folder belongs to one job, which a run that was stopped finds again, and to one process at a time. Whenever a run
+is killed, it leaves a work folder that the same command takes again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +28,9 @@ _WORK_NAME = ".work"
 _LOCK_NAME = "lock"
 _TARGET_NAME = "target"
 
+# What a disk has at its root.
+_OF_A_DISK = "lost+found"
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -35,12 +41,33 @@ class Prepared:
 
 
 @contextmanager
-def writing_to(out: str) -> Iterator[None]:
-    """Says of which folder of shards what a disk refuses is told."""
+def writing_to(out: str, work_dir: str = "") -> Iterator[None]:
+    """Turns what a disk refuses into a sentence.
+
+    Args:
+        out: the folder of shards.
+        work_dir: as in the options; empty where what is under way is in `out` too.
+
+    Raises:
+        PrepareError: names the folder, and the setting that names another.
+    """
     try:
         yield
     except OSError as error:
-        raise PrepareError(f"cannot write to {out}: {error}; mend that, or name another folder with --out") from error
+        if work_dir and _concerns(error, work_dir):
+            where, mend = work_dir, "another folder with prepare.work_dir"
+        elif not work_dir or _concerns(error, out):
+            where, mend = out, "another folder with --out"
+        else:
+            where, mend = f"{out} or {work_dir}", "other folders with --out and prepare.work_dir"
+        raise PrepareError(f"cannot write to {where}: {error}; mend that, or name {mend}") from error
+
+
+def _concerns(error: OSError, folder: str) -> bool:
+    """Whether an error is of something in a folder."""
+    if not isinstance(error.filename, str | os.PathLike):
+        return False
+    return Path(error.filename).resolve().is_relative_to(Path(folder).resolve())
 
 
 def held_manifest(out: str) -> Manifest | None:
@@ -85,8 +112,19 @@ def _check_ours(work: Path, folder: Folder) -> None:
     if target.exists():
         if (theirs := target.read_text()) != folder.url:
             raise PrepareError(f"prepare.work_dir={work} belongs to the preparation of {theirs}: name another")
-    elif work.exists() and {entry.name for entry in work.iterdir()} - {_LOCK_NAME}:
+    elif work.exists() and any(not _is_as_good_as_nothing(entry) for entry in work.iterdir()):
         raise PrepareError(f"prepare.work_dir={work} is not empty: name a folder for this preparation alone")
+
+
+def _is_as_good_as_nothing(entry: Path) -> bool:
+    """Whether an entry of a work folder is what the disk has there, or what a run left that was killed in `claim`."""
+    name = entry.name
+    being_written = name.startswith(f".{_TARGET_NAME}.") and name.endswith(".tmp")
+    return name == _LOCK_NAME or being_written or _is_of_the_disk(entry)
+
+
+def _is_of_the_disk(entry: Path) -> bool:
+    return entry.name == _OF_A_DISK and entry.parent.is_mount()
 
 
 def prepared(folder: Folder, work: Path) -> Prepared | None:
@@ -104,7 +142,8 @@ def prepared(folder: Folder, work: Path) -> Prepared | None:
         return Prepared(Job.from_json(job), manifest)
     if folder.read(MANIFEST_NAME) is not None and not is_moving:
         raise PrepareError(f"{folder.url} holds shards but no {JOB_NAME}; {WITHOUT_JOB}")
-    if not (work / JOB_NAME).exists() and set(folder.names()) - {_WORK_NAME}:
+    theirs = {name for name in folder.names() if folder.path is None or not _is_of_the_disk(folder.path / name)}
+    if not (work / JOB_NAME).exists() and theirs - {_WORK_NAME}:
         raise PrepareError(f"{folder.url} is not empty and holds no preparation: name another folder")
     return None
 
@@ -119,6 +158,23 @@ def alone_in(work: Path) -> Iterator[None]:
         except BlockingIOError:
             raise PrepareError(f"another preparation is at work in {work}: wait for its end, or stop it") from None
         yield
+
+
+def clear(work: Path) -> None:
+    """Removes a work folder, and last in it what says whose it is.
+
+    The folder itself stays where it cannot be removed: where it is a mount point, or in a folder of somebody else's.
+    """
+    entries = [entry for entry in work.iterdir() if entry.name not in (_TARGET_NAME, _LOCK_NAME)]
+    for entry in (*entries, work / _TARGET_NAME, work / _LOCK_NAME):
+        if _is_of_the_disk(entry):
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        work.rmdir()
 
 
 def claim(work: Path, folder: Folder, job: Job, before: Prepared | None) -> None:

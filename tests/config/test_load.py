@@ -73,6 +73,7 @@ def test_later_layers_win(tmp_path: Path) -> None:
         ("model.structure.refresh_lag=200", ["refresh_lag=200", "less than model.structure.refresh_every=200"]),
         ("train.stop_after=100001", ["train.stop_after=100001", "train.steps"]),
         ("embed.view=smiles", ["embed.view='smiles'", "structure, unified, gin"]),
+        ("prepare.exclude=x.smi", ["prepare.exclude='x.smi': it takes a list; write 'prepare.exclude=[x.smi]'"]),
         ("model.encoders=[gin,gin]", ["model.encoders", "twice"]),
         ("train.lr_scale.resnte=0.1", ["train.lr_scale", "resnte"]),
         ("train.steps", ["train.steps", "section.key=value"]),

@@ -196,6 +196,8 @@ def test_an_input_that_cannot_be_used_is_named_and_nothing_is_left(
         ),
         (["prepare", MINI, "--out", f"{MINI}/x"], f"cannot write to {MINI}/x: [Errno 20] Not a directory"),
         (["prepare", "--repair", "--out", f"{MINI}/x"], "mend that, or name another folder with --out"),
+        (["prepare", MINI, "--out", ""], "--out is empty: name a folder, or leave --out out where it may be"),
+        (["download", "pubchem", "--from", "1", "--to", "5", "--out", ""], "--out is empty: name a folder"),
         (["inspect", "nope://x/s"], "Protocol not known: nope"),
         (["config", "train.stepz=1"], "did you mean 'steps'"),
         (["pretrain", "steps=1"], "'steps=1' lacks its section: did you mean train.steps=1?"),

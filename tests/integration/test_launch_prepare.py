@@ -134,5 +134,25 @@ def test_the_two_places_to_edit_are_marked(path: str) -> None:
     assert [text.count(f"EDIT {n} of 2") for n in (1, 2, 3)] == [1, 1, 0]
 
 
-def test_the_slurm_script_is_bash() -> None:
-    subprocess.run(["bash", "-n", LAUNCH / "slurm" / "prepare.sbatch"], check=True)
+@pytest.mark.parametrize("name", ["prepare", "pretrain"])
+def test_every_srun_is_told_the_cores_of_a_task(name: str, tmp_path: Path) -> None:
+    """It does not read them from the job itself since Slurm 22.05."""
+    script = (LAUNCH / "slurm" / f"{name}.sbatch").read_text().replace("source .venv/bin/activate\n", "")
+    shims = {
+        "srun": f'echo ${{SRUN_CPUS_PER_TASK-none}} >>{tmp_path}/seen\n[[ "$*" != *"ray start"* ]] || exec sleep 60\n',
+        "scontrol": "echo node-1\n",
+        "ray": "",
+    }
+    for shim, body in shims.items():
+        (tmp_path / shim).write_text(f"#!/usr/bin/env bash\n{body}")
+        (tmp_path / shim).chmod(0o755)
+    slurm = {"SLURM_JOB_NODELIST": "node-1", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "12"}
+    environment = {**ENVIRONMENT, **slurm, "SLURM_JOB_NUM_NODES": "1", "PATH": f"{tmp_path}:{ENVIRONMENT['PATH']}"}
+    done = subprocess.run(["bash"], input=script, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set((tmp_path / "seen").read_text().split()) == {"12"}
+
+
+@pytest.mark.parametrize("name", ["prepare", "pretrain"])
+def test_the_slurm_scripts_are_bash(name: str) -> None:
+    subprocess.run(["bash", "-n", LAUNCH / "slurm" / f"{name}.sbatch"], check=True)

@@ -78,16 +78,21 @@ def test_what_listens_and_is_no_ray_is_given_up_too(tmp_path):
     assert "cannot write" not in done.stderr
 
 
-def test_sigterm_is_answered_in_words_and_work_is_kept(tmp_path):
+def begun(tmp_path: Path, made: Path) -> psutil.Popen:
+    """Starts a preparation in a process of its own, and returns when it has made something."""
     (tmp_path / "a.smi").write_text("\n".join(f"{'C' * (n % 40 + 1)}N{'C' * (n // 40)} m{n}" for n in range(400)))
     words = ["prepare", str(tmp_path / "a.smi"), "--out", str(tmp_path / "out"), "prepare.workers=1"]
     variables = environment()
     variables.pop("RAY_ADDRESS", None)
     process = psutil.Popen([*MMSA, *words], env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    pieces = tmp_path / "out" / ".work" / "pieces"
-    while not list(pieces.glob("*.arrow")):
+    while not list(made.parent.glob(made.name)):
         assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
+        time.sleep(0.05)
+    return process
+
+
+def end_by_sigterm(process: psutil.Popen) -> None:
+    """Ends it as Slurm and Kubernetes do, and looks at the answer and at what is left."""
     family = [child for child in process.children(recursive=True) if not child.name().endswith("Agent")]
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
@@ -95,8 +100,20 @@ def test_sigterm_is_answered_in_words_and_work_is_kept(tmp_path):
     assert errors.splitlines()[-1].startswith("mmsa: interrupted; what is finished is kept")
     assert "***" not in errors, "a stack of C++"
     assert not psutil.wait_procs(family, timeout=30)[1], "processes outlive the driver"
+
+
+def test_sigterm_is_answered_in_words_and_work_is_kept(tmp_path):
+    pieces = tmp_path / "out" / ".work" / "pieces"
+    end_by_sigterm(begun(tmp_path, pieces / "*.arrow"))
     assert list(pieces.glob("*.arrow"))
     assert not list(Path(tmp_path / "out").glob("*.tar"))
+
+
+@pytest.mark.parametrize("later", [0.0, 1.5])
+def test_sigterm_is_answered_in_words_while_ray_starts(tmp_path, later):
+    process = begun(tmp_path, tmp_path / "out" / ".work" / "job.json")
+    time.sleep(later)
+    end_by_sigterm(process)
 
 
 @pytest.mark.distributed

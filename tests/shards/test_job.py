@@ -93,9 +93,34 @@ def test_what_bears_on_the_outcome_is_compared_and_nothing_else(files, options):
     assert job().difference(job()) == ""
     without = (str(files / "b/y.smi"),)
     before = job(exclude=without)
-    assert before.difference(job()).startswith("exclude was [], now ['")
+    assert before.difference(job()).startswith("exclude was [], now ['file:///")
     (files / "b/y.smi").write_text("CCC")
     assert job(exclude=without).difference(before) == "a file of prepare.exclude has changed"
+
+
+def test_files_to_be_excluded_are_the_same_from_wherever_they_are_named(files, options, monkeypatch):
+    def job(*exclude):
+        return describe([str(files / "a/x.smi")], dataclasses.replace(options, exclude=exclude), None)
+
+    before = job(str(files / "b"))
+    assert before.options["exclude"] == ["x.smi", "y.smi"], "no digest of a manifest hangs on where they lie"
+    for folder, words in [(files, ("b/y.smi", "b/x.smi")), (files / "b", ("*.smi",)), (files / "c", ("../b",))]:
+        monkeypatch.chdir(folder)
+        assert job(*words) == before
+    as_typed = dataclasses.replace(before, options={**before.options, "exclude": ["../b"]})  # as older versions kept it
+    assert before.difference(as_typed) == ""
+    (files / "b" / "y.smi").unlink()
+    assert job("../b").difference(before).startswith("exclude was ['file:///")
+
+
+def test_a_name_that_is_no_utf_8_is_told_at_once(tmp_path, options):
+    (tmp_path / "caf\udce9.smi").write_text("C")
+    for path in (tmp_path, tmp_path / "caf\udce9.smi"):
+        with pytest.raises(
+            PrepareError, match=r"the name of input \S*/caf\\xe9\.smi is no UTF-8.*: rename it"
+        ) as error:
+            describe([str(path)], options, None)
+        str(error.value).encode()
 
 
 def test_what_was_made_of_a_folder_is_no_input_of_it(options, files):

@@ -75,6 +75,15 @@ def test_missing_folder_and_missing_manifest_are_one_sentence(tmp_path):
             Manifest.load(folder)
 
 
+def test_a_file_in_place_of_a_folder_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "a.smi").write_text("C")
+    with pytest.raises(ManifestError, match=r"a\.smi is no folder: name one that `mmsa prepare` has finished"):
+        Manifest.load(tmp_path / "a.smi")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ManifestError, match=r"no b\.json in \.: name a manifest that is there"):
+        Manifest.load_file("b.json")
+
+
 def test_other_schema_damage_and_editing_are_refused(tmp_path):
     MANIFEST.save(tmp_path)
     path = tmp_path / "manifest.json"
@@ -90,7 +99,7 @@ def test_other_schema_damage_and_editing_are_refused(tmp_path):
         with pytest.raises(ManifestError, match=message):
             Manifest.load(tmp_path)
     path.write_text("{")
-    with pytest.raises(ManifestError, match="cannot read"):
+    with pytest.raises(ManifestError, match=r"manifest\.json is damaged .*: fetch it again, or prepare the shards"):
         Manifest.load(tmp_path)
 
 

@@ -7,12 +7,13 @@ import contextlib
 import csv
 import dataclasses
 import gzip
+import io
 import os
 import random
 import resource
 import tracemalloc
 import zlib
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +25,7 @@ from rdkit import Chem
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.read import Record, Refused, read_records
 from mmsa_shards.read.lines import smiles_records
+from mmsa_shards.read.rows import Lines, table_rows
 from mmsa_shards.read.sdf import sdf_records
 from mmsa_shards.read.unpack import plain
 from tests.fixtures.download_server import Fault, serving
@@ -451,6 +453,55 @@ def test_cells_of_several_lines_are_read(tmp_path, options):
         writer.writerow(["CC", "b\nc", "", ""])
         writer.writerow(["CCC\n", "d", "", ""])
     assert _outcomes(path, options) == [("a", "C"), ("b c", "CC"), ("d", "CCC")]
+
+
+def test_prose_with_commas_makes_no_rows(tmp_path, options):
+    path = tmp_path / "a.csv"
+    path.write_text(
+        'smiles,name,note\nCCO,ethanol,"LD50 given.\nIn mice, rats, dogs"\nCCN,ethylamine,plain\n'
+        'CCCO,propanol,"two\nI, for one, like it"\nCCCC,butane,x\n'
+    )
+    assert _outcomes(path, options) == [
+        ("ethanol", "CCO"), ("ethylamine", "CCN"), ("propanol", "CCCO"), ("butane", "CCCC")
+    ]  # fmt: skip
+
+
+def test_a_quote_that_a_row_without_a_smiles_lies_below_costs_its_own_row(tmp_path, options):
+    """Most of what it takes in are rows; so it is where the rows have blanks behind their separators."""
+    rows = ["C,a,1", 'CC,"b,2', "CCC,c,3", ",d,4", "N/A,e,5", "CCCC,f,6", 'CCO,g",7', "CCN,h,8"]
+    path = tmp_path / "a.csv"
+    for text in ("\n".join(rows), "\n".join(rows).replace(",", ", ").replace(', "', ',"')):
+        path.write_text(f"smiles,name,mass\n{text}")
+        records = _read(path, options)
+        assert [record.place.number for record in records] == list(range(2, 10))
+        assert [(r.reason, r.place.number) for r in records if isinstance(r, Refused)] == [("syntax", 3)]
+
+
+_PROSE = st.lists(
+    st.tuples(
+        st.sampled_from(["I", "In", "C", "So", "CCO", "20", "rats", "boils at 20", 'the "Co"', '"', "[Na+]", ""]),
+        st.sampled_from([" ", ", ", "; ", "\n", '"\n', ".\n\n", ' "', ""]),
+    ),
+    max_size=8,
+).map(lambda words: "".join(chain.from_iterable(words)).strip(" "))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    columns=st.integers(2, 4).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1))),
+    cells=st.lists(_PROSE, min_size=9, max_size=30),
+    dialect=st.tuples(st.sampled_from(",;"), st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])),
+)
+def test_what_csv_writes_comes_back(columns, cells, dialect):
+    """Rows of a SMILES and of prose, with quotes, separators and lines in it, come back equal, each by itself."""
+    (width, smiles_at), (delimiter, quoting) = columns, dialect
+    rows = [[*cells[n : n + width - 1]] for n in range(0, len(cells) - width + 2, width - 1)]
+    for row in rows:
+        row.insert(smiles_at, "c1ccccc1")
+    text = io.StringIO()
+    csv.writer(text, delimiter=delimiter, quoting=quoting, lineterminator="\n").writerows(rows)
+    lines = text.getvalue().removesuffix("\n").split("\n")
+    assert [row for _, row in table_rows(Lines([lines]), delimiter, width, smiles_at)] == rows
 
 
 def test_quotes_in_tables_with_tabs_are_characters_where_they_quote_nothing(tmp_path, options):

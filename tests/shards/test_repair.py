@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mmsa_shards.block import decode_block
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.manifest import Manifest
 from mmsa_shards.options import PrepareOptions
@@ -32,8 +33,13 @@ def finished(chosen, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     (folder / "a.smi").write_text("\n".join(f"{'C' * n}O a{n}" for n in range(1, 25)))
     (folder / "b.smi").write_text("CCN b1\nCCO b2\nc1cccc1 bad")
-    prepare([str(folder / "a.smi")], str(folder / "shards"), chosen)
-    prepare([str(folder / "b.smi")], str(folder / "shards"), chosen)
+    (folder / "without.smi").write_text("CCCO")
+    with pytest.MonkeyPatch.context() as patch:  # none of what follows is done from there
+        patch.chdir(folder)
+        without = dataclasses.replace(chosen, exclude=("without.smi",))
+        prepare(["a.smi"], "shards", without)
+    without = dataclasses.replace(chosen, exclude=(str(folder / "without.smi"),))
+    prepare([str(folder / "b.smi")], str(folder / "shards"), without)
     return folder
 
 
@@ -75,8 +81,38 @@ def test_refused_records_are_written_again(finished, folder, options, lost):
     assert verify_folder(folder).faults == ()
 
 
+def test_refused_records_take_no_embedding(finished, folder, options, chosen, tmp_path):
+    """Where reading does not account for all of them, molecules are made, but their coordinates are not."""
+    stages: set[str] = set()
+    drawn: dict[str, set[str]] = {}
+
+    def watch(stage: str, done: int, total: int | None, rejected: int) -> None:
+        stages.update({stage} if total else ())
+        for name in ("pieces", "unembedded"):
+            blocks = [decode_block(path.read_bytes()) for path in tmp_path.glob(f"*/.work/{name}/*.arrow")]
+            drawn.setdefault(name, set()).update(*(block["conformer_source"].to_pylist() for block in blocks))
+
+    (folder / REJECTS_NAME).unlink()
+    assert repair(str(folder), options, progress=watch) == (REJECTS_NAME,)
+    assert files(folder) == files(finished / "shards")
+    assert stages == {"read"}
+
+    branches = [f"({'C' * n})" for n in (290, 280, 270)]
+    (tmp_path / "a.smi").write_text(f"CCO a\nCCN b\nC{''.join(branches)} too-wide-a-drawing\nc1cccc1 bad")
+    out = tmp_path / "wide"
+    wide = prepare([str(tmp_path / "a.smi")], str(out), dataclasses.replace(chosen, max_atoms=1000))
+    assert wide.reject_reasons == {"depiction": 1, "aromaticity": 1}
+    before = files(out)
+    (out / REJECTS_NAME).unlink()
+    assert repair(str(out), options, progress=watch) == (REJECTS_NAME,)
+    assert files(out) == before
+    assert stages == {"read", "sort", "build"}
+    assert drawn == {"pieces": set(), "unembedded": {"none"}}
+
+
 def test_what_is_broken_is_neither_added_to_nor_passed_over(finished, folder, chosen):
     """A shard that stays is not read, and damaged refused records would enter the new ledger with a digest."""
+    chosen = dataclasses.replace(chosen, exclude=(str(finished / "without.smi"),))
     (folder.parent / "c.smi").write_text("CCF c1")
     inputs = [str(finished / name) for name in ("a.smi", "b.smi")]
     prepare(inputs, str(folder), chosen)

@@ -181,6 +181,14 @@ def test_refused_records_that_are_others_missing_or_too_many(sealed):
     ]
 
 
+def test_the_ledger_is_never_to_be_deleted(sealed):
+    """Whoever edits the manifest may take its digest away, which the manifest's own does not cover."""
+    manifest = Manifest.load(sealed)
+    _save(sealed, files={name: digest for name, digest in manifest.files.items() if name != REJECTS_NAME})
+    (fault,) = verify_folder(sealed).faults
+    assert fault == f"{sealed}/{REJECTS_NAME} has no SHA-256 in the manifest; keep it, adding inputs gives it one"
+
+
 @pytest.mark.parametrize("older", [False, True])
 @pytest.mark.parametrize(
     ("content", "words"),

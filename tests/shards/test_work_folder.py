@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
+from pathlib import Path
 
 import pytest
 
+from mmsa_shards.atomic import write_atomically
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.folder import Folder
-from mmsa_shards.workplace import work_folder
+from mmsa_shards.workplace import clear, prepared, work_folder, writing_to
 
 
 @pytest.fixture
@@ -53,3 +57,104 @@ def test_its_own_is_taken(choose, tmp_path):
     (tmp_path / "new" / "target").write_text(Folder(tmp_path / "shards").url)
     (tmp_path / "new" / "job.json").write_text("{}")
     assert choose("new") == tmp_path / "new"
+
+
+def filled(work: Path, target: str) -> Path:
+    (work / "pieces").mkdir(parents=True, exist_ok=True)
+    for name in ("lock", "job.json", "pieces/a", "pieces/b"):
+        (work / name).touch()
+    (work / "target").write_text(target)
+    return work
+
+
+class Killed(BaseException):
+    """As a kill ends a process: nothing below can catch it and clean up."""
+
+
+def test_what_a_run_leaves_that_is_killed_while_it_clears_up_is_taken(choose, tmp_path, monkeypatch):
+    work = filled(tmp_path / "work", Folder(tmp_path / "shards").url)
+    left = -1
+
+    def may_be_killed(call):
+        def removing(*arguments, **keywords):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise Killed
+            return call(*arguments, **keywords)
+
+        return removing
+
+    for name in ("unlink", "rmdir"):
+        monkeypatch.setattr(os, name, may_be_killed(getattr(os, name)))
+    for removals in range(1, 8):
+        filled(work, Folder(tmp_path / "shards").url)
+        left = removals
+        with pytest.raises(Killed):
+            clear(work)
+        assert choose("work") == work
+    filled(work, Folder(tmp_path / "shards").url)
+    left = 8
+    clear(work)
+    assert not work.exists()
+
+
+def test_what_a_run_leaves_that_is_killed_while_it_claims_is_taken(choose, tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "lock").touch()
+    (tmp_path / "work" / ".target.0123456789abcdef.tmp").write_text("/so")
+    assert choose("work") == tmp_path / "work"
+
+
+def test_a_mount_point_is_taken_and_stays(choose, tmp_path, small_disk):
+    disk, _ = small_disk("1m")
+    (disk / "lost+found").mkdir()
+    assert choose("disk") == disk
+    assert prepared(Folder(disk), disk / ".work") is None
+    clear(filled(disk, Folder(tmp_path / "shards").url))
+    assert [entry.name for entry in disk.iterdir()] == ["lost+found"]
+
+
+def test_lost_and_found_of_no_disk_is_a_folder_like_any_other(choose, tmp_path):
+    (tmp_path / "mine" / "lost+found").mkdir(parents=True)
+    with pytest.raises(PrepareError, match="is not empty"):
+        choose("mine")
+
+
+def test_a_folder_that_may_not_be_removed_is_emptied(tmp_path, monkeypatch):
+    work, remove = filled(tmp_path / "work", "/shards"), Path.rmdir
+
+    def refuse(path: Path) -> None:
+        if path == work:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        remove(path)
+
+    monkeypatch.setattr(Path, "rmdir", refuse)
+    clear(work)
+    assert list(work.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "work_dir", "words"),
+    [
+        ("{}/out/a", "", "cannot write to {}/out: .*mend that, or name another folder with --out$"),
+        (None, "", "cannot write to {}/out: .* --out$"),
+        ("{}/work/a", "{}/work", "cannot write to {}/work: .* name another folder with prepare.work_dir$"),
+        ("{}/out/work/a", "{}/out/work", "cannot write to {}/out/work: .* with prepare.work_dir$"),
+        ("{}/out/a", "{}/work", "cannot write to {}/out: .* name another folder with --out$"),
+        (None, "{}/work", "cannot write to {}/out or {}/work: .* other folders with --out and prepare.work_dir$"),
+    ],
+)
+def test_a_fault_names_the_folder_that_it_is_of(tmp_path, place, work_dir, words):
+    fill = str(tmp_path).join
+    error = OSError(errno.EROFS, "Read-only file system", place and fill(place.split("{}")))
+    with (
+        pytest.raises(PrepareError, match=fill(words.split("{}"))),
+        writing_to(str(tmp_path / "out"), fill(work_dir.split("{}"))),
+    ):
+        raise error
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path):
+    with pytest.raises(OSError, match=r"No space left on device: '\S*/a'"), write_atomically(tmp_path / "a"):
+        raise OSError(errno.ENOSPC, "No space left on device")
