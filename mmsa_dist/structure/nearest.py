@@ -122,7 +122,7 @@ def nearest(candidates: Candidates, query_GC: Tensor, rows_FC: Tensor, k: int) -
         return _reranked(candidates, query_GC, rows_FC, k)
     centred_GC = query_GC.float() - candidates.centre_C
     norm_G = centred_GC.double().square().sum(dim=1).sqrt()
-    # |fl(d²) − d²| <= rounding · (|q| + |x|)² for sums of C products in float32, in any order, with a factor 2 of safety.
+    # |fl(d²) − d²| <= rounding · (|q| + |x|)² for sums of C products in float32, in any order, with a 2x margin.
     rounding = (query_GC.shape[1] + 16) * torch.finfo(torch.float32).eps
     limit = min(len(candidates), max(MAX_CANDIDATES, k))
 
