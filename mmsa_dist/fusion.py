@@ -1,6 +1,6 @@
 """The common space of the modalities: projection, code, reconstruction, unified embedding.
 
-As in HGM2R (Feng et al., TPAMI 2023). B molecules, M modalities, w width of an encoder, P width
+The form follows HGM2R (Feng et al., TPAMI 2023). B molecules, M modalities, w width of an encoder, P width
 of projected features, C width of codes.
 """
 

@@ -29,7 +29,7 @@ from mmsa_dist.structure.sources import NeighbourSource
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """What the losses of a micro-batch are computed from."""
+    """The inputs of the losses of a micro-batch."""
 
     model: MMSAModel
     batch: MoleculeBatch

@@ -91,7 +91,7 @@ def explain(error: ValidationError, root: type[BaseModel] = Config) -> str:
         location = _without_branches(problem["loc"], root)
         key = ".".join(str(part) for part in location)
         if problem["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
-            known = _keys_beside(location, root)
+            known = _known_keys(location, root)
             close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
             lines.append(f"unknown key {key}; {hint}")
@@ -116,10 +116,10 @@ def _without_branches(location: tuple[int | str, ...], root: type[BaseModel]) ->
 
 def sections_of(key: str) -> list[str]:
     """Returns the sections of the configuration that have a key of this name."""
-    return [section for section in Config.model_fields if key in _keys_beside((section, key), Config)]
+    return [section for section in Config.model_fields if key in _known_keys((section, key), Config)]
 
 
-def _keys_beside(location: tuple[int | str, ...], root: type[BaseModel]) -> list[str]:
+def _known_keys(location: tuple[int | str, ...], root: type[BaseModel]) -> list[str]:
     """Returns the keys of the section that holds the last part of `location`."""
     section: Any = root
     for part in location[:-1]:

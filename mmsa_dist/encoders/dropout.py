@@ -12,7 +12,7 @@ _LEVELS = 256  # one random byte per element
 class Dropout(nn.Module):
     """Sets each element to zero with probability `p`, and scales the others by 1 / (1 - p) (Srivastava et al. 2014).
 
-    On CPUs `p` is rounded to a multiple of 1/256.
+    On CPUs `p` is rounded to a multiple of 1/256, so 1/2 is exact.
     """
 
     def __init__(self, p: float) -> None:

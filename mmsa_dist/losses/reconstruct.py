@@ -1,6 +1,6 @@
 """Reconstruction of projected features from codes, a modality's own and another's.
 
-As in HGM2R (Feng et al., TPAMI 2023). B molecules of this rank, P width of projected features.
+The form follows HGM2R (Feng et al., TPAMI 2023). B molecules of this rank, P width of projected features.
 """
 
 from __future__ import annotations

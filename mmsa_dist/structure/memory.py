@@ -51,7 +51,7 @@ class Memory(nn.Module):
 
         - ``memory/anchor_entropy``: entropy of the mean attention over log S: 1 if all anchors are used equally,
           0 if only one is.
-        - ``memory/effective_anchors``: exp of that entropy.
+        - ``memory/effective_anchors``: exp of that entropy, in anchors.
         - ``memory/dead_anchors``: see `dead_anchors`.
         - ``memory/g_norm``: mean length of g.
         - ``memory/g_cosine``: mean cosine of two different rows of g; NaN if there is only one.
