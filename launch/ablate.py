@@ -1,4 +1,4 @@
-"""What each idea is worth: pre-trains one model per arm, and judges them side by side."""
+"""`mmsa ablate` as a script, for launchers that need one: see `mmsa ablate --help`."""
 
 from mmsa_dist.cli import main
 

@@ -1,4 +1,4 @@
-"""`mmsa embed` as a script, for launchers that start one: see `mmsa embed --help`."""
+"""`mmsa embed` as a script, for launchers that need one: see `mmsa embed --help`."""
 
 from mmsa_dist.cli import main
 

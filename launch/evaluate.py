@@ -1,4 +1,4 @@
-"""`mmsa evaluate` as a script, for launchers that start one: see `mmsa evaluate --help`."""
+"""`mmsa evaluate` as a script, for launchers that need one: see `mmsa evaluate --help`."""
 
 from mmsa_dist.cli import main
 

@@ -1,4 +1,4 @@
-"""`mmsa prepare` as a script, for launchers that start one: see `mmsa prepare --help`."""
+"""`mmsa prepare` as a script, for launchers that need one: see `mmsa prepare --help`."""
 
 from mmsa_dist.cli import main
 

@@ -1,4 +1,4 @@
-"""`mmsa pretrain` as a script, for launchers that start one: see `mmsa pretrain --help`."""
+"""`mmsa pretrain` as a script, for launchers that need one: see `mmsa pretrain --help`."""
 
 from mmsa_dist.cli import main
 

@@ -1,6 +1,6 @@
 """The common space of the modalities: projection, code, reconstruction, unified embedding.
 
-The form is that of HGM2R (Feng et al., TPAMI 2023). B molecules, M modalities, w width of an encoder, P width
+The form follows HGM2R (Feng et al., TPAMI 2023). B molecules, M modalities, w width of an encoder, P width
 of projected features, C width of codes.
 """
 
@@ -16,9 +16,9 @@ from mmsa_dist.runtime.linear import Linear
 
 
 class FusionOutput(NamedTuple):
-    """What `Fusion` makes of the modalities' features; mappings go by the name of the modality.
+    """Output of `Fusion`; mappings are keyed by modality.
 
-    Rows of molecules that lack what a row stands for are finite but mean nothing: the masks say which count.
+    Rows of molecules that lack the modality are finite but meaningless; the masks say which rows count.
     """
 
     codes: dict[str, Tensor]
@@ -26,7 +26,7 @@ class FusionOutput(NamedTuple):
     unified_BC: Tensor
     """(B, C) u: mean of the codes that a molecule has."""
     projected: dict[str, Tensor]
-    """(B, P) x_m: what the reconstructions aim at."""
+    """(B, P) x_m: targets of the reconstructions."""
     self_reconstruction: dict[str, Tensor]
     """(B, P) r_m, from the modality's own code."""
     cross_reconstruction: dict[str, Tensor]
@@ -38,18 +38,18 @@ class FusionOutput(NamedTuple):
 
 
 class Fusion(nn.Module):
-    """Carries each modality m into one space and back.
+    """Maps each modality m into a common space and back.
 
     x_m = tanh(W_h f_m), code c_m = tanh(W_e x_m), self reconstruction r_m = tanh(W_d c_m), cross
     reconstruction r'_m = tanh(W_d c_π(m)), unified embedding u = mean of the codes present. W_h, W_e and W_d
-    are m's own, so that r'_m asks that the code of π(m) holds what m's decoder needs; all have a bias.
+    belong to m, so that the code of π(m) has to hold what m's decoder needs for r'_m; all have a bias.
     """
 
     def __init__(self, widths: Mapping[str, int], projection: int, code: int) -> None:
         """Builds the maps.
 
         Args:
-            widths: of the features, by modality; its order is the order that permutations speak of.
+            widths: of the features, by modality; permutations refer to its order.
             projection: P.
             code: C.
         """
@@ -61,10 +61,10 @@ class Fusion(nn.Module):
         self.decode = nn.ModuleDict({name: Linear(code, projection) for name in widths})
 
     def draw_permutation(self, generator: torch.Generator) -> tuple[int, ...]:
-        """Draws π, uniformly over all permutations of the modalities; one may stay where it is.
+        """Draws π uniformly from all permutations of the modalities, fixed points included.
 
-        The only chance in this module: with a generator seeded by (seed, step) a resumed run draws what the
-        first would have drawn, and all ranks draw the same.
+        The only randomness in this module: with a generator seeded by (seed, step), a resumed run draws what the
+        original would have drawn, and all ranks draw the same.
         """
         return tuple(torch.randperm(len(self.modalities), generator=generator).tolist())
 
@@ -77,19 +77,19 @@ class Fusion(nn.Module):
         """Fuses the features of a batch.
 
         Args:
-            features: (B, w_m) by modality, finite also where the molecule lacks it.
+            features: (B, w_m) by modality, finite even where a molecule lacks it.
             present: (B,) bool by modality; a molecule lacking all of them gets u = 0.
-            permutation: π: modality number i is rebuilt from the code of number permutation[i]. None takes
-                the next modality round the circle, for validation.
+            permutation: π: modality number i is reconstructed from the code of number permutation[i]. None shifts
+                them cyclically by one, for validation.
 
         Raises:
-            ValueError: `permutation` is none of the modalities' numbers.
+            ValueError: `permutation` is not a permutation of the modalities' numbers.
         """
         count = len(self.modalities)
         if permutation is None:
             permutation = [(number + 1) % count for number in range(count)]
         if sorted(permutation) != list(range(count)):
-            raise ValueError(f"permutation {tuple(permutation)} is no order of the {count} modalities 0..{count - 1}")
+            raise ValueError(f"permutation={tuple(permutation)} must contain each of 0..{count - 1} once")
         partner = {name: self.modalities[permutation[number]] for number, name in enumerate(self.modalities)}
 
         projected = {name: self.project[name](features[name]).tanh() for name in self.modalities}
@@ -105,7 +105,7 @@ class Fusion(nn.Module):
         )
 
     def codes_of(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Returns (B, C) c_m of the modalities that `features` has, and makes nothing else: what inference needs."""
+        """Returns (B, C) c_m of the modalities in `features` and computes nothing else, for inference."""
         return self._codes({name: self.project[name](feature).tanh() for name, feature in features.items()})
 
     def _codes(self, projected: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -113,7 +113,7 @@ class Fusion(nn.Module):
 
 
 def mean_of_present(codes: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
-    """Returns (B, C) u: the mean of the codes that each molecule has; 0 where it has none."""
+    """Returns (B, C) u: the mean of the codes that each molecule has; 0 if it has none."""
     present_MB = torch.stack([present[name] for name in codes])
     total_BC = torch.stack(list(codes.values())).where(present_MB[..., None], 0.0).sum(dim=0)
     return total_BC / present_MB.sum(dim=0).clamp(min=1)[:, None]

@@ -19,16 +19,16 @@ from mmsa_dist.structure.sources import NeighbourSource, NoNeighbours, TableNeig
 
 
 def picture_size(config: Config) -> int | None:
-    """Side of the pictures of a run in pixels; None where no encoder reads them.
+    """Returns the side of a run's pictures in pixels; None if no encoder reads them.
 
     Raises:
-        ValueError: an encoder that is not registered.
+        ValueError: an encoder is not registered.
     """
     return config.data.picture_size if "picture" in modalities_of(config.model.encoders) else None
 
 
 class ModelOutput(NamedTuple):
-    """What the model makes of B molecules."""
+    """Output of the model for B molecules."""
 
     fusion: FusionOutput
     """Codes c_m by modality and the unified embedding u."""
@@ -37,10 +37,10 @@ class ModelOutput(NamedTuple):
 
 
 class MMSAModel(nn.Module):
-    """MMSA (Yin et al. 2025, arXiv 2505.05877): modalities to codes c_m to u, neighbours of u to g.
+    """MMSA (Yin et al. 2025, arXiv 2505.05877): from modalities to codes c_m to u, and with its neighbours to g.
 
     Raises:
-        ValueError: an encoder that is not registered.
+        ValueError: an encoder is not registered.
     """
 
     def __init__(self, options: Model) -> None:
@@ -55,11 +55,11 @@ class MMSAModel(nn.Module):
         self._isolated = options.structure.hyperedges == "own"
 
     def encoder(self, name: str) -> Encoder:
-        """The encoder of that name."""
+        """Returns the encoder of that name."""
         return cast(Encoder, self.encoders[name])
 
     def fuse(self, batch: MoleculeBatch, generator: torch.Generator | None = None) -> FusionOutput:
-        """Encodes each modality and joins them; `generator` draws who reconstructs whom, None goes round."""
+        """Encodes and fuses the modalities; `generator` draws the permutation of `Fusion`, None takes its default."""
         features = {name: encoder(batch) for name, encoder in self.encoders.items()}
         present = {name: self.encoder(name).present(batch) for name in self.encoders}
         permutation = None if generator is None else self.fusion.draw_permutation(generator)
@@ -76,7 +76,7 @@ class MMSAModel(nn.Module):
             generator: CPU generator in the same state on every rank.
         """
         fusion = self.fuse(batch, generator)
-        # Distances and ids are not for 8 bits of mantissa, and autocast refuses the float16 of the bank.
+        # Distances and ids need more than 8 bits of mantissa, and autocast refuses the float16 of the bank.
         with torch.autocast(batch.device.type, enabled=False):
             found = neighbours.find(fusion.unified_BC.detach(), batch.index_B)
             structure = self.structure(fusion.unified_BC, found, isolated=self._isolated)
@@ -84,18 +84,18 @@ class MMSAModel(nn.Module):
 
     @torch.no_grad()
     def embed(self, batch: MoleculeBatch, view: str, neighbours: NeighbourSource) -> tuple[Tensor, Tensor]:
-        """Returns vectors that depend on nothing else in the batch; the model must be in eval mode.
+        """Returns vectors that do not depend on the rest of the batch; the model must be in eval mode.
 
         Only what the view needs is computed: one encoder for its code, all of them for the others.
 
         Args:
             batch: B molecules.
             view: ``structure`` (g), ``unified`` (u), or the name of an encoder (its code).
-            neighbours: among what those of ``structure`` are sought, each molecule by itself.
+            neighbours: where neighbours are searched for ``structure``, independently for each molecule.
 
         Returns:
-            (B, D) vectors, and (B,) bool: the molecules of which the view sees a modality. The rows of others are
-            finite but mean nothing.
+            (B, D) vectors, and (B,) bool: the molecules that have a modality which the view uses. Other rows are
+            finite but meaningless.
         """
         if self.training:
             raise ValueError("embed needs the model in eval mode, or batch norm would mix molecules; call .eval()")
@@ -104,15 +104,15 @@ class MMSAModel(nn.Module):
         codes = self.fusion.codes_of({name: self.encoders[name](batch) for name in names})
         if view in codes:
             return codes[view], present[view]
-        seen_B = torch.stack(list(present.values())).any(dim=0)
+        has_any_B = torch.stack(list(present.values())).any(dim=0)
         unified_BC = mean_of_present(codes, present)
         if view == "unified":
-            return unified_BC, seen_B
+            return unified_BC, has_any_B
         found = neighbours.find(unified_BC, batch.index_B)
-        return self.structure(unified_BC, found, isolated=True).g_BD, seen_B
+        return self.structure(unified_BC, found, isolated=True).g_BD, has_any_B
 
     def reference(self, rows_RC: Tensor | None) -> NeighbourSource:
-        """Returns the source of neighbours for `embed`: the reference rows, or none, and each molecule is alone.
+        """Returns the source of neighbours for `embed`: the reference rows, or no neighbours if None.
 
         Args:
             rows_RC: (R, C) unified embeddings of the reference molecules, on the device of the batches.

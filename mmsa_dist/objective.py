@@ -1,4 +1,4 @@
-"""What is minimised: the weighted sum of the losses over the outputs of the model, each by its name.
+"""The training objective: the weighted sum of named losses of the model's outputs.
 
 B molecules, C width of u, D width of g, F bits or descriptors.
 """
@@ -29,13 +29,13 @@ from mmsa_dist.structure.sources import NeighbourSource
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """What the losses of a micro-batch are computed from."""
+    """The inputs of the losses of a micro-batch."""
 
     model: MMSAModel
     batch: MoleculeBatch
     """B molecules."""
     output: ModelOutput
-    """What the model made of them."""
+    """Of the model for them."""
     generator: torch.Generator
     """CPU generator, in the same state on every rank."""
 
@@ -87,18 +87,18 @@ class _Atom(LossTerm):
 
     def forward(self, made: ForwardPass) -> Tensor:
         encoder = _atom_encoder(made.model, self.options)
-        # Inference sees no masks, so that batch norm must not learn what molecules look like with them.
+        # Inference has no masked atoms, so batch norm must not collect statistics of them.
         with without_statistics(encoder):
             loss: Tensor = self.masked(made.batch, encoder.encode_atoms, made.generator)
         return loss
 
 
-class _OfBoth(LossTerm):
-    """The mean of a loss of u and of the same loss of g, each through a head of its own.
+class _Prediction(LossTerm):
+    """The mean of the same loss of u and of g, each with its own head.
 
     Args:
-        head: from the width of the vectors to the head, which takes vectors and `target`.
-        target: from a batch to (B, F), what is predicted.
+        head: makes the head from the width of its vectors; the head is called with vectors and targets.
+        target: returns the targets of a batch, (B, F).
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class _OfBoth(LossTerm):
 
 def _fingerprint(options: Loss, model: MMSAModel) -> LossTerm:
     bits = options.fingerprint_bits
-    return _OfBoth(options, model, partial(FingerprintLoss, bits=bits), partial(circular_fingerprint, bits=bits))
+    return _Prediction(options, model, partial(FingerprintLoss, bits=bits), partial(circular_fingerprint, bits=bits))
 
 
 def _descriptor(options: Loss, model: MMSAModel, scale: DescriptorScale | None) -> LossTerm:
@@ -128,32 +128,32 @@ def _descriptor(options: Loss, model: MMSAModel, scale: DescriptorScale | None) 
             f"loss.descriptor={options.descriptor} needs shards with descriptors; prepare them with "
             "prepare.descriptors=true, or set loss.descriptor=0"
         )
-    return _OfBoth(options, model, partial(DescriptorLoss, scale=scale), lambda batch: batch.descriptors_BF)
+    return _Prediction(options, model, partial(DescriptorLoss, scale=scale), lambda batch: batch.descriptors_BF)
 
 
 class ObjectiveOutput(NamedTuple):
-    """The loss of a micro-batch; a tuple because DeepSpeed's stage 3 finds tensors in tuples and dicts alone."""
+    """The loss of a micro-batch; a tuple because DeepSpeed's stage 3 finds tensors only in tuples and dicts."""
 
     total: Tensor
     """() the weighted sum, to be differentiated."""
     losses: dict[str, Tensor]
-    """() each by name, unweighted and detached; those of weight 0 are left out."""
+    """() each, by name, unweighted and detached; those of weight 0 are left out."""
     model: ModelOutput
 
 
 class Objective(nn.Module):
-    """The sum of the losses whose weight in section ``loss`` is above 0, each times its weight."""
+    """The weighted sum of the losses whose weight in section ``loss`` is above 0."""
 
     def __init__(self, model: MMSAModel, loss: Loss, descriptors: DescriptorScale | None = None) -> None:
-        """Joins model and losses.
+        """Builds the losses.
 
         Args:
             model: what is trained.
             loss: weights and options of the losses.
-            descriptors: scale of the descriptors in the shards; needed where `loss.descriptor` is above 0.
+            descriptors: scale of the descriptors in the shards; needed if `loss.descriptor` is above 0.
 
         Raises:
-            ValueError: `loss.atom` is above 0 and no encoder of the model has atoms, or there are no descriptors.
+            ValueError: `loss.atom` is above 0 without an `AtomEncoder`, or `loss.descriptor` without descriptors.
         """
         super().__init__()
         self.model = model
@@ -186,11 +186,11 @@ class Objective(nn.Module):
 
 
 def _atom_encoder(model: MMSAModel, options: Loss) -> AtomEncoder:
-    """The first encoder that has a vector for each atom."""
+    """Returns the first encoder that has a vector for each atom."""
     for encoder in model.encoders.values():
         if isinstance(encoder, AtomEncoder):
             return encoder
     raise ValueError(
-        f"loss.atom={options.atom} needs an encoder of atoms, such as gin, among model.encoders; add it, or set "
-        "loss.atom=0"
+        f"loss.atom={options.atom} needs an encoder with atom vectors, such as gin, in model.encoders; add one, or "
+        "set loss.atom=0"
     )

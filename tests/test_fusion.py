@@ -81,5 +81,5 @@ def test_permutation_hangs_on_the_generator_alone():
 
 
 def test_bad_permutation_is_an_error():
-    with pytest.raises(ValueError, match=r"permutation \(0, 0, 1\) is no order of the 3 modalities"):
+    with pytest.raises(ValueError, match=r"permutation=\(0, 0, 1\) must contain each of 0\.\.2 once"):
         Fusion(WIDTHS, projection=8, code=7)(features(), masks(), permutation=(0, 0, 1))

@@ -1,7 +1,7 @@
 """The types of the configuration and the relations between its keys.
 
-Values, units and meanings stand in ``default.yaml``: no field here has a default, so there is one truth. Only
-pydantic is imported, so that a wrong key is refused before anything heavy loads.
+Defaults, units and meanings are in ``default.yaml`` only; no field here has a default. Only pydantic is imported, so
+that a wrong key is refused before anything heavy is loaded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Above0 = Annotated[float, Field(gt=0)]
 
 
 class Section(BaseModel):
-    """A frozen section that refuses keys that it does not know."""
+    """A frozen section that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -48,13 +48,13 @@ class Data(Section):
         if self.batch_size % self.lanes:
             raise ValueError(
                 f"data.batch_size={self.batch_size} must be a multiple of data.lanes={self.lanes}, because every "
-                "lane gives the same number of molecules to a batch; change one of the two"
+                "lane contributes the same number of molecules to a batch; change one of the two"
             )
         return self
 
 
 class EncoderOptions(Section):
-    """Options of an encoder of this package; those of others stand under ``model.custom``."""
+    """Options of an encoder of this package; those of other encoders are under ``model.custom``."""
 
 
 class Gin(EncoderOptions):
@@ -110,7 +110,7 @@ class Structure(Section):
         if self.refresh_lag >= self.refresh_every:
             raise ValueError(
                 f"model.structure.refresh_lag={self.refresh_lag} must be less than "
-                f"model.structure.refresh_every={self.refresh_every}"
+                f"model.structure.refresh_every={self.refresh_every}; change one of the two"
             )
         return self
 
@@ -135,21 +135,21 @@ class Model(Section):
 
     @property
     def views(self) -> tuple[str, ...]:
-        """The vectors that the model gives: of the structure, of all modalities, of each encoder."""
+        """Names of the model's vectors: structure-aware, unified, and the code of each encoder."""
         return ("structure", "unified", *self.encoders)
 
     def view_width(self, view: str) -> int:
-        """Length of the vectors of `view`."""
+        """Returns the width of the vectors of `view`."""
         return self.structure.width if view == "structure" else self.code
 
     def encoder_options(self, name: str) -> dict[str, Any]:
-        """Keyword arguments for the encoder `name`."""
+        """Returns the keyword arguments of the encoder `name`."""
         section = getattr(self, name, None)
         return section.model_dump() if isinstance(section, EncoderOptions) else dict(self.custom.get(name, {}))
 
 
 class Loss(Section):
-    """Weights of the losses and what they need."""
+    """Weights and options of the losses."""
 
     contrast: NonNegative
     reconstruct: NonNegative
@@ -163,7 +163,7 @@ class Loss(Section):
 
 
 class Train(Section):
-    """Optimization, checkpoints and what is logged."""
+    """Optimization, checkpoints and logging."""
 
     steps: Positive
     stop_after: Count
@@ -193,7 +193,7 @@ class Train(Section):
                 "lower the warm-up or train longer"
             )
         if self.stop_after > self.steps:
-            raise ValueError(f"train.stop_after={self.stop_after} is past train.steps={self.steps}; 0 runs to the end")
+            raise ValueError(f"train.stop_after={self.stop_after} exceeds train.steps={self.steps}; 0 runs to the end")
         return self
 
 
@@ -244,8 +244,8 @@ class Config(Section):
             )
         if self.train.zero_stage == 3 and self.train.activation_checkpointing and self.loss.atom > 0:
             raise ValueError(
-                "train.activation_checkpointing at train.zero_stage=3 needs loss.atom=0, because DeepSpeed cannot go "
-                "back twice through one module there; change one of the three"
+                "train.activation_checkpointing at train.zero_stage=3 needs loss.atom=0, because DeepSpeed cannot "
+                "run two backward passes through one module there; change one of the three"
             )
         self._compiled_encoders_fit()
         if self.embed.view not in self.model.views:
@@ -269,12 +269,12 @@ class Config(Section):
         if train.zero_stage == 3:
             raise ValueError(
                 f"train.compile={compiled} needs train.zero_stage of 0 to 2, because at stage 3 DeepSpeed gathers "
-                "parameters in the middle of what would be compiled; set train.compile=[] or another stage"
+                "parameters inside the compiled code; set train.compile=[] or another stage"
             )
         if train.activation_checkpointing:
             raise ValueError(
-                f"train.compile={compiled} needs train.activation_checkpointing=false, because what is compiled "
-                "chooses by itself what it computes again; set one of the two to nothing"
+                f"train.compile={compiled} needs train.activation_checkpointing=false, because compiled code "
+                "decides by itself what it recomputes; turn one of the two off"
             )
 
     @property

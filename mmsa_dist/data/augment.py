@@ -1,6 +1,6 @@
 """Random choices per molecule and epoch that do not depend on the batch, the rank or the worker that makes them.
 
-Each choice is a hash of (seed, epoch, molecule, purpose), so a resumed run repeats them without any saved state.
+Each choice is a hash of (seed, epoch, molecule, purpose), so a resumed run repeats it without saved state.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _SMALLEST_SCALE = 0.8
 
 
 def random_pose(index: np.ndarray, *, seed: int, epoch: int) -> Pose:
-    """Rotation by any angle, a flip of every second molecule and a scale in [0.8, 1] for molecules `index`."""
+    """Draws an angle, a flip with probability 1/2 and a scale in [0.8, 1] for each molecule of `index`."""
     angle, flip, scale = (_uniform(index, seed, epoch, purpose) for purpose in range(3))
     return Pose(
         angle=(2 * np.pi * angle).astype(np.float32),
@@ -24,12 +24,12 @@ def random_pose(index: np.ndarray, *, seed: int, epoch: int) -> Pose:
 
 
 def random_conformer(index: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
-    """(n,) int64 in [0, 2^31): to be taken modulo the number of conformers."""
+    """Draws (n,) int64 in [0, 2^31), to be taken modulo the number of conformers."""
     return (_uniform(index, seed, epoch, 3) * 2**31).astype(np.int64)
 
 
 def _uniform(index: np.ndarray, seed: int, epoch: int, purpose: int) -> np.ndarray:
-    """(n,) float64 in [0, 1): SplitMix64 (Steele, Lea, Flood 2014) of the four numbers."""
+    """Returns (n,) float64 in [0, 1): SplitMix64 (Steele, Lea, Flood 2014) of the four numbers."""
     with np.errstate(over="ignore"):
         state = index.astype(np.uint64)
         for word in (purpose, epoch, seed):

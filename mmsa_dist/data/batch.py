@@ -1,7 +1,7 @@
-"""What the model sees: a batch of molecules as flat tensors with row pointers.
+"""The input of the model: a batch of molecules as flat tensors with row pointers.
 
 Size letters that mean the same in every module: B molecules of a batch, A their atoms, E their bonds. Each module
-explains its other letters at its head; here F is the number of descriptors, H and W are the sides of a picture.
+explains its other letters at its head; here F is the number of descriptors, H x W a picture's pixels.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch import Tensor
 class MoleculeBatch:
     """A batch of B molecules with A heavy atoms and E bonds in all.
 
-    A molecule that lacks a modality says so in the mask; the values behind an unset mask are NaN (`xyz_A3`) or
-    white (`picture_B3HW`) and no encoder may read them.
+    The masks say which molecules have a modality. Where a mask is False, values are NaN (`xyz_A3`) or white
+    (`picture_B3HW`), and no encoder may read them.
     """
 
     index_B: Tensor
-    """(B,) int64: number of the molecule in its manifest split (the row of the embedding bank); -1 outside."""
+    """(B,) int64: number of the molecule in its manifest split (its row in the embedding bank); -1 if it is in none."""
     atoms_A9: Tensor
     """(A, 9) uint8: columns of `mmsa_shards.schema.AtomColumn`."""
     atom_ptr: Tensor
@@ -37,12 +37,12 @@ class MoleculeBatch:
     has_xyz_B: Tensor
     """(B,) bool: molecules that have a conformer."""
     picture_B3HW: Tensor | None
-    """(B, 3, H, W) uint8 RGB: depictions; None when no picture was asked for."""
+    """(B, 3, H, W) uint8 RGB: depictions; None if no pictures were requested."""
     has_picture_B: Tensor
     """(B,) bool: molecules that have a picture."""
     descriptors_BF: Tensor
-    """(B, F) float32: `mmsa_shards.descriptors.NAMES`, NaN where there is no value; (B, 0) where the shards have none.
-    What a loss may aim at; no encoder reads them."""
+    """(B, F) float32: `mmsa_shards.descriptors.NAMES`, NaN where there is no value; (B, 0) if the shards have none.
+    Targets of a loss; no encoder reads them."""
 
     def __len__(self) -> int:
         return self.index_B.shape[0]
@@ -70,7 +70,7 @@ class MoleculeBatch:
         )
 
     def without_pictures(self) -> MoleculeBatch:
-        """Returns the batch as if no picture had been asked for."""
+        """Returns the batch as if no pictures had been requested."""
         return dataclasses.replace(self, picture_B3HW=None, has_picture_B=torch.zeros_like(self.has_picture_B))
 
     def pin_memory(self) -> MoleculeBatch:
@@ -78,7 +78,7 @@ class MoleculeBatch:
         return self._map(lambda tensor: tensor.pin_memory())
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
-        """Says that `stream` works on the batch, so that its memory on the GPU is not given away before it is done."""
+        """Marks the batch as used by `stream`, so that its GPU memory is not reused before the stream is done."""
         for tensor in self._tensors().values():
             tensor.record_stream(stream)
 

@@ -1,6 +1,6 @@
-"""From columns to the batch that the model sees: numpy on one side, torch on the other.
+"""Collation: from numpy columns to the batch of tensors that the model reads.
 
-The size letters are those of `mmsa_dist.data.batch`: F descriptors, H and W sides of a picture.
+The size letters are those of `mmsa_dist.data.batch`: F descriptors, H x W pixels of a picture.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def collate(
     Args:
         columns: the molecules, in order.
         picture_size: side of the pictures in pixels; None draws none.
-        pose: rotation, flip and scale per molecule; None draws each as its depiction stands.
-        conformer_choice: (n,) non-negative integers; molecule i shows conformer choice[i] modulo the number
-            that it has. None shows the first.
+        pose: rotation, flip and scale per molecule; None draws the depictions as they are.
+        conformer_choice: (n,) non-negative integers; molecule i gets conformer choice[i] modulo its number of
+            conformers. None takes the first.
     """
     n = len(columns)
     sizes = np.diff(columns.atom_ptr)
@@ -38,7 +38,7 @@ def collate(
     picture = None
     if picture_size is not None:
         pictures = draw_pictures(columns, bond_ends, size=picture_size, pose=pose)
-        picture = torch.from_numpy(pictures).permute(0, 3, 1, 2)  # channels last in memory, as ResNet likes it
+        picture = torch.from_numpy(pictures).permute(0, 3, 1, 2)  # channels-last in memory, for ResNet
     return MoleculeBatch(
         index_B=torch.from_numpy(np.ascontiguousarray(columns.index)),
         atoms_A9=torch.from_numpy(_owned(columns.atoms)),
@@ -54,17 +54,17 @@ def collate(
 
 
 def block_to_batch(block: pa.RecordBatch, *, picture_size: int | None) -> MoleculeBatch:
-    """The molecules of one Arrow block as they stand: no augmentation, first conformer, index -1."""
+    """Collates one Arrow block without augmentation, with first conformers and index -1."""
     return collate(from_block(block), picture_size=picture_size)
 
 
 def _owned(array: np.ndarray) -> np.ndarray:
-    """A writable array: torch takes no views of Arrow's read-only buffers."""
+    """Returns a writable array, because torch does not support Arrow's read-only buffers."""
     return array if array.flags.writeable else array.copy()
 
 
 def _one_conformer(columns: MoleculeColumns, sizes: np.ndarray, choice: np.ndarray | None) -> np.ndarray:
-    """(A, 3) float32, Å: the chosen conformer of every molecule, its first atom at the origin; NaN without one."""
+    """Returns (A, 3) float32, Å: each molecule's chosen conformer, first atom at the origin; NaN without one."""
     xyz = np.full((int(columns.atom_ptr[-1]), 3), np.nan, dtype=np.float32)
     has = columns.conformers > 0
     chosen = np.zeros(len(columns), dtype=np.int64) if choice is None else choice % np.maximum(columns.conformers, 1)

@@ -1,4 +1,4 @@
-"""Molecules in columns: the numpy form of Arrow blocks, taken and joined without a loop over molecules."""
+"""Molecules in columns: Arrow blocks as numpy arrays, selected and joined without a loop over molecules."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ import pyarrow as pa
 
 
 def ragged_rows(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Row numbers of the ranges starts[i]:starts[i] + sizes[i], one after the other: (sum of sizes,) int64."""
+    """Returns the row numbers of the ranges starts[i]:starts[i] + sizes[i], concatenated: (sum of sizes,) int64."""
     ends = np.cumsum(sizes)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - sizes), sizes)
 
 
 def pointers(sizes: np.ndarray) -> np.ndarray:
-    """(n,) sizes to (n + 1,) int64 row pointers."""
+    """Converts (n,) sizes to (n + 1,) int64 row pointers."""
     result = np.zeros(len(sizes) + 1, dtype=np.int64)
     np.cumsum(sizes, out=result[1:])
     return result
 
 
 def places(steps: np.ndarray, ptr: np.ndarray, steps_per_unit: int) -> np.ndarray:
-    """Coordinates of atoms from the steps of a block, each molecule's first atom at the origin.
+    """Returns the coordinates of atoms from a block's steps, with each molecule's first atom at the origin.
 
     Args:
         steps: (A, D) int16, `MoleculeColumns.xy_steps` or the like.
-        ptr: (n + 1,) row pointers of molecules that each have an atom.
+        ptr: (n + 1,) row pointers; every molecule has at least one atom.
         steps_per_unit: `mmsa_shards.schema.STEPS_PER_ANGSTROM` or `STEPS_PER_DRAWING_UNIT`.
 
     Returns:
         (A, D) float32.
     """
-    # One sum over all rows, of which each molecule takes off its own beginning; that it may run over does not
-    # matter, for differences of int32 wrap back.
+    # One cumulative sum over all rows, from which each molecule subtracts its start. int32 overflow is harmless,
+    # because the subtraction wraps back.
     sums = np.cumsum(steps, axis=0, dtype=np.int32)
     sums -= np.repeat(sums[ptr[:-1]], np.diff(ptr), axis=0)
     return sums.astype(np.float32) / np.float32(steps_per_unit)
@@ -44,12 +44,12 @@ def places(steps: np.ndarray, ptr: np.ndarray, steps_per_unit: int) -> np.ndarra
 class MoleculeColumns:
     """n molecules with A atoms, E bonds and, over all conformers, C conformer atoms.
 
-    The conformers of molecule i are `conformers[i]` blocks of its number of atoms from `xyz_ptr[i]` on. Coordinates
-    stay the small integers of the block until a batch shows them (`places`).
+    The conformers of molecule i start at row `xyz_ptr[i]`; each of the `conformers[i]` has as many rows as the molecule
+    has atoms. Coordinates stay the block's small integers until a batch is made (`places`).
     """
 
     index: np.ndarray
-    """(n,) int64 number in the manifest split; -1 outside of one."""
+    """(n,) int64: number in the manifest split; -1 if in none."""
     atoms: np.ndarray
     """(A, 9) uint8."""
     atom_ptr: np.ndarray
@@ -61,25 +61,25 @@ class MoleculeColumns:
     bond_ptr: np.ndarray
     """(n + 1,) int64."""
     xy_steps: np.ndarray
-    """(A, 2) int16, `mmsa_shards.schema.STEPS_PER_DRAWING_UNIT`: from the atom before it."""
+    """(A, 2) int16: steps from the previous atom, `mmsa_shards.schema.STEPS_PER_DRAWING_UNIT`."""
     conformers: np.ndarray
-    """(n,) int64, number of conformers."""
+    """(n,) int64: number of conformers."""
     xyz_steps: np.ndarray
-    """(C, 3) int16, `mmsa_shards.schema.STEPS_PER_ANGSTROM`: likewise."""
+    """(C, 3) int16: likewise, `mmsa_shards.schema.STEPS_PER_ANGSTROM`."""
     xyz_ptr: np.ndarray
     """(n + 1,) int64."""
     descriptors: np.ndarray
-    """(n, F) float32: `mmsa_shards.descriptors.NAMES`, NaN where there is no value; (n, 0) where the block has none."""
+    """(n, F) float32: `mmsa_shards.descriptors.NAMES`, NaN where there is no value; (n, 0) if the block has none."""
 
     def __len__(self) -> int:
         return len(self.index)
 
     def take(self, rows: np.ndarray) -> MoleculeColumns:
-        """The molecules `rows`, in that order."""
+        """Returns the molecules `rows`, in that order."""
         atom_rows, atom_ptr = _ranges(self.atom_ptr, rows)
         bond_rows, bond_ptr = _ranges(self.bond_ptr, rows)
         xyz_rows, xyz_ptr = _ranges(self.xyz_ptr, rows)
-        # `take` where an index would do, for it is four to fourteen times as fast on rows of some bytes.
+        # `take` instead of indexing: it is four to fourteen times as fast on rows of a few bytes.
         return MoleculeColumns(
             index=self.index[rows],
             atoms=self.atoms.take(atom_rows, axis=0),
@@ -95,7 +95,7 @@ class MoleculeColumns:
         )
 
     def slice(self, start: int, stop: int) -> MoleculeColumns:
-        """Molecules `start:stop`, without copying anything but the pointers."""
+        """Returns the molecules `start:stop`; only the pointers are copied."""
         atoms = slice(self.atom_ptr[start], self.atom_ptr[stop])
         bonds = slice(self.bond_ptr[start], self.bond_ptr[stop])
         return MoleculeColumns(
@@ -120,7 +120,7 @@ def _ranges(ptr: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def join(parts: Sequence[MoleculeColumns]) -> MoleculeColumns:
-    """All molecules of all parts, in order."""
+    """Concatenates the molecules of all parts, in order."""
 
     def rows(name: str) -> np.ndarray:
         return np.concatenate([getattr(part, name) for part in parts])
@@ -144,11 +144,11 @@ def join(parts: Sequence[MoleculeColumns]) -> MoleculeColumns:
 
 
 def from_block(block: pa.RecordBatch, *, first_index: int | None = None) -> MoleculeColumns:
-    """The columns of an Arrow block (see `mmsa_shards.schema.BLOCK_SCHEMA`), as views where Arrow allows.
+    """Returns the columns of an Arrow block (see `mmsa_shards.schema.BLOCK_SCHEMA`), as views where Arrow allows.
 
     Args:
         block: n molecules.
-        first_index: number of the block's first molecule in its manifest split; None gives index -1 to all.
+        first_index: number of the block's first molecule in its manifest split; None sets all to -1.
     """
     n = block.num_rows
     atoms, atom_ptr = _rows(block.column("atoms"))
@@ -175,9 +175,9 @@ def from_block(block: pa.RecordBatch, *, first_index: int | None = None) -> Mole
 
 
 def _rows(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (sum of lengths, width) and row pointers of lists of fixed-size lists.
+    """Returns the rows (sum of lengths, width) and row pointers of lists of fixed-size lists.
 
-    A view of Arrow's memory. `flatten`, which looks for nulls, takes 1.7 times as long, and a block has none.
+    The rows are a view of Arrow's memory. `flatten` takes 1.7 times as long to look for nulls, which a block never has.
     """
     fixed = lists.values
     first, last = lists.offsets[0].as_py(), lists.offsets[-1].as_py()
@@ -186,15 +186,15 @@ def _rows(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _table(lists: pa.ListArray) -> np.ndarray:
-    """(n, F) of lists that are all equally long.
+    """Converts n lists of equal length to (n, F).
 
     Raises:
-        ValueError: they are not.
+        ValueError: the lengths differ.
     """
     offsets = _offsets(lists)
     width = int(offsets[-1]) // max(1, len(lists))
     if not (np.diff(offsets) == width).all():
-        raise ValueError(f"descriptors: lists of {np.unique(np.diff(offsets)).tolist()} values in one block")
+        raise ValueError(f"descriptors: lists of different lengths {np.unique(np.diff(offsets)).tolist()} in one block")
     return lists.flatten().to_numpy().reshape(len(lists), width)
 
 

@@ -1,4 +1,4 @@
-"""Batches for one rank, from any point of any epoch on."""
+"""Batches for one rank, starting at any step of any epoch."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from mmsa_dist.data.sizes import BlockSizes
 from mmsa_shards.manifest import BlockEntry, Manifest, Split
 from mmsa_shards.shard import read_entry
 
-_PLACE = np.dtype([("offset", np.int64), ("size", np.uint32), ("crc32", np.uint32)])
-"""Of a block within its shard, as in `mmsa_shards.manifest.BlockEntry`."""
-_BLOCKS_OF_SOME = 64
+_LOCATION = np.dtype([("offset", np.int64), ("size", np.uint32), ("crc32", np.uint32)])
+"""Of a block in its shard, as in `mmsa_shards.manifest.BlockEntry`."""
+_SAMPLED_BLOCKS = 64
 
 
 class BlockReader:
-    """Reads blocks of one manifest split by their number in it.
+    """Reads the blocks of a manifest split by number.
 
     Args:
         folder: folder or fsspec URL of the shards.
         split: ``train`` or ``val``.
 
     Raises:
-        mmsa_shards.manifest.ManifestError: no usable manifest there.
+        mmsa_shards.manifest.ManifestError: the folder has no usable manifest.
         ValueError: the split is empty.
     """
 
@@ -44,12 +44,12 @@ class BlockReader:
         manifest = Manifest.load(folder)
         shards = manifest.split(split)
         blocks_of_shard = [len(shard.blocks) for shard in shards]
-        # Arrays instead of the manifest's entries: every loader process gets a copy of them.
+        # Arrays instead of the manifest's entries, because every loader process gets a copy.
         self._names = [shard.name for shard in shards]
         self._first_block = np.cumsum([0, *blocks_of_shard])
-        self._places = np.fromiter(
+        self._locations = np.fromiter(
             ((block.offset, block.size, block.crc32) for shard in shards for block in shard.blocks),
-            dtype=_PLACE,
+            dtype=_LOCATION,
             count=sum(blocks_of_shard),
         )
         self.sizes = BlockSizes.of(
@@ -66,33 +66,33 @@ class BlockReader:
             )
         self.digest = manifest.digest
         self.options = manifest.options
-        """Of the preparation, as far as its manifest knows them."""
+        """Of the preparation, as far as the manifest records them."""
         self.has_conformers = set(manifest.conformer_sources) != {"none"}
-        """Whether any molecule of the folder has 3D, as far as its manifest knows."""
+        """Whether any molecule of the folder has a conformer, as far as the manifest records it."""
 
     @property
     def molecules(self) -> int:
-        """Molecules in the split."""
+        """Number of molecules in the split."""
         return self.sizes.molecules
 
     def __len__(self) -> int:
         return len(self.sizes)
 
     def read(self, block: int) -> MoleculeColumns:
-        """The molecules of a block, numbered as in the manifest split.
+        """Returns the molecules of a block, numbered as in the manifest split.
 
         Raises:
-            mmsa_shards.shard.ShardError: the block is not what the manifest says; names shard, block and mend.
+            mmsa_shards.shard.ShardError: the block does not match the manifest; names shard, block and remedy.
         """
         return from_block(self._read(block), first_index=int(self.sizes.starts(block)))
 
     def descriptors_of_some(self) -> Tensor:
-        """(n, F) float32 descriptors of the molecules of up to 64 blocks, spread over the split; F is 0 without any."""
-        some = np.unique(np.linspace(0, len(self) - 1, _BLOCKS_OF_SOME).astype(np.int64))
-        return torch.from_numpy(np.concatenate([self.read(block).descriptors for block in some.tolist()]))
+        """Returns (n, F) float32: descriptors of up to 64 blocks, evenly spaced over the split; F is 0 without any."""
+        sample = np.unique(np.linspace(0, len(self) - 1, _SAMPLED_BLOCKS).astype(np.int64))
+        return torch.from_numpy(np.concatenate([self.read(block).descriptors for block in sample.tolist()]))
 
     def ids(self, index: np.ndarray) -> list[str]:
-        """The sources' own ids, such as CID2244, of the molecules of these numbers in the split, in their order."""
+        """Returns the sources' ids, such as CID2244, of the molecules `index` of the split, in that order."""
         blocks = self.sizes.at(index)
         columns = {b: self._read(b).column("id") for b in np.unique(blocks).tolist()}
         rows = index - self.sizes.starts(blocks)
@@ -100,14 +100,14 @@ class BlockReader:
 
     def _read(self, block: int) -> pa.RecordBatch:
         shard = int(np.searchsorted(self._first_block, block, side="right")) - 1
-        offset, size, crc32 = self._places[block].item()
+        offset, size, crc32 = self._locations[block].item()
         entry = BlockEntry(offset, size, int(self.sizes.sizes(block)), crc32)
         return read_entry(self._folder, self._names[shard], block - int(self._first_block[shard]), entry)
 
 
 @dataclass(frozen=True)
 class LoaderOptions:
-    """What decides the batches, besides the state."""
+    """What determines the batches, besides the state."""
 
     seed: int
     batch_size: int
@@ -120,22 +120,22 @@ class LoaderOptions:
 
 
 class Loader(Iterator[MoleculeBatch]):
-    """The micro-batches of one rank for ever, epoch after epoch.
+    """An endless iterator over the micro-batches of one rank, epoch after epoch.
 
-    `accumulate` micro-batches in a row make this rank's part of one global batch. `state` is where the run stands:
-    it moves on when the last micro-batch of a global batch has been taken, however far workers have read ahead.
+    `accumulate` consecutive micro-batches are this rank's part of a global batch. `state` is the position of the run:
+    it advances when the last micro-batch of a global batch has been taken, however far workers have read ahead.
 
     Args:
         reader: of the shards.
-        options: what decides the batches.
+        options: what determines the batches.
         rank: of this process.
         world: number of processes.
         workers: processes that make batches; 0 = this one.
-        device: that batches come on; for CUDA they are pinned and `look_ahead` sends them beside a step.
-        state: where to begin.
+        device: of the batches; for CUDA they are pinned, and `look_ahead` copies them during a step.
+        state: where to start.
 
     Raises:
-        ValueError: more lanes than blocks, lanes that the ranks do not divide, or too few molecules for a batch.
+        ValueError: more lanes than blocks, lanes not divisible by the ranks, or too few molecules for a batch.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class Loader(Iterator[MoleculeBatch]):
         if options.lanes % world:
             raise ValueError(
                 f"data.lanes={options.lanes} must be a multiple of the number of ranks, {world}, so that every rank "
-                "serves as many lanes; change data.lanes or the number of ranks"
+                "serves equally many lanes; change data.lanes or the number of ranks"
             )
         first_epoch = epoch_order(reader, options, epoch=0)
         self.steps_per_epoch = first_epoch.steps(options.batch_size)
@@ -172,8 +172,8 @@ class Loader(Iterator[MoleculeBatch]):
             # Forked children would inherit locks of gloo, OpenMP and Arrow threads.
             multiprocessing_context="forkserver" if workers else None,
             prefetch_factor=4 if workers else None,
-            # Workers draw nothing, but to seed them torch would draw from the generator of dropout, in the first step
-            # after every start.
+            # Workers draw no random numbers, but torch would seed them from the generator that dropout uses, which
+            # would change the first step after every start.
             generator=torch.Generator(),
         )
         self._batches = Prefetched(batches, device)
@@ -187,18 +187,18 @@ class Loader(Iterator[MoleculeBatch]):
         return batch
 
     def look_ahead(self) -> None:
-        """Begins with the next micro-batch before it is asked for; `state` stays."""
+        """Starts fetching the next micro-batch; `state` does not change."""
         self._batches.look_ahead()
 
 
 def advance(state: LoaderState, steps_per_epoch: int) -> LoaderState:
-    """The state one global batch later."""
+    """Returns the state one global batch later."""
     step = state.step + 1
     return LoaderState(state.epoch + 1, 0) if step == steps_per_epoch else dataclasses.replace(state, step=step)
 
 
 def epoch_order(reader: BlockReader, options: LoaderOptions, *, epoch: int) -> EpochOrder:
-    """The order of one epoch of a reader's molecules."""
+    """Returns the order of a reader's molecules in one epoch."""
     return EpochOrder(
         reader.sizes,
         seed=options.seed,
@@ -209,7 +209,7 @@ def epoch_order(reader: BlockReader, options: LoaderOptions, *, epoch: int) -> E
 
 
 class _MicroBatches(IterableDataset):
-    """Micro-batches from `state` on; worker w of n makes every n-th of them."""
+    """The micro-batches from `state` on; worker w of n makes every n-th."""
 
     def __init__(
         self,
@@ -263,7 +263,7 @@ class _Window:
 
 
 class _Lanes:
-    """Molecules of this rank's lanes; holds each lane's current window, read and shuffled once."""
+    """The molecules of this rank's lanes; keeps each lane's current window, read and shuffled once."""
 
     def __init__(self, reader: BlockReader, order: EpochOrder, lanes: range) -> None:
         self._reader = reader
@@ -272,13 +272,13 @@ class _Lanes:
         self._current: dict[int, _Window] = {}
 
     def molecules(self, start: int, stop: int) -> MoleculeColumns:
-        """Molecules `start:stop` of every lane, lane after lane."""
+        """Returns the molecules `start:stop` of every lane, lane after lane."""
         return join([part for lane in self._lanes for part in self._of_lane(lane, start, stop)])
 
     def _of_lane(self, lane: int, start: int, stop: int) -> list[MoleculeColumns]:
         held = self._current.get(lane)
         if held is not None and held.begin <= start and stop <= held.begin + len(held.molecules):
-            # As nearly always: spares asking the order.
+            # The usual case, which does not need the order.
             return [held.molecules.slice(start - held.begin, stop - held.begin)]
         parts = []
         for piece in self._order.pieces(lane, start, stop):
@@ -287,7 +287,7 @@ class _Lanes:
         return parts
 
     def _window(self, lane: int, window: int, begin: int) -> MoleculeColumns:
-        """The molecules of a window, which begins at molecule `begin` of its lane."""
+        """Returns the molecules of a window, which begins at molecule `begin` of its lane."""
         held = self._current.get(lane)
         if held is None or held.number != window:
             blocks, rows = self._order.window(lane, window)
@@ -302,10 +302,10 @@ class _Lanes:
 def validation_batches(
     reader: BlockReader, *, batch_size: int, picture_size: int | None, rank: int = 0, world: int = 1
 ) -> Iterator[MoleculeBatch]:
-    """All molecules of a split in manifest order, unaugmented; a rank takes every W-th batch.
+    """Yields a split in manifest order, without augmentation; each rank takes every `world`-th batch.
 
-    Only full batches are given, so that a retrieval measured within a batch has the same chance level in each; a
-    split smaller than `batch_size` makes one batch of what there is.
+    All batches are full, so that retrieval within a batch has the same chance level in each; a split smaller than
+    `batch_size` is one batch.
     """
     whole = join([reader.read(block) for block in range(len(reader))])
     size = min(batch_size, len(whole))

@@ -3,7 +3,7 @@
 Blocks are permuted by seed and epoch; the M molecules in that order are cut into L lanes of M/L molecules, equal
 to within one; each lane shuffles its molecules within windows of consecutive blocks. A global batch takes the same
 number of molecules from every lane, and rank r of W serves lanes r, r + W, r + 2W, … So no molecule occurs twice in
-an epoch, no rank runs dry before another, and a resumed run on another number of ranks sees the same batches.
+an epoch, no rank runs out before another, and a run resumed on another number of ranks uses the same batches.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mmsa_dist.data.sizes import BlockSizes
 
 @dataclass(frozen=True)
 class LoaderState:
-    """Where a run stands in its data: the next global batch to be used."""
+    """The position of a run in its data: the next global batch."""
 
     epoch: int = 0
     step: int = 0
@@ -35,12 +35,12 @@ class Piece:
 
 
 class EpochOrder:
-    """The order of the molecules of one epoch; holds some numbers for each odd block, none for the others.
+    """The order of the molecules in one epoch; its memory grows with the odd blocks only (see `BlockSizes`).
 
     Args:
         sizes: of the blocks of the manifest split, in manifest order.
         seed: seed of the run.
-        epoch: number of the epoch, from 0.
+        epoch: from 0.
         lanes: L, at most the number of blocks.
         window_blocks: blocks among which a lane shuffles.
 
@@ -61,23 +61,23 @@ class EpochOrder:
         self._slots = sizes.moved(self._permutation.inverse(sizes.odd))
         self.molecules = sizes.molecules
         self._ends_of_lanes = [self.molecules * lane // lanes for lane in range(lanes + 1)]
-        # Where window 0 of a lane would begin if it were whole. It is cut short by another number of blocks in each
-        # lane, so that not all lanes need a new window, which is to be read, at the same step.
+        # Where window 0 of a lane would begin if it were whole. Each lane cuts it short by a different number of
+        # blocks, so that the lanes do not all have to read a new window at the same step.
         held_back = np.arange(lanes) * window_blocks // lanes
         self._first_slots = (self._slots.at(np.array(self._ends_of_lanes[:-1])) - held_back).tolist()
 
     def steps(self, batch_size: int) -> int:
-        """Global batches of `batch_size` molecules in the epoch; the last, partial one is left out."""
+        """Returns the number of full global batches of `batch_size` molecules in the epoch."""
         return (self.molecules // self._lanes) // (batch_size // self._lanes)
 
     def _borders(self, lane: int, windows: range) -> list[int]:
-        """Positions in the permuted molecule order at which consecutive windows of a lane begin, and the last ends."""
+        """Returns where consecutive windows of a lane begin in the permuted molecule order, and where the last ends."""
         windows_and_next = np.arange(windows.start, windows.stop + 1)
         borders = self._slots.starts(self._first_slots[lane] + windows_and_next * self._window_blocks)
         return borders.clip(self._ends_of_lanes[lane], self._ends_of_lanes[lane + 1]).tolist()
 
     def pieces(self, lane: int, start: int, stop: int) -> list[Piece]:
-        """Which parts of which windows hold molecules `start:stop` of a lane."""
+        """Returns the parts of windows that hold the molecules `start:stop` of a lane."""
         if start >= stop:
             return []
         begin, end = self._ends_of_lanes[lane] + start, self._ends_of_lanes[lane] + stop
@@ -91,7 +91,7 @@ class EpochOrder:
         ]
 
     def window(self, lane: int, window: int) -> tuple[np.ndarray, np.ndarray]:
-        """The molecules of a window in their shuffled order: (n,) block numbers and (n,) rows in their block."""
+        """Returns the molecules of a window in shuffled order: (n,) block numbers and (n,) rows in their blocks."""
         begin, end = self._borders(lane, range(window, window + 1))
         shuffle = np.random.default_rng((*self._key, lane, window)).permutation(end - begin)
         positions = begin + shuffle

@@ -1,7 +1,7 @@
-"""A permutation of n numbers that is computed where it is asked for, not kept: a Feistel network.
+"""A permutation of n numbers that is computed on demand, not stored: a Feistel network.
 
-The network (Luby, Rackoff 1988) permutes the pairs of numbers below the rounded-up root of n; what falls on n or
-above is permuted again until it falls below (cycle walking; Black, Rogaway 2002).
+The network (Luby, Rackoff 1988) permutes the pairs of numbers below the rounded-up root of n; a result of n or more
+is permuted again until it is below n (cycle walking; Black, Rogaway 2002).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Permutation:
 
     Args:
         n: at least 1.
-        key: non-negative whole numbers.
+        key: non-negative integers.
     """
 
     def __init__(self, n: int, key: tuple[int, ...]) -> None:
@@ -30,12 +30,12 @@ class Permutation:
         self._keys = np.random.SeedSequence(key).generate_state(_ROUNDS, np.uint64)
 
     def forward(self, numbers: np.ndarray) -> np.ndarray:
-        """Where `numbers` (n,) int64 go to: (n,) int64."""
-        return self._walk(numbers, self._there)
+        """Maps `numbers`, (k,) int64, to their images, (k,) int64."""
+        return self._walk(numbers, self._network)
 
     def inverse(self, numbers: np.ndarray) -> np.ndarray:
-        """Where `numbers` (n,) int64 came from: (n,) int64."""
-        return self._walk(numbers, self._back)
+        """Maps `numbers`, (k,) int64, to their preimages, (k,) int64."""
+        return self._walk(numbers, self._inverse_network)
 
     def _walk(self, numbers: np.ndarray, step: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         result = step(numbers)
@@ -43,18 +43,18 @@ class Permutation:
             result[outside] = step(result[outside])
         return result
 
-    def _there(self, numbers: np.ndarray) -> np.ndarray:
+    def _network(self, numbers: np.ndarray) -> np.ndarray:
         left, right = np.divmod(numbers, self._side)
         for key in self._keys:
-            left, right = right, (left + self._noise(right, key)) % self._side
+            left, right = right, (left + self._round_function(right, key)) % self._side
         return left * self._side + right
 
-    def _back(self, numbers: np.ndarray) -> np.ndarray:
+    def _inverse_network(self, numbers: np.ndarray) -> np.ndarray:
         left, right = np.divmod(numbers, self._side)
         for key in self._keys[::-1]:
-            left, right = (right - self._noise(left, key)) % self._side, left
+            left, right = (right - self._round_function(left, key)) % self._side, left
         return left * self._side + right
 
-    def _noise(self, half: np.ndarray, key: np.uint64) -> np.ndarray:
+    def _round_function(self, half: np.ndarray, key: np.uint64) -> np.ndarray:
         with np.errstate(over="ignore"):
             return (mix(half.astype(np.uint64) + key) % np.uint64(self._side)).astype(np.int64)

@@ -1,8 +1,8 @@
-"""Pictures of molecules drawn from depiction coordinates when a batch is made.
+"""Pictures of molecules, drawn from depiction coordinates when a batch is made.
 
-Nothing is stored as a picture: lines, discs and letters in RDKit's element colours are drawn by OpenCV, which
-makes rotation, flip and scale free and shards some 40 times smaller. The geometry of a whole batch is computed at
-once; only the strokes are laid molecule by molecule.
+Shards store no pictures: OpenCV draws lines, discs and letters in RDKit's element colours, which makes rotation, flip
+and scale free and shards some 40 times smaller. The geometry of a whole batch is computed at once; only the strokes
+are drawn molecule by molecule.
 """
 
 from __future__ import annotations
@@ -45,33 +45,33 @@ _COLOURS: list[list[int]] = _PALETTE.tolist()
 _WHITE = (255, 255, 255)
 _SHIFT = 4  # bits of a pixel's fraction in OpenCV's fixed-point coordinates
 _MARGIN = 0.09  # of the side, left free around the molecule
-_LONGEST_BOND = 0.13  # of the side: small molecules are not blown up beyond this
+_LONGEST_BOND = 0.13  # of the side: small molecules are not enlarged beyond this
 _BOND = 1.5  # length of a bond in depiction units
-_GAP = 0.2  # distance between the strokes of a double bond, of a bond's length
+_GAP = 0.2  # distance between the strokes of a double bond, relative to the bond's length
 
 
 @dataclass(frozen=True)
 class Pose:
-    """How each of n molecules lies on its picture."""
+    """How each of n molecules is placed in its picture."""
 
     angle: np.ndarray
     """(n,) radians, counter-clockwise."""
     flip: np.ndarray
     """(n,) bool: mirrored left to right."""
     scale: np.ndarray
-    """(n,) factor on the size that fills the picture, in (0, 1]."""
+    """(n,) in (0, 1]: factor on the size that fills the picture."""
 
 
 def draw_pictures(
     columns: MoleculeColumns, bond_ends: np.ndarray, *, size: int, pose: Pose | None = None
 ) -> np.ndarray:
-    """Draws n molecules, black and coloured on white.
+    """Draws n molecules in their element colours on white.
 
     Args:
         columns: the molecules; `xy_steps` gives their shape.
         bond_ends: (E, 2) int64, atoms of each bond, numbered over the whole batch.
         size: side in pixels.
-        pose: rotation, flip and scale; None draws the depiction as it stands.
+        pose: rotation, flip and scale; None draws the depiction as it is.
 
     Returns:
         (n, size, size, 3) uint8, RGB.
@@ -90,7 +90,7 @@ def draw_pictures(
 
 
 def _runs(*keys: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Ranges of rows within which none of the keys, each (n,), changes."""
+    """Returns the ranges of rows within which no key, (n,) each, changes."""
     changes = np.logical_or.reduce([key[1:] != key[:-1] for key in keys])
     borders = [0, *(np.flatnonzero(changes) + 1).tolist(), len(keys[0])]
     return ((begin, end) for begin, end in pairwise(borders) if begin < end)
@@ -99,7 +99,7 @@ def _runs(*keys: np.ndarray) -> Iterator[tuple[int, int]]:
 def _draw_letters(
     pictures: np.ndarray, columns: MoleculeColumns, atom_points: np.ndarray, bond_length: np.ndarray
 ) -> None:
-    """Names the atoms that are not plain carbon, each in a disc that is cleared for it."""
+    """Labels the atoms that are not plain carbon, each on a cleared disc."""
     element, degree = columns.atoms[:, AtomColumn.ATOMIC_NUMBER], columns.atoms[:, AtomColumn.DEGREE]
     charge, hydrogens = columns.atoms[:, AtomColumn.FORMAL_CHARGE], columns.atoms[:, AtomColumn.HYDROGENS]
     lettered = np.flatnonzero((element != _CARBON) | (charge != _NEUTRAL) | (degree == 0))
@@ -107,8 +107,8 @@ def _draw_letters(
     points, bond = atom_points[lettered].astype(np.float64), bond_length[molecule].astype(np.float64)
     centres = np.rint(points * (1 << _SHIFT)).astype(np.int64)
     radii = np.rint(np.maximum(bond * 0.34, 2) * (1 << _SHIFT)).astype(np.int64)
-    # Lists of Python's numbers: to take them from arrays one by one would cost as much as to draw. Flat ones, for many
-    # little lists set off the garbage collector.
+    # Lists of Python numbers, because reading arrays one element at a time would cost as much as drawing. Flat lists,
+    # because many small ones trigger the garbage collector.
     columns_of_letters = (molecule, element[lettered], charge[lettered], hydrogens[lettered] > 0)
     numbers = (*columns_of_letters, *points.T, *centres.T, radii, np.maximum(bond, 4.0) / 42)
     for i, z, q, has_hydrogen, x, y, centre_x, centre_y, radius, scale in zip(
@@ -128,12 +128,12 @@ def _sign(charge: int) -> str:
 
 
 def _place(columns: MoleculeColumns, size: int, pose: Pose | None) -> tuple[np.ndarray, np.ndarray]:
-    """Atom positions (A, 2) in pixels and the length of a bond (n,) in pixels."""
+    """Returns atom positions (A, 2) and bond lengths (n,), both in pixels."""
     n = len(columns)
     sizes = np.diff(columns.atom_ptr)
     molecule = np.repeat(np.arange(n), sizes)
     xy = places(columns.xy_steps, columns.atom_ptr, STEPS_PER_DRAWING_UNIT)
-    xy[:, 1] *= -1  # pixels count downwards
+    xy[:, 1] *= -1  # the y axis of pixels points down
     if pose is not None:
         cos, sin = np.cos(pose.angle)[molecule], np.sin(pose.angle)[molecule]
         mirror = np.where(pose.flip, -1, 1).astype(np.float32)[molecule]
@@ -153,7 +153,7 @@ def _place(columns: MoleculeColumns, size: int, pose: Pose | None) -> tuple[np.n
 def _strokes(
     columns: MoleculeColumns, bond_ends: np.ndarray, points: np.ndarray, bond_length: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Half-bond strokes (T, 2, 2) in fixed point, and the molecule (T,) and element (T,) of each, ordered by these."""
+    """Returns half-bond strokes (T, 2, 2) in fixed point, sorted by their molecules (T,) and elements (T,)."""
     kind = columns.bonds[:, BondColumn.TYPE]
     copies = np.array([1, 2, 3, 2, 1])[kind]  # single, double, triple, aromatic, other
     bond = np.repeat(np.arange(len(kind)), copies)

@@ -1,4 +1,4 @@
-"""The next batch on its way to the device while the last one is being worked on."""
+"""Copies the next batch to the device while the current one is being processed."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from mmsa_dist.data.batch import MoleculeBatch
 
 @dataclass(frozen=True)
 class _Fetched:
-    """What the source of batches answered: a batch, or the error that it raised in its place."""
+    """What the source of batches returned: a batch, or the error that it raised instead."""
 
     batch: MoleculeBatch | None
     error: Exception | None
 
 
 class Prefetched(Iterator[MoleculeBatch]):
-    """Batches on `device`, in their order; `look_ahead` begins with the next one before it is asked for.
+    """Iterates over batches on `device`; `look_ahead` fetches the next one before it is requested.
 
-    On CUDA a batch travels on a stream of its own, beside the kernels of the step before; the step waits for it where
-    it begins to compute. One batch is held at most. An error of the source, or its end, is told when the batch that
-    it stands for is asked for, not before.
+    On CUDA a batch is copied on a separate stream while the kernels of the previous step run, and the compute stream
+    waits for the copy. At most one batch is held. An error of the source, or its end, is raised when the batch in its
+    place is requested, not before.
 
     Args:
-        batches: for CUDA in pinned memory, else the host waits for the way to the device.
-        device: where they go; on a CPU they stay what they are.
+        batches: in pinned memory for CUDA; otherwise the copy blocks the host.
+        device: where they are copied; nothing is copied on a CPU.
     """
 
     def __init__(self, batches: Iterable[MoleculeBatch], device: torch.device | str = "cpu") -> None:
@@ -38,12 +38,12 @@ class Prefetched(Iterator[MoleculeBatch]):
         self._next: _Fetched | None = None
 
     def look_ahead(self) -> None:
-        """Fetches the next batch and sends it on its way, unless one is held already."""
+        """Fetches the next batch and starts its copy, unless one is held already."""
         if self._next is None:
             self._next = self._fetch()
 
     def __next__(self) -> MoleculeBatch:
-        """Returns the batch that comes next, whether or not it was fetched ahead."""
+        """Returns the next batch, whether or not it was fetched ahead."""
         self.look_ahead()
         fetched, self._next = self._next, None
         assert fetched is not None
@@ -63,5 +63,5 @@ class Prefetched(Iterator[MoleculeBatch]):
             batch = next(self._source)
         except Exception as error:
             return _Fetched(None, error)
-        with torch.cuda.stream(self._stream):  # nothing where there is none
+        with torch.cuda.stream(self._stream):  # no effect if None
             return _Fetched(batch.to(self._device), None)

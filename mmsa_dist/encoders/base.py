@@ -1,8 +1,8 @@
-"""The face that every encoder shows, and the registry through which a new one enters by its name.
+"""The interface of all encoders, and the registry that finds them by name.
 
-Adding an encoder takes one file: subclass `Encoder`, say what it `reads`, decorate it with ``@register("name")``,
+Adding an encoder takes one file: subclass `Encoder`, declare what it `reads`, decorate it with ``@register("name")``,
 import the file in ``encoders/__init__.py`` and list the name under ``model.encoders``. The rest of the package
-knows an encoder by what its class declares; only fine-tuning, whose protocol is that of GIN, names one.
+uses only what the class declares; fine-tuning alone, whose protocol is that of GIN, names an encoder.
 """
 
 from __future__ import annotations
@@ -21,45 +21,45 @@ from torch.utils.checkpoint import checkpoint
 from mmsa_dist.data.batch import MoleculeBatch
 
 Modality = Literal["graph", "coordinates", "picture"]
-"""What a batch may show of a molecule: its atoms and bonds, a conformer, a depiction."""
+"""What a batch may hold of a molecule: its atoms and bonds, a conformer, a picture."""
 
 
 class Encoder(nn.Module, ABC):
     """Turns one modality of a batch of B molecules into B vectors of `width` numbers.
 
-    Every rank calls the same modules in the same order, whatever its batch holds, and reads a parameter only in the
+    Every rank must call the same modules in the same order, whatever its batch holds, and read a parameter only in the
     forward pass of the module that owns it: ZeRO 3 gathers parameters when their module is called.
     """
 
     reads: ClassVar[frozenset[Modality]]
-    """The modalities that `forward` needs. Pictures are drawn, and conformers made of SMILES, only where an encoder
-    reads them; atoms and bonds are in every batch, so that an encoder of coordinates need not add ``graph``."""
+    """The modalities that `forward` needs. Pictures are drawn, and conformers made from SMILES, only if an encoder
+    reads them; atoms and bonds are in every batch, so an encoder of coordinates need not add ``graph``."""
     width: int
     """Of the vectors that `forward` returns."""
     recompute: Literal["no", "yes", "reentrant"] = "no"
-    """Whether `block` keeps only its inputs and computes its inside again in the backward pass; ``reentrant`` does so
-    by a backward pass within, which ZeRO 3 needs to gather parameters for both passes."""
+    """Whether `block` keeps only its inputs and recomputes its activations in the backward pass; ``reentrant`` does so
+    by a nested backward pass, which ZeRO 3 needs to gather parameters for both passes."""
 
     def block(self, function: Callable[..., Tensor], *inputs: Any) -> Tensor:
-        """Returns ``function(*inputs)``: a part of the encoder that may be computed twice to save its activations.
+        """Returns ``function(*inputs)``, a part of the encoder that is recomputed as `recompute` says.
 
-        Random numbers are drawn alike both times, and running statistics are updated the first time only.
+        Both passes draw the same random numbers; running statistics are updated in the first only.
 
         Args:
             function: a module, or a method that calls modules; it must not change its inputs.
-            inputs: tensors, and anything else.
+            inputs: tensors and any other values.
         """
         if self.recompute == "no" or not torch.is_grad_enabled():
             return function(*inputs)
-        passes = partial(_passes, self)
+        contexts = partial(_checkpoint_contexts, self)
 
         def run(*inputs: Any) -> Tensor:
-            # The first pass is without a graph.
+            # The first pass builds no graph.
             with without_statistics(self) if torch.is_grad_enabled() else nullcontext():
                 return function(*inputs)
 
         result: Tensor = (
-            checkpoint(function, *inputs, use_reentrant=False, context_fn=passes)
+            checkpoint(function, *inputs, use_reentrant=False, context_fn=contexts)
             if self.recompute == "yes"
             else checkpoint(run, *inputs, use_reentrant=True)
         )
@@ -67,7 +67,7 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: MoleculeBatch) -> Tensor:
-        """Returns (B, width); rows of molecules that `present` denies are finite but mean nothing."""
+        """Returns (B, width); the rows of molecules without the modality are finite but meaningless."""
 
     @abstractmethod
     def present(self, batch: MoleculeBatch) -> Tensor:
@@ -75,7 +75,7 @@ class Encoder(nn.Module, ABC):
 
 
 class AtomEncoder(Encoder):
-    """An encoder that has a vector for each atom: what the loss of masked atoms needs."""
+    """An encoder with a vector for each atom, which the masked-atom loss needs."""
 
     atom_width: int
     """D, of the vectors that `encode_atoms` returns."""
@@ -85,19 +85,19 @@ class AtomEncoder(Encoder):
         """Returns (A, D): atom vectors before pooling.
 
         Args:
-            batch: gives the bonds.
+            batch: provides the bonds.
             atoms_A9: (A, 9) uint8: `batch.atoms_A9`, or a copy in which some atomic numbers are
                 `mmsa_dist.encoders.gin.MASK_TOKEN`.
         """
 
 
-def _passes(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+def _checkpoint_contexts(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     return nullcontext(), without_statistics(module)
 
 
 @contextmanager
 def without_statistics(module: nn.Module) -> Iterator[None]:
-    """Batch norms of `module` leave their running statistics and their count as they are."""
+    """Freezes the running statistics and batch counts of the batch norms of `module` within the context."""
     norms = [norm for norm in module.modules() if isinstance(norm, _NormBase)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
@@ -117,7 +117,7 @@ def register(name: str) -> Callable[[_E], _E]:
     """Registers an encoder class under `name`.
 
     Raises:
-        ValueError: the name is taken, or the class does not say what it reads.
+        ValueError: the name is taken, or the class does not declare what it reads.
     """
 
     def add(cls: _E) -> _E:
@@ -147,10 +147,10 @@ def encoder_class(name: str) -> type[Encoder]:
 
 
 def modalities_of(names: Iterable[str]) -> frozenset[Modality]:
-    """Returns what the encoders registered under `names` read, all together; errors as `encoder_class`."""
+    """Returns all modalities that the encoders registered under `names` read; raises as `encoder_class`."""
     return frozenset(modality for name in names for modality in encoder_class(name).reads)
 
 
 def build_encoder(name: str, options: dict[str, object]) -> Encoder:
-    """Builds the encoder registered under `name` with its keyword `options`; errors as `encoder_class`."""
+    """Builds the encoder registered under `name` with keyword arguments `options`; raises as `encoder_class`."""
     return encoder_class(name)(**options)

@@ -1,4 +1,4 @@
-"""The 3D encoder: ComENet, written from the formulas of Wang et al. 2022 (arXiv 2206.08515).
+"""The 3D encoder: ComENet, from the formulas of Wang et al. 2022 (arXiv 2206.08515).
 
 B molecules, A atoms of molecules with coordinates, P directed edges j → i, D hidden width, F features of an
 edge, L orders of Bessel functions and N zeros of each.
@@ -33,13 +33,12 @@ class ComENet(Encoder):
 
     x = swish(Emb(Z)); `layers` times `InteractionBlock`; 3 × swish(Linear), Linear, sum over atoms.
 
-    The result does not change when a molecule is rotated or moved. It does change when a molecule without a
-    mirror plane is mirrored: θ and τ (which enters through cos τ) are the same in the mirror, but φ changes
-    its sign and enters through sin φ. Enantiomers thus have different vectors; a planar molecule is its own
-    mirror image.
+    The result is invariant to rotation and translation, but not to reflection of a molecule without a mirror plane: θ
+    and cos τ, through which τ enters, do not change, but φ changes its sign and enters through sin φ. Enantiomers thus
+    have different vectors; a planar molecule is its own mirror image.
 
-    Atoms at exactly equal distances from a third are told apart by their order, so that invariance to the
-    order of atoms holds for conformers in general position, not for ideal polyhedra.
+    Ties between atoms at exactly equal distances from a third are broken by the order of atoms, so that invariance to
+    that order holds for conformers in general position, not for ideal polyhedra.
     """
 
     reads = frozenset({"coordinates"})
@@ -58,10 +57,10 @@ class ComENet(Encoder):
         Args:
             layers: number of interaction blocks.
             hidden: D of atom vectors and of the result.
-            middle: width between the two linear maps that make an edge's weights of its features.
+            middle: width between the two linear maps from an edge's features to its weights.
             radial: N, zeros of each spherical Bessel function.
             spherical: L, orders l of Bessel functions and harmonics.
-            cutoff: Å, of the radius graph.
+            cutoff: of the radius graph, Å.
         """
         super().__init__()
         self.width = hidden
@@ -77,7 +76,7 @@ class ComENet(Encoder):
 
     def forward(self, batch: MoleculeBatch) -> Tensor:
         """Returns (B, width): the sum over a molecule's atoms; zero for molecules without coordinates."""
-        # Only atoms with coordinates go on: the NaN of the others reaches neither values nor gradients.
+        # Only atoms with coordinates are kept, so that NaN reaches neither values nor gradients.
         molecule_A = batch.molecule_of_atom_A
         kept_A = batch.has_xyz_B[molecule_A]
         molecule_A = molecule_A[kept_A]
@@ -106,7 +105,7 @@ class EdgeBasis(nn.Module):
     def __init__(self, radial: int, spherical: int, cutoff: float) -> None:
         super().__init__()
         self.spherical, self.cutoff = spherical, cutoff
-        with torch.device("cpu"):  # numbers, also where the model is laid out on the meta device
+        with torch.device("cpu"):  # real values, even if the model is built on the meta device
             zeros_LN = bessel_zeros(spherical, radial)
             scale_LN = torch.stack(
                 [2**0.5 / spherical_bessel(order + 1, zeros_N).abs() for order, zeros_N in enumerate(zeros_LN)]
@@ -125,7 +124,7 @@ class EdgeBasis(nn.Module):
         for order, radial_NP in enumerate(self.radial_functions(graph.distance_P)):
             angular.append((radial_NP[:, None] * harmonics[order]).flatten(0, 1))
             dihedral.append(radial_NP * zonal[order])
-        return _both_ways(graph, torch.cat(angular)), _both_ways(graph, torch.cat(dihedral))
+        return _with_reverse(graph, torch.cat(angular)), _with_reverse(graph, torch.cat(dihedral))
 
     def radial_functions(self, distance_P: Tensor) -> list[Tensor]:
         """Returns for each l the scaled j_l(z_ln d/c), (N, P), for distances d in Å."""
@@ -141,7 +140,7 @@ class EdgeBasis(nn.Module):
 
 
 class InteractionBlock(nn.Module):
-    """One layer of message passing, along F1 and F2 side by side.
+    """One layer of message passing, along F1 and F2 in parallel.
 
     x = swish(W x); h_k = swish(W_k·EdgeConv_k(x)); h = W_cat[h_1 ‖ h_2] + x; 3 × h = swish(W h) + h;
     x = W_f GraphNorm(h).
@@ -156,7 +155,7 @@ class InteractionBlock(nn.Module):
         self.dihedral_linear = Linear(hidden, hidden)
         self.join = Linear(2 * hidden, hidden)
         self.residuals = nn.ModuleList(Linear(hidden, hidden) for _ in range(3))
-        from torch_geometric.nn.norm import GraphNorm  # here, for it takes as long to import as torch
+        from torch_geometric.nn.norm import GraphNorm  # here, because it takes as long to import as torch
 
         self.norm = GraphNorm(hidden)
         self.outward = Linear(hidden, hidden)
@@ -177,13 +176,13 @@ class InteractionBlock(nn.Module):
         h_AD = self.join(h_AD) + x_AD
         for residual in self.residuals:
             h_AD = silu(residual(h_AD)) + h_AD
-        # Variances of a molecule's atoms want more than the 8 bits of bfloat16.
+        # Variances over a molecule's atoms need more than the 8 bits of bfloat16.
         wide_AD = h_AD.to(torch.promote_types(h_AD.dtype, torch.float32))
         return self.outward(self.norm(wide_AD, molecule_A, num_molecules).to(h_AD.dtype))
 
 
 class EdgeConv(nn.Module):
-    """Σ_j w_ij ⊙ x_j + W_root x_i, with the weights w_ij a linear map F → middle → D of the edge's features."""
+    """Σ_j w_ij ⊙ x_j + W_root x_i, where linear maps F → middle → D turn an edge's features into w_ij."""
 
     def __init__(self, hidden: int, middle: int, features: int) -> None:
         super().__init__()
@@ -193,11 +192,11 @@ class EdgeConv(nn.Module):
 
     def forward(self, x_AD: Tensor, edges: EdgeFeatures) -> Tensor:
         """Returns (A, D)."""
-        # Two linear maps in a row are one: their values at the unit vectors are its weights.
+        # Two successive linear maps are one, whose weights are its values at the unit vectors.
         unit_FF = torch.eye(self.narrow.in_features, dtype=x_AD.dtype, device=x_AD.device)
         weight_DF = self.widen(self.narrow(unit_FF)).T
         return edge_convolution(x_AD, edges, weight_DF) + self.root(x_AD)
 
 
-def _both_ways(graph: RadiusGraph, feature_FP: Tensor) -> EdgeFeatures:
+def _with_reverse(graph: RadiusGraph, feature_FP: Tensor) -> EdgeFeatures:
     return EdgeFeatures(graph.sender_P, graph.ptr, feature_FP, feature_FP.detach().index_select(1, graph.reverse_P))

@@ -1,4 +1,4 @@
-"""Dropout, fast on CPUs too: there, drawing one number for each element takes longer than the layer around it."""
+"""Dropout that is fast on CPUs, where drawing a number for each element takes longer than the layer around it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_LEVELS = 256  # a byte of randomness for an element
+_LEVELS = 256  # one random byte per element
 
 
 class Dropout(nn.Module):
     """Sets each element to zero with probability `p`, and scales the others by 1 / (1 - p) (Srivastava et al. 2014).
 
-    On CPUs `p` is rounded to a 256th, 1/2 being exact.
+    On CPUs `p` is rounded to a multiple of 1/256, so 1/2 is exact.
     """
 
     def __init__(self, p: float) -> None:
@@ -20,7 +20,7 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns `x` with elements dropped while training, and `x` itself otherwise."""
+        """Returns `x` with elements dropped in training mode, and `x` itself otherwise."""
         if not self.training or self.p == 0:
             return x
         if x.device.type != "cpu":

@@ -1,13 +1,13 @@
-"""Convolution over edges whose weights are linear in the edges' features, without a row of numbers per edge.
+"""Convolution over edges whose weights are linear in the edges' features, without a vector per edge.
 
-Written out, out_i = Σ_j (W f_ij) ⊙ x_j takes two (edges, width) tensors forward and keeps them for the
-backward pass. As W is the same for all edges it comes out of the sum,
+Evaluated directly, out_i = Σ_j (W f_ij) ⊙ x_j takes two (edges, width) tensors and keeps them for the backward
+pass. As W is the same for all edges, it can be taken out of the sum,
 
     out_i = Σ_k W_k ⊙ (S_k x)_i,     S_k[i, j] = feature k of the edge j → i,
 
-so one weighted gather-and-add per feature is all, and the backward pass is the same with S_k transposed. On
-one core it is four times as fast as the first form, and memory is that of the atoms alone. Both passes are operators of
-their own, which `torch.compile` does not look into.
+which leaves one weighted gather-and-add per feature; the backward pass is the same with S_k transposed. On one core
+this is four times as fast, and memory is that of the atoms alone. Both passes are registered as operators, which
+`torch.compile` does not trace.
 
 A atoms, P directed edges j → i, D width, F features of an edge.
 """
@@ -25,9 +25,9 @@ from mmsa_dist.runtime.operators import operator, refuse_derivative
 
 @dataclass(frozen=True)
 class EdgeFeatures:
-    """Features of the edges of an undirected graph, in the order of receivers and in that of senders.
+    """Features of the edges of an undirected graph, in both directions.
 
-    As every edge has its reverse, `sender_P` and `ptr` describe the transposed graph too.
+    Since every edge has its reverse, `sender_P` and `ptr` describe the transposed graph too.
     """
 
     sender_P: Tensor
@@ -43,7 +43,7 @@ class EdgeFeatures:
 def edge_convolution(x_AD: Tensor, edges: EdgeFeatures, weight_DF: Tensor) -> Tensor:
     """Returns out_i = Σ_j (W f_ij) ⊙ x_j, (A, D) in the precision of `x_AD`.
 
-    Sums are taken in float32 or better, and in a fixed order.
+    Sums are computed in float32 or wider and in a fixed order.
 
     Args:
         x_AD: (A, D) atom vectors.
@@ -81,7 +81,7 @@ def _(x_AD: Tensor, feature_FP: Tensor, weight_DF: Tensor, reverse_FP: Tensor, s
 def _gradients(
     grad_AD: Tensor, x_AD: Tensor, weight_DF: Tensor, reverse_FP: Tensor, sender_P: Tensor, ptr: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Of `x_AD` and `weight_DF`."""
+    """Returns the gradients of `x_AD` and `weight_DF`."""
     grad_x_AD, grad_weight_DF = torch.zeros_like(x_AD), torch.empty_like(weight_DF)
     grad_AD = grad_AD.contiguous()
     for k, (reverse_P, weight_D) in enumerate(zip(reverse_FP, weight_DF.unbind(dim=1), strict=True)):
@@ -98,23 +98,23 @@ def _(
     return torch.empty_like(x_AD), torch.empty_like(weight_DF)
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     x_AD, _, weight_DF, reverse_FP, sender_P, ptr = inputs
     ctx.save_for_backward(x_AD, weight_DF, reverse_FP, sender_P, ptr)
 
 
 def _backward(ctx: Any, grad_AD: Tensor) -> tuple[Tensor | None, ...]:
-    saved = ctx.saved_tensors  # to be asked for once only, where activations are computed again
+    saved = ctx.saved_tensors  # read only once, as activation checkpointing demands
     grad_x_AD, grad_weight_DF = torch.ops.mmsa_dist.edge_convolution_gradients(grad_AD, *saved)
     grad_feature_FP = None
-    if ctx.needs_input_grad[1]:  # only where someone asks for forces
+    if ctx.needs_input_grad[1]:  # only if forces are wanted
         x_AD, weight_DF, _, sender_P, ptr = saved
         receiver_P = torch.repeat_interleave(ptr.diff(), output_size=sender_P.shape[0])
         grad_feature_FP = weight_DF.T @ (grad_AD[receiver_P] * x_AD[sender_P]).T
     return grad_x_AD, grad_feature_FP, grad_weight_DF, None, None, None
 
 
-torch.library.register_autograd("mmsa_dist::edge_convolution", _backward, setup_context=_keep)
+torch.library.register_autograd("mmsa_dist::edge_convolution", _backward, setup_context=_setup_context)
 refuse_derivative("mmsa_dist::edge_convolution_gradients")
 
 

@@ -1,7 +1,7 @@
-"""Edges of the radius graph and the distance and three angles by which ComENet describes them.
+"""The radius graph, and the distance and three angles by which ComENet describes each edge.
 
-The formulas are those of Wang et al. 2022, arXiv 2206.08515: with one distance and three angles an edge, read
-off reference atoms within one hop, the geometry is complete. B molecules, A atoms, P directed edges j → i.
+The formulas are those of Wang et al. 2022, arXiv 2206.08515: one distance and three angles per edge, measured at
+reference atoms within one hop, determine the geometry. B molecules, A atoms, P directed edges j → i.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mmsa_dist.encoders.sparse_sum import segment_ptr
 
-# Sine of the angle below which two directions count as one line. Rounding of float32 coordinates moves a
-# plane's normal by about 1e-6 / sine, so that past this the angle about the line is good to 0.01 radian.
+# Sine of the angle below which two directions count as collinear. Rounding of float32 coordinates tilts a
+# plane's normal by about 1e-6 / sine, so above this the angle about the line is accurate to 0.01 radian.
 _COLLINEAR = 1e-4
 
 
@@ -36,25 +36,25 @@ class RadiusGraph:
 
 @dataclass(frozen=True)
 class EdgeAngles:
-    """Angles of each edge j → i, radians; zero where geometry leaves an angle open.
+    """Angles of each edge j → i, radians; zero where an angle is undefined.
 
     With a = r_i − r_j, n0(i) and n1(i) the nearest and second nearest neighbour of i, n(i) = n0(i), or n1(i)
-    where n0(i) is j, and n(j) likewise but never i:
+    if n0(i) is j, and n(j) likewise but never i:
     """
 
     theta_P: Tensor
     """(P,) in [0, π]: between a and r_n(i) − r_i."""
     phi_P: Tensor
-    """(P,) in (−π, π]: from the plane of a and n0(i) to that of a and n1(i), right-handed about a; zero where
-    j is one of the two."""
+    """(P,) in (−π, π]: from the plane of a and n0(i) to that of a and n1(i), right-handed about a; zero if j
+    is one of the two."""
     tau_P: Tensor
-    """(P,) in (−π, π]: dihedral n(i)–i–j–n(j), zero where cis."""
+    """(P,) in (−π, π]: dihedral n(i)–i–j–n(j), zero if cis."""
 
 
 def radius_graph(xyz_A3: Tensor, atom_ptr: Tensor, molecule_A: Tensor, cutoff: float) -> RadiusGraph:
     """Returns the pairs of atoms of one molecule that are closer than `cutoff`.
 
-    Takes all pairs within each molecule, and none between two: Σ n² distances for molecules of n atoms.
+    Computes all pairs within molecules and none between them: Σ n² distances for molecules of n atoms.
 
     Args:
         xyz_A3: (A, 3) Å.
@@ -72,7 +72,7 @@ def radius_graph(xyz_A3: Tensor, atom_ptr: Tensor, molecule_A: Tensor, cutoff: f
     distance = _length(xyz_A3[receiver] - xyz_A3[sender])
     near = (distance < cutoff) & (receiver != sender)
     receiver_P, sender_P = receiver[near], sender[near]
-    # The k-th edge in the order of (sender, receiver) is the reverse of the k-th in that of (receiver, sender).
+    # The k-th edge sorted by (sender, receiver) is the reverse of the k-th sorted by (receiver, sender).
     reverse_P = sender_P.argsort(stable=True)
     return RadiusGraph(receiver_P, sender_P, segment_ptr(receiver_P, num_atoms), reverse_P, distance[near])
 
@@ -80,8 +80,8 @@ def radius_graph(xyz_A3: Tensor, atom_ptr: Tensor, molecule_A: Tensor, cutoff: f
 def edge_angles(xyz_A3: Tensor, graph: RadiusGraph) -> EdgeAngles:
     """Returns the angles of every edge; values and gradients are finite wherever the coordinates are.
 
-    An angle is left open, and set to zero, where its reference atom does not exist (an atom with fewer than
-    two neighbours), coincides with the atom itself or lies on the line about which the angle turns.
+    An angle is undefined, and set to zero, where its reference atom does not exist (an atom with fewer than
+    two neighbours), coincides with the atom itself or lies on the axis of the angle.
 
     Args:
         xyz_A3: (A, 3) Å.
@@ -93,20 +93,20 @@ def edge_angles(xyz_A3: Tensor, graph: RadiusGraph) -> EdgeAngles:
     n0, n1 = nearest_A2[i].unbind(dim=1)
     reference_i = torch.where(n0 == j, n1, n0)
     reference_j = torch.where(nearest_A2[j, 0] == i, nearest_A2[j, 1], nearest_A2[j, 0])
-    to_n0, to_n1 = _arm(xyz_A3, i, n0), _arm(xyz_A3, i, n1)
-    to_reference_i, to_reference_j = _arm(xyz_A3, i, reference_i), _arm(xyz_A3, j, reference_j)
+    to_n0, to_n1 = _vectors(xyz_A3, i, n0), _vectors(xyz_A3, i, n1)
+    to_reference_i, to_reference_j = _vectors(xyz_A3, i, reference_i), _vectors(xyz_A3, j, reference_j)
 
     theta = _angle(_length(_cross(axis, to_reference_i)), _dot(axis, to_reference_i))
     phi = _angle_about(axis, to_n0, to_n1).masked_fill((n0 == j) | (n1 == j), 0.0)
-    # IUPAC's sign of a dihedral is right-handed about the bond looked along from i to j.
+    # By IUPAC's convention the sign of a dihedral is right-handed about the bond, seen from i to j.
     tau = _angle_about(-axis, to_reference_i, to_reference_j)
     return EdgeAngles(theta, phi, tau)
 
 
 def _two_nearest(graph: RadiusGraph) -> Tensor:
-    """Returns (A, 2) int64: nearest and second nearest neighbour of each atom, -1 where there is none.
+    """Returns (A, 2) int64: nearest and second nearest neighbour of each atom, -1 if there is none.
 
-    Of neighbours at exactly the same distance the first in the order of atoms wins.
+    Among neighbours at exactly the same distance, the first in the order of atoms wins.
     """
     by_distance = graph.distance_P.detach().argsort(stable=True)
     by_receiver = by_distance[graph.receiver_P[by_distance].argsort(stable=True)]
@@ -115,14 +115,14 @@ def _two_nearest(graph: RadiusGraph) -> Tensor:
     return sender_sorted[place_A2].masked_fill(place_A2 >= graph.ptr[1:, None], -1)
 
 
-def _arm(xyz_A3: Tensor, atom_P: Tensor, other_P: Tensor) -> Tensor:
+def _vectors(xyz_A3: Tensor, atom_P: Tensor, other_P: Tensor) -> Tensor:
     """Returns the vectors (P, 3) from atoms to others, zero where the other is missing (-1)."""
-    arm_P3 = xyz_A3[other_P.clamp(min=0)] - xyz_A3[atom_P]
-    return arm_P3.masked_fill((other_P < 0)[:, None], 0.0)
+    vector_P3 = xyz_A3[other_P.clamp(min=0)] - xyz_A3[atom_P]
+    return vector_P3.masked_fill((other_P < 0)[:, None], 0.0)
 
 
 def _angle_about(axis_P3: Tensor, p_P3: Tensor, q_P3: Tensor) -> Tensor:
-    """Returns the angle from p to q seen along `axis`, right-handed; zero where p or q is on the axis."""
+    """Returns the right-handed angle from p to q about `axis`; zero where p or q is on the axis."""
     normal_p, normal_q = _cross(axis_P3, p_P3), _cross(axis_P3, q_P3)
     sine = _length(axis_P3) * _dot(axis_P3, _cross(p_P3, q_P3))
     limit_P = _COLLINEAR**2 * _dot(axis_P3, axis_P3)
@@ -134,8 +134,8 @@ def _angle_about(axis_P3: Tensor, p_P3: Tensor, q_P3: Tensor) -> Tensor:
 
 def _angle(sine: Tensor, cosine: Tensor) -> Tensor:
     """Returns atan2, but zero with zero gradient where both are zero."""
-    open_ = (sine == 0) & (cosine == 0)
-    return torch.atan2(sine, cosine.masked_fill(open_, 1.0))
+    undefined = (sine == 0) & (cosine == 0)
+    return torch.atan2(sine, cosine.masked_fill(undefined, 1.0))
 
 
 def _length(v_P3: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from mmsa_dist.encoders.base import Encoder, register
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Of RGB in [0, 1]: what published ResNet weights were trained with."""
+"""Of RGB in [0, 1], as published ResNet weights were trained."""
 
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
@@ -29,11 +29,10 @@ class ResNet(Encoder):
     """ResNet-18 or ResNet-34 up to its average pooling, for uint8 pictures of any size from 32 px.
 
     Parameters and buffers have the names and shapes of torchvision's ``resnet18`` and ``resnet34`` (with 64
-    channels and batch norm): their weights load strictly
-    once ``fc.weight`` and ``fc.bias``, which this encoder does not have, are dropped. Pictures are normalised
-    on the device with ImageNet's mean and standard deviation, and everything runs channels-last. The weights
-    themselves stay in torch's own order: DeepSpeed sends them to the other ranks as bytes, which it cannot do
-    with permuted strides.
+    channels and batch norm): their weights load strictly once ``fc.weight`` and ``fc.bias``, which this encoder
+    does not have, are dropped. Pictures are normalized on the device with ImageNet's mean and standard deviation,
+    and activations are channels-last. The weights stay in torch's default layout, because DeepSpeed broadcasts
+    them as bytes, which it cannot do with permuted strides.
     """
 
     reads = frozenset({"picture"})
@@ -46,14 +45,14 @@ class ResNet(Encoder):
         """Builds the encoder.
 
         Args:
-            layers: 18 or 34, as the published nets are called.
-            channels: of the first stage; each of the three after it has twice as many, and `width` is the last's.
+            layers: 18 or 34, as in the names of the published networks.
+            channels: of the first stage; each of the other three doubles them, and `width` is that of the last.
             norm: ``batch``, over the pictures of this rank's batch; ``group``, over 32 groups of the channels of one
-                picture (Wu and He 2018, arXiv 1803.08494), with which a vector does not depend on what else is in
-                the batch, in training too.
+                picture (Wu and He 2018, arXiv 1803.08494), so that a vector does not depend on the rest of the
+                batch, even in training.
 
         Raises:
-            ValueError: there is no such net, or `channels` cannot be grouped.
+            ValueError: there is no such network, or `channels` cannot be grouped.
         """
         super().__init__()
         if layers not in _BLOCKS:
@@ -78,11 +77,11 @@ class ResNet(Encoder):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, batch: MoleculeBatch) -> Tensor:
-        """Returns (B, width); zero for molecules without a picture, which enter no batch statistics either."""
+        """Returns (B, width); zero for molecules without a picture, which do not enter batch statistics."""
         present_B = self.present(batch)
         pictures_P3HW = None if batch.picture_B3HW is None else batch.picture_B3HW[present_B]
         if pictures_P3HW is None or len(pictures_P3HW) == 0:
-            return self._nothing().expand(len(batch), -1)
+            return self._zeros().expand(len(batch), -1)
         features_PD = self.encode_pictures(pictures_P3HW)
         features_BD = features_PD.new_zeros(len(batch), self.width)
         return features_BD.index_put((present_B,), features_PD)
@@ -97,20 +96,20 @@ class ResNet(Encoder):
                 x = self.block(block, x)
         return x.mean(dim=(2, 3))
 
-    def _nothing(self) -> Tensor:
+    def _zeros(self) -> Tensor:
         """Returns (1, width) zeros that depend on every parameter, through every module.
 
-        So a rank without any picture joins in the others' collectives: the gradients' sums, and at ZeRO 3 the
-        gathering of each module's parameters. Statistics stay as they are.
+        A rank without pictures thus takes part in the collectives: the reduction of gradients and, at ZeRO 3, the
+        gathering of each module's parameters. Running statistics do not change.
         """
         training, recompute = self.training, self.recompute
         self.eval()
-        self.recompute = "no"  # the second pass would find the module in training mode
+        self.recompute = "no"  # recomputation would find the module in training mode
         white_13HW = self.mean_3.new_full((1, 3, 32, 32), 255).to(torch.uint8)
-        nothing_1D = self.encode_pictures(white_13HW) * 0.0
+        zeros_1D = self.encode_pictures(white_13HW) * 0.0
         self.train(training)
         self.recompute = recompute
-        return nothing_1D
+        return zeros_1D
 
     def present(self, batch: MoleculeBatch) -> Tensor:
         """Returns (B,) bool: the molecules that have a picture."""
@@ -118,7 +117,7 @@ class ResNet(Encoder):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut: relu(x + f(x)), the shortcut a 1x1 convolution where shapes differ."""
+    """Two 3x3 convolutions and a shortcut: relu(x + f(x)); the shortcut is a 1x1 convolution if shapes differ."""
 
     def __init__(self, channels_in: int, channels: int, stride: int, norm: _NormMaker) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""Sums of rows by a sparse zero-one matrix: the one primitive of pooling and message passing.
+"""Sums of rows by a sparse 0/1 matrix: the primitive of pooling and message passing.
 
-`torch.embedding_bag` gathers and adds in one pass, without an (edges, width) tensor between, and adds in a
-fixed order: the same bits every time, on CPU and GPU, forward and backward. On one core it takes a sixth of
-the time of `index_add` and `scatter_add`. The sum is an operator of its own, which `torch.compile` does not look into.
+`torch.embedding_bag` gathers and adds in one pass, without an intermediate (edges, width) tensor and in a fixed
+order, so results are bitwise reproducible on CPU and GPU, forward and backward. On one core it takes a sixth of the
+time of `index_add` and `scatter_add`. The sum is registered as an operator, which `torch.compile` does not trace.
 
 S segments, N rows, Z ones of the matrix, D width.
 """
@@ -20,7 +20,7 @@ from mmsa_dist.runtime.operators import operator
 
 @dataclass(frozen=True)
 class SparseSum:
-    """An S x N zero-one matrix with Z ones in compressed rows, and its transpose for the backward pass."""
+    """An S x N 0/1 matrix with Z ones in compressed rows (CSR), and its transpose for the backward pass."""
 
     column_Z: Tensor
     """(Z,) int64: columns of the ones, row by row."""
@@ -40,7 +40,7 @@ class SparseSum:
 
 
 def sum_of_segments(ptr: Tensor, segment_N: Tensor) -> SparseSum:
-    """Returns the sum over each of the segments of consecutive rows.
+    """Returns the sums over segments of consecutive rows.
 
     Args:
         ptr: (S + 1,) int64: segment s is rows ptr[s]:ptr[s + 1].
@@ -58,7 +58,7 @@ def segment_ptr(segment_N: Tensor, num_segments: int) -> Tensor:
 def sum_rows(x_ND: Tensor, column_Z: Tensor, ptr: Tensor) -> Tensor:
     """Returns (S, D): row s is the sum of the rows ``column_Z[ptr[s]:ptr[s + 1]]`` of `x_ND`.
 
-    For values that need no gradient; `SparseSum` has one.
+    For values that need no gradient; otherwise use `SparseSum`.
     """
     return torch.embedding_bag(x_ND.contiguous(), column_Z, ptr, mode=0, include_last_offset=True)[0]
 
@@ -75,7 +75,7 @@ def _(x_ND: Tensor, column_Z: Tensor, ptr: Tensor, transposed_column_Z: Tensor, 
     return x_ND.new_empty(ptr.shape[0] - 1, x_ND.shape[1])
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[1:])
 
 
@@ -85,4 +85,4 @@ def _backward(ctx: Any, grad_SD: Tensor) -> tuple[Tensor | None, ...]:
     return grad_ND, None, None, None, None
 
 
-torch.library.register_autograd("mmsa_dist::sparse_sum", _backward, setup_context=_keep)
+torch.library.register_autograd("mmsa_dist::sparse_sum", _backward, setup_context=_setup_context)

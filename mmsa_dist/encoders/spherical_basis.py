@@ -1,4 +1,4 @@
-"""Spherical Bessel functions and real spherical harmonics, the basis in which ComENet sees an edge.
+"""Spherical Bessel functions and real spherical harmonics, the basis in which ComENet expands an edge.
 
 L orders l = 0..L-1, N zeros n = 1..N, any leading shape `...`.
 """
@@ -14,14 +14,14 @@ from torch import Tensor
 def bessel_zeros(orders: int, count: int) -> Tensor:
     """Returns (orders, count) float64: the first positive zeros z_ln of the spherical Bessel functions j_l.
 
-    Those of j_0 = sin(x)/x are n·π; those of j_l lie one each between two neighbours of j_{l-1}, by bisection.
+    Those of j_0 = sin(x)/x are n·π; bisection finds the zero of j_l between two successive ones of j_{l-1}.
     """
     zeros = torch.arange(1, count + orders, dtype=torch.float64) * math.pi
     rows = [zeros[:count]]
     for order in range(1, orders):
         low, high = zeros[:-1].clone(), zeros[1:].clone()
         sign_low = spherical_bessel(order, low).sign()
-        for _ in range(64):  # past the 53 bits of a float64
+        for _ in range(64):  # more than the 53 bits of a float64
             middle = (low + high) / 2
             left = spherical_bessel(order, middle).sign() == sign_low
             low, high = torch.where(left, middle, low), torch.where(left, high, middle)
@@ -34,7 +34,7 @@ def spherical_bessel(order: int, x: Tensor) -> Tensor:
     """Returns j_l(x), l = `order`, for x ≥ 0, in the shape and precision of `x`.
 
     j_0 = sin x / x, j_1 = (j_0 − cos x)/x, j_{l+1} = (2l + 1) j_l / x − j_{l−1}. Near zero, where that
-    recurrence loses its digits, the power series x^l/(2l + 1)!! · (1 − x²/2/(2l + 3) + ...) takes over.
+    recurrence loses precision, the power series x^l/(2l + 1)!! · (1 − x²/2/(2l + 3) + ...) is used.
     """
     near = x < (order + 1) / 2
     beyond = torch.where(near, 1.0, x)  # keeps the gradient of the branch not taken finite

@@ -1,4 +1,4 @@
-"""How well the codes of modalities agree, as meters: retrieval, alignment and uniformity.
+"""Metrics of how well the codes of modalities agree: retrieval, alignment and uniformity.
 
 B molecules, P of them that have both modalities of a pair, D width.
 """
@@ -16,17 +16,17 @@ from mmsa_dist.losses.contrast import unit
 
 @torch.no_grad()
 def retrieval_at_1(codes: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
-    """Returns how often a molecule is found by its own code of another modality among the B of this rank.
+    """Returns how often a code retrieves its molecule's code of another modality among the B of this rank.
 
-    The share of hits at rank 1 by cosine, meaned over ordered pairs of modalities that some molecule here has
-    both of; chance is one over the number of molecules that have both.
+    The share of hits at rank 1 by cosine, averaged over ordered pairs of modalities that some molecule here has
+    both of; chance is 1 / the number of molecules that have both.
 
     Args:
         codes: by modality, (B, D).
         present: by modality, (B,) bool; a molecule that lacks one of the two is neither query nor candidate.
 
     Returns:
-        () float32 in [0, 1]; NaN where no molecule has two modalities: nothing was measured.
+        () float32 in [0, 1]; NaN if no molecule has two modalities.
     """
     shares = []
     for query, target in permutations(codes, 2):
@@ -41,14 +41,14 @@ def retrieval_at_1(codes: Mapping[str, Tensor], present: Mapping[str, Tensor]) -
 
 @torch.no_grad()
 def alignment(codes: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
-    """Returns the mean squared distance of two unit codes of one molecule (Wang and Isola 2020); 0 is perfect.
+    """Returns the mean squared distance between two unit codes of a molecule (Wang and Isola 2020); 0 is perfect.
 
     Args:
         codes: by modality, (B, D).
         present: by modality, (B,) bool.
 
     Returns:
-        () float32 in [0, 4], over all pairs of modalities and molecules that have both; NaN where there is none.
+        () float32 in [0, 4], over all pairs of modalities and molecules that have both; NaN if there is none.
     """
     distances = []
     for one, other in combinations(codes, 2):
@@ -60,16 +60,16 @@ def alignment(codes: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Ten
 
 @torch.no_grad()
 def uniformity(codes: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
-    """Returns log mean exp(−2 d²) over pairs of molecules (Wang and Isola 2020), meaned over modalities.
+    """Returns log mean exp(−2 d²) over pairs of molecules (Wang and Isola 2020), averaged over modalities.
 
-    0 where all codes are one; about −4 where they fill the sphere.
+    0 if all codes are equal; about −4 if they fill the sphere.
 
     Args:
         codes: by modality, (B, D).
         present: by modality, (B,) bool.
 
     Returns:
-        () float32, at most 0; NaN where no modality has two molecules.
+        () float32, at most 0; NaN if no modality has two molecules.
     """
     values = []
     for name, code_BD in codes.items():

@@ -1,6 +1,6 @@
 """Prediction of a molecule's descriptors: logP, polar surface, charges, counts of rings and the like.
 
-The targets are computed, not measured, and hang on the 2D graph alone; the idea is that of KPGT (Li et al. 2023) and
+The targets are computed, not measured, and depend on the 2D graph alone, as in KPGT (Li et al. 2023) and
 CheMeleon (Burns et al. 2025). B molecules, N molecules to measure the scale on, F descriptors,
 D width.
 """
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 FARTHEST = 5.0
-"""Standard deviations from the mean at which targets are cut off: some descriptors have far outliers."""
+"""Standard deviations from the mean at which targets are clipped: some descriptors have extreme outliers."""
 
 
 class DescriptorScale(NamedTuple):
@@ -23,14 +23,14 @@ class DescriptorScale(NamedTuple):
 
 
 class DescriptorLoss(nn.Module):
-    """How far what is predicted linearly from a molecule's vector is from its descriptors."""
+    """Loss of a linear prediction of the descriptors from a molecule's vector."""
 
     def __init__(self, width: int, scale: DescriptorScale) -> None:
         """Builds the head.
 
         Args:
             width: D of the molecules' vectors.
-            scale: that of the molecules trained on; kept with the weights.
+            scale: of the training molecules; saved with the weights.
         """
         super().__init__()
         self.head = nn.Linear(width, len(scale.mean_F))
@@ -40,14 +40,14 @@ class DescriptorLoss(nn.Module):
         self.register_buffer("deviation_F", scale.deviation_F)
 
     def forward(self, x_BD: Tensor, descriptors_BF: Tensor) -> Tensor:
-        """Returns the mean squared error of head(x) against the descriptors in standard deviations, cut at `FARTHEST`.
+        """Returns the mean squared error of head(x) against standardized descriptors, clipped at `FARTHEST`.
 
         Args:
             x_BD: (B, D) vectors.
-            descriptors_BF: (B, F), NaN where there is no value, which counts as no error.
+            descriptors_BF: (B, F), NaN where there is no value, which counts as zero error.
 
         Returns:
-            () float32, to be averaged over ranks, which hold as many molecules each.
+            () float32, to be averaged over ranks, which hold equally many molecules.
         """
         target_BF = ((descriptors_BF - self.mean_F) / self.deviation_F).clamp(-FARTHEST, FARTHEST)
         error_BF = self.head(x_BD).float() - target_BF
@@ -57,7 +57,7 @@ class DescriptorLoss(nn.Module):
 def descriptor_scale(descriptors_NF: Tensor) -> DescriptorScale:
     """Measures the scale on N molecules, (N, F) float32, NaN where there is no value.
 
-    What does not vary gets a deviation of 1, what is nowhere known a mean of 0 as well.
+    A constant descriptor gets a deviation of 1, one without values also a mean of 0.
     """
     known_NF = descriptors_NF.isfinite()
     number_F = known_NF.sum(dim=0).clamp(min=1)

@@ -1,4 +1,4 @@
-"""Masked-atom modelling (AttrMask, Hu et al. 2020, arXiv 1905.12265): which element was here?
+"""Masked-atom modelling (AttrMask, Hu et al. 2020, arXiv 1905.12265): prediction of the elements of masked atoms.
 
 B molecules, A atoms, D width of the atom encoder.
 """
@@ -41,8 +41,8 @@ class MaskedAtomLoss(nn.Module):
         """Masks atoms, encodes them and returns the mean cross entropy over the masked atoms of all ranks.
 
         Args:
-            batch: the molecules as they are.
-            encode_atoms: `GIN.encode_atoms`: the batch and (A, 9) features to (A, D) vectors.
+            batch: the molecules, unmasked.
+            encode_atoms: `AtomEncoder.encode_atoms`: maps the batch and (A, 9) features to (A, D) vectors.
             generator: draws the atoms; on any device, in the same state on every rank.
 
         Returns:
@@ -61,12 +61,12 @@ class MaskedAtomLoss(nn.Module):
 def draw_masked_atoms(batch: MoleculeBatch, rate: float, generator: torch.Generator) -> Tensor:
     """Draws ⌊n·rate⌋ + 1 of the n atoms of every molecule, as upstream does; returns (A,) bool.
 
-    What is drawn of a molecule hangs on its number and on one draw of the generator, not on the batch or the rank.
+    The atoms drawn depend on the molecule's number and one draw of the generator, not on batch or rank.
     """
     molecule_A = batch.molecule_of_atom_A
     place_A = torch.arange(len(molecule_A), device=batch.device) - batch.atom_ptr[molecule_A]
     seed = int(torch.randint(1 << 62, (), generator=generator, device=generator.device))
     chance_A = share_tensor(mix_tensor(mix_tensor(batch.index_B + seed)[molecule_A] + place_A))
-    order_A = (molecule_A + chance_A).argsort()  # shuffles atoms, each within its molecule
+    order_A = (molecule_A + chance_A).argsort()  # shuffles the atoms of each molecule
     quota_A = (batch.atom_ptr.diff() * rate).long()[molecule_A] + 1
     return torch.zeros_like(batch.has_xyz_B[molecule_A]).scatter(0, order_A, place_A < quota_A)

@@ -1,4 +1,4 @@
-"""Alignment of the structure-aware embedding with what the memory makes of it.
+"""Alignment of the structure-aware embedding with its read-out from the memory.
 
 B molecules of this rank, D width.
 """
@@ -14,7 +14,7 @@ from mmsa_dist.losses.contrast import info_nce
 def memory_loss(g_BD: Tensor, readout_BD: Tensor, temperature: float) -> Tensor:
     """Returns L_memory = MSE(g, readout) + InfoNCE(g, readout).
 
-    The squared error alone is zero where all molecules and all anchors are zero; telling a molecule's
+    The squared error alone is zero if all molecules and anchors are zero; discriminating a molecule's
     read-out from those of the others, on all ranks, rules that out.
 
     Args:

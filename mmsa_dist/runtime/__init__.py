@@ -1,1 +1,1 @@
-"""Processes, seeds and the run folder: what a run stands on."""
+"""Process groups, operators, seeds and files that all other parts build on."""

@@ -1,4 +1,4 @@
-"""Collectives that also work in a single process, so that no caller asks whether there is a process group.
+"""Collectives that also work in a single process, so that callers need not check for a process group.
 
 W ranks (the world), B rows of this rank, G = W·B rows of all ranks, D width.
 """
@@ -17,27 +17,27 @@ from torch.nn.modules.batchnorm import _NormBase
 
 
 def is_distributed() -> bool:
-    """Whether a process group of more than one rank is up."""
+    """Returns whether a process group of more than one rank is initialized."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def world_size() -> int:
-    """Number of ranks W; 1 without a process group."""
+    """Returns the number of ranks W; 1 without a process group."""
     return dist.get_world_size() if is_distributed() else 1
 
 
 def rank() -> int:
-    """Number of this rank; 0 without a process group."""
+    """Returns the number of this rank; 0 without a process group."""
     return dist.get_rank() if is_distributed() else 0
 
 
 class RankLost(OSError):
-    """The ranks could not come together, or one of them is gone; the message says what to do."""
+    """The ranks could not connect, or one of them was lost; the message says what to do."""
 
 
 @contextmanager
 def named_when_lost() -> Iterator[None]:
-    """Turns the errors of a process group whose ranks do not find each other into `RankLost`, and no other error."""
+    """Turns errors of the process group about lost or unreachable ranks, and no others, into `RankLost`."""
     try:
         yield
     except RuntimeError as error:  # gloo's errors have no class of their own
@@ -49,13 +49,13 @@ def named_when_lost() -> Iterator[None]:
                 "another with deepspeed's --master_port"
             ) from error
         raise RankLost(
-            f"another rank was lost, as its own output may tell; rank {rank()} ends ({str(error).strip()}). Start the "
-            "same command with --resume; it goes on from the newest checkpoint"
+            f"another rank was lost, as its own output may explain; rank {rank()} exits ({str(error).strip()}). Start "
+            "the same command with --resume to continue from the newest checkpoint"
         ) from error
 
 
 class _GatherWithGradient(torch.autograd.Function):
-    """All-gather whose backward sums the gradients that every rank has for this rank's rows."""
+    """All-gather whose backward pass sums the gradients of all ranks for this rank's rows."""
 
     @staticmethod
     def forward(ctx: Any, x_BD: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class _GatherWithGradient(torch.autograd.Function):
 def gather_with_gradient(x_BD: Tensor) -> Tensor:
     """Concatenates the rows of all ranks, (B, D) -> (W·B, D), in rank order; every rank must hold B rows.
 
-    The backward pass sums over ranks. Where each rank's loss is a mean over its own B rows and gradients are
+    The backward pass sums over ranks. If each rank's loss is a mean over its own B rows and gradients are
     then averaged over ranks, the result is the gradient of the mean over all W·B rows.
     """
     return _GatherWithGradient.apply(x_BD) if is_distributed() else x_BD
@@ -98,7 +98,7 @@ def all_reduce_mean(value: Tensor) -> Tensor:
 
 
 def all_ranks_agree(*flags: bool) -> tuple[bool, ...]:
-    """Which of `flags` hold on every rank; every rank learns the same answer from one small collective."""
+    """Returns which of `flags` hold on every rank, by one small collective."""
     if not is_distributed():
         return flags
     votes = torch.tensor(flags, dtype=torch.int32, device="cuda" if dist.get_backend() == "nccl" else "cpu")
@@ -107,9 +107,9 @@ def all_ranks_agree(*flags: bool) -> tuple[bool, ...]:
 
 
 def average_statistics(module: torch.nn.Module) -> None:
-    """Sets the running statistics of the norms of a module to their mean over the ranks.
+    """Averages the running statistics of the norms of a module over the ranks.
 
-    No other buffer: the mean of equal numbers over three ranks may differ from them in its last bit.
+    No other buffers: the mean of equal numbers over three ranks may differ from them in the last bit.
     """
     if not is_distributed():
         return

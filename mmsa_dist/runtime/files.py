@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and what tells that they are still what was written."""
+"""Atomically written files, their names and their digests."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _CHUNK = 1 << 20  # bytes
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes `text` to `path`, whole or not at all: a failure leaves what was there."""
+    """Writes `text` to `path` atomically: after a failure the old content is still there."""
     with atomic.write_atomically(path) as file:
         file.write(text.encode())
 
 
 def as_file_name(words: str) -> str:
-    """Words as the name of a file: letters and digits in lower case, joined by hyphens; empty where there are none."""
+    """Turns words into a file name: lower-case letters and digits, joined by hyphens; empty if there are none."""
     return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Returns the SHA-256 of a file in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as handle:
         while chunk := handle.read(_CHUNK):

@@ -1,4 +1,4 @@
-"""`torch.nn.Linear` by the faster product on CPUs.
+"""`torch.nn.Linear` with a faster product on CPUs.
 
 N rows, D width of the input.
 """
@@ -11,7 +11,7 @@ from mmsa_dist.runtime.onednn import linear
 
 
 class Linear(nn.Linear):
-    """A drop-in for `torch.nn.Linear`: the same parameters, and the same values but for rounding."""
+    """A drop-in for `torch.nn.Linear`: the same parameters, and the same values except for rounding."""
 
     def forward(self, x_ND: Tensor) -> Tensor:
         """Returns x Wᵀ + b, (N, out) for (N, in)."""
@@ -19,7 +19,7 @@ class Linear(nn.Linear):
 
 
 class LinearReLU(nn.Linear):
-    """`torch.nn.Linear` and the ReLU behind it; in float32 on a CPU in place, without memory of its own."""
+    """`torch.nn.Linear` followed by ReLU, which is in place for float32 on a CPU."""
 
     def forward(self, x_ND: Tensor) -> Tensor:
         """Returns max(x Wᵀ + b, 0), (N, out) for (N, in)."""

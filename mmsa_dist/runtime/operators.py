@@ -1,4 +1,4 @@
-"""Operators that `torch.compile` calls and does not look into."""
+"""Registration of operators that `torch.compile` does not trace."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def operator(name: str) -> Callable[[_Function], _Function]:
-    """Makes a function of tensors, for every kind of device, the operator ``torch.ops.<namespace>.<name>``.
+    """Registers a function of tensors, for all devices, as the operator ``torch.ops.<namespace>.<name>``.
 
-    As `torch.library.custom_op`, but for the checks around it, which import PyTorch's compiler at the first call: 0.8 s
-    before the first vector. The function must neither change nor return what it is given, and one that is given no
-    derivative needs `refuse_derivative`.
+    Like `torch.library.custom_op` without its checks, which import PyTorch's compiler at the first call: 0.8 s before
+    the first vector. The function must neither change nor return its inputs, and needs `refuse_derivative` if it has no
+    derivative.
 
     Args:
         name: ``namespace::name``; `torch.library.register_fake` and `torch.library.register_autograd` take it too.
@@ -32,9 +32,9 @@ def operator(name: str) -> Callable[[_Function], _Function]:
 
 
 def refuse_derivative(name: str) -> None:
-    """Makes a backward pass through an operator an error: PyTorch would go on with a warning, and be wrong."""
+    """Makes a backward pass through an operator an error; PyTorch would only warn and give wrong gradients."""
 
     def backward(ctx: Any, *gradients: Tensor) -> None:
-        raise RuntimeError(f"{name} has no derivative: gradients of gradients are not to be had (create_graph=True)")
+        raise RuntimeError(f"{name} has no derivative: gradients of gradients (create_graph=True) are not supported")
 
     torch.library.register_autograd(name, backward)

@@ -1,4 +1,4 @@
-"""The folder of a run: where everything lies, and what explains the run to someone who finds it later."""
+"""The folder of a run: its paths, and the files that document the run."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        """One JSON object a line."""
+        """One JSON object per line."""
         return self.root / "metrics.jsonl"
 
     @property
@@ -63,7 +63,7 @@ class RunFolder:
 
     @property
     def bad_steps(self) -> Path:
-        """Lists of the molecules in steps that were not finite; absent where all were."""
+        """Lists of the molecules in non-finite steps; absent if there were none."""
         return self.root / "bad_steps"
 
     @property
@@ -73,7 +73,7 @@ class RunFolder:
 
     @property
     def embeddings(self) -> Path:
-        """Parquet parts of vectors."""
+        """Parquet parts with vectors."""
         return self.root / "embeddings"
 
     @property
@@ -89,7 +89,7 @@ class RunFolder:
 
 
 def environment() -> dict[str, object]:
-    """Versions, machine, command line and git state of this process."""
+    """Returns versions, machine, command line and git state of this process."""
     libraries = {}
     for name in _LIBRARIES:
         try:
@@ -106,16 +106,16 @@ def environment() -> dict[str, object]:
 
 
 def git_state() -> dict[str, str | bool]:
-    """Revision of the checkout that this package runs from and whether it has uncommitted changes; {} elsewhere."""
+    """Returns the revision of this package's checkout and whether it has uncommitted changes; {} if there is none."""
     git = shutil.which("git")
     here = Path(__file__).parent
     if git is None:
         return {}
 
-    def ask(*words: str) -> str:
+    def output(*words: str) -> str:
         return subprocess.run([git, "-C", str(here), *words], capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return {"revision": ask("rev-parse", "HEAD"), "changed": bool(ask("status", "--porcelain", "-uno"))}
+        return {"revision": output("rev-parse", "HEAD"), "changed": bool(output("status", "--porcelain", "-uno"))}
     except subprocess.CalledProcessError:
         return {}

@@ -1,4 +1,4 @@
-"""Randomness as a function of where a run stands, so that a resumed run needs no saved generator state."""
+"""Randomness as a function of the position in a run, so that a resumed run needs no saved generator state."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def derived_seed(*parts: int | str) -> int:
-    """A 63-bit seed that depends on every part and on their order."""
+    """Returns a 63-bit seed that depends on every part and on their order."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
@@ -19,5 +19,5 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
 
 def shared_generator(seed: int, step: int, micro: int) -> torch.Generator:
-    """A CPU generator whose draws are the same on every rank, for choices that ranks must make alike."""
+    """Returns a CPU generator with the same draws on every rank, for choices on which ranks must agree."""
     return torch.Generator().manual_seed(derived_seed("shared", seed, step, micro))

@@ -1,4 +1,4 @@
-"""How many threads PyTorch computes with, for a while."""
+"""The number of PyTorch's threads, set temporarily."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def computing_threads(number: int) -> Iterator[None]:
-    """Lets PyTorch compute with `number` threads within an operator, and afterwards with as many as before."""
+    """Sets PyTorch's intra-op threads to `number` within the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

@@ -1,12 +1,12 @@
-"""Ends a process whose peers are gone, so that a lost rank is an error within a minute and not a hang for ever.
+"""Ends a process that has lost a peer, so that a lost rank is an error within a minute and not an endless hang.
 
-A collective waits for every rank; with gloo it was seen to wait on past its own timeout when a link went silent. So
-every rank tells rank 0 every few seconds that it lives, over a connection of its own and from a thread of its own,
-and rank 0 answers. Who is not heard of within the limit is lost, and whoever notices ends its process: a thread that
-waits in a collective cannot be ended otherwise. A process that lives but does not come on (a deadlock, a dead file
-system) is noticed by the time since its last step.
+A collective waits for every rank; gloo was seen to wait past its own timeout when a link went silent. So every rank
+sends a heartbeat to rank 0 every few seconds, over a separate connection and from a separate thread, and rank 0
+answers. A rank without a heartbeat within the limit is lost, and each rank that notices ends its own process: a thread
+that waits in a collective cannot be stopped otherwise. A process that is alive but makes no progress (a deadlock, a
+dead file system) is detected by the time since its last step.
 
-Time is what a process could have run: ranks that are stopped together, by Ctrl-Z or a machine that sleeps, lose no one.
+Only time in which a process could run counts: ranks suspended together, by Ctrl-Z or a sleeping machine, lose no rank.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from mmsa_dist.runtime.distributed import is_distributed, rank, world_size
 EXIT_STATUS = 75
 """Of a process that the watchdog ends: EX_TEMPFAIL of sysexits.h, "try again later"."""
 
-_PATIENCE_S = 1800.0  # for what is slow by its nature: the first steps, rebuilding an index, validating, exporting
+_SLOW_LIMIT_S = 1800.0  # for slow phases: the first steps, rebuilding an index, validating, exporting
 _SLOW_STEPS = 3  # the first ones compile, fill caches and wait for loader processes
-_TIMES_THE_LONGEST_STEP = 10
-_LONGEST_GAP = 5  # times the time between two looks: on a busy machine they come late
+_STEP_LIMIT = 10  # times the longest step so far
+_GAP_LIMIT = 5  # intervals between two checks: on a busy machine they are late
 
 
 class Watchdog:
-    """Watches the ranks of the process group from its making (collective) to the end of its `with` block.
+    """Watches the ranks of the process group from its construction (collective) to the end of its `with` block.
 
     Args:
-        limit_s: seconds without a sign of life of a rank after which it is lost. A step may take this long, or ten
+        limit_s: seconds without a heartbeat of a rank after which it is lost. A step may take this long, or ten
             times the longest step so far if that is longer.
     """
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
-        self._pause_s = min(5.0, limit_s / 6)
-        self._look_s = min(1.0, limit_s / 10)
-        self._awake_s, self._looked = 0.0, time.monotonic()
-        self._came_on = self._last_round = self._awake_s
+        self._beat_interval_s = min(5.0, limit_s / 6)
+        self._check_interval_s = min(1.0, limit_s / 10)
+        self._awake_s, self._last_check = 0.0, time.monotonic()
+        self._last_progress = self._last_exchange = self._awake_s
         self._steps = 0
         self._longest_s = 0.0
         self._slow_phase = ""
@@ -58,105 +58,105 @@ class Watchdog:
         if is_distributed():
             self._store = _store_of_rank_0(timedelta(seconds=limit_s))
             self._store.set(_key(rank()), f"0 {socket.gethostname()}")
-            dist.barrier()  # from here on every key is there
-            threads.append(threading.Thread(target=self._tell_and_hear, name="heartbeat", daemon=True))
+            dist.barrier()  # from here on every key exists
+            threads.append(threading.Thread(target=self._exchange_heartbeats, name="heartbeat", daemon=True))
         self._threads = threads
         for thread in threads:
             thread.start()
 
     def step_done(self) -> None:
-        """Says that this rank came on by one step."""
+        """Records that this rank completed a step."""
         now = self._awake_s
         self._steps += 1
         if self._steps > _SLOW_STEPS:
-            self._longest_s = max(self._longest_s, now - self._came_on)
-        self._came_on = now
+            self._longest_s = max(self._longest_s, now - self._last_progress)
+        self._last_progress = now
 
     @contextmanager
     def slow(self, phase: str) -> Iterator[None]:
-        """Says that `phase` may take half an hour; a rank that is lost meanwhile is noticed all the same."""
-        self._came_on, self._slow_phase = self._awake_s, phase
+        """Allows `phase` half an hour; a rank lost meanwhile is still detected."""
+        self._last_progress, self._slow_phase = self._awake_s, phase
         try:
             yield
         finally:
-            self._came_on, self._slow_phase = self._awake_s, ""
+            self._last_progress, self._slow_phase = self._awake_s, ""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Ends the watch; the other ranks do not take this one for lost."""
+        """Stops watching; the other ranks do not consider this one lost."""
         self._stopping.set()
         for thread in self._threads:
-            thread.join(timeout=self._pause_s)
+            thread.join(timeout=self._beat_interval_s)
 
-    def _tell_and_hear(self) -> None:
-        """Beats in the store of rank 0 until stopped; what does not come through is for `_guard` to notice."""
-        heard = dict.fromkeys(range(world_size() if rank() == 0 else 1), ("", self._awake_s))
+    def _exchange_heartbeats(self) -> None:
+        """Exchanges heartbeats in the store of rank 0 until stopped; `_guard` detects failures."""
+        latest = dict.fromkeys(range(world_size() if rank() == 0 else 1), ("", self._awake_s))
         beat = 0
         try:
-            while not self._stopping.wait(self._pause_s):
+            while not self._stopping.wait(self._beat_interval_s):
                 beat += 1
                 self._store.set(_key(rank()), f"{beat} {socket.gethostname()}")
-                self._listen(heard)
-                self._last_round = self._awake_s
+                self._check_heartbeats(latest)
+                self._last_exchange = self._awake_s
             self._store.set(_key(rank()), "left")
-        except Exception:  # rank 0 has left or is lost; the guard knows which by the time that passes
+        except Exception:  # rank 0 has left or is lost; `_guard` finds out by the time that passes
             return
 
-    def _listen(self, heard: dict[int, tuple[str, float]]) -> None:
+    def _check_heartbeats(self, latest: dict[int, tuple[str, float]]) -> None:
         now = self._awake_s
-        for number, (before, since) in heard.items():
+        for number, (before, since) in latest.items():
             beat = self._store.get(_key(number)).decode()
             if beat != before:
-                heard[number] = (beat, now)
+                latest[number] = (beat, now)
             elif beat != "left" and now - since > self._limit_s:
                 host, silence_s = beat.split()[-1], now - since
-                self._store.set("lost", f"rank {number} on {host} gave no sign of life for {silence_s:.0f} s")
+                self._store.set("lost", f"rank {number} on {host} sent no heartbeat for {silence_s:.0f} s")
         if self._store.check(["lost"]):
             self._reason = self._store.get("lost").decode()
 
     def _guard(self) -> None:
-        """Ends the process when there is a reason to; never waits for anything but time."""
-        while not self._stopping.wait(self._look_s):
+        """Ends the process when there is a reason to; never waits for another rank."""
+        while not self._stopping.wait(self._check_interval_s):
             now = self._time_awake()
-            reason, unheard_s = self._reason, now - self._last_round
-            if reason is None and is_distributed() and unheard_s > self._limit_s:
-                reason = f"rank 0 at {os.environ['MASTER_ADDR']} could not be reached for {unheard_s:.0f} s"
-            if reason is None and now - self._came_on > self._allowed_s():
+            reason, silence_s = self._reason, now - self._last_exchange
+            if reason is None and is_distributed() and silence_s > self._limit_s:
+                reason = f"rank 0 at {os.environ['MASTER_ADDR']} could not be reached for {silence_s:.0f} s"
+            if reason is None and now - self._last_progress > self._allowed_s():
                 where = f"in {self._slow_phase}" if self._slow_phase else f"after step {self._steps} of this start"
-                reason = f"rank {rank()} has not come on for {now - self._came_on:.0f} s {where}"
+                reason = f"rank {rank()} has made no progress for {now - self._last_progress:.0f} s {where}"
             if reason is not None and not self._stopping.is_set():
                 self._end(reason)
 
     def _time_awake(self) -> float:
-        """Seconds since the making in which this process could run; a longer gap between two looks was none."""
-        looked = time.monotonic()
-        self._awake_s += min(looked - self._looked, _LONGEST_GAP * self._look_s)
-        self._looked = looked
+        """Returns the seconds since construction in which this process could run; of a long gap, only a part counts."""
+        now = time.monotonic()
+        self._awake_s += min(now - self._last_check, _GAP_LIMIT * self._check_interval_s)
+        self._last_check = now
         return self._awake_s
 
     def _allowed_s(self) -> float:
         if self._slow_phase or self._steps < _SLOW_STEPS:
-            return max(_PATIENCE_S, self._limit_s)
-        return max(self._limit_s, _TIMES_THE_LONGEST_STEP * self._longest_s)
+            return max(_SLOW_LIMIT_S, self._limit_s)
+        return max(self._limit_s, _STEP_LIMIT * self._longest_s)
 
     def _end(self, reason: str) -> None:
         sys.stderr.write(
-            f"mmsa: {reason}; this rank ({rank()} on {socket.gethostname()}) ends, for without all ranks no step can "
-            "be done. Start the same command with --resume; it goes on from the newest checkpoint. Where it waited:\n"
+            f"mmsa: {reason}; this rank ({rank()} on {socket.gethostname()}) exits, because a step needs all ranks. "
+            "Start the same command with --resume to continue from the newest checkpoint. It was waiting here:\n"
         )
         main = threading.main_thread().ident
         if main is not None:
             traceback.print_stack(sys._current_frames().get(main), file=sys.stderr)
         sys.stderr.flush()
         if is_distributed() and rank() == 0:
-            time.sleep(2 * self._pause_s)  # the others hear the reason before the store is gone
+            time.sleep(2 * self._beat_interval_s)  # the others read the reason before the store is gone
         os._exit(EXIT_STATUS)
 
 
 def _store_of_rank_0(timeout: timedelta) -> dist.TCPStore:
-    """A connection of our own to a store in the process of rank 0 (collective)."""
+    """Connects to a separate store in the process of rank 0 (collective)."""
     address: list[int] = [0]
     store = None
     host = os.environ["MASTER_ADDR"]

@@ -1,1 +1,1 @@
-"""Structure awareness: neighbours among all molecules, the hypergraph that they make, the memory of anchors."""
+"""Structure awareness: neighbours among all molecules, the hypergraph that they form, the memory of anchors."""

@@ -1,7 +1,7 @@
-"""The bank: the last known embedding of every training molecule, spread over the ranks.
+"""The bank: the latest embedding of every training molecule, distributed over the ranks.
 
-N molecules in the bank, W ranks, L rows of this rank, F of them filled, B molecules in a batch, M rows that reach this
-rank, V molecules asked for, C width.
+N molecules in the bank, W ranks, L rows of this rank, F of them filled, B molecules in a batch, M rows received by this
+rank, V molecules requested, C width.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from mmsa_dist.structure.routing import Route
 class EmbeddingBank:
     """One float16 row per molecule of the manifest and the step at which it was written; no gradient.
 
-    Molecule i is row i // W of rank i % W. A row that was never written is NaN and its step is -1, so that none
-    can be taken for an embedding. `write`, `fetch` and `meters` are collective: every rank must call them at the
+    Molecule i is row i // W of rank i % W. A row that was never written is NaN and its step is -1, so that it
+    cannot be mistaken for an embedding. `write`, `fetch` and `meters` are collective: every rank must call them at the
     same time, with any number of molecules of its own.
 
     Args:
         num_molecules: N, molecules in the training split.
         width: C.
         rank: of this process.
-        world: W, number of processes; the rows are dealt to them by molecule number.
-        device: where rows are kept; the device that the process group works on.
+        world: W, number of processes; the rows are distributed by molecule number.
+        device: where rows are kept; the device of the process group's collectives.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class EmbeddingBank:
         self.rows_LC = torch.full((rows, width), torch.nan, dtype=torch.float16, device=device)
         self.step_L = torch.full((rows,), -1, dtype=torch.int64, device=device)
         self.refused = 0
-        """Rows that this rank has refused so far, because they were not finite in float16."""
+        """Rows that this rank has refused so far because they were not finite in float16."""
 
     @property
     def device(self) -> torch.device:
@@ -47,15 +47,15 @@ class EmbeddingBank:
 
     @torch.no_grad()
     def write(self, index_B: Tensor, u_BC: Tensor, step: int) -> None:
-        """Stores the embeddings of a batch with their owners (collective).
+        """Stores the embeddings of a batch on the ranks that own them (collective).
 
-        Where a molecule comes several times, the last wins: that of the highest rank, then of the last position.
-        A row that is not finite in float16 is refused and counted: what the bank had stays.
+        If a molecule occurs several times, the last wins: that of the highest rank, then of the last position.
+        A row that is not finite in float16 is refused and counted: the bank keeps its old one.
 
         Args:
             index_B: (B,) int64: molecule numbers in the manifest; -1 is not stored.
             u_BC: (B, C) floating point.
-            step: optimizer step at which they were made.
+            step: optimizer step at which they were computed.
 
         Raises:
             ValueError: `u_BC` does not have the bank's width, or an index is not in the manifest.
@@ -71,7 +71,7 @@ class EmbeddingBank:
 
         route = Route(index_B % self.world)
         local_M, rows_MC = route.send(index_B) // self.world, route.send(u_BC)
-        # Rows arrive by rank and position; the order in which one index_put writes twice is not defined.
+        # Rows arrive sorted by rank and position; which of two duplicates index_put keeps is undefined.
         local_M, order_M = local_M.sort(stable=True)
         last_M = torch.ones_like(local_M, dtype=torch.bool)
         last_M[:-1] = local_M[1:] != local_M[:-1]
@@ -103,10 +103,10 @@ class EmbeddingBank:
 
     @torch.no_grad()
     def meters(self, step: int) -> dict[str, float]:
-        """Returns how full and how old the bank of all ranks is at `step` (collective).
+        """Returns metrics of how full and how old the bank of all ranks is at `step` (collective).
 
         ``bank/filled`` is a share of N, ``bank/age_mean`` and ``bank/age_max`` are in steps over the filled rows
-        (NaN while there are none), ``bank/refused`` counts the rows refused so far.
+        (NaN if there are none), ``bank/refused`` counts the rows refused so far.
         """
         age_F = (step - self.step_L[self.step_L >= 0]).double()
         oldest = age_F.max() if len(age_F) else age_F.new_tensor(-torch.inf)
@@ -121,7 +121,7 @@ class EmbeddingBank:
         }
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Returns this rank's shard as plain tensors; `reshard` turns those of all ranks into another number."""
+        """Returns this rank's shard as plain tensors; `reshard` converts shards to another number of ranks."""
         return {
             "rows": self.rows_LC,
             "step": self.step_L,
@@ -130,10 +130,10 @@ class EmbeddingBank:
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes the shard that `state_dict` gave to this rank.
+        """Loads the shard that `state_dict` returned on this rank.
 
         Raises:
-            ValueError: it is the shard of another rank, of another number of ranks or of another manifest.
+            ValueError: the shard is that of another rank, number of ranks or manifest.
         """
         own = self.state_dict()
         if state["shard"].tolist() != own["shard"].tolist() or state["rows"].shape != own["rows"].shape:
@@ -154,16 +154,16 @@ class EmbeddingBank:
 
 
 def reshard(shards: Iterable[Mapping[str, Tensor]], rank: int, world: int) -> dict[str, Tensor]:
-    """Returns the state of rank `rank` of `world` ranks from the states of all ranks of another number.
+    """Converts the states of all ranks to that of rank `rank` of another number of ranks, `world`.
 
     Args:
-        shards: what `EmbeddingBank.state_dict` gave on each rank, in any order; read one at a time, so an iterator
-            that loads them needs the memory of one.
+        shards: `EmbeddingBank.state_dict` of each rank, in any order; consumed one at a time, so that an iterator
+            needs the memory of one.
         rank: of the new shard.
         world: new number of ranks.
 
     Raises:
-        ValueError: a shard is missing, comes twice or belongs to another bank.
+        ValueError: a shard is missing, duplicate or of another bank.
     """
     rows_LC = step_L = torch.empty(0)
     seen: set[int] = set()
@@ -177,7 +177,7 @@ def reshard(shards: Iterable[Mapping[str, Tensor]], rank: int, world: int) -> di
             step_L = shard["step"].new_full((rows,), -1)
         if (num, old) != (num_molecules, old_world) or old_rank in seen:
             raise ValueError(
-                f"bank shards: {_describe(shard)} does not belong beside ranks {sorted(seen)} of {old_world}"
+                f"bank shards: {_describe(shard)} does not fit with those of ranks {sorted(seen)} of {old_world}"
             )
         seen.add(old_rank)
         ids = old_rank + old * torch.arange(len(shard["step"]))
@@ -190,7 +190,7 @@ def reshard(shards: Iterable[Mapping[str, Tensor]], rank: int, world: int) -> di
     return {
         "rows": rows_LC,
         "step": step_L,
-        # Only the sum over ranks means anything; it must survive once.
+        # Only the sum over ranks is meaningful, so one rank keeps it.
         "refused": torch.tensor(refused if rank == 0 else 0),
         "shard": torch.tensor([num_molecules, rank, world]),
     }

@@ -1,4 +1,4 @@
-"""Neighbours among all training molecules: the bank, the index over it, and the schedule that renews the index.
+"""Neighbours among all training molecules: the bank, the index over it, and the schedule of its rebuilds.
 
 N molecules in the bank, W ranks, L rows of this rank, F of them filled, B molecules in a batch, K neighbours,
 V distinct neighbours outside the batch, C width of u.
@@ -27,7 +27,7 @@ class _Pending:
     """An index that is being built."""
 
     due: int
-    """Step at which it takes effect, ready or not: every rank, and a resumed run, changes over at the same step."""
+    """Step at which it takes effect; training waits for it, so that all ranks and resumed runs switch alike."""
     snapshot: tuple[Tensor, Tensor]
     index: Future[NeighbourIndex]
 
@@ -35,16 +35,15 @@ class _Pending:
 class GlobalNeighbours(NeighbourSource):
     """The nearest of all training molecules, in the bank of all ranks; within the batch until there is an index.
 
-    The index is a snapshot of the bank; the rows of the neighbours that it names are those that the bank has now.
-    With `refresh_lag` the snapshot taken at step s is made an index in a thread of its own, without collectives, and
-    searched from step s + `refresh_lag` on; training waits there if it is not ready. A process that ends waits for it
-    too.
+    The index is built from a snapshot of the bank; the rows of the neighbours it finds are the bank's current ones.
+    With `refresh_lag`, the index of the snapshot of step s is built in a separate thread, without collectives, and
+    searched from step s + `refresh_lag` on; training waits there if it is not ready, and so does a process that exits.
 
     Args:
         num_molecules: N, molecules in the training split.
         width: C.
         options: section ``model.structure`` of the configuration: K, the schedule and the kind of the index.
-        device: where the bank is kept; the device that the process group works on.
+        device: where the bank is kept; the device of the process group's collectives.
     """
 
     def __init__(
@@ -61,7 +60,7 @@ class GlobalNeighbours(NeighbourSource):
         )
         self._builder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="neighbour-index")
         self._pending: _Pending | None = None
-        self._until_warm = BatchNeighbours(options.k)
+        self._without_index = BatchNeighbours(options.k)
         self._index: NeighbourIndex | None = None
         self._step = 0
         self._recall = torch.nan
@@ -69,7 +68,7 @@ class GlobalNeighbours(NeighbourSource):
     def find(self, u_BC: Tensor, index_B: Tensor) -> Neighbours:
         """See `NeighbourSource`."""
         if self._index is None:
-            return self._until_warm.find(u_BC, index_B)
+            return self._without_index.find(u_BC, index_B)
         ids_BK, distance_BK = (t.to(u_BC.device) for t in self._index.search(u_BC.detach(), index_B, self._options.k))
         sorted_B, position_B = index_B.sort(stable=True)
         place_BK = torch.searchsorted(sorted_B, ids_BK).clamp(max=len(index_B) - 1)
@@ -84,15 +83,15 @@ class GlobalNeighbours(NeighbourSource):
         self._step = step
 
     def refresh(self, step: int, *, now: bool = False) -> bool:
-        """See `NeighbourSource`; returns whether a new index took effect, and measures its recall then.
+        """See `NeighbourSource`; measures the recall of a new index when it takes effect.
 
-        Nothing is built while no rank has a row. `now` builds at once and drops what is being built.
+        Nothing is built while the bank is empty. `now` builds at once and discards an index that is being built.
         """
         changed = False
         if self._pending is not None and (now or step >= self._pending.due):
             pending, self._pending = self._pending, None
             if not now:
-                self._take(pending.index.result())
+                self._use(pending.index.result())
                 changed = True
         if not now and (step == 0 or step % self._options.refresh_every):
             return changed
@@ -102,38 +101,38 @@ class GlobalNeighbours(NeighbourSource):
         if self._options.refresh_lag and not now:
             self._start(snapshot, due=step + self._options.refresh_lag)
             return changed
-        self._take(self._build(snapshot))
+        self._use(self._build(snapshot))
         return True
 
     def _start(self, snapshot: tuple[Tensor, Tensor], *, due: int) -> None:
         self._pending = _Pending(due, snapshot, self._builder.submit(self._build, snapshot))
 
-    def _take(self, index: NeighbourIndex) -> None:
+    def _use(self, index: NeighbourIndex) -> None:
         self._index = index
         self._recall = index.recall(self._options.recall_sample, self._options.k)
 
     def warnings(self) -> list[str]:
-        """See `NeighbourSource`: says when recall at the last rebuild was under its target."""
+        """See `NeighbourSource`: warns if recall at the last rebuild was below its target."""
         if self._index is None or not self._recall < self._options.recall_target:
             return []
         return [
-            f"neighbour recall is {self._recall:.3f}, under {self._options.recall_target}: training sees wrong "
-            "neighbours; set model.structure.index to flat (exact, slower) or to ivf in place of ivfpq, or use more "
+            f"neighbour recall is {self._recall:.3f}, below {self._options.recall_target}: training uses wrong "
+            "neighbours; set model.structure.index to flat (exact, slower) or to ivf instead of ivfpq, or use more "
             "ranks"
         ]
 
     def meters(self) -> dict[str, float]:
-        """Returns those of the bank, ``bank/recall`` and ``bank/uncertain``.
+        """Returns the metrics of the bank, ``bank/recall`` and ``bank/uncertain``.
 
         ``bank/recall`` is the share of true neighbours found at the last rebuild (NaN before the first);
-        ``bank/uncertain`` counts searches of a rank since then that met more near-equal rows than it may compare.
+        ``bank/uncertain`` counts a rank's searches since then that met more near-equal rows than it may compare.
         """
         uncertain = 0 if self._index is None else self._index.uncertain
         total = gather(self.bank.step_L.new_tensor([uncertain])).sum()
         return {**self.bank.meters(self._step), "bank/recall": self._recall, "bank/uncertain": float(total)}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """See `NeighbourSource`: the bank and, for an exact resume, the snapshots that indices are built from."""
+        """See `NeighbourSource`: the bank and, for an exact resume, the snapshots of the indices."""
         state = {f"bank.{name}": tensor for name, tensor in self.bank.state_dict().items()}
         state["step"] = torch.tensor(self._step)
         if self._index is not None:
@@ -145,7 +144,7 @@ class GlobalNeighbours(NeighbourSource):
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes what `state_dict` gave to this rank and rebuilds the index from its snapshot.
+        """Loads what `state_dict` returned on this rank and rebuilds the index from its snapshot.
 
         Raises:
             ValueError: the state is that of another source, rank, number of ranks or manifest.
@@ -168,21 +167,21 @@ class GlobalNeighbours(NeighbourSource):
 
 
 def reshard(states: Sequence[Mapping[str, Tensor]], rank: int, world: int) -> dict[str, Tensor]:
-    """Returns the state of rank `rank` of `world` ranks from the states of all ranks of another number.
+    """Converts the states of all ranks to that of rank `rank` of another number of ranks, `world`.
 
-    Neighbours found afterwards are the same, bit for bit, where the search is exact.
+    If the search is exact, the neighbours found afterwards are bitwise the same.
 
     Args:
-        states: what `GlobalNeighbours.state_dict` gave on each rank, in any order.
+        states: `GlobalNeighbours.state_dict` of each rank, in any order.
         rank: of the new state.
         world: new number of ranks.
 
     Raises:
-        ValueError: the state of a rank is missing, comes twice or belongs to another run.
+        ValueError: the state of a rank is missing, duplicate or of another run.
     """
     shard = bank.reshard((_section(state, "bank.") for state in states), rank, world)
     new = {f"bank.{name}": tensor for name, tensor in shard.items()} | {"step": states[0]["step"]}
-    for snapshot, beside in (("index", "recall"), ("pending", "due")):
+    for snapshot, scalar in (("index", "recall"), ("pending", "due")):
         if f"{snapshot}.ids" not in states[0]:
             continue
         ids = torch.cat([state[f"{snapshot}.ids"] for state in states])
@@ -190,7 +189,7 @@ def reshard(states: Sequence[Mapping[str, Tensor]], rank: int, world: int) -> di
         mine = (ids % world == rank).nonzero().flatten()
         mine = mine[ids[mine].argsort()]
         new |= {f"{snapshot}.ids": ids[mine], f"{snapshot}.rows": rows[mine]}
-        new[f"{snapshot}.{beside}"] = states[0][f"{snapshot}.{beside}"]
+        new[f"{snapshot}.{scalar}"] = states[0][f"{snapshot}.{scalar}"]
     return new
 
 

@@ -19,22 +19,22 @@ from mmsa_kernels import hyperedges_from_neighbours, hypergraph_operator
 
 
 class StructureOutput(NamedTuple):
-    """What the structure layer says of B molecules, in float32 or wider."""
+    """Output of the structure layer for B molecules, in float32 or wider."""
 
     g_BD: Tensor
     """(B, D): structure-aware embeddings."""
     readout_BD: Tensor
-    """(B, D): what the memory makes of each: its anchors, weighted by their resemblance."""
+    """(B, D): read-outs of the memory: anchors weighted by the attention of each molecule."""
     lse_B: Tensor
     """(B,): log-sum-exp of the scores against the anchors."""
 
 
 class StructureLayer(nn.Module):
-    """g = G · (X Θ) over the hypergraph of a batch (HGNN, Feng et al. 2019), read out of a memory of anchors.
+    """g = G · (X Θ) over the hypergraph of a batch (HGNN, Feng et al. 2019), and its read-out of the memory.
 
-    Hyperedge e_i holds molecule i wholly, and its neighbours by exp(-d² / (bandwidth · C)), d their distance in u when
-    the index was made: the probabilistic incidence of HGNN's own code, with a width that does not hang on the batch.
-    Runs in float32 whatever the precision around it.
+    Hyperedge e_i holds molecule i with membership 1 and its neighbours with exp(-d² / (bandwidth · C)), d their
+    distance in u when the index was built: the probabilistic incidence of HGNN's published code, with a bandwidth that
+    does not depend on the batch. Computes in float32 whatever the surrounding precision.
 
     Args:
         code: C, width of the unified embedding u.
@@ -45,8 +45,8 @@ class StructureLayer(nn.Module):
         super().__init__()
         self.width = options.width
         self.theta = _WideLinear(code, options.width, bias=False)
-        # As torch draws it, a square map would leave a fifth of the directions of u at less than a fifth of the
-        # largest, and training does not change that.
+        # Under torch's initialization a square map would shrink a fifth of the directions of u to less than a fifth of
+        # the largest, and training does not change that.
         nn.init.orthogonal_(self.theta.weight)
         self.memory = Memory(
             options.anchors, options.width, similarity=options.similarity, temperature=options.temperature
@@ -59,8 +59,8 @@ class StructureLayer(nn.Module):
         Args:
             u_BC: (B, C) unified embeddings of the batch.
             neighbours: of the batch; its rows outside the batch carry no gradient, but Θ learns from them.
-            isolated: a molecule hears its own hyperedge alone, as if no other were in the batch: what inference
-                needs. Otherwise it also hears the hyperedges of the others that it belongs to.
+            isolated: a molecule uses its own hyperedge only, as if it were alone in the batch, for inference.
+                Otherwise it also uses the hyperedges of others that contain it.
         """
         membership_BK = None
         if self._bandwidth:
@@ -68,7 +68,7 @@ class StructureLayer(nn.Module):
         rowptr, col, membership = hyperedges_from_neighbours(neighbours.vertices_BK, membership_BK)
         num_vertices = len(u_BC) + len(neighbours.stale_VC)
         if isolated:
-            # The operator of one hyperedge: a member's degree is its membership, and 1 that of the molecule itself.
+            # The operator of one hyperedge: a member's degree is its membership, which is 1 for the molecule itself.
             size_B = torch.segment_reduce(membership, "sum", offsets=rowptr, axis=0)
             walk = self._normalization == "random_walk"
             weight = (membership if walk else membership.sqrt()) / size_B.repeat_interleave(
@@ -90,7 +90,7 @@ class StructureLayer(nn.Module):
 
 
 class _WideLinear(nn.Linear):
-    """A linear map that computes in the precision of its input, also where the weights are kept in bf16."""
+    """A linear map that computes in the precision of its input, even if its weights are in bf16."""
 
     def forward(self, x_NC: Tensor) -> Tensor:
         return linear(x_NC, self.weight.to(x_NC.dtype), None)

@@ -1,4 +1,4 @@
-"""The memory: anchors that stand for typical molecules, and what tells whether they are alive.
+"""The memory: anchors that represent typical molecules, and metrics of whether they are used.
 
 B molecules in a batch, N vertices of its hypergraph, W ranks, S anchors, D width.
 """
@@ -20,7 +20,7 @@ from mmsa_kernels import anchor_scores, hyperedge_memory_attention
 class Memory(nn.Module):
     """S anchors of width D that molecules attend to.
 
-    Anchors start as independent normal vectors of length about one: nearly orthogonal, so that none is favoured.
+    Anchors are initialized as independent normal vectors of length about one: nearly orthogonal, none favoured.
 
     Args:
         anchors: S.
@@ -36,7 +36,7 @@ class Memory(nn.Module):
         self.scale = 1 / temperature
 
     def forward(self, x_ND: Tensor, rowptr: Tensor, col: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Aggregates rows of `x_ND` by the CSR operator and reads them out of the memory.
+        """Aggregates rows of `x_ND` with the CSR operator and computes their read-outs of the memory.
 
         Returns:
             g (B, D), readout (B, D), lse (B,): see `mmsa_kernels.hyperedge_memory_attention`.
@@ -47,14 +47,14 @@ class Memory(nn.Module):
 
     @torch.no_grad()
     def meters(self, g_BD: Tensor, lse_B: Tensor) -> dict[str, float]:
-        """Returns the signs of a collapse, over the batches of all ranks (collective).
+        """Returns metrics that reveal a collapse, over the batches of all ranks (collective).
 
-        - ``memory/anchor_entropy``: entropy of the mean attention over log S: 1 where all anchors are used alike,
-          0 where one takes all.
-        - ``memory/effective_anchors``: exp of that entropy, a number of anchors.
+        - ``memory/anchor_entropy``: entropy of the mean attention over log S: 1 if all anchors are used equally,
+          0 if only one is.
+        - ``memory/effective_anchors``: exp of that entropy, in anchors.
         - ``memory/dead_anchors``: see `dead_anchors`.
         - ``memory/g_norm``: mean length of g.
-        - ``memory/g_cosine``: mean cosine of two different rows of g; NaN where there are no two.
+        - ``memory/g_cosine``: mean cosine of two different rows of g; NaN if there is only one.
 
         Args:
             g_BD: (B, D), the same B on every rank.

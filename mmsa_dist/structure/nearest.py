@@ -1,9 +1,9 @@
-"""Exact nearest rows, the same bits on every rank, whatever arithmetic finds the candidates.
+"""Exact nearest rows, bitwise the same on every rank, whatever arithmetic finds the candidates.
 
-A fast search (a matrix product, FAISS) computes |q|² + |x|² − 2<q, x> in float32: it misorders rows whose distances
-nearly agree, in another way for every shape and shard. Here it only proposes candidates. Their distances are
-computed anew between the float16 values, in one fixed order, and a bound on the rounding of the fast search tells
-whether a row that it did not propose could be nearer; if so, more candidates are fetched.
+A fast search (a matrix product, FAISS) computes |q|² + |x|² − 2<q, x> in float32: it misorders rows of nearly equal
+distance, differently for every shape and shard. Here it only proposes candidates. Their distances are recomputed
+between the float16 values, in one fixed order, and a bound on the rounding errors of the fast search decides whether
+a row that it did not propose could be nearer; if so, more candidates are fetched.
 
 G queries, F rows to search, k neighbours, C width.
 """
@@ -19,33 +19,33 @@ from torch.nn.functional import pad
 from mmsa_dist.runtime.onednn import linear
 
 MAX_CANDIDATES = 4096
-"""Candidates fetched for a query at most; more are needed only where thousands of rows are almost the same."""
+"""Most candidates fetched per query; more are needed only if thousands of rows are almost the same."""
 
 _SPARE = 8  # candidates beyond k that the first search fetches: enough for nearly all queries
-_BLOCK = 1 << 18  # numbers gathered at a time to compute distances: they stay in a core's cache
+_BLOCK = 1 << 18  # values gathered at a time to compute distances: they fit a core's cache
 _ROWS_PER_PRODUCT = 1 << 16
-_QUERIES_PER_PRODUCT = 1 << 10  # 256 MB of float32 products at a time, whatever is asked of whatever is held
+_QUERIES_PER_PRODUCT = 1 << 10  # 256 MB of float32 products at a time, whatever the numbers of queries and rows
 
 
 class Candidates(Protocol):
-    """A search over F rows, minus their centre."""
+    """A search over F centred rows."""
 
     centre_C: Tensor
-    """(C,) float32, taken from rows and queries: distances stay, and what float32 loses shrinks with the norms."""
+    """(C,) float32, subtracted from rows and queries: distances stay, and rounding errors shrink with the norms."""
     exhaustive: bool
-    """Whether it compares a query with every row and is right up to the rounding of float32. Only then can it be
-    proved that no row was missed; what is not exhaustive is asked once, and its recall has to be measured."""
+    """Whether it compares a query with every row and is exact up to float32 rounding. Only then can it be proved that
+    no row was missed; other searches run once, and their recall has to be measured."""
     per_neighbour: int
-    """Candidates to fetch for each neighbour wanted, where not exhaustive: more where its distances are coarse."""
+    """Candidates to fetch per neighbour, if not exhaustive: more if the distances are coarse."""
 
     def __len__(self) -> int:
-        """F."""
+        """Returns F."""
         ...
 
     def __call__(self, query_GC: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Returns for (G, C) float32 queries, centred, k <= F squared distances (G, k), ascending, and rows (G, k).
+        """Returns k <= F squared distances (G, k), ascending, and rows (G, k) for centred (G, C) float32 queries.
 
-        A row is -1 where a search that is not exhaustive found fewer.
+        A row is -1 where a non-exhaustive search found fewer.
         """
         ...
 
@@ -61,7 +61,7 @@ class ProductCandidates:
 
     def __init__(self, rows_FC: Tensor) -> None:
         self.centre_C = centre(rows_FC)
-        # A reduced precision of float32 products, which users may choose for training, would break the bound.
+        # Reduced precision of float32 products, which users may choose for training, would violate the bound.
         full = torch.get_float32_matmul_precision() == "highest"
         self._rows_FC = (rows_FC - self.centre_C).to(torch.float32 if full else torch.float64)
         self._square_F = self._rows_FC.square().sum(dim=1)
@@ -92,37 +92,37 @@ class ProductCandidates:
 
 
 class Nearest(NamedTuple):
-    """Nearest rows of G queries, by distance and then by row number."""
+    """Nearest rows of G queries, sorted by distance, then by row number."""
 
     distance_Gk: Tensor
-    """(G, k) float64, squared Euclidean; infinite where there are fewer than k rows."""
+    """(G, k) float64, squared Euclidean; infinite if there are fewer than k rows."""
     row_Gk: Tensor
-    """(G, k) int64; -1 where there are fewer than k rows."""
+    """(G, k) int64; -1 if there are fewer than k rows."""
     uncertain: int
     """Queries for which `MAX_CANDIDATES` did not suffice to prove that no other row is as near."""
 
 
 @torch.no_grad()
 def nearest(candidates: Candidates, query_GC: Tensor, rows_FC: Tensor, k: int) -> Nearest:
-    """Returns the k nearest rows of each query; equal distances go by row number.
+    """Returns the k nearest rows of each query; ties are ordered by row number.
 
-    Where the search is not exhaustive these are the nearest of the candidates that it names, at exact distances.
+    If the search is not exhaustive, these are the nearest of its candidates, with exact distances.
 
     Args:
         candidates: a search over `rows_FC`.
-        query_GC: (G, C) float16; one that is not finite finds nothing.
+        query_GC: (G, C) float16; a non-finite query finds nothing.
         rows_FC: (F, C) float16, finite.
-        k: neighbours wanted.
+        k: neighbours per query.
     """
     distance_Gk = query_GC.new_full((len(query_GC), k), torch.inf, dtype=torch.float64)
     row_Gk = query_GC.new_full((len(query_GC), k), -1, dtype=torch.int64)
     if k == 0 or len(candidates) == 0:
         return Nearest(distance_Gk, row_Gk, 0)
     if not candidates.exhaustive:
-        return _nearest_of_named(candidates, query_GC, rows_FC, k)
+        return _reranked(candidates, query_GC, rows_FC, k)
     centred_GC = query_GC.float() - candidates.centre_C
     norm_G = centred_GC.double().square().sum(dim=1).sqrt()
-    # |fl(d²) − d²| <= rounding · (|q| + |x|)² for sums of C products in float32, in any order, with a margin of two.
+    # |fl(d²) − d²| <= rounding · (|q| + |x|)² for sums of C products in float32, in any order, with a 2x margin.
     rounding = (query_GC.shape[1] + 16) * torch.finfo(torch.float32).eps
     limit = min(len(candidates), max(MAX_CANDIDATES, k))
 
@@ -135,8 +135,8 @@ def nearest(candidates: Candidates, query_GC: Tensor, rows_FC: Tensor, k: int) -
         distance_Gk[open_G, :taken], row_Gk[open_G, :taken] = distance[:, :taken], row[:, :taken]
         if fetched == limit:
             break
-        # A row that was left out, no farther than the k-th, has |x| <= |q| + d, so its approximate distance would be
-        # below `reach`; but all that were left out are beyond the last one fetched.
+        # A row that was left out but is no farther than the k-th has |x| <= |q| + d, so its approximate distance is at
+        # most `reach`; but that of every row left out is at least that of the last one fetched.
         kth = distance[:, k - 1]
         reach = kth + rounding * (2 * norm_G[open_G] + kth.sqrt()).square()
         open_G = open_G[approximate[:, -1] <= reach]
@@ -144,8 +144,8 @@ def nearest(candidates: Candidates, query_GC: Tensor, rows_FC: Tensor, k: int) -
     return Nearest(distance_Gk, row_Gk, len(open_G) if limit < len(candidates) else 0)
 
 
-def _nearest_of_named(candidates: Candidates, query_GC: Tensor, rows_FC: Tensor, k: int) -> Nearest:
-    """Asks once and ranks anew; nothing is proved, so nothing is counted as uncertain."""
+def _reranked(candidates: Candidates, query_GC: Tensor, rows_FC: Tensor, k: int) -> Nearest:
+    """Searches once and re-ranks by exact distance; nothing is proved, so nothing counts as uncertain."""
     centred_GC = query_GC.float() - candidates.centre_C
     finite_G = centred_GC.sum(dim=1).isfinite()  # no sum of finite float16 values overflows float32
     fetched = min(k * candidates.per_neighbour + _SPARE, len(candidates))
@@ -157,10 +157,10 @@ def _nearest_of_named(candidates: Candidates, query_GC: Tensor, rows_FC: Tensor,
 
 
 def squared_distances(query_GC: Tensor, rows_FC: Tensor, row_Gk: Tensor) -> Tensor:
-    """Returns the squared Euclidean distances of queries to the rows named for each, (G, k) float64.
+    """Returns the squared Euclidean distances of queries to the rows given for each, (G, k) float64.
 
-    Differences and squares are rounded to float32 one by one, and summed in float64 along C for each pair by
-    itself: the value depends on the pair alone, not on what else is computed beside it.
+    Differences and squares are rounded to float32 one by one and summed in float64 along C, pair by pair, so that a
+    value depends on its pair alone, not on what else is computed with it.
 
     Args:
         query_GC: (G, C) float16.
@@ -170,7 +170,7 @@ def squared_distances(query_GC: Tensor, rows_FC: Tensor, row_Gk: Tensor) -> Tens
     (num_queries, k), width = row_Gk.shape, query_GC.shape[1]
     distance_Gk = query_GC.new_empty(num_queries, k, dtype=torch.float64)
     block = max(1, _BLOCK // max(1, k * width))
-    query_GC = query_GC.float()  # once: a difference of two types takes twice as long
+    query_GC = query_GC.float()  # once: a difference of mixed types takes twice as long
     for start in range(0, num_queries, block):
         row_bk = row_Gk[start : start + block]
         difference_bkC = rows_FC.index_select(0, row_bk.flatten()).float().view(*row_bk.shape, width)
@@ -180,7 +180,7 @@ def squared_distances(query_GC: Tensor, rows_FC: Tensor, row_Gk: Tensor) -> Tens
 
 
 def by_distance(distance_Gk: Tensor, id_Gk: Tensor) -> tuple[Tensor, Tensor]:
-    """Sorts each row of candidates by distance, then by id; those in order already, most of them, cost a look."""
+    """Sorts each row of candidates by distance, then by id; rows already in order, which most are, are only checked."""
     further_Gk, same_Gk = distance_Gk.diff(dim=1) > 0, distance_Gk[:, 1:] == distance_Gk[:, :-1]
     mixed_G = (~(further_Gk | (same_Gk & (id_Gk.diff(dim=1) >= 0))).all(dim=1)).nonzero().flatten()
     if len(mixed_G) == 0:
@@ -191,5 +191,5 @@ def by_distance(distance_Gk: Tensor, id_Gk: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def centre(rows_FC: Tensor) -> Tensor:
-    """Returns the mean row, (C,) float32; zero where there are no rows."""
+    """Returns the mean row, (C,) float32; zero if there are no rows."""
     return rows_FC.sum(dim=0, dtype=torch.float32) / max(1, len(rows_FC))

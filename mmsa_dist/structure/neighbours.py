@@ -1,7 +1,7 @@
-"""The index of nearest neighbours over the bank of all ranks.
+"""The nearest-neighbour index over the bank of all ranks.
 
-A query travels to every rank, each searches the rows that it owns, and the candidates are merged by distance and
-then by id: with an exact search on each rank the result is that of one process that holds all rows, bit for bit.
+Every rank receives all queries and searches the rows that it owns; the candidates are merged by distance, then by id.
+With an exact search on each rank, the result is bitwise that of one process that holds all rows.
 
 N molecules in the bank, W ranks, F filled rows of this rank, B queries of this rank, G = W·B queries of all ranks,
 K neighbours, C width; Q sampled queries, L inverted lists, R rows to add.
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 IndexKind = Literal["auto", "flat", "ivf", "ivfpq"]
 FLAT_ROWS = 1 << 20
-"""Rows of a rank up to which ``auto`` searches all of them."""
+"""Rows per rank up to which ``auto`` searches all of them."""
 IVF_BYTES = 16 << 30
-"""Bytes of float32 rows of a rank up to which ``auto`` keeps them whole."""
+"""Bytes of float32 rows per rank up to which ``auto`` does not compress them."""
 
 _ROWS_PER_ADD = 1 << 16
-_QUERIES_PER_PRODUCT = 1 << 10  # their distances to all centres stay in a core's cache
-_ROWS_TO_TRAIN_A_LIST = 39  # what FAISS asks for
-# Fewer cannot train the 256 centres of a code, and are searched in no time.
-_LEAST_FOR_LISTS = 256 * _ROWS_TO_TRAIN_A_LIST
+_QUERIES_PER_PRODUCT = 1 << 10  # their distances to all centroids fit a core's cache
+_TRAINING_ROWS_PER_LIST = 39  # FAISS's minimum
+# Fewer cannot train the 256 centroids of a code, and are quickly searched.
+_MIN_ROWS_FOR_LISTS = 256 * _TRAINING_ROWS_PER_LIST
 _PER_NEIGHBOUR_COMPRESSED = 8
-_MOST_PROBES = 2048  # what FAISS takes on a GPU
+_MAX_PROBES = 2048  # FAISS's limit on a GPU
 
 
 class FlatCandidates:
@@ -49,7 +49,7 @@ class FlatCandidates:
     exhaustive, per_neighbour = True, 1
 
     def __init__(self, rows_FC: Tensor) -> None:
-        import faiss  # where it is used: flat search on a GPU needs none
+        import faiss  # imported here, because flat search on a GPU does not need it
 
         self.centre_C = centre(rows_FC)
         self._index = faiss.IndexFlatL2(rows_FC.shape[1])
@@ -65,16 +65,16 @@ class FlatCandidates:
 
 
 class InvertedLists:
-    """Candidates from the lists nearest to a query (FAISS IVF), on the GPU of the rows where FAISS has one.
+    """Candidates from the lists nearest to a query (FAISS IVF), on the GPU of the rows if FAISS supports it.
 
-    Training is seeded by FAISS, so the same rows give the same lists on the same number of threads.
+    FAISS seeds the training, so the same rows and number of threads give the same lists.
 
     Args:
         rows_FC: (F, C) float16, finite.
-        compressed: product quantization (a byte for about four numbers) in place of float32.
-        recall_target: `probes` are doubled until a sample reaches it, or a quarter of the lists is looked at.
-        sample: queries on which this is tried, evenly spaced over the rows.
-        k: neighbours on which this is tried.
+        compressed: product quantization (a byte for about four values) instead of float32.
+        recall_target: `probes` is doubled until a sample reaches this recall or a quarter of the lists is searched.
+        sample: queries used for this, evenly spaced over the rows.
+        k: neighbours used for this.
     """
 
     exhaustive = False
@@ -85,15 +85,15 @@ class InvertedLists:
         rows, width = rows_FC.shape
         self.centre_C = centre(rows_FC)
         self.per_neighbour = _PER_NEIGHBOUR_COMPRESSED if compressed else 1
-        self.lists = max(1, min(round(4 * math.sqrt(rows)), rows // _ROWS_TO_TRAIN_A_LIST))
+        self.lists = max(1, min(round(4 * math.sqrt(rows)), rows // _TRAINING_ROWS_PER_LIST))
         quantizer = faiss.IndexFlatL2(width)
-        index: Any  # the kinds of FAISS share no type that has probes
+        index: Any  # FAISS's index types share no base class with nprobe
         if compressed:
             pieces = max(n for n in range(1, max(1, width // 4) + 1) if width % n == 0)
             index = faiss.IndexIVFPQ(quantizer, width, self.lists, pieces, 8)
         else:
             index = faiss.IndexIVFFlat(quantizer, width, self.lists)
-        sample_rows = evenly_spaced(rows, max(self.lists * _ROWS_TO_TRAIN_A_LIST, _LEAST_FOR_LISTS))
+        sample_rows = evenly_spaced(rows, max(self.lists * _TRAINING_ROWS_PER_LIST, _MIN_ROWS_FOR_LISTS))
         index.train(self._centred(rows_FC[sample_rows]))
         if rows_FC.is_cuda and gpu_faiss():
             self._resources = faiss.StandardGpuResources()  # must outlive the index
@@ -102,7 +102,7 @@ class InvertedLists:
             index.add(self._centred(part))
         self._index = index
         self._lists = None if rows_FC.is_cuda and gpu_faiss() else _NearestLists(quantizer)
-        self.probes = self._tuned(rows_FC, recall_target, sample, k)
+        self.probes = self._tune_probes(rows_FC, recall_target, sample, k)
 
     def __len__(self) -> int:
         return self._index.ntotal
@@ -113,7 +113,7 @@ class InvertedLists:
         if self._lists is None:
             return _search(self._index, query_GC, k)
         distance_Gp, list_Gp = self._lists(query_GC.cpu(), self._index.nprobe)
-        order_G = list_Gp[:, 0].argsort()  # a list is read once for all queries that begin with it
+        order_G = list_Gp[:, 0].argsort()  # a list is read once for all queries that start with it
         query_GC, place_G = query_GC.cpu()[order_G], order_G.argsort()
         found = self._index.search_preassigned(
             query_GC.numpy(), k, list_Gp[order_G].numpy(), distance_Gp[order_G].numpy()
@@ -124,11 +124,11 @@ class InvertedLists:
     def _centred(self, rows_RC: Tensor) -> Any:
         return (rows_RC - self.centre_C).cpu().numpy()
 
-    def _tuned(self, rows_FC: Tensor, recall_target: float, sample: int, k: int) -> int:
+    def _tune_probes(self, rows_FC: Tensor, recall_target: float, sample: int, k: int) -> int:
         query_QC = rows_FC[evenly_spaced(len(rows_FC), sample)]
         wanted = min(k + 1, len(rows_FC))  # each finds itself too
         farthest_Q1 = nearest(ProductCandidates(rows_FC), query_QC, rows_FC, wanted).distance_Gk[:, -1:]
-        probes, most = 1, max(1, min(self.lists // 4, _MOST_PROBES))
+        probes, most = 1, max(1, min(self.lists // 4, _MAX_PROBES))
         while True:
             self._index.nprobe = probes
             found_Qk = nearest(self, query_QC, rows_FC, wanted).distance_Gk
@@ -138,10 +138,10 @@ class InvertedLists:
 
 
 class _NearestLists:
-    """Which lists are nearest to a query, on a CPU: at one probe half of a search by FAISS, a fifth with oneDNN.
+    """Finds the lists nearest to a query on a CPU: half of the time of a FAISS search at one probe, a fifth by oneDNN.
 
     Args:
-        quantizer: with the centres of the lists.
+        quantizer: holds the centroids of the lists.
     """
 
     def __init__(self, quantizer: faiss.IndexFlatL2) -> None:
@@ -150,7 +150,7 @@ class _NearestLists:
         self._minus_twice_LC = -2 * centre_LC
 
     def __call__(self, query_GC: Tensor, probes: int) -> tuple[Tensor, Tensor]:
-        """Returns for (G, C) float32 queries squared distances (G, probes), ascending, and numbers of lists."""
+        """Returns squared distances (G, probes), ascending, and numbers of lists for (G, C) float32 queries."""
         nearest_lists = [
             linear(query_bC, self._minus_twice_LC, self._square_L).topk(probes, dim=1, largest=False)
             for query_bC in query_GC.split(_QUERIES_PER_PRODUCT)
@@ -160,7 +160,7 @@ class _NearestLists:
 
 
 def gpu_faiss() -> bool:
-    """Whether there is a FAISS that was built for GPUs and sees one."""
+    """Returns whether FAISS is installed, supports GPUs and finds one."""
     try:
         import faiss
     except ModuleNotFoundError:
@@ -174,10 +174,10 @@ def evenly_spaced(rows: int, sample: int) -> Tensor:
 
 
 def make_candidates(rows_FC: Tensor, kind: IndexKind, *, recall_target: float, sample: int, k: int) -> Candidates:
-    """Returns the search that `kind` names; ``auto`` goes by the rows of this rank (docs/scale.md, Neighbours).
+    """Returns the search of type `kind`; ``auto`` depends on the rows of this rank (docs/scale.md, Neighbours).
 
-    Exhaustive up to `FLAT_ROWS` rows; then IVF, compressed where float32 would take more than `IVF_BYTES`. On a GPU
-    exhaustive search is a product in torch, and stays one at any size where FAISS sees no GPU.
+    ``auto`` is exhaustive up to `FLAT_ROWS` rows, then IVF, compressed if float32 would take more than `IVF_BYTES`. On
+    a GPU, exhaustive search is a product in torch, which ``auto`` uses at any size if FAISS finds no GPU.
     """
     rows, width = rows_FC.shape
     if kind == "auto":
@@ -185,7 +185,7 @@ def make_candidates(rows_FC: Tensor, kind: IndexKind, *, recall_target: float, s
             kind = "flat"
         else:
             kind = "ivf" if rows * width * 4 <= IVF_BYTES else "ivfpq"
-    if kind == "flat" or rows < _LEAST_FOR_LISTS:
+    if kind == "flat" or rows < _MIN_ROWS_FOR_LISTS:
         return ProductCandidates(rows_FC) if rows_FC.is_cuda else FlatCandidates(rows_FC)
     return InvertedLists(rows_FC, compressed=kind == "ivfpq", recall_target=recall_target, sample=sample, k=k)
 
@@ -201,15 +201,15 @@ class NeighbourIndex:
     """A snapshot of the filled rows of the bank that answers nearest-neighbour queries.
 
     `search` and `recall` are collective: every rank must call them at the same time, with equally many queries.
-    Building is not: it may go on in another thread.
+    Building is not and may run in another thread.
 
     Args:
         snapshot: ids_F (F,) int64, ascending, molecules whose rows this rank owns; rows_FC (F, C) float16, finite,
             their embeddings.
         kind: of search; see `make_candidates`.
-        recall_target: that an approximate search is tuned to, on this rank's rows.
-        recall_sample: queries on which it is tuned.
-        k: neighbours on which it is tuned.
+        recall_target: to which an approximate search is tuned on this rank's rows.
+        recall_sample: queries used for tuning.
+        k: neighbours used for tuning.
     """
 
     def __init__(
@@ -236,15 +236,15 @@ class NeighbourIndex:
     def search(self, query_BC: Tensor, index_B: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Returns the k nearest molecules of all ranks to each query, itself excluded (collective).
 
-        Distances are between float16 values; equal distances go by id.
+        Distances are between float16 values; ties are ordered by id.
 
         Args:
-            query_BC: (B, C) floating point; one that is not finite finds nothing.
+            query_BC: (B, C) floating point; a non-finite query finds nothing.
             index_B: (B,) int64: the molecule of each query, which is not its own neighbour; -1 for none.
             k: K.
 
         Returns:
-            ids (B, K) int64, -1 where the bank holds fewer, and squared Euclidean distances (B, K) float64,
+            ids (B, K) int64, -1 if the bank holds fewer, and squared Euclidean distances (B, K) float64,
             infinite there; on the device of the bank.
         """
         return self._search(self._candidates, query_BC, index_B, k)
@@ -252,21 +252,21 @@ class NeighbourIndex:
     def recall(self, sample: int, k: int) -> float:
         """Returns the share of true neighbours that `search` finds for a sample of the bank (collective).
 
-        The truth is an exhaustive search by matrix product in torch. A neighbour counts as found if it is no
-        farther than the true k-th, so that equal distances cannot be counted as misses.
+        The reference is an exhaustive search by matrix product in torch. A neighbour counts as found if it is no
+        farther than the true k-th, so that ties do not count as misses.
 
         Args:
             sample: queries over all ranks, evenly spaced over the rows of each.
             k: K.
 
         Returns:
-            A number in [0, 1]; NaN where the bank holds no two rows.
+            A number in [0, 1]; NaN if the bank holds fewer than two rows.
         """
         queries = -(-sample // world_size())
         if len(self.ids_F):
             chosen = torch.linspace(0, len(self.ids_F) - 1, queries, dtype=torch.float64).long().to(self.ids_F.device)
             query_BC, index_B = self.rows_FC[chosen], self.ids_F[chosen]
-        else:  # this rank has nothing to ask, but must take part in the collectives
+        else:  # this rank has no queries, but must take part in the collectives
             query_BC = self.rows_FC.new_full((queries, self.rows_FC.shape[1]), torch.nan)
             index_B = self.ids_F.new_full((queries,), -1)
         true_ids, true_BK = self._search(ProductCandidates(self.rows_FC), query_BC, index_B, k)
@@ -286,7 +286,7 @@ class NeighbourIndex:
         distance_Gk, row_Gk, uncertain = nearest(candidates, query_GC, self.rows_FC, k + 1)
         self.uncertain += uncertain
         id_Gk = look_up(self.ids_F, row_Gk)
-        distance_Gk, id_Gk = _itself_last(distance_Gk, id_Gk, index_G)
+        distance_Gk, id_Gk = _without_itself(distance_Gk, id_Gk, index_G)
 
         shape = (world_size(), len(query_BC), k + 1)
         distance_WBk, id_WBk = swap(distance_Gk.view(shape)), swap(id_Gk.view(shape))
@@ -294,8 +294,8 @@ class NeighbourIndex:
         return id_BK[:, :k].contiguous(), distance_BK[:, :k].contiguous()
 
 
-def _itself_last(distance_Gk: Tensor, id_Gk: Tensor, index_G: Tensor) -> tuple[Tensor, Tensor]:
-    """Takes the molecule of each query out of what was found for it; the others keep their order."""
+def _without_itself(distance_Gk: Tensor, id_Gk: Tensor, index_G: Tensor) -> tuple[Tensor, Tensor]:
+    """Removes the molecule of each query from its own results; the others keep their order."""
     itself_Gk = id_Gk == index_G[:, None]
     last = id_Gk.shape[1] - 1
     column_Gk = torch.arange(last + 1, device=id_Gk.device) + itself_Gk.cummax(dim=1).values.long()

@@ -21,13 +21,13 @@ class Neighbours:
     """The neighbours of the B molecules of a batch, as vertices of the batch's hypergraph.
 
     Vertices 0..B-1 are the molecules of the batch, whose rows are fresh and carry a gradient; vertex B + v is
-    row v of `stale_VC`, a value of an earlier step without one. A neighbour that is in the batch is its fresh row.
+    row v of `stale_VC`, a value of an earlier step without one. A neighbour in the batch is its fresh row.
     """
 
     ids_BK: Tensor
     """(B, K) int64: molecule numbers; -1 where a neighbour is missing or has no number."""
     distances_BK: Tensor
-    """(B, K) float64: squared Euclidean distance in u at the time of the index; infinite where missing."""
+    """(B, K) float64: squared Euclidean distance in u when the index was built; infinite where missing."""
     vertices_BK: Tensor
     """(B, K) int64 in 0..B+V-1; -1 where missing."""
     stale_VC: Tensor
@@ -35,9 +35,9 @@ class Neighbours:
 
 
 class NeighbourSource(ABC):
-    """Finds neighbours and, if it remembers embeddings, keeps them; this one remembers nothing.
+    """Finds neighbours and may store embeddings; this base class stores none.
 
-    Every method is collective: all ranks call it at the same time, `find` with equally many molecules.
+    Methods are collective: all ranks call them at the same time, `find` with equally many molecules.
     """
 
     @abstractmethod
@@ -49,34 +49,34 @@ class NeighbourSource(ABC):
             index_B: (B,) int64: molecule numbers in the training split, -1 for others.
         """
 
-    def observe(self, index_B: Tensor, u_BC: Tensor, step: int) -> None:  # noqa: B027 - most sources remember nothing
-        """Remembers the embeddings of a batch, made at optimizer step `step`."""
+    def observe(self, index_B: Tensor, u_BC: Tensor, step: int) -> None:  # noqa: B027 - most sources store nothing
+        """Stores the embeddings of a batch, computed at optimizer step `step`."""
 
     def refresh(self, step: int, *, now: bool = False) -> bool:
-        """Rebuilds what `find` searches if the schedule has come to it at `step`, or `now`; returns whether."""
+        """Rebuilds the index if it is due at `step`, or `now`; returns whether `find` uses a new one."""
         return False
 
     def meters(self) -> dict[str, float]:
-        """Returns named numbers on what is remembered."""
+        """Returns metrics of what is stored, by name."""
         return {}
 
     def warnings(self) -> list[str]:
-        """Returns sentences for people: what is wrong at the moment and what to change; not collective."""
+        """Returns warnings for the user: what is wrong and what to change; not collective."""
         return []
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Returns what this rank remembers as plain tensors (see `global_neighbours.reshard`)."""
+        """Returns what this rank stores as plain tensors (see `global_neighbours.reshard`)."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes what `state_dict` gave.
+        """Loads what `state_dict` returned.
 
         Raises:
             ValueError: the state is that of another source.
         """
         if state:
             raise ValueError(
-                f"neighbour state: {type(self).__name__} remembers nothing, but the checkpoint has {sorted(state)}; "
+                f"neighbour state: {type(self).__name__} stores nothing, but the checkpoint has {sorted(state)}; "
                 "set model.structure.neighbours to what it was when the checkpoint was made"
             )
 
@@ -101,13 +101,13 @@ class BatchNeighbours(NeighbourSource):
         self._k = k
 
     def find(self, u_BC: Tensor, index_B: Tensor) -> Neighbours:
-        """See `NeighbourSource`; a row that is not finite finds nothing and is nobody's neighbour."""
+        """See `NeighbourSource`; a non-finite row finds no neighbours and is none."""
         rows_BC = u_BC.detach().half()
         finite_F = rows_BC.isfinite().all(dim=1).nonzero().flatten()
         rows_FC = rows_BC[finite_F]
         distance_Bk, row_Bk, _ = nearest(ProductCandidates(rows_FC), rows_BC, rows_FC, self._k + 1)
         vertex_Bk = look_up(finite_F, row_Bk)
-        # The molecule itself moves behind the K others; where K + 1 others are as near as itself, the last goes.
+        # The molecule itself moves behind the K others; if K + 1 others are as near as itself, the last is dropped.
         itself_Bk = vertex_Bk == torch.arange(len(u_BC), device=u_BC.device)[:, None]
         order_BK = itself_Bk.int().argsort(dim=1, stable=True)[:, : self._k]
         vertex_BK, distance_BK = vertex_Bk.gather(1, order_BK), distance_Bk.gather(1, order_BK)
@@ -115,7 +115,7 @@ class BatchNeighbours(NeighbourSource):
 
 
 class TableNeighbours(NeighbourSource):
-    """The nearest rows of a fixed table, each molecule by itself: what an exported model embeds with.
+    """The nearest rows of a fixed table, independently for each molecule; used by exported models.
 
     Args:
         rows_RC: (R, C): embeddings of the reference molecules; kept in float16.
@@ -132,7 +132,7 @@ class TableNeighbours(NeighbourSource):
         self._candidates = ProductCandidates(self._rows_RC)
 
     def find(self, u_BC: Tensor, index_B: Tensor) -> Neighbours:
-        """See `NeighbourSource`; `ids_BK` are row numbers of the table, and `index_B` is not looked at."""
+        """See `NeighbourSource`; `ids_BK` are row numbers of the table, and `index_B` is ignored."""
         distance_BK, row_BK, _ = nearest(self._candidates, u_BC.detach().half(), self._rows_RC, self._k)
         vertex_BK, used_V = number_vertices(row_BK, row_BK >= 0, len(u_BC))
         return Neighbours(row_BK, distance_BK, vertex_BK, self._rows_RC[used_V])
@@ -140,7 +140,7 @@ class TableNeighbours(NeighbourSource):
 
 def look_up(table_N: Tensor, row_BK: Tensor) -> Tensor:
     """Returns table[row], and -1 where row is -1."""
-    if len(table_N) == 0:  # then there is no row but -1
+    if len(table_N) == 0:  # then every row is -1
         return row_BK.clone()
     return table_N[row_BK.clamp(min=0)].masked_fill(row_BK < 0, -1)
 

@@ -88,7 +88,7 @@ def test_later_layers_win(tmp_path: Path) -> None:
         ),
         (
             "train.compile=[gin] train.activation_checkpointing=true",
-            ["train.compile=['gin']", "train.activation_checkpointing=false", "set one"],
+            ["train.compile=['gin']", "train.activation_checkpointing=false", "turn one of the two off"],
         ),
     ],
 )

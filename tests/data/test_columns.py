@@ -61,7 +61,7 @@ def test_a_block_without_descriptors_has_none_of_each(three: pa.RecordBatch) -> 
     assert from_block(block(*bare)).descriptors.shape == (3, 0)
     assert from_block(block()).descriptors.shape == (0, 0)
     uneven = [row | {"descriptors": [1.0] * (number + 1)} for number, row in enumerate(three.to_pylist())]
-    with pytest.raises(ValueError, match=r"descriptors: lists of \[1, 2, 3\] values in one block"):
+    with pytest.raises(ValueError, match=r"descriptors: lists of different lengths \[1, 2, 3\] in one block"):
         from_block(block(*uneven))
 
 

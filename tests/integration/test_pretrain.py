@@ -226,7 +226,7 @@ def flip_a_bit(shard: Path) -> None:
         (["model.encoders=[gin,schnet]"], "'schnet', which is not registered; known: ['comenet', 'gin', 'resnet']"),
         (
             ["loss.atom=1.0", "model.encoders=[resnet]", "train.lr_scale={}"],
-            "needs an encoder of atoms, such as gin, among model.encoders",
+            "needs an encoder with atom vectors, such as gin, in model.encoders",
         ),
         (["train.stepz=4"], "unknown key train.stepz"),
     ],

@@ -109,5 +109,5 @@ def test_low_recall_is_said_in_words():
     one.refresh(10)
     assert one.warnings() == []
     one._recall = 0.5
-    assert "neighbour recall is 0.500, under 0.95" in one.warnings()[0]
+    assert "neighbour recall is 0.500, below 0.95" in one.warnings()[0]
     assert "model.structure.index" in one.warnings()[0]

@@ -173,7 +173,7 @@ def test_state_of_a_cold_source_and_resharding_to_the_same():
 
 
 def test_the_state_of_another_source_is_refused():
-    with pytest.raises(ValueError, match=r"BatchNeighbours remembers nothing.*model.structure.neighbours"):
+    with pytest.raises(ValueError, match=r"BatchNeighbours stores nothing.*model.structure.neighbours"):
         BatchNeighbours(2).load_state_dict(warm_source().state_dict())
     with pytest.raises(ValueError, match=r"expected a bank.*model.structure.neighbours"):
         warm_source().load_state_dict(NoNeighbours().state_dict())
