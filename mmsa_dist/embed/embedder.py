@@ -97,8 +97,8 @@ class Embedder(TransformerMixin, BaseEstimator):
         view: ``structure`` (structure-aware embedding g), ``unified`` (u), or the name of an encoder (its code);
             None takes the model's default.
         conformers: ``none`` leaves 3D out, which saves the slow part of reading SMILES; ``given`` takes the
-            conformers that shards hold, and refuses SMILES; ``etkdg`` makes one per SMILES, as preparation does. Vectors
-            made with and without 3D differ: compare only what was made alike.
+            conformers that shards hold, and refuses SMILES; ``etkdg`` makes one per SMILES, as preparation does.
+            Vectors made with and without 3D differ: compare only what was made alike.
         pictures: whether pictures are drawn; without them only the graph (and the conformers) count.
         on_error: what becomes of rows that have no vector. ``nan`` keeps them as rows of NaN, ``raise`` is an
             `EmbeddingError`, ``drop`` leaves them out: `kept_` says which stayed. Rows that are dropped no longer
