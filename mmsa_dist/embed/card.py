@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,13 +14,9 @@ _METRICS = {
     "train/loss": "training loss",
 }
 
-_TEMPLATE = """\
----
-library_name: mmsa-dist
-pipeline_tag: feature-extraction
-tags: [chemistry, molecules, molecular-representation, self-supervised]
-{license_line}---
+_TAGS = ["chemistry", "molecules", "molecular-representation", "self-supervised"]
 
+_TEMPLATE = """\
 # Molecular embeddings by MMSA
 
 Vectors of small molecules, pre-trained without labels on {modalities} of the same molecules, with a hypergraph
@@ -70,13 +65,17 @@ def model_card(about: Mapping[str, Any], *, parameters: int) -> str:
         about: the contents of the model's ``config.json``.
         parameters: number of trained numbers.
     """
+    from huggingface_hub import ModelCard, ModelCardData  # here, for a model loads without the hub's client
+
     inference = about["inference"]
     view, model, standardization = inference["view"], inference["model"], inference["standardization"]
     given = about["license"]
     metrics = {_METRICS[name]: about["metrics"][name] for name in _METRICS if name in about["metrics"]}
-    return _TEMPLATE.format(
+    header = ModelCardData(
+        library_name="mmsa-dist", pipeline_tag="feature-extraction", tags=_TAGS, license=given
+    ).to_yaml()
+    text = _TEMPLATE.format(
         **{key: about[key] for key in ("digest", "mmsa_dist", "schema_version", "reference_molecules")},
-        license_line="" if given is None else f"license: {json.dumps(given, ensure_ascii=False)}\n",
         license="set by whoever trained and publishes them" if given is None else given,
         parameters=parameters,
         view=view,
@@ -87,6 +86,7 @@ def model_card(about: Mapping[str, Any], *, parameters: int) -> str:
         training=_table(_flat(about["training"])),
         metrics=_table(metrics),
     )
+    return str(ModelCard(f"---\n{header}\n---\n\n{text}"))
 
 
 _MODALITIES = {"gin": "2D graph (GIN)", "comenet": "3D geometry (ComENet)", "resnet": "picture (ResNet-18)"}
