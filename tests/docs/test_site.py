@@ -81,6 +81,10 @@ def test_the_api_is_there(site):
         "encoders": "mmsa_dist.encoders.base.Encoder",
         "kernels": "mmsa_kernels.hyperedge_memory.op.hyperedge_memory_attention",
         "shards": "mmsa_shards.manifest.Manifest",
+        "prepare": "mmsa_shards.prepare.prepare",
+        "train": "mmsa_dist.train.loop.pretrain",
+        "model": "mmsa_dist.model.MMSAModel",
+        "config": "mmsa_dist.config.schema.Train.steps",
     }.items():
         assert name in Targets(site / f"api/{page}.html").anchors
 
