@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,11 +11,15 @@ from mmsa_dist.config.load import load_config
 from mmsa_dist.config.schema import Embed
 from mmsa_dist.console import fail, say
 
+if TYPE_CHECKING:
+    from mmsa_dist.embed import ExportSummary
+
 _USED = (
     *(f"embed.{name}" for name in Embed.model_fields if name != "reference_molecules"),
     *("prepare.smiles_column", "prepare.id_column", "prepare.allow_truncated"),
     "model.encoders",  # among which embed.view may be, where a model has encoders of its own
 )
+_OF_UNREADABLE = ("syntax", "empty")  # reasons of rows in which nothing looks like a molecule
 
 
 def embed(
@@ -86,4 +90,12 @@ def embed(
     for reason, count in summary.reasons.items():
         say(f"  {count:,} without: {reason}")
     if summary.rows and not summary.ok:
-        fail("no row has a vector: does the input hold what its name says? `-` reads lines of SMILES and ids", status=1)
+        fail(f"no row has a vector: {_why_none(summary)}", status=1)
+
+
+def _why_none(summary: ExportSummary) -> str:
+    """Why none of the rows has a vector; the more frequent reasons come first."""
+    reason = next((reason for reason in summary.reasons if reason not in _OF_UNREADABLE), None)
+    if reason is None:
+        return "does the input hold what its name says? `-` reads lines of SMILES and ids"
+    return summary.messages.get(reason, reason)

@@ -39,7 +39,7 @@ def inspect(
     if since is not None:
         _compare(folder, since, as_json)
         return
-    from mmsa_dist.report.inspect import contact_sheet, inspect_shards, render_inspection
+    from mmsa_dist.report import contact_sheet, inspect_shards, render_inspection
 
     statistics = inspect_shards(folder)
     if as_json:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dis
 import os
 import sys
+import traceback
+from typing import Annotated
 
 import typer
 
+from mmsa_dist import __version__
 from mmsa_dist.cli.ablate import ablate
 from mmsa_dist.cli.config import show_config
 from mmsa_dist.cli.download import pubchem
@@ -17,7 +21,7 @@ from mmsa_dist.cli.prepare import prepare
 from mmsa_dist.cli.pretrain import pretrain
 from mmsa_dist.cli.report import report
 from mmsa_dist.cli.search import search
-from mmsa_dist.console import fail
+from mmsa_dist.console import fail, say
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,6 +29,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Multi-modal molecular representation learning with structure awareness: from molecules to vectors.",
+    epilog="With MMSA_DEBUG=1 in the environment, every error comes with its traceback.",
 )
 download = typer.Typer(no_args_is_help=True, help="Fetch the files that others publish, for `mmsa prepare`.")
 download.command()(pubchem)
@@ -33,6 +38,7 @@ for command in (prepare, inspect, pretrain, embed, search, evaluate, ablate, rep
     app.command()(command)
 app.command("config")(show_config)
 
+_OURS = ("mmsa_dist", "mmsa_shards", "mmsa_kernels")
 _CTRL_C = 130  # the exit status that typer gives to Ctrl-C
 _SIGTERM = 143  # `mmsa_shards.cluster.TERMINATED`, without importing Ray
 _EXTRAS = {
@@ -49,10 +55,26 @@ _EXTRAS = {
 }
 
 
-def main(command: str | None = None) -> None:
-    """Runs the command line, or only its `command`; says in one sentence what a person got wrong and exits with 2.
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        say(f"mmsa-dist {__version__}")
+        raise typer.Exit
 
-    With ``MMSA_DEBUG=1`` errors come with their traceback.
+
+@app.callback()
+def _mmsa(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Takes the options that stand before a command."""
+
+
+def main(command: str | None = None) -> None:
+    """Runs the command line, or only its `command`.
+
+    What a person got wrong, or what the system refuses, is one sentence and status 2. Any other error is a bug: it
+    ends with its traceback and status 1. With ``MMSA_DEBUG=1`` every error comes with its traceback.
     """
     arguments = sys.argv[1:] if command is None else [command, *sys.argv[1:]]
     try:
@@ -67,7 +89,25 @@ def main(command: str | None = None) -> None:
         if extra is None or os.environ.get("MMSA_DEBUG"):
             raise
         fail(f"this command needs {error.name}, which is not installed; run pip install 'mmsa-dist[{extra}]'")
-    except (ValueError, OSError, FloatingPointError) as error:
+    except Exception as error:
         if os.environ.get("MMSA_DEBUG"):
             raise
-        fail(str(error))
+        if isinstance(error, ValueError | OSError | FloatingPointError) and _is_raised_by_us(error):
+            fail(str(error))
+        if isinstance(error, OSError):
+            fail(f"{error} (MMSA_DEBUG=1 shows where)")
+        traceback.print_exc()
+        fail(f"this is a bug of mmsa-dist {__version__}: please report it with the lines above", status=1)
+
+
+def _is_raised_by_us(error: Exception) -> bool:
+    """Whether a `raise` of our packages made the error, so that its text is meant for a person.
+
+    Innermost is one of our lines also where a compiled function that it calls fails: in numpy, torch or Python itself.
+    """
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None or last.tb_frame.f_globals.get("__name__", "").partition(".")[0] not in _OURS:
+        return False
+    return last.tb_frame.f_code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]

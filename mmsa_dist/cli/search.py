@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.table import Table
@@ -14,9 +15,12 @@ from rich.table import Table
 from mmsa_dist.cli.arguments import split_settings
 from mmsa_dist.console import say
 
+if TYPE_CHECKING:
+    from mmsa_dist.embed.search import Neighbour, SearchIndex
+
 
 def search(
-    folder: Annotated[Path, typer.Argument(help="Folder that `mmsa embed` wrote.", metavar="EMBEDDINGS")],
+    folder: Annotated[str, typer.Argument(help="Folder that `mmsa embed` wrote, a path or URL.", metavar="EMBEDDINGS")],
     queries: Annotated[list[str], typer.Argument(help="SMILES, or with --by-id ids of the folder.")],
     model: Annotated[
         Optional[str],  # noqa: UP045
@@ -40,50 +44,58 @@ def search(
         raise ValueError(
             f"mmsa search takes no settings ({settings[0]}): molecules are embedded as those of the folder"
         )
+    if html is not None and html.is_dir():
+        raise ValueError(f"--html {html} is a folder; name a file in it, such as {html / 'neighbours.html'}")
     if html is not None and not html.parent.is_dir():
         raise ValueError(f"--html {html}: there is no folder {html.parent}; make it, or name another")
 
     from mmsa_dist.embed.search import SearchIndex
 
     index = SearchIndex.open(folder)
-    if by_id:
-        answers = [index.by_id(query, k) for query in queries]
-    elif model is None:
-        raise ValueError("a SMILES is looked up with the model that made the vectors: pass --model, or --by-id")
-    else:
-        from mmsa_dist.embed import Embedder
-
-        origin = index.origin
-        embedder = Embedder.from_pretrained(
-            model,
-            view=origin.view,
-            conformers=origin.conformers,
-            pictures=origin.pictures,
-            standardize=origin.standardize,
-        )
-        answers = index.by_smiles(embedder, queries, k)
-    by_query = dict(zip(queries, answers, strict=True))
+    answers = dict(zip(queries, _neighbours(index, queries, model, by_id, k), strict=True))
     if html is not None:
-        from mmsa_dist.report.gallery import write_gallery
-
-        facts = {
-            "molecules": f"{len(index):,}",
-            "view": index.origin.view,
-            "recall of the index": f"{index.recall:.3f}",
-        }
-        drawn = {query: index.smiles_of(query) if by_id else query for query in queries}
-        write_gallery(by_query, html, title=folder.resolve().name, facts=facts, drawn=drawn)
+        _write_page(index, answers, html, folder, by_id)
     if as_json:
-        plain = {query: [dataclasses.asdict(hit) for hit in hits] for query, hits in by_query.items()}
+        plain = {query: [dataclasses.asdict(hit) for hit in hits] for query, hits in answers.items()}
         sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
-        return
-    if html is not None:
+    elif html is not None:
         say(f"wrote {html}")
-        return
-    for query, neighbours in by_query.items():
-        table = Table(title=query, title_justify="left")
-        for name in ("similarity", "id", "smiles"):
-            table.add_column(name, justify="right" if name == "similarity" else "left", overflow="fold")
-        for neighbour in neighbours:
-            table.add_row(f"{neighbour.similarity:.3f}", neighbour.id, neighbour.smiles)
-        say(table)
+    else:
+        for query, hits in answers.items():
+            say(_table(query, hits))
+
+
+def _neighbours(
+    index: SearchIndex, queries: Sequence[str], model: str | None, by_id: bool, k: int
+) -> list[list[Neighbour]]:
+    if by_id:
+        return [index.by_id(query, k) for query in queries]
+    if model is None:
+        raise ValueError("a SMILES is looked up with the model that made the vectors: pass --model, or --by-id")
+    from mmsa_dist.embed import Embedder
+
+    return index.by_smiles(Embedder.from_pretrained(model, **index.query_options), queries, k)
+
+
+def _write_page(
+    index: SearchIndex, answers: Mapping[str, Sequence[Neighbour]], path: Path, folder: str, by_id: bool
+) -> None:
+    from mmsa_dist.report.gallery import write_gallery
+    from mmsa_shards.folder import Folder
+
+    facts = {
+        "molecules": f"{len(index):,}",
+        "view": index.origin.view,
+        "recall of the index": f"{index.recall:.3f}",
+    }
+    drawn = {query: index.smiles_of(query) if by_id else query for query in answers}
+    write_gallery(answers, path, title=Folder(folder).url.rpartition("/")[2], facts=facts, drawn=drawn)
+
+
+def _table(query: str, hits: Sequence[Neighbour]) -> Table:
+    table = Table(title=query, title_justify="left")
+    for name in ("similarity", "id", "smiles"):
+        table.add_column(name, justify="right" if name == "similarity" else "left", overflow="fold")
+    for hit in hits:
+        table.add_row(f"{hit.similarity:.3f}", hit.id, hit.smiles)
+    return table

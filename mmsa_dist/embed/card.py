@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,13 +17,9 @@ _METRICS = {
     "train/loss": "training loss",
 }
 
-_TEMPLATE = """\
----
-library_name: mmsa-dist
-pipeline_tag: feature-extraction
-tags: [chemistry, molecules, molecular-representation, self-supervised]
-{license_line}---
+_TAGS = ["chemistry", "molecules", "molecular-representation", "self-supervised"]
 
+_TEMPLATE = """\
 # Molecular embeddings by MMSA
 
 Vectors of small molecules, pre-trained without labels on {modalities} of the same molecules, with a hypergraph
@@ -74,13 +69,17 @@ def model_card(about: Mapping[str, Any], model: Model, *, parameters: int) -> st
         model: its architecture.
         parameters: number of trained numbers.
     """
+    from huggingface_hub import ModelCard, ModelCardData  # here, for a model loads without the hub's client
+
     inference = about["inference"]
     view, standardization = inference["view"], inference["standardization"]
     given = about["license"]
     metrics = {_METRICS[name]: about["metrics"][name] for name in _METRICS if name in about["metrics"]}
-    return _TEMPLATE.format(
+    header = ModelCardData(
+        library_name="mmsa-dist", pipeline_tag="feature-extraction", tags=_TAGS, license=given
+    ).to_yaml()
+    text = _TEMPLATE.format(
         **{key: about[key] for key in ("digest", "mmsa_dist", "schema_version", "reference_molecules")},
-        license_line="" if given is None else f"license: {json.dumps(given, ensure_ascii=False)}\n",
         license="set by whoever trained and publishes them" if given is None else given,
         parameters=parameters,
         view=view,
@@ -91,6 +90,7 @@ def model_card(about: Mapping[str, Any], model: Model, *, parameters: int) -> st
         training=_table(_flat(about["training"])),
         metrics=_table(metrics),
     )
+    return str(ModelCard(f"---\n{header}\n---\n\n{text}"))
 
 
 def _described(encoder: type[Encoder]) -> str:

@@ -95,8 +95,8 @@ class Embedder(TransformerMixin, BaseEstimator):
         view: ``structure`` (structure-aware embedding g), ``unified`` (u), or the name of an encoder (its code);
             None takes the model's default.
         conformers: ``none`` leaves 3D out, which saves the slow part of reading SMILES; ``given`` takes the
-            conformers that shards hold and makes none; ``etkdg`` makes one per SMILES, as preparation does. Vectors
-            made with and without 3D differ: compare only what was made alike.
+            conformers that shards hold, and refuses SMILES; ``etkdg`` makes one per SMILES, as preparation does.
+            Vectors made with and without 3D differ: compare only what was made alike.
         pictures: whether pictures are drawn; without them only the graph (and the conformers) count.
         on_error: what becomes of rows that have no vector. ``nan`` keeps them as rows of NaN, ``raise`` is an
             `EmbeddingError`, ``drop`` leaves them out: `kept_` says which stayed. Rows that are dropped no longer
@@ -305,6 +305,11 @@ class Embedder(TransformerMixin, BaseEstimator):
         self, molecules: Iterable[object], progress: Callable[[int], None] | None = None, *, keyed: bool
     ) -> EmbeddedMolecules:
         self._check()
+        if self.conformers == "given":
+            raise ValueError(
+                "conformers='given' takes those of shards, and SMILES have none; pass conformers='etkdg', or prepare "
+                "the molecules first (`mmsa prepare`) and embed the shards"
+            )
         rows = rows_of(molecules)
         vectors = np.full((len(rows), self.width_), np.nan, dtype=np.float32)
         smiles: list[str | None] = [None] * len(rows)

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, get_args
@@ -30,12 +31,15 @@ from mmsa_dist.embed.parquet import (
     read_summary,
     write_summary,
 )
-from mmsa_dist.embed.part import make_part
+from mmsa_dist.embed.part import MadePart, make_part
 from mmsa_dist.embed.source import Piece, Source, open_source
 from mmsa_shards.folder import Folder
+from mmsa_shards.lock import locked
 from mmsa_shards.options import PrepareOptions
 
 Format = Literal["parquet", "npy"]
+
+_LOCK = ".mmsa-embed.lock"
 
 Progress = Callable[[int, int], None]
 """Called with the rows done and the rows in all; of files about so many, until all are read."""
@@ -70,7 +74,7 @@ def export_embeddings(
         progress: called before the first row and after every few.
 
     Raises:
-        ExportError: `out` holds something else, or the vectors do not fit `dtype`.
+        ExportError: `out` holds something else, another export is at work there, or the vectors do not fit `dtype`.
         ValueError: `source` cannot be read (the message says why).
     """
     if rows_per_part < 1:
@@ -86,6 +90,11 @@ def export_embeddings(
     embedder.fit()  # before anything is written: its options may be wrong
     folder = Folder(out)
     rows = open_source(source, options, out)
+    if rows.read_by and embedder.conformers == "given":
+        raise ExportError(
+            f"conformers='given' takes those of shards, and {source} is no folder of shards; prepare it first "
+            "(`mmsa prepare`) and embed the shards, or pass conformers='etkdg' (embed.conformers=etkdg)"
+        )
     origin = Origin(
         model=embedder.digest,
         view=embedder.view_,
@@ -99,34 +108,45 @@ def export_embeddings(
         width=embedder.width_,
         rows_per_part=rows_per_part,
     )
-    there = _parts_there(folder, origin)
-    summary = _finished(folder, there)
-    if summary is None:
-        ledger = _Ledger(rows, progress or (lambda done, total: None))
-        _make(folder)
-        for reasons in make(
-            embedder, origin, folder.url, ledger.missing(rows.pieces(rows_per_part), there), ledger.tell
-        ):
-            ledger.reasons += reasons
-        if not ledger.parts:
-            raise ExportError(f"{source} holds no records; nothing was embedded")
-        summary = _summary(folder, origin, ledger)
-        write_summary(summary)
-        ledger.progress(summary.rows, summary.rows)
-    if format == "npy":
-        write_npy(summary)
-    return summary
+    _make(folder)
+    with _alone_in(folder):
+        there = _parts_there(folder, origin)
+        summary = _finished(folder, there)
+        if summary is None:
+            ledger = _Ledger(rows, progress or (lambda done, total: None))
+            missing = ledger.missing(rows.pieces(rows_per_part), there)
+            for reasons, messages in make(embedder, origin, folder.url, missing, ledger.tell):
+                ledger.reasons += reasons
+                ledger.messages = messages | ledger.messages
+            if not ledger.parts:
+                raise ExportError(f"{source} holds no records; nothing was embedded")
+            summary = _summary(folder, origin, ledger)
+            write_summary(summary)
+            ledger.progress(summary.rows, summary.rows)
+        if format == "npy":
+            write_npy(summary)
+        return summary
 
 
 def _make(folder: Folder) -> None:
     if folder.path is None:
         return
+    if folder.path.exists() and not folder.path.is_dir():
+        raise ExportError(f"{folder.path} is a file; name a folder for the embeddings")
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ExportError(
             f"the folder {folder.path} cannot be made ({error.strerror}); name one where you may write"
         ) from error
+
+
+def _alone_in(folder: Folder) -> AbstractContextManager[None]:
+    """Keeps other exports out of a folder of this machine; at a URL there is nothing that could."""
+    if folder.path is None or not os.access(folder.path, os.W_OK):  # a finished one may lie where nothing is written
+        return nullcontext()
+    refusal = ExportError(f"another export is at work in {folder.path}: wait for its end, or name another folder")
+    return locked(folder.path / _LOCK, refusal)
 
 
 @dataclass
@@ -139,6 +159,8 @@ class _Ledger:
     reused_parts: int = 0
     reasons: Reasons = field(default_factory=Counter)
     """Rows of parts that are there."""
+    messages: dict[str, str] = field(default_factory=dict)
+    """By reason the first message, of parts that were made now."""
 
     def missing(self, pieces: Iterable[Piece], there: Mapping[int, Reasons]) -> Iterator[tuple[int, Piece]]:
         """Yields the pieces of which there is no part, with their number."""
@@ -158,7 +180,7 @@ class _Ledger:
 
 def _one_by_one(
     embedder: Embedder, origin: Origin, url: str, pieces: Iterable[tuple[int, Piece]], tell: Callable[[int], None]
-) -> Iterator[Reasons]:
+) -> Iterator[MadePart]:
     """Makes parts in this process; yields what became of the rows of each."""
     for number, piece in pieces:
         yield make_part(embedder, origin, url, number, piece, tell)
@@ -170,8 +192,6 @@ def _parts_there(folder: Folder, origin: Origin) -> dict[int, Reasons]:
     Raises:
         ExportError: `folder` holds other things, or parts of other vectors.
     """
-    if folder.path is not None and folder.path.exists() and not folder.path.is_dir():
-        raise ExportError(f"{folder.path} is a file; name a folder for the embeddings")
     there = {}
     for name in folder.names():
         number = part_number(name)
@@ -219,4 +239,5 @@ def _summary(folder: Folder, origin: Origin, ledger: _Ledger) -> ExportSummary:
         parts=ledger.parts,
         reused_parts=ledger.reused_parts,
         origin=origin,
+        messages=ledger.messages,
     )

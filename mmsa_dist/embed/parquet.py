@@ -18,7 +18,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import fsspec
@@ -78,6 +78,8 @@ class ExportSummary:
     reused_parts: int
     """Parts that an earlier, interrupted export had already written."""
     origin: Origin
+    messages: dict[str, str] = field(default_factory=dict)
+    """By reason the first message, of the parts that this export made itself."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class EmbeddedRow:
     smiles: str | None
     reason: str | None
     """None where there is a vector."""
+    message: str = ""
+    """A sentence on `reason`, which parts do not keep."""
 
 
 def part_name(number: int) -> str:

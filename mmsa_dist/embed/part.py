@@ -10,6 +10,9 @@ from mmsa_dist.embed.parquet import Origin, Reasons, write_part
 from mmsa_dist.embed.source import Piece
 from mmsa_shards.folder import Folder
 
+MadePart = tuple[Reasons, dict[str, str]]
+"""What became of the rows of a part, and the first message of each reason."""
+
 
 def make_part(
     embedder: Embedder,
@@ -18,8 +21,8 @@ def make_part(
     number: int,
     piece: Piece,
     progress: Callable[[int], None] | None = None,
-) -> Reasons:
-    """Embeds a piece and writes its part; returns what became of its rows.
+) -> MadePart:
+    """Embeds a piece, writes its part, and returns what became of its rows.
 
     Args:
         embedder: of `origin`.
@@ -31,4 +34,5 @@ def make_part(
     """
     rows, vectors = piece.embed(embedder, progress)
     write_part(Folder(url), number, rows, vectors, origin)
-    return Counter(row.reason for row in rows)
+    messages = {row.reason: row.message for row in reversed(rows) if row.reason is not None}
+    return Counter(row.reason for row in rows), messages

@@ -260,18 +260,18 @@ def _read_config(folder: Path) -> dict[str, Any]:
         )
     try:
         about = json.loads((folder / CONFIG).read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelFolderError(f"{folder / CONFIG} is not JSON ({error}); export the model again") from error
     if not isinstance(about, dict) or not {"format", "schema_version"} <= about.keys():
         raise ModelFolderError(f"{folder / CONFIG} is not the configuration of an mmsa-dist model")
     if about["format"] != FORMAT:
         raise ModelFolderError(
-            f"{folder} has model format {about['format']}, written by mmsa-dist {about.get('mmsa_dist')}; "
+            f"{folder} has model format {about['format']!r}, written by mmsa-dist {about.get('mmsa_dist')}; "
             f"mmsa-dist {__version__} reads format {FORMAT}: {_other_version(about)}"
         )
     if about["schema_version"] != SCHEMA_VERSION:
         raise ModelFolderError(
-            f"{folder} was trained on block schema {about['schema_version']}; mmsa-dist {__version__} makes "
+            f"{folder} was trained on block schema {about['schema_version']!r}; mmsa-dist {__version__} makes "
             f"schema {SCHEMA_VERSION}: {_other_version(about)}"
         )
     for section in ("inference", "files", "metrics", "training"):

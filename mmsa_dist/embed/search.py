@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +86,21 @@ class SearchIndex:
         """What made the vectors of the index."""
         return self._rows.summary.origin
 
+    @property
+    def query_options(self) -> dict[str, Any]:
+        """Options with which an `Embedder` of the same model makes the vectors of queries.
+
+        They are those of the index. A SMILES brings no conformer, so where the index has those of shards
+        (``given``), one is made as preparation makes it.
+        """
+        origin = self.origin
+        return {
+            "view": origin.view,
+            "conformers": "etkdg" if origin.conformers == "given" else origin.conformers,
+            "pictures": origin.pictures,
+            "standardize": origin.standardize,
+        }
+
     def nearest(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Returns similarities and rows, both (q, min(k, n)), the nearest first; row -1 where fewer were found.
 
@@ -132,24 +148,24 @@ class SearchIndex:
         """The k nearest neighbours of each of q molecules.
 
         Args:
-            embedder: of the model and with the settings that the index was made with.
+            embedder: of the model that the index was made with, and with `query_options`.
             smiles: q molecules.
             k: neighbours for each.
 
         Raises:
             SearchError: the embedder makes other vectors than the index holds, or a query is no molecule.
         """
-        origin = self.origin
-        asked = {
-            "model": (embedder.digest, origin.model),
-            "view": (embedder.view_, origin.view),
-            "conformers": (embedder.conformers, origin.conformers),
-            "pictures": (embedder.pictures, origin.pictures),
-            "standardize": (embedder.standardize, origin.standardize),
-        }
-        for name, (ours, theirs) in asked.items():
-            if ours != theirs:
-                raise SearchError(f"the index was made with {name}={theirs!r}, the query with {ours!r}; use the same")
+        if embedder.digest != self.origin.model:
+            raise SearchError(
+                f"the index was made by model {self.origin.model}, not by {embedder.digest}; pass that one"
+            )
+        for name, needed in self.query_options.items():
+            passed = embedder.view_ if name == "view" else getattr(embedder, name)
+            if passed != needed:
+                raise SearchError(
+                    f"queries of this index need {name}={needed!r}, and the embedder has {passed!r}; make it with "
+                    "SearchIndex.query_options"
+                )
         result = embedder.embed(smiles)
         if result.invalid:
             bad = result.invalid[0]

@@ -10,8 +10,8 @@ import torch
 from sklearn.base import clone
 
 from mmsa_dist.embed.embedder import Embedder
-from mmsa_dist.embed.parquet import Origin, Reasons
-from mmsa_dist.embed.part import make_part
+from mmsa_dist.embed.parquet import Origin
+from mmsa_dist.embed.part import MadePart, make_part
 from mmsa_dist.embed.source import Piece
 from mmsa_shards.cluster import ray_pool
 from mmsa_shards.folder import Folder
@@ -24,7 +24,7 @@ def side_by_side(
     url: str,
     pieces: Iterable[tuple[int, Piece]],
     tell: Callable[[int], None],
-) -> Iterator[Reasons]:
+) -> Iterator[MadePart]:
     """Makes parts in the Ray cluster that RAY_ADDRESS names, or in a local one; yields what became of the rows of each.
 
     Args:

@@ -60,7 +60,7 @@ class Source(Protocol):
     digest: str
     """Changes when the input does."""
     read_by: str
-    """Versions of what makes molecules of it; empty where it holds molecules."""
+    """Versions of what makes molecules of it; empty where it holds molecules, with their conformers."""
 
     @property
     def total(self) -> int:
@@ -175,9 +175,8 @@ class ShardPiece:
         ]
         block = pa.concat_batches(blocks)
         vectors, without = embedder.embed_block(block, progress)
-        reasons = {row: reason for row, (reason, _) in without.items()}
         names = zip(*(block[column].to_pylist() for column in ("id", "inchikey", "smiles")), strict=True)
-        rows = [EmbeddedRow(name, key, smiles, reasons.get(row)) for row, (name, key, smiles) in enumerate(names)]
+        rows = [EmbeddedRow(*of_row, *without.get(row, (None, ""))) for row, of_row in enumerate(names)]
         return rows, vectors
 
 
@@ -238,13 +237,14 @@ class RecordPiece:
     def embed(self, embedder: Embedder, progress: Progress | None = None) -> Embedded:
         """See `Piece`."""
         result = embedder.embed([_structure(record) for record in self.records], progress)
-        reasons = {bad.row: bad.reason for bad in result.invalid}
+        why = {bad.row: (bad.reason, bad.message) for bad in result.invalid}
+        why |= {row: (bad.reason, bad.message) for row, bad in enumerate(self.records) if isinstance(bad, Refused)}
         rows = [
             EmbeddedRow(
                 record.id,
                 result.inchikeys[row],
                 result.smiles[row] or _smiles(record),
-                record.reason if isinstance(record, Refused) else reasons.get(row),
+                *why.get(row, (None, "")),
             )
             for row, record in enumerate(self.records)
         ]

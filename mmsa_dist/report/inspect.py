@@ -1,4 +1,4 @@
-"""What a folder of shards holds: counts and sizes as text and JSON, and a sheet of molecules as the model sees them.
+"""What a folder of shards holds: counts and sizes, and a sheet of molecules as the model sees them.
 
 H and W are the sides of a picture.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +23,10 @@ from mmsa_shards.shard import read_block
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from rich.console import Group
 
-_ELEMENTS_SHOWN = 12
 _QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 _SIZE_BINS = 16  # at the most
 _BIN_WIDTHS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
-_BAR = 40  # characters
 _SHEET_COLUMNS = 6
 
 
@@ -188,78 +185,6 @@ def inspect_shards(folder: str | os.PathLike[str], *, blocks: int = 4096) -> Sha
     )
 
 
-def render_inspection(statistics: ShardStatistics) -> Group:
-    """The statistics as tables for a terminal; ``rich.console.Console().print`` shows them."""
-    from rich.bar import Bar
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    def table(title: str, *columns: str) -> Table:
-        made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-        for number, column in enumerate(columns):
-            made.add_column(column, justify="left" if number == 0 else "right", header_style="dim")
-        return made
-
-    s = statistics
-    splits = table("Shards", "split", "shards", "blocks", "molecules", "MB", "bytes/molecule")
-    for split in s.splits:
-        each = split.bytes / split.molecules if split.molecules else float("nan")
-        splits.add_row(
-            split.split,
-            f"{split.shards:,}",
-            f"{split.blocks:,}",
-            f"{split.molecules:,}",
-            f"{split.bytes / 1e6:,.1f}",
-            f"{each:,.0f}",
-        )
-    ledger = table("Ledger", "records", "")
-    for field in fields(s.ledger):
-        ledger.add_row(field.name.replace("_", " "), f"{getattr(s.ledger, field.name):,}")
-    parts: list[Table | Text] = [Text(f"{s.folder}  (manifest {s.digest[:12]})"), splits, ledger]
-    if s.reject_reasons:
-        reasons = table("Why records were rejected", "reason", "records")
-        for reason, count in _falling(s.reject_reasons):
-            reasons.add_row(Text(reason), f"{count:,}")
-        parts.append(reasons)
-    sources = table("Conformers", "from", "molecules", "share")
-    for source, count in _falling(s.conformer_sources):
-        sources.add_row(source, f"{count:,}", _percent(count, s.molecules))
-    parts.append(sources)
-    if s.standardization:
-        changed = table("What standardization changed", "by", "records", "share of those not rejected")
-        for step, count in _falling(s.standardization):
-            changed.add_row(step.replace("_", " "), f"{count:,}", _percent(count, s.ledger.read - s.ledger.rejected))
-        parts.append(changed)
-    if s.shared_ids.ids:
-        of = f"{s.shared_ids.molecules:,} of {s.molecules_read:,} molecules share {s.shared_ids.ids:,} ids, such as "
-        parts.append(Text(of + ", ".join(s.shared_ids.examples)))
-    if s.molecules_read:
-        n = s.atoms_per_molecule
-        quantiles = np.quantile(n, (0, 0.05, 0.5, 0.95, 1)).astype(int)
-        atoms = table(
-            f"Heavy atoms of {s.molecules_read:,} molecules", *["mean", "least", "5%", "median", "95%", "most"], "bonds"
-        )
-        atoms.add_row(f"{n.mean():.1f}", *(f"{q:,}" for q in quantiles), f"{s.bonds / len(n):.1f}")
-        sizes = table("Sizes", "heavy atoms", "molecules", "share")
-        sizes.add_column()
-        largest = max(size.molecules for size in s.sizes)
-        for size in s.sizes:
-            share = _percent(size.molecules, s.molecules_read)
-            sizes.add_row(size.name, f"{size.molecules:,}", share, Bar(largest, 0, size.molecules, width=_BAR))
-        elements = table("Elements", "element", "atoms", "share", "in molecules")
-        elements.add_column()
-        for name, count in list(s.atoms_by_element.items())[:_ELEMENTS_SHOWN]:
-            share, holding = _percent(count, int(n.sum())), s.molecules_by_element[name]
-            bar = Bar(s.molecules_read, 0, holding, width=_BAR)
-            elements.add_row(name, f"{count:,}", share, _percent(holding, s.molecules_read), bar)
-        rare = list(s.atoms_by_element)[_ELEMENTS_SHOWN:]
-        if rare:
-            elements.add_row(f"{len(rare)} more", f"{sum(s.atoms_by_element[name] for name in rare):,}", "", "")
-        parts += [atoms, sizes, elements]
-    return Group(*(piece for part in parts for piece in (part, Text())))
-
-
 def contact_sheet(folder: str | os.PathLike[str], path: str | os.PathLike[str], molecules: int = 24) -> None:
     """Draws a PNG of molecules as the image encoder sees them, spread evenly over the shards.
 
@@ -338,11 +263,3 @@ def _symbol(atomic_number_index: int) -> str:
     if atomic_number_index >= 118:
         return "other"
     return Chem.GetPeriodicTable().GetElementSymbol(atomic_number_index + 1)
-
-
-def _falling(counts: dict[str, int]) -> list[tuple[str, int]]:
-    return sorted(counts.items(), key=lambda item: -item[1])
-
-
-def _percent(count: int, of: int) -> str:
-    return f"{100 * count / of:.1f} %" if of else "–"

@@ -22,7 +22,7 @@ from mmsa_dist.evaluate.moleculenet import METRICS, Metric
 from mmsa_dist.report.figures import Figure, Line, bars, chemical_map, counts, curve
 from mmsa_dist.report.groups import MOST_READ, Groups, by_prefix, by_shards
 from mmsa_dist.report.record import RunRecord, Series, read_record
-from mmsa_dist.report.space import LARGEST_MAP, ChemicalSpace, Picture
+from mmsa_dist.report.space import ChemicalSpace, Picture
 from mmsa_dist.report.style import FONT
 from mmsa_dist.report.templates import environment
 from mmsa_dist.runtime.files import write_atomically
@@ -50,64 +50,53 @@ def write_report(run_dir: str | os.PathLike[str], *, progress: Progress | None =
     Raises:
         FileNotFoundError: there is no such folder, or it is not a run's.
     """
-    from bokeh.embed import components
-    from bokeh.resources import Resources
-
     say = progress or (lambda words: None)
     say("reading the run")
     record = read_record(run_dir)
+    space = None if record.embeddings is None else ChemicalSpace(record.embeddings)
+    context = _of_the_run(record) | {"few": None, "space": None, "anchors": None}
     figures = _training_figures(record) | {"molecules": _molecule_figures(record), "map": [], "usage": []}
-    context: dict[str, Any] = {
+    if space is not None and len(space) < _FEWEST:
+        context["few"] = len(space)
+    elif space is not None:
+        figures["map"], context["space"] = _map(record, space, say)
+        figures["usage"], context["anchors"] = _anchors(record, space)
+    say("writing the page")
+    context |= _in_bokeh(figures)
+    path = RunFolder(record.root).report
+    write_atomically(path, environment().get_template("page.html").render(context))
+    return path
+
+
+def _of_the_run(record: RunRecord) -> dict[str, Any]:
+    """What the template says of the run, without figures."""
+    return {
         "record": record,
         "title": record.root.resolve().name,
         "facts": _facts(record),
         "tiles": _tiles(record),
         "ledger": asdict(record.manifest.ledger) if record.manifest else {},
         "sheet": None if record.sheet is None else Markup(base64.b64encode(record.sheet).decode()),
-        "space": None,
-        "anchors": None,
         "evaluation": _evaluation(record.evaluation) if record.evaluation else None,
         "evaluation_notes": record.evaluation.get("notes", []) if record.evaluation else [],
         "written": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "version": __version__,
         "font": Markup(FONT),
     }
-    space = None if record.embeddings is None else ChemicalSpace(record.embeddings)
-    if space is not None and record.embeddings is not None and len(space) >= _FEWEST:
-        say(f"drawing {len(space):,} molecules")
-        properties = space.properties()
-        say(f"mapping {len(space):,} vectors by {space.method}")
-        groups, untold = _groups(record, space)
-        figures["map"] = [[chemical_map(space.coordinates(), groups[0].of, len(groups[0].labels))]]
-        context["space"] = {
-            "method": space.method,
-            "shown": len(space),
-            "in_all": space.in_all,
-            "largest": LARGEST_MAP,
-            "origin": record.embeddings.summary.origin,
-            "groups": groups,
-            "untold": untold,
-            "properties": list(properties),
-            "payload": Markup(space.payload(groups, properties)),
-            "gallery": space.gallery(_NEAR),
-        }
-        attention = None if record.model is None else space.anchors(record.model)
-        if attention is not None:
-            usage = attention.mean(axis=0)
-            shares = bars(
-                "Share of attention per anchor",
-                np.sort(usage)[::-1],
-                label="anchors, the most used first",
-                reference=1 / len(usage),
-            )
-            figures["usage"] = [[shares]]
-            context["anchors"] = _anchor_gallery(space, attention)
-    say("writing the page")
-    # All figures are one document: were one of them without its place in the page, Bokeh would draw none.
+
+
+def _in_bokeh(figures: Mapping[str, Rows]) -> dict[str, Any]:
+    """The elements of all figures by section, and the scripts that draw them.
+
+    All figures are one document: were one of them without its place in the page, Bokeh would draw none.
+    """
+    from bokeh.embed import components
+    from bokeh.resources import Resources
+
     plots = [figure.plot for rows in figures.values() for row in rows for figure in row]
     script, divs = components(plots) if plots else ("", ())
     places = iter(divs)
-    context |= {
+    return {
         "figures": {
             section: [[figure.with_words(next(places)) for figure in row] for row in rows if row]
             for section, rows in figures.items()
@@ -115,9 +104,41 @@ def write_report(run_dir: str | os.PathLike[str], *, progress: Progress | None =
         "bokeh": Markup(Resources(mode="inline", components=["bokeh"]).render_js() if plots else ""),
         "figure_script": Markup(script),
     }
-    path = RunFolder(record.root).report
-    write_atomically(path, environment().get_template("page.html").render(context))
-    return path
+
+
+def _map(record: RunRecord, space: ChemicalSpace, say: Progress) -> tuple[Rows, dict[str, Any]]:
+    """The map of chemical space, and what the template says beside it."""
+    say(f"drawing {len(space):,} molecules")
+    properties = space.properties()
+    say(f"mapping {len(space):,} vectors by {space.method}")
+    groups, untold = _groups(record, space)
+    plot = chemical_map(space.coordinates(), groups[0].of, len(groups[0].labels))
+    return [[plot]], {
+        "layout": space.layout,
+        "shown": len(space),
+        "in_all": space.in_all,
+        "origin": space.shown.summary.origin,
+        "groups": groups,
+        "untold": untold,
+        "properties": list(properties),
+        "payload": Markup(space.payload(groups, properties)),
+        "gallery": space.gallery(_NEAR),
+    }
+
+
+def _anchors(record: RunRecord, space: ChemicalSpace) -> tuple[Rows, dict[str, Any] | None]:
+    """How much attention the anchors get, and the molecules of the most used; nothing where the vectors have none."""
+    attention = None if record.model is None else space.anchors(record.model)
+    if attention is None:
+        return [], None
+    usage = attention.mean(axis=0)
+    shares = bars(
+        "Share of attention per anchor",
+        np.sort(usage)[::-1],
+        label="anchors, the most used first",
+        reference=1 / len(usage),
+    )
+    return [[shares]], _anchor_gallery(space, attention)
 
 
 def _groups(record: RunRecord, space: ChemicalSpace) -> tuple[list[Groups], str]:

@@ -85,14 +85,19 @@ class ChemicalSpace:
 
     @cached_property
     def method(self) -> str:
-        """How the map is drawn."""
+        """How the map is laid out."""
         return "UMAP" if importlib.util.find_spec("umap") and len(self) > 15 else "PCA"
+
+    @property
+    def layout(self) -> str:
+        """How, for a reader. PCA knows no cosine, but of vectors of length one those are near whose cosine is high."""
+        return "UMAP on the cosine" if self.method == "UMAP" else "PCA of the vectors, scaled to length one"
 
     def coordinates(self) -> NDArray[np.float32]:
         """(n, 2) places on the map; the same vectors give the same map."""
         if self.method == "PCA":
             width = min(2, *self.shown.vectors.shape)
-            flat = PCA(width, random_state=0).fit_transform(self.shown.vectors)
+            flat = PCA(width, random_state=0).fit_transform(_unit(self.shown.vectors))
             return np.pad(flat, ((0, 0), (0, 2 - width))).astype(np.float32)
         import umap
 

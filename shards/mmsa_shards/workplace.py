@@ -7,7 +7,6 @@ is killed, it leaves a work folder that the same command takes again.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -20,6 +19,7 @@ from mmsa_shards.atomic import write_atomically
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.folder import Folder, is_in_memory
 from mmsa_shards.job import Job
+from mmsa_shards.lock import locked
 from mmsa_shards.manifest import JOB_NAME, MANIFEST_NAME, Manifest
 from mmsa_shards.options import PrepareOptions
 from mmsa_shards.verify import WITHOUT_JOB
@@ -152,11 +152,8 @@ def prepared(folder: Folder, work: Path) -> Prepared | None:
 def alone_in(work: Path) -> Iterator[None]:
     """Keeps other preparations out of a work folder, which is made where it is missing."""
     work.mkdir(parents=True, exist_ok=True)
-    with (work / _LOCK_NAME).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PrepareError(f"another preparation is at work in {work}: wait for its end, or stop it") from None
+    refusal = PrepareError(f"another preparation is at work in {work}: wait for its end, or stop it")
+    with locked(work / _LOCK_NAME, refusal):
         yield
 
 

@@ -174,10 +174,15 @@ def test_3d_takes_part_only_where_it_is_asked_for(embedder):
 
 
 def test_a_molecule_that_the_view_cannot_see_has_no_vector(embedder):
-    seen = clone(embedder).set_params(view="comenet", conformers="given")
-    vectors = seen.transform(DRUGS[:2])
+    flat, _, _ = smiles_to_block(DRUGS[:2], conformers="none", standardization=DEFAULT)
+    vectors, without = clone(embedder).set_params(view="comenet", conformers="given").embed_block(flat)
     assert np.isnan(vectors).all()
-    assert {bad.reason for bad in seen.report_} == {"no_modality"}
+    assert [reason for reason, _ in without.values()] == ["no_modality"] * 2
+
+
+def test_smiles_have_no_conformers_that_could_be_given(embedder):
+    with pytest.raises(ValueError, match="conformers='given' takes those of shards, and SMILES have none; pass conf"):
+        clone(embedder).set_params(conformers="given").transform(DRUGS[:2])
 
 
 def test_pictures_can_be_left_out(embedder):

@@ -119,6 +119,16 @@ def test_shards_are_read_without_parsing(embedder, tiny_shards, tmp_path):
     np.testing.assert_allclose(flat.vectors, embedder.transform(flat.smiles), atol=1e-6, rtol=0)
 
 
+def test_conformers_of_shards_are_not_taken_from_files(embedder, table, tmp_path):
+    given = clone(embedder).set_params(conformers="given")
+    mend = (
+        r"is no folder of shards; prepare it first \(`mmsa prepare`\) and embed the shards, or pass conformers='etkdg'"
+    )
+    with pytest.raises(ExportError, match=mend):
+        export_embeddings(given, table, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_several_files_and_molfiles(embedder, tmp_path):
     from rdkit import Chem
 
@@ -161,6 +171,24 @@ def test_a_killed_export_goes_on(embedder, table, tiny_shards, tmp_path, monkeyp
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
         p.name for p in (tmp_path / "whole").iterdir()
     )
+
+
+def test_two_exports_at_once_do_not_touch_each_other(embedder, table, tmp_path, monkeypatch):
+    """The second would remove files that the first is writing."""
+    write, out = part_module.write_part, tmp_path / "out"
+
+    def beside_another(folder, number, *rest):
+        unfinished = out / f".part-{number:05d}.parquet.123.tmp"
+        unfinished.write_bytes(b"half")
+        with pytest.raises(ExportError, match=f"another export is at work in {out}: wait for its end, or name"):
+            export_embeddings(embedder, table, out, rows_per_part=5)
+        assert unfinished.exists()
+        unfinished.unlink()
+        write(folder, number, *rest)
+
+    monkeypatch.setattr(part_module, "write_part", beside_another)
+    assert export_embeddings(embedder, table, out, rows_per_part=5).parts == 3
+    assert not list(out.glob(".*"))
 
 
 def test_killed_after_the_last_part(embedder, table, tmp_path, monkeypatch):

@@ -64,7 +64,7 @@ def test_a_hub_that_does_not_answer_is_said(embedder, monkeypatch):
 
 def test_the_licence_is_published(hub, embedder):
     embedder.push_to_hub("someone/mmsa", token="hf_writer", license="mit")
-    assert b'\nlicense: "mit"\n---\n' in hub.files["README.md"]
+    assert b"\nlicense: mit\n" in hub.files["README.md"]
 
 
 def test_as_a_pull_request(hub, embedder):

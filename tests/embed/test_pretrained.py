@@ -75,7 +75,11 @@ def test_loading_leaves_random_numbers_alone(folder):
 
 def test_the_card_says_what_a_stranger_has_to_know(embedder, folder):
     card = (folder / "README.md").read_text()
-    assert card.startswith("---\nlibrary_name: mmsa-dist\n")
+    assert header(folder) == {
+        "library_name": "mmsa-dist",
+        "pipeline_tag": "feature-extraction",
+        "tags": ["chemistry", "molecules", "molecular-representation", "self-supervised"],
+    }
     assert embedder.digest in card
     assert "| training loss | 1.5 |" in card
     assert "| data.molecules | 20 |" in card
@@ -211,6 +215,15 @@ def test_an_unfit_version_is_said(folder):
         Embedder.from_pretrained(folder)
     (folder / "config.json").write_text('{"format": 9, "schema_version": 9}')  # whose other keys nobody knows yet
     with pytest.raises(ModelFolderError, match="model format 9, written by"):
+        Embedder.from_pretrained(folder)
+    rewrite(folder, format="4")
+    with pytest.raises(ModelFolderError, match=r"has model format '4', written by .* reads format 4:"):
+        Embedder.from_pretrained(folder)
+
+
+def test_a_configuration_that_is_nested_without_end_is_said(folder):
+    (folder / "config.json").write_text(100_000 * "[")
+    with pytest.raises(ModelFolderError, match=r"config\.json is not JSON \(maximum recursion depth exceeded"):
         Embedder.from_pretrained(folder)
 
 

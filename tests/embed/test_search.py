@@ -91,11 +91,11 @@ def test_unfit_questions_are_said(embedder, index):
         index.smiles_of("aspirin")
     with pytest.raises(SearchError, match="query 'xx' has no vector"):
         index.by_smiles(embedder, ["xx"])
-    with pytest.raises(SearchError, match="view"):
+    with pytest.raises(SearchError, match="need view='structure', and the embedder has 'unified'"):
         index.by_smiles(clone(embedder).set_params(view="unified"), ["C"])
-    with pytest.raises(SearchError, match="made with standardize=True, the query with False"):
+    with pytest.raises(SearchError, match="need standardize=True, and the embedder has False"):
         index.by_smiles(clone(embedder).set_params(standardize=False), ["C"])
-    with pytest.raises(SearchError, match="model"):
+    with pytest.raises(SearchError, match="made by model"):
         index.by_smiles(random_embedder(1), ["C"])
     for ask in (lambda: index.by_id("D1", k=0), lambda: index.by_smiles(embedder, ["C"], k=0)):
         with pytest.raises(SearchError, match="k=0 must be 1 or more"):

@@ -75,6 +75,18 @@ def test_hover_shows_the_structure_and_a_click_chooses_it(opened):
     assert not page.is_visible("#tip")
 
 
+def test_a_long_smiles_is_cut_with_a_sign(browser, tmp_path):  # noqa: F811
+    (tmp_path / "in.smi").write_text("".join(f"{'C' * n}O L{n}\n" for n in (89, 90, 120)))
+    export_embeddings(random_embedder(), tmp_path / "in.smi", tmp_path / "embeddings")
+    shown = []
+    with Opened(browser, write_report(tmp_path).resolve().as_uri()) as opened:
+        for row in range(3):
+            opened.page.mouse.move(*opened.place(row))
+            opened.frame()
+            shown.append(opened.page.text_content("#tip .mono"))
+    assert shown == ["C" * 89 + "O", "C" * 89 + "…", "C" * 89 + "…"]
+
+
 def test_a_neighbour_is_chosen_by_click_and_by_key(opened):
     page = opened.page
     nearest = page.locator("#card .near button").first

@@ -18,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mmsa_dist.embed import export_embeddings
+from mmsa_dist.embed import export_embeddings, read_embeddings
 from mmsa_dist.report import inspect_shards, write_report
 from mmsa_dist.report.ids import SharedIds
+from mmsa_dist.report.space import ChemicalSpace
 from mmsa_dist.report.structures import pack
 from mmsa_shards.manifest import Manifest
 from mmsa_shards.shard import read_block
@@ -100,7 +101,7 @@ def test_every_section_says_what_was_measured(page):
     assert "Sizes and elements" in text["preparation"]
     assert "Losses by name" in text["training"]
     assert "Use of the 8 anchors" in text["anchors"]
-    assert "55 molecules by their structure vector, laid out by UMAP" in text["map"]
+    assert "55 molecules by their structure vector, laid out by UMAP on the cosine." in text["map"]
     assert text["gallery"].count("M-") == 8 * 6
     assert re.search(r"cluster 1 · \d+ molecules", text["gallery"])
     assert "Not by split" not in text["map"]
@@ -315,10 +316,34 @@ def test_salts_of_one_drug_are_shown_once(tmp_path):
     assert payload["ids"] == [f"D{n}" for n in range(len(DRUGS))]
 
 
-def test_too_few_molecules_for_a_map(tmp_path):
-    (tmp_path / "in.smi").write_text("C methane\nCC ethane\n")
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("C methane\nCC ethane\n", "2 distinct molecules of embeddings/ have a vector; a map and neighbours take at "),
+        ("CCO a\nOCC b\njunk c\n", "1 distinct molecule of embeddings/ has a vector; a map"),
+        ("junk a\n", "0 distinct molecules of embeddings/ have a vector; a map"),
+    ],
+)
+def test_too_few_molecules_for_a_map(tmp_path, lines, said):
+    (tmp_path / "in.smi").write_text(lines)
     export_embeddings(random_embedder(), tmp_path / "in.smi", tmp_path / "embeddings")
-    assert "Not measured yet" in Page(write_report(tmp_path).read_text()).text["map"]
+    text = Page(write_report(tmp_path).read_text()).text
+    for section in ("map", "gallery"):
+        assert said in words(text[section])
+        assert "Not measured yet" not in text[section]
+
+
+def test_a_map_by_pca_is_one_of_directions(tmp_path):
+    """Vectors of one direction have a cosine of 1, and one place, however long they are."""
+    (tmp_path / "in.smi").write_text("".join(f"{s} D{n}\n" for n, s in enumerate(DRUGS)))
+    export_embeddings(random_embedder(), tmp_path / "in.smi", tmp_path / "embeddings", dtype="float32")
+    embeddings = read_embeddings(tmp_path / "embeddings")
+    space = ChemicalSpace(embeddings)
+    assert space.layout.startswith("PCA of the vectors, scaled to length one")
+    lengths = np.linspace(0.5, 20, len(DRUGS), dtype=np.float32)[:, None]
+    scaled = ChemicalSpace(dataclasses.replace(embeddings, vectors=embeddings.vectors * lengths))
+    np.testing.assert_allclose(scaled.coordinates(), space.coordinates(), atol=1e-5)
+    assert f"laid out by {space.layout}." in words(Page(write_report(tmp_path).read_text()).text["map"])
 
 
 def test_a_missing_folder_is_said(tmp_path):

@@ -36,7 +36,7 @@ SIDEWAYS = {
 }
 SHARDS_FOR_MMSA_DIST = {
     *("atomic", "schema", "options", "errors", "manifest", "changes", "shard", "verify", "read", "block"),
-    *("from_smiles", "folder"),
+    *("from_smiles", "folder", "lock"),
 }
 STAGES_OF_FILES = {
     "mmsa_dist/evaluate/side_by_side.py": {"cluster"},
