@@ -100,16 +100,14 @@ class ResNet(Encoder):
     def _nothing(self) -> Tensor:
         """Returns (1, width) zeros that depend on every parameter, through every module.
 
-        So a rank without any picture joins in the others' collectives: the gradients' sums, and at ZeRO 3 the
-        gathering of each module's parameters. Statistics stay as they are.
+        So a rank without any picture takes part in the collectives of the others: the sums of gradients, and at ZeRO 3
+        the gathering of each module's parameters. Running statistics do not change.
         """
-        training, recompute = self.training, self.recompute
+        training = self.training
         self.eval()
-        self.recompute = "no"  # the second pass would find the module in training mode
         white_13HW = self.mean_3.new_full((1, 3, 32, 32), 255).to(torch.uint8)
         nothing_1D = self.encode_pictures(white_13HW) * 0.0
         self.train(training)
-        self.recompute = recompute
         return nothing_1D
 
     def present(self, batch: MoleculeBatch) -> Tensor:

@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -89,13 +89,14 @@ def deepspeed_config(config: Config, world: int) -> dict[str, Any]:
 
 
 def start_engine(module: nn.Module, config: Config) -> Engine:
-    """Wraps `module` (on its device) with AdamW and DeepSpeed; at ZeRO 3 its parameters are shared out in place."""
-    recompute: Literal["no", "yes", "reentrant"] = "no"
+    """Returns `module` (on its device) wrapped with AdamW and DeepSpeed.
+
+    At ZeRO 3 its parameters are partitioned in place. With `train.activation_checkpointing` its encoders checkpoint.
+    """
     if config.train.activation_checkpointing:
-        recompute = "reentrant" if config.train.zero_stage == 3 else "yes"
-    for part in module.modules():
-        if isinstance(part, Encoder):
-            part.recompute = recompute
+        for part in module.modules():
+            if isinstance(part, Encoder):
+                part.checkpoint_activations(reentrant=config.train.zero_stage == 3)
     optimizer = torch.optim.AdamW(
         parameter_groups(module, config), lr=config.train.lr, weight_decay=config.train.weight_decay
     )
