@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from dataclasses import dataclass
 
 import psutil
 import torch
@@ -28,6 +29,16 @@ from mmsa_dist.train.engine import (
     set_learning_rate,
     whole,
 )
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What became of an optimizer step, the same on all ranks."""
+
+    skipped: bool
+    """Whether a loss or gradient was not finite, so that nothing changed."""
+    stop: bool
+    """Whether some rank was asked to stop."""
 
 
 class TrainStep:
@@ -54,11 +65,9 @@ class TrainStep:
         self._steps = 0
         self._wait_s = 0.0
         self._busy_s = 0.0
-        self.stop_agreed = False
-        """Whether some rank was asked to stop; the same on all ranks."""
 
-    def run(self, step: int, *, asked_to_stop: bool) -> None:
-        """Does optimizer step `step` (collective).
+    def run(self, step: int, *, asked_to_stop: bool) -> StepResult:
+        """Makes optimizer step `step` (collective).
 
         A step whose loss or gradient is not finite on any rank is skipped on all: no parameter, moment, running
         statistic or bank row changes, and the ranks on which it was not finite list its molecules.
@@ -74,7 +83,7 @@ class TrainStep:
         self._engine.train()
         outputs = []
         buffers = [buffer.clone() for buffer in self._engine.module.buffers()]
-        good, self.stop_agreed = True, False
+        good, stop = True, False
         for micro in range(train.accumulate):
             batch = self._next_batch()
             self._engine.set_gradient_accumulation_boundary(micro == train.accumulate - 1)
@@ -83,7 +92,7 @@ class TrainStep:
             if not own_finite:
                 self._bad_steps.list_molecules(step, batch.index_B, output.losses)
             finite, go_on = all_ranks_agree(own_finite, not asked_to_stop)
-            good, self.stop_agreed = good and finite, self.stop_agreed or not go_on
+            good, stop = good and finite, stop or not go_on
             if good:
                 self._engine.backward(output.total)
                 self._look_ahead(last=micro == train.accumulate - 1 and step + 1 == (train.stop_after or train.steps))
@@ -109,6 +118,7 @@ class TrainStep:
         self._busy_s += time.perf_counter() - begin
         if not good:
             self._bad_steps.bad(step)
+        return StepResult(skipped=not good, stop=stop)
 
     def meters(self, step: int) -> dict[str, float]:
         """Scalars since the last call, meaned over steps and ranks (collective)."""
