@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mmsa_dist.config.load import ConfigError, explain, load_config, read_yaml, to_yaml
 from mmsa_dist.config.schema import Config
 from mmsa_dist.embed.pretrained import PretrainedModel
-from mmsa_dist.runtime.files import as_file_name, write_atomically
+from mmsa_dist.runtime.files import as_file_name, write_text_atomically
 from mmsa_dist.runtime.run_folder import RunFolder
 
 _TAKEN = ("no-pre-training", "jobs", "splits")
@@ -113,7 +113,7 @@ def pretrain_arms(arms: Sequence[Arm], ranks: int, say: Callable[[str], None]) -
             continue
         say(f"{number} of {len(arms)}: {arm.name}")
         arm.folder.root.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, wanted)
+        write_text_atomically(path, wanted)
         begun = arm.folder.checkpoints.exists()
         command = [*_launcher(ranks), "pretrain", "--config", str(path), *(["--resume"] if begun else [])]
         if status := subprocess.run(command, env=_environment()).returncode:

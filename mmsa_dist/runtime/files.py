@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and what tells that they are still what was written."""
+"""Text files that appear whole or not at all, names for files, and digests of files."""
 
 from __future__ import annotations
 
@@ -6,29 +6,26 @@ import hashlib
 import re
 from pathlib import Path
 
-from mmsa_shards import atomic
-from mmsa_shards.atomic import flush
+from mmsa_shards.atomic import flush, write_atomically
 
-__all__ = ["as_file_name", "flush", "sha256_of", "write_atomically"]
-
-_CHUNK = 1 << 20  # bytes
+__all__ = ["as_file_name", "flush", "sha256_of", "write_text_atomically"]
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes `text` to `path`, whole or not at all: a failure leaves what was there."""
-    with atomic.write_atomically(path) as file:
+def write_text_atomically(path: Path, text: str) -> None:
+    """Writes `text` to `path` in UTF-8; if that fails, `path` stays as it was.
+
+    `mmsa_shards.atomic.write_atomically` does the same for bytes, as a context.
+    """
+    with write_atomically(path) as file:
         file.write(text.encode())
 
 
 def as_file_name(words: str) -> str:
-    """Words as the name of a file: letters and digits in lower case, joined by hyphens; empty where there are none."""
+    """Returns `words` as a file name: lower-case letters and digits, joined by hyphens; may be empty."""
     return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while chunk := handle.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+    """Returns the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from mmsa_dist.runtime.files import write_atomically
+from mmsa_dist.runtime.files import write_text_atomically
 from mmsa_dist.runtime.run_folder import RunFolder
 
 _ON_CONSOLE = {
@@ -97,4 +97,4 @@ class MetricsLog:
         if not folder.metrics.exists():
             return
         whole = [line for line in folder.metrics.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        write_atomically(folder.metrics, "".join(line for line in whole if json.loads(line)["step"] <= start))
+        write_text_atomically(folder.metrics, "".join(line for line in whole if json.loads(line)["step"] <= start))

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmsa_dist.runtime.distributed import all_ranks_agree, is_distributed, rank, world_size
-from mmsa_dist.runtime.files import flush, sha256_of, write_atomically
+from mmsa_dist.runtime.files import flush, sha256_of, write_text_atomically
 from mmsa_dist.runtime.run_folder import git_state
 from mmsa_dist.train.checkpoint import (
     CHECKPOINT_FORMAT,
@@ -125,12 +125,12 @@ class CheckpointSaver:
         if not errors:
             try:
                 together = {name: digest for part in digests for name, digest in part.items()}
-                write_atomically(temporary / "digests.json", json.dumps(together, indent=2))
+                write_text_atomically(temporary / "digests.json", json.dumps(together, indent=2))
                 if final.exists():  # a damaged one that a resumed run has fallen back behind
                     shutil.rmtree(final)
                 temporary.replace(final)
                 flush(self._folder)
-                write_atomically(self._folder / "latest", final.name + "\n")
+                write_text_atomically(self._folder / "latest", final.name + "\n")
                 for path in checkpoints_in(self._folder)[: -self._keep]:
                     shutil.rmtree(path)
                 return SaveOutcome(True, f"saved {final}")
