@@ -103,7 +103,8 @@ def measure(config: Config, device: torch.device, steps: int, turns: int, folder
     numbers = count()
 
     def whole_step() -> None:
-        assert not whole.run(next(numbers), asked_to_stop=False).skipped, "a skipped step is not to be timed"
+        result = whole.run(next(numbers), asked_to_stop=False)
+        assert not result.skipped, "a skipped step is no step to time"
 
     for _ in range(2):  # compiles, starts loader processes, and fills the bank so that neighbours are searched in it
         whole_step()

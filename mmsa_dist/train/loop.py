@@ -93,7 +93,7 @@ def pretrain(config: Config, *, resume: bool = False, verify: bool = False) -> R
 
 @dataclass(frozen=True)
 class _Position:
-    """What follows from how far a run is: made anew when a checkpoint is read."""
+    """How far a run is, and what depends on that; made anew whenever a checkpoint is read."""
 
     run: RunState
     neighbours: NeighbourSource
@@ -106,7 +106,7 @@ class Run:
     Args:
         config: the resolved configuration.
         device: of this rank, from `start_processes`.
-        watchdog: watches the steps, and is told of what takes longer.
+        watchdog: watches the steps, and is informed of what takes longer.
         resume: see `pretrain`, also for the errors.
     """
 
@@ -245,14 +245,14 @@ class Run:
         with self._watchdog.slow("saving"):
             outcome = self._saver.finish() if is_time else self._saver.poll()
             if outcome is not None:
-                log.say(outcome.words)
+                log.say(outcome.message)
             if is_time:
                 self._saver.begin(self._engine, self._at.neighbours.state_dict(), state)
             outcome = self._saver.finish() if at_end else None
         if outcome is not None:
             if not outcome.saved:
-                raise CheckpointError(outcome.words)
-            log.say(outcome.words)
+                raise CheckpointError(outcome.message)
+            log.say(outcome.message)
 
     def _export(self, log: MetricsLog) -> None:
         """Writes the model on rank 0 unless it is there already (collective)."""

@@ -40,7 +40,7 @@ class SaveOutcome:
     """The outcome of saving a checkpoint, the same on all ranks."""
 
     saved: bool
-    words: str
+    message: str
     """A sentence for the log: where it is, or why it was not saved and what to do."""
 
 

@@ -112,7 +112,7 @@ class TrainStep:
                 outputs.append((batch.index_B, output))
         if good and not gradients_are_finite(self._engine):
             good = False
-            for index_B, output in outputs:  # gradients are averaged over ranks, so any may be at fault
+            for index_B, output in outputs:  # gradients are averaged over ranks, so the cause may be on any of them
                 self._bad_steps.list_molecules(step, index_B, output.losses)
         if good:
             self._engine.step()
