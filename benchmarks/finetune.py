@@ -13,8 +13,6 @@ weights.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -23,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from shared.figures import Figure, parser, publish
 from torch import Tensor, nn
 from torch_geometric.nn import GINEConv, global_mean_pool
 
@@ -47,28 +44,26 @@ Edges = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("settings", nargs="*", metavar="section.key=value", help="such as finetune.batch_size=256")
-    parser.add_argument("--task", default="freesolv", help="a task of `mmsa evaluate` (freesolv)")
-    parser.add_argument("--data", type=Path, help="folder of MoleculeNet's CSV files; FreeSolv needs none")
-    parser.add_argument(
+    options = parser(__doc__)
+    options.add_argument("settings", nargs="*", metavar="section.key=value", help="such as finetune.batch_size=256")
+    options.add_argument("--task", default="freesolv", help="a task of `mmsa evaluate` (freesolv)")
+    options.add_argument("--data", type=Path, help="folder of MoleculeNet's CSV files; FreeSolv needs none")
+    options.add_argument(
         "--epochs",
         type=int,
         default=8,
         help="of a turn (8); test molecules are predicted once, after the last",
     )
-    parser.add_argument("--turns", type=int, default=2, help="of each (2)")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
-    arguments = parser.parse_args()
+    options.add_argument("--turns", type=int, default=2, help="of each (2)")
+    arguments = options.parse_args()
     torch.set_num_threads(1)
     config = load_config(None, [f"finetune.epochs={arguments.epochs}", *arguments.settings])
     figures = measure(config, arguments.task, arguments.data, arguments.turns)
-    show(figures)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1))
+    title = f"{arguments.task}, one thread, processor time"
+    publish(title, figures, arguments.json, libraries=("torch", "torch-geometric"))
 
 
-def measure(config: Config, task: str, folder: Path | None, turns: int) -> dict[str, float]:
+def measure(config: Config, task: str, folder: Path | None, turns: int) -> list[Figure]:
     data = load_task(task, folder)
     split = make_split(data, "random" if task == "freesolv" else "hu-scaffold")
     x = graphs(data).value
@@ -107,13 +102,13 @@ def measure(config: Config, task: str, folder: Path | None, turns: int) -> dict[
                 seconds[name].append(time.process_time() - begun)
     molecules = len(rows) * options.epochs
     rates = {name: molecules / statistics.median(times) for name, times in seconds.items()}
-    return {
-        "train_molecules": len(rows),
-        "batch_size": options.batch_size,
-        **{f"{name}, molecules/s": rate for name, rate in rates.items()},
-        "fine-tuning against bare": rates["fine-tuning"] / rates["bare GIN"],
-        "GIN against PyG": rates["bare GIN"] / rates["PyG"],
-    }
+    return [
+        Figure("training molecules", len(rows)),
+        Figure("batch size", options.batch_size),
+        *(Figure(f"{name}, molecules", rate, "/s") for name, rate in rates.items()),
+        Figure("rate of fine-tuning against bare", rates["fine-tuning"] / rates["bare GIN"], "x", least=LEAST),
+        Figure("rate of GIN against PyG", rates["bare GIN"] / rates["PyG"], "x", least=LEAST_AGAINST_PYG),
+    ]
 
 
 class PyG(nn.Module):
@@ -174,23 +169,6 @@ def gate(gin: GIN, pyg: PyG, batch: MoleculeBatch) -> None:
     with torch.no_grad():
         ours, theirs = gin.eval()(batch), pyg.eval()(edges(batch))
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-
-
-def verdict(value: float, least: float) -> str:
-    return "is reached" if value >= least else f"is NOT reached: {1 - value / least:.1%} short"
-
-
-def show(figures: dict[str, float]) -> None:
-    table = Table(title="one thread, processor time", title_justify="left")
-    for name in ("", "measured", "asked", "which"):
-        table.add_column(name, justify="left" if name in ("", "which") else "right")
-    least = {"fine-tuning against bare": LEAST, "GIN against PyG": LEAST_AGAINST_PYG}
-    for name, value in figures.items():
-        if name in least:
-            table.add_row(name, f"{value:.3f}x", f"{least[name]:.3f}x", verdict(value, least[name]))
-        else:
-            table.add_row(name, f"{value:,.0f}", "", "")
-    Console().print(table)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ folder first; that is not counted. Wall time. Correctness gate: the new environm
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -19,8 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+from shared.figures import Figure, parser, publish
 
 from mmsa_dist.config.load import load_config
 from mmsa_dist.embed import Embedder
@@ -33,9 +31,7 @@ _IMPORTS = 5
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the figures here too")
-    arguments = parser.parse_args()
+    arguments = parser(__doc__).parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = folder / "model"
@@ -72,18 +68,14 @@ def main() -> None:
         embedding = timed(python, "-c", embed)
         np.testing.assert_allclose(json.loads(vectors.read_text()), embedder.transform(SMILES), atol=1e-5)
         importing = statistics.median(timed(python, "-c", "import mmsa_dist.embed") for _ in range(_IMPORTS))
-    whole = making + installing + embedding
-    table = Table(title="From an empty virtual environment to vectors")
-    for heading in ("", "measured", "asked"):
-        table.add_column(heading)
-    table.add_row("venv, then pip install from a folder", f"{making:.1f} s, {installing:.1f} s", "")
-    table.add_row("first vectors, model loaded", f"{embedding:.1f} s", "")
-    table.add_row("together", f"{whole:.1f} s", f"{MOST_S:.0f} s")
-    table.add_row(f"import mmsa_dist.embed, median of {_IMPORTS}", f"{importing:.2f} s", f"{MOST_IMPORT_S:.0f} s")
-    Console().print(table)
-    if arguments.json is not None:
-        figures = {"venv_s": making, "install_s": installing, "embed_s": embedding, "import_s": importing}
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+    figures = [
+        Figure("venv", making, "s"),
+        Figure("pip install from a folder", installing, "s"),
+        Figure("first vectors, the model loaded", embedding, "s"),
+        Figure("together", making + installing + embedding, "s", most=MOST_S),
+        Figure(f"import mmsa_dist.embed, median of {_IMPORTS}", importing, "s", most=MOST_IMPORT_S),
+    ]
+    publish("from an empty virtual environment to vectors", figures, arguments.json, libraries=("torch",))
 
 
 def timed(*words: object) -> float:

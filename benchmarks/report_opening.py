@@ -12,14 +12,12 @@ chooses another molecule.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
 from pathlib import Path
-from typing import Any
 
 from playwright.sync_api import Browser, Page, sync_playwright
+from shared.figures import Figure, parser, publish
 
 READY = "#map[data-ready]"
 FRAMES = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
@@ -70,30 +68,33 @@ def hovered(page: Page) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("page", type=Path)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--browser", default="/usr/bin/chromium", help="the installed Chromium or Chrome")
-    parser.add_argument("--json", type=Path)
-    words = parser.parse_args()
-    url = words.page.resolve().as_uri()
+    options = parser(__doc__)
+    options.add_argument("page", type=Path, help="a report, report.html")
+    options.add_argument("--rounds", type=int, default=9, help="openings (9)")
+    options.add_argument("--browser", default="/usr/bin/chromium", help="the installed Chromium or Chrome")
+    arguments = options.parse_args()
+    url = arguments.page.resolve().as_uri()
     rounds: list[dict[str, float]] = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=words.browser, args=["--no-sandbox", "--disable-gpu", "--no-first-run"]
+            executable_path=arguments.browser, args=["--no-sandbox", "--disable-gpu", "--no-first-run"]
         )
         gate(browser, url)
-        for _ in range(words.rounds):
+        for _ in range(arguments.rounds):
             page, numbers = opened(browser, url)
             rounds.append(numbers | {"hover_s": statistics.median(hovered(page))})
             page.context.close()
         version = browser.version
         browser.close()
     median = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
-    result: dict[str, Any] = {"bytes": words.page.stat().st_size, "chromium": version, "median": median}
-    print(json.dumps(result, indent=1))
-    if words.json:
-        words.json.write_text(json.dumps(result | {"rounds": rounds}, indent=1) + "\n")
+    figures = [
+        Figure("size of the page", arguments.page.stat().st_size / 1e6, "MB"),
+        Figure("opening", median["wall_s"], "s"),
+        Figure("opening, processor time", median["cpu_s"], "s"),
+        Figure("heap", median["heap_mb"], "MB"),
+        Figure("hover", median["hover_s"], "s"),
+    ]
+    publish(f"Chromium {version}, medians of {arguments.rounds} openings", figures, arguments.json)
 
 
 if __name__ == "__main__":

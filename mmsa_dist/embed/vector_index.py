@@ -18,7 +18,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from mmsa_dist.runtime.files import flush, write_atomically
+from mmsa_dist.runtime.files import flush, write_text_atomically
 
 EXACT_ROWS = 1 << 17
 """Vectors up to which every one is compared with a query."""
@@ -138,7 +138,7 @@ def _keep(folder: Path, built: VectorIndex) -> None:
         flush(temporary)
         (folder / _ABOUT).unlink(missing_ok=True)  # it must never speak of another file
         temporary.replace(folder / _FILE)
-        write_atomically(folder / _ABOUT, json.dumps(asdict(built.about)) + "\n")
+        write_text_atomically(folder / _ABOUT, json.dumps(asdict(built.about)) + "\n")
     except (OSError, RuntimeError):  # FAISS says with RuntimeError that a file cannot be written
         temporary.unlink(missing_ok=True)
 

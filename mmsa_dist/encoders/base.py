@@ -36,20 +36,28 @@ class Encoder(nn.Module, ABC):
     reads them; atoms and bonds are in every batch, so an encoder of coordinates need not add ``graph``."""
     width: int
     """Of the vectors that `forward` returns."""
-    recompute: Literal["no", "yes", "reentrant"] = "no"
-    """Whether `block` keeps only its inputs and recomputes its activations in the backward pass; ``reentrant`` does so
-    by a nested backward pass, which ZeRO 3 needs to gather parameters for both passes."""
+    _reentrant: bool | None = None
+    """How `block` recomputes; None where it keeps all activations."""
+
+    def checkpoint_activations(self, *, reentrant: bool) -> None:
+        """Makes `block` keep only its inputs in training and recompute its activations in the backward pass.
+
+        Args:
+            reentrant: recompute in a backward pass of its own. ZeRO 3 needs this to gather parameters for both passes.
+        """
+        self._reentrant = reentrant
 
     def block(self, function: Callable[..., Tensor], *inputs: Any) -> Tensor:
-        """Returns ``function(*inputs)``, a part of the encoder that is recomputed as `recompute` says.
+        """Returns ``function(*inputs)``, a part of the encoder that may be recomputed in the backward pass.
 
-        Both passes draw the same random numbers; running statistics are updated in the first only.
+        Both passes draw the same random numbers, and only the first updates running statistics. In evaluation mode a
+        block is computed once.
 
         Args:
             function: a module, or a method that calls modules; it must not change its inputs.
             inputs: tensors and any other values.
         """
-        if self.recompute == "no" or not torch.is_grad_enabled():
+        if self._reentrant is None or not self.training or not torch.is_grad_enabled():
             return function(*inputs)
         contexts = partial(_checkpoint_contexts, self)
 
@@ -59,9 +67,9 @@ class Encoder(nn.Module, ABC):
                 return function(*inputs)
 
         result: Tensor = (
-            checkpoint(function, *inputs, use_reentrant=False, context_fn=contexts)
-            if self.recompute == "yes"
-            else checkpoint(run, *inputs, use_reentrant=True)
+            checkpoint(run, *inputs, use_reentrant=True)
+            if self._reentrant
+            else checkpoint(function, *inputs, use_reentrant=False, context_fn=contexts)
         )
         return result
 

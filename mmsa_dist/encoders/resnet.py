@@ -102,13 +102,11 @@ class ResNet(Encoder):
         A rank without pictures thus takes part in the collectives: the reduction of gradients and, at ZeRO 3, the
         gathering of each module's parameters. Running statistics do not change.
         """
-        training, recompute = self.training, self.recompute
+        training = self.training
         self.eval()
-        self.recompute = "no"  # recomputation would find the module in training mode
         white_13HW = self.mean_3.new_full((1, 3, 32, 32), 255).to(torch.uint8)
         zeros_1D = self.encode_pictures(white_13HW) * 0.0
         self.train(training)
-        self.recompute = recompute
         return zeros_1D
 
     def present(self, batch: MoleculeBatch) -> Tensor:

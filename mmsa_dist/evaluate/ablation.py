@@ -19,7 +19,7 @@ from mmsa_dist.config.schema import Config
 from mmsa_dist.embed.pretrained import PretrainedModel
 from mmsa_dist.evaluate.protocols import Protocol
 from mmsa_dist.evaluate.provenance import used_settings
-from mmsa_dist.runtime.files import as_file_name, write_atomically
+from mmsa_dist.runtime.files import as_file_name, write_text_atomically
 from mmsa_dist.runtime.run_folder import RunFolder
 
 _TAKEN = ("no-pre-training", "jobs", "splits")
@@ -66,8 +66,8 @@ class Arm:
     def begin(self, text: str, ranks: int) -> Path:
         """Writes down, before the pre-training, its configuration `text` and its `ranks`; returns the configuration."""
         self.folder.root.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.yaml, text)
-        write_atomically(self._ranks, f"{ranks}\n")
+        write_text_atomically(self.yaml, text)
+        write_text_atomically(self._ranks, f"{ranks}\n")
         return self.yaml
 
     @property

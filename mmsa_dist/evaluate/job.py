@@ -30,8 +30,8 @@ from mmsa_dist.evaluate.moleculenet import Task
 from mmsa_dist.evaluate.scores import LabelScore, Score, plain, score_from_plain
 from mmsa_dist.evaluate.splits import Split
 from mmsa_dist.evaluate.tasks import TaskData
-from mmsa_dist.runtime.files import as_file_name, sha256_of, write_atomically
-from mmsa_shards import atomic
+from mmsa_dist.runtime.files import as_file_name, sha256_of, write_text_atomically
+from mmsa_shards.atomic import write_atomically
 
 _VERSION = 6
 """Goes up when the same job would come out otherwise."""
@@ -134,7 +134,7 @@ def keep(folder: Path, job: Job, outcome: Outcome, score: Score) -> None:
     for number, name in enumerate(job.data.label_names):
         columns[f"{name} (label)"] = job.data.labels[test, number]
         columns[f"{name} (predicted)"] = outcome.predictions[test, number]
-    with atomic.write_atomically(path.with_suffix(".parquet")) as file:
+    with write_atomically(path.with_suffix(".parquet")) as file:
         pq.write_table(pa.table(columns), file)
     predictions = sha256_of(path.with_suffix(".parquet"))
     about = {
@@ -143,7 +143,7 @@ def keep(folder: Path, job: Job, outcome: Outcome, score: Score) -> None:
         "score": plain(score),
         "curve": [plain(epoch) for epoch in outcome.curve],
     }
-    write_atomically(path, json.dumps(about, allow_nan=False) + "\n")
+    write_text_atomically(path, json.dumps(about, allow_nan=False) + "\n")
 
 
 def kept(folder: Path, job: Job, say: Callable[[str], None]) -> Score | None:

@@ -22,7 +22,7 @@ from mmsa_dist.evaluate.provenance import departures, in_words
 from mmsa_dist.evaluate.scores import OF_A_LABEL, PER_LABEL, Score, label_rows, plain
 from mmsa_dist.evaluate.splits import Split
 from mmsa_dist.evaluate.tasks import TaskData
-from mmsa_dist.runtime.files import write_atomically
+from mmsa_dist.runtime.files import write_text_atomically
 
 RESULTS = "results"
 
@@ -226,11 +226,11 @@ class Results:
                 for score in self.scores
             ],
         }
-        write_atomically(folder / f"{RESULTS}.json", json.dumps(about, indent=2, allow_nan=False) + "\n")
+        write_text_atomically(folder / f"{RESULTS}.json", json.dumps(about, indent=2, allow_nan=False) + "\n")
         columns = [field.name for field in dataclasses.fields(Score) if field.name != "per_label"]
-        write_atomically(folder / f"{RESULTS}.csv", _csv(columns, (s.without_labels() for s in self.scores)))
-        write_atomically(folder / PER_LABEL, _csv(OF_A_LABEL, label_rows(self.scores)))
-        write_atomically(folder / f"{RESULTS}.md", self.to_markdown())
+        write_text_atomically(folder / f"{RESULTS}.csv", _csv(columns, (s.without_labels() for s in self.scores)))
+        write_text_atomically(folder / PER_LABEL, _csv(OF_A_LABEL, label_rows(self.scores)))
+        write_text_atomically(folder / f"{RESULTS}.md", self.to_markdown())
         return folder
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmsa_dist.evaluate.tasks import TaskData
-from mmsa_dist.runtime.files import write_atomically
+from mmsa_dist.runtime.files import write_text_atomically
 
 SplitName = Literal["hu-scaffold", "ogb-scaffold", "random"]
 TRAIN, VALID = 0.8, 0.1
@@ -75,7 +75,7 @@ class Split:
             **{part: getattr(self, part).tolist() for part in PARTS},
             "smiles": list(data.smiles),
         }
-        write_atomically(path, json.dumps(about) + "\n")
+        write_text_atomically(path, json.dumps(about) + "\n")
         return path
 
 

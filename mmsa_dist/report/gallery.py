@@ -12,7 +12,7 @@ from mmsa_dist.embed.search import Neighbour
 from mmsa_dist.report.drawing import structure_svg
 from mmsa_dist.report.style import FONT
 from mmsa_dist.report.templates import environment
-from mmsa_dist.runtime.files import write_atomically
+from mmsa_dist.runtime.files import write_text_atomically
 
 
 def write_gallery(
@@ -49,4 +49,6 @@ def write_gallery(
         for query, hits in answers.items()
     ]
     page = environment().get_template("gallery.html")
-    write_atomically(path, page.render(answers=shown, title=title, facts=facts, font=Markup(FONT), version=__version__))
+    write_text_atomically(
+        path, page.render(answers=shown, title=title, facts=facts, font=Markup(FONT), version=__version__)
+    )

@@ -25,7 +25,7 @@ from mmsa_dist.report.record import RunRecord, Series, read_record
 from mmsa_dist.report.space import ChemicalSpace, Picture
 from mmsa_dist.report.style import FONT
 from mmsa_dist.report.templates import environment
-from mmsa_dist.runtime.files import write_atomically
+from mmsa_dist.runtime.files import write_text_atomically
 from mmsa_dist.runtime.run_folder import RunFolder
 from mmsa_dist.structure.memory import dead_anchors
 from mmsa_shards.shard import ShardError
@@ -64,7 +64,7 @@ def write_report(run_dir: str | os.PathLike[str], *, progress: Progress | None =
     say("writing the page")
     context |= _in_bokeh(figures)
     path = RunFolder(record.root).report
-    write_atomically(path, environment().get_template("page.html").render(context))
+    write_text_atomically(path, environment().get_template("page.html").render(context))
     return path
 
 

@@ -1,4 +1,4 @@
-"""Atomically written files, their names and their digests."""
+"""Atomically written text files, names of files and their digests."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import hashlib
 import re
 from pathlib import Path
 
-from mmsa_shards import atomic
-from mmsa_shards.atomic import flush
+from mmsa_shards.atomic import flush, write_atomically
 
-__all__ = ["as_file_name", "flush", "sha256_of", "write_atomically"]
-
-_CHUNK = 1 << 20  # bytes
+__all__ = ["as_file_name", "flush", "sha256_of", "write_text_atomically"]
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes `text` to `path` atomically: after a failure the old content is still there."""
-    with atomic.write_atomically(path) as file:
+def write_text_atomically(path: Path, text: str) -> None:
+    """Writes `text` to `path` in UTF-8; if that fails, `path` stays as it was.
+
+    `mmsa_shards.atomic.write_atomically` does the same for bytes, as a context.
+    """
+    with write_atomically(path) as file:
         file.write(text.encode())
 
 
@@ -26,9 +26,6 @@ def as_file_name(words: str) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """Returns the SHA-256 of a file in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while chunk := handle.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+    """Returns the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmsa_dist.runtime.files import write_atomically
+from mmsa_dist.runtime.files import write_text_atomically
 
 _LIBRARIES = (
     "mmsa-dist",
@@ -84,8 +84,8 @@ class RunFolder:
     def describe(self, config_yaml: str) -> None:
         """Writes the configuration and the environment of the run."""
         self.root.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.config, config_yaml)
-        write_atomically(self.environment, json.dumps(environment(), indent=2) + "\n")
+        write_text_atomically(self.config, config_yaml)
+        write_text_atomically(self.environment, json.dumps(environment(), indent=2) + "\n")
 
 
 def environment() -> dict[str, object]:

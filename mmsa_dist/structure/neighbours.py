@@ -226,12 +226,13 @@ class NeighbourIndex:
         self.uncertain = 0
         """Queries so far with more near-equal rows on this rank than `nearest.MAX_CANDIDATES`: the order among
         those may depend on the number of ranks."""
-        self._candidates = make_candidates(rows_FC, kind, recall_target=recall_target, sample=recall_sample, k=k)
+        self.candidates = make_candidates(rows_FC, kind, recall_target=recall_target, sample=recall_sample, k=k)
+        """The search over this rank's rows."""
 
     @property
     def exhaustive(self) -> bool:
         """Whether this rank's search misses nothing."""
-        return self._candidates.exhaustive
+        return self.candidates.exhaustive
 
     def search(self, query_BC: Tensor, index_B: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Returns the k nearest molecules of all ranks to each query, itself excluded (collective).
@@ -247,7 +248,7 @@ class NeighbourIndex:
             ids (B, K) int64, -1 if the bank holds fewer, and squared Euclidean distances (B, K) float64,
             infinite there; on the device of the bank.
         """
-        return self._search(self._candidates, query_BC, index_B, k)
+        return self._search(self.candidates, query_BC, index_B, k)
 
     def recall(self, sample: int, k: int) -> float:
         """Returns the share of true neighbours that `search` finds for a sample of the bank (collective).

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: how many in a row, and which molecules were in them."""
+"""Steps whose loss or gradient is not finite: how many in a row, and with which molecules."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from mmsa_dist.runtime.distributed import rank
 
 
 class BadStepsInARow(FloatingPointError):
-    """Too many steps in a row were skipped; the message says where their molecules are listed and what to do."""
+    """Too many steps in a row were skipped. The message says where their molecules are listed, and what to do."""
 
 
 class BadSteps:
-    """Counts bad steps, alike on all ranks, and keeps a list of what was in them.
+    """Counts bad steps, identically on all ranks, and lists their molecules.
 
-    The list is ``rank-N.jsonl`` in a folder of the run: an object for each micro-batch of this rank whose loss or
-    gradient was not finite, with the step, the losses by name and the ids of the molecules.
+    Each rank writes ``rank-N.jsonl``: one object for each of its micro-batches whose loss or gradient was not finite,
+    with the step, the losses by name and the ids of the molecules.
 
     Args:
-        folder: of the lists; made when there is something to list.
-        reader: the shards trained on, which know the molecules' ids.
-        limit: bad steps in a row that end the run.
+        folder: folder of the lists; created with the first entry.
+        reader: the training shards, for the ids of molecules.
+        limit: number of bad steps in a row that ends the run.
     """
 
     def __init__(self, folder: Path, reader: BlockReader, limit: int) -> None:
@@ -35,10 +35,16 @@ class BadSteps:
         self._limit = limit
         self._in_a_row = 0
         self.total = 0
-        """Bad steps so far in this start of the run."""
+        """Number of bad steps since the run was last started."""
 
     def list_molecules(self, step: int, index_B: Tensor, losses: Mapping[str, Tensor]) -> None:
-        """Lists a micro-batch of this rank."""
+        """Adds a micro-batch of this rank to the list.
+
+        Args:
+            step: number of the step.
+            index_B: (B,) int64, numbers of the molecules.
+            losses: the loss terms by name, scalars.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         values = {name: float(value) for name, value in losses.items()}
         entry = {
@@ -53,17 +59,17 @@ class BadSteps:
         """Counts a step that was skipped.
 
         Raises:
-            BadStepsInARow: it was one too many.
+            BadStepsInARow: the limit is reached.
         """
         self.total += 1
         self._in_a_row += 1
         if self._in_a_row >= self._limit:
             raise BadStepsInARow(
                 f"{self._in_a_row} steps in a row, up to step {step}, had a loss or gradient that is not finite; their "
-                f"molecules stand in {self._folder}. Lower train.lr, set train.clip, or train with "
+                f"molecules are listed in {self._folder}. Lower train.lr, set train.clip, or train with "
                 "train.precision=fp32, then --resume"
             )
 
     def good(self) -> None:
-        """Ends a row."""
+        """Resets the count of bad steps in a row."""
         self._in_a_row = 0

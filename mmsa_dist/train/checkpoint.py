@@ -1,10 +1,10 @@
-"""Checkpoints: what one consists of, which is used, and how it is read; `mmsa_dist.train.saving` writes them.
+"""What a checkpoint contains, which one a run resumes from, and how it is read. `train.saving` writes them.
 
-A checkpoint is a folder ``step_N``: DeepSpeed's own files in ``engine/``, one file a rank for the neighbour source
-(the bank), ``run.json`` (step, loader state, configuration, git revision, manifest digest, ranks) and
-``digests.json`` (SHA-256 of every other file). It is written as ``step_N.tmp``, flushed and renamed, so a folder of
-that name is complete; ``latest`` is replaced last. Randomness is a function of seed and step
-(`mmsa_dist.runtime.seeds`), so no generator state is kept.
+A checkpoint is a folder ``step_N`` with DeepSpeed's own files in ``engine/``, one file per rank for the neighbour
+source (the bank), ``run.json`` (step, loader state, configuration, git revision, manifest digest, ranks) and
+``digests.json`` (SHA-256 of every other file). It is written as ``step_N.tmp``, flushed and renamed, so a folder named
+``step_N`` is complete. ``latest`` is replaced last. Randomness is a function of seed and step
+(`mmsa_dist.runtime.seeds`), so a checkpoint holds no generator state.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ ENGINE_FOLDER = "engine"
 CHECKPOINT_FORMAT = 1
 
 _UNSET = type("Unset", (), {"__repr__": lambda self: "(not set)"})()
-"""Value of a setting that the version which saved the checkpoint did not have, or this one has no more."""
-_OF_THE_START = frozenset({"run.dir", "train.stop_after"})  # where to, and where to stop
+"""Stands for a setting that only one of the two versions has: the one that saved the checkpoint, or this one."""
+_OF_THE_START = frozenset({"run.dir", "train.stop_after"})  # each start of a run may choose them
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message says which, why and what to do."""
+    """A checkpoint cannot be used. The message says which one, why, and what to do."""
 
 
 @dataclass(frozen=True)
 class RunState:
-    """Where a run stands."""
+    """How far a run is."""
 
     step: int
-    """Optimizer steps done, counting those that were skipped."""
+    """Number of optimizer steps done, including those that were skipped."""
     loader: LoaderState
 
 
 class Restored(NamedTuple):
-    """What a checkpoint holds beside the engine."""
+    """What a checkpoint holds besides the engine."""
 
     run: RunState
     neighbours: dict[str, torch.Tensor]
-    """State of this rank's neighbour source."""
+    """State of the neighbour source of this rank."""
     changed: str
-    """Settings that were others when it was saved, with both values; where to, and where to stop, are not counted."""
+    """Settings that have changed since it was saved, with both values; without `run.dir` and `train.stop_after`."""
 
 
 class Checkpoints:
@@ -68,9 +68,10 @@ class Checkpoints:
         self._folder = folder
 
     def newest_good(self) -> tuple[Path | None, list[str]]:
-        """The newest checkpoint whose files are all as written, and a sentence for each newer one that is not.
+        """Finds the newest checkpoint whose files are intact, on rank 0 for all ranks (collective).
 
-        Rank 0 decides for all ranks.
+        Returns:
+            Its path, or None if there is none; and a sentence about each newer checkpoint that is damaged.
         """
         answer: list[Any] = [None, []]
         if rank() == 0:
@@ -87,17 +88,17 @@ class Checkpoints:
     def load(
         self, path: Path, engine: Engine, *, manifest_digest: str, config: Mapping[str, Mapping[str, Any]]
     ) -> Restored:
-        """Restores the engine (collective), also where another number of ranks saved it.
+        """Restores `engine` from a checkpoint, even one saved by a different number of ranks (collective).
 
         Args:
-            path: of the checkpoint.
-            engine: to be restored.
-            manifest_digest: of the shards of this run.
-            config: its configuration.
+            path: folder of the checkpoint.
+            engine: the engine to restore, in place.
+            manifest_digest: digest of the manifest of this run's shards.
+            config: configuration of this run.
 
         Raises:
-            CheckpointError: another format, other shards, model or ZeRO stage, or files that this DeepSpeed does not
-                read.
+            CheckpointError: the checkpoint has another format, belongs to other shards, another model or ZeRO stage,
+                or has files that this version of DeepSpeed cannot read.
         """
         about = json.loads((path / "run.json").read_text())
         if about["format"] != CHECKPOINT_FORMAT:
@@ -112,7 +113,9 @@ class Checkpoints:
         changed = _differences(about["config"], config)
         of_model = {key: values for key, values in changed.items() if key.startswith("model.") and _UNSET not in values}
         if of_model:
-            raise CheckpointError(f"{path} was saved with {_told(of_model)}; set what it was, or start a new run.dir")
+            raise CheckpointError(
+                f"{path} was saved with {_described(of_model)}; restore that setting, or start a new run.dir"
+            )
         stage, now = about["config"]["train"]["zero_stage"], engine.zero_optimization_stage()
         if stage != now:
             raise CheckpointError(
@@ -126,12 +129,12 @@ class Checkpoints:
         return Restored(
             RunState(about["step"], LoaderState(**about["loader"])),
             _neighbours_of_rank(path, about["ranks"]),
-            _told({key: values for key, values in changed.items() if key not in _OF_THE_START}),
+            _described({key: values for key, values in changed.items() if key not in _OF_THE_START}),
         )
 
 
 def _differences(was: Mapping[str, Any], now: Mapping[str, Any], section: str = "") -> dict[str, tuple[Any, Any]]:
-    """The keys, with dots, of which the values differ, and both values."""
+    """Returns both values of each setting that differs, by its dotted key."""
     found: dict[str, tuple[Any, Any]] = {}
     for name in sorted(was.keys() | now.keys()):
         key, before, after = f"{section}{name}", was.get(name, _UNSET), now.get(name, _UNSET)
@@ -142,23 +145,23 @@ def _differences(was: Mapping[str, Any], now: Mapping[str, Any], section: str = 
     return found
 
 
-def _told(changed: Mapping[str, tuple[Any, Any]]) -> str:
+def _described(changed: Mapping[str, tuple[Any, Any]]) -> str:
     return ", ".join(f"{key}={was!r}, now {now!r}" for key, (was, now) in changed.items())
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """Checkpoints under their final name, oldest first."""
+    """Returns the complete checkpoints in `folder`, oldest first."""
     found = [p for p in folder.glob("step_*") if p.name.removeprefix("step_").isdigit()]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
 
 
 def neighbours_file(number: int) -> str:
-    """Name of the file that holds what the neighbour source of a rank remembers."""
+    """Returns the name of the file with the state of the neighbour source of rank `number`."""
     return f"neighbours-{number:05d}.safetensors"
 
 
 def _neighbours_of_rank(path: Path, ranks: int) -> dict[str, torch.Tensor]:
-    """What this rank's neighbour source was, dealt anew where another number of ranks saved it."""
+    """Returns the state of this rank's neighbour source, redistributed if a different number of ranks saved it."""
     if ranks == world_size():
         return load_file(path / neighbours_file(rank()))
     states = [load_file(path / neighbours_file(number)) for number in range(ranks)]
@@ -166,7 +169,7 @@ def _neighbours_of_rank(path: Path, ranks: int) -> dict[str, torch.Tensor]:
 
 
 def _fault(path: Path) -> str | None:
-    """What is wrong with the files of a checkpoint; None if all are as written."""
+    """Returns what is wrong with the files of a checkpoint, or None if they are intact."""
     try:
         digests = json.loads((path / "digests.json").read_text())
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Encoders that torch compiles for training (`train.compile`)."""
+"""Compiles encoders for training (`train.compile`)."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from mmsa_dist.model import MMSAModel
 
 
 def compile_encoders(model: MMSAModel, config: Config, batch: MoleculeBatch) -> None:
-    """Compiles forward and backward pass of the encoders that `config` names, for batches of any size, in place.
+    """Compiles the forward and backward passes of the encoders in `train.compile`, for any batch size, in place.
 
-    Parameters keep their names and values. Inference does not call what is compiled
-    (``torch.compiler.set_stance("force_eager")``): a second form would take as long to compile.
+    Parameters keep their names and values. Inference does not use the compiled form
+    (``torch.compiler.set_stance("force_eager")``), because a second form would take as long to compile.
 
     Args:
-        model: in the hands of DeepSpeed already, at stage 0 to 2.
-        config: names them under `train.compile`, and the precision.
-        batch: the same for every rank and every start of a run, on the device of the model. What torch compiles, and
-            so how it rounds, depends on the sizes that it sees first, and all ranks take what one of them has left
-            in torch's cache.
+        model: the model, which DeepSpeed already wraps, at ZeRO 0 to 2.
+        config: gives `train.compile` and the precision.
+        batch: a batch on the device of the model, the same on every rank and in every start of a run. What torch
+            compiles, and so how it rounds, depends on the sizes it sees first, and all ranks use what one of them has
+            put into torch's cache.
     """
     batch = _without_the_first_conformer_and_picture(batch)
     for name in config.train.compile:
@@ -32,14 +32,14 @@ def compile_encoders(model: MMSAModel, config: Config, batch: MoleculeBatch) -> 
         encoder.train()
         with torch.autocast(batch.device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
             feature = encoder(batch)
-        # Not by `backward`: DeepSpeed would take the gradients for those of a step.
+        # Not `backward`: DeepSpeed would take these gradients for those of a step.
         torch.autograd.grad(feature.sum(), list(encoder.parameters()), allow_unused=True)
         for buffer, before in zip(encoder.buffers(), statistics, strict=True):
             buffer.copy_(before)
 
 
 def _without_the_first_conformer_and_picture(batch: MoleculeBatch) -> MoleculeBatch:
-    """Makes sizes differ that are equal where no molecule lacks anything, or torch would compile for equal ones."""
+    """Drops one conformer and one picture, so that torch treats the numbers of molecules of each as independent."""
     others_B = torch.arange(len(batch), device=batch.device) > 0
     return dataclasses.replace(
         batch,

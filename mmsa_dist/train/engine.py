@@ -1,4 +1,4 @@
-"""DeepSpeed: from our configuration to its engine. Only this file and `engine_files` import it."""
+"""DeepSpeed's engine, set up from our configuration. Only this file and `engine_files` import DeepSpeed."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import os
 import socket
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
-# Its functions take the process group as a default at the moment of import. PyTorch's compiler imports it, at whatever
-# first call: were there a group by then, its threads would outlive it, and now and then abort the process at its end.
+# Its functions bind the default process group when it is imported. PyTorch's compiler would import it at its first
+# call. If there were a group by then, its threads would outlive it, and sometimes abort the process at exit.
 import torch.distributed.nn.functional
 
-# DeepSpeed chooses its accelerator while it is imported, and warns where it has to guess that there is none.
+# DeepSpeed chooses its accelerator when it is imported, and warns if it has to guess that there is none.
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 
 import deepspeed
@@ -30,19 +30,19 @@ from mmsa_dist.runtime.distributed import all_ranks_agree, rank, world_size
 
 
 def start_processes() -> torch.device:
-    """Joins the process group that the launcher laid out, or makes one of a single process; returns our device.
+    """Joins the process group of the launcher, or creates one of a single process; returns the device of this rank.
 
-    The backend is nccl with GPUs and gloo without; every rank takes the GPU of its ``LOCAL_RANK``.
+    The backend is nccl with GPUs and gloo without. Each rank uses the GPU of its ``LOCAL_RANK``.
 
     Raises:
-        StaleCompileLock: a process that was killed while it compiled would make this one wait for ever.
+        StaleCompileLock: a killed process has left a compilation lock, on which this one would wait for ever.
     """
     refuse_stale_compile_locks()
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
     if "RANK" not in os.environ:
         os.environ.update(alone, MASTER_PORT=str(_free_port()))
-    # DeepSpeed would compile a shared-memory all-reduce that only its inference engine calls: 35 s at the first
-    # start, a compiler needed, and a lock file left behind by a rank that is killed meanwhile.
+    # DeepSpeed would compile a shared-memory all-reduce that only its inference engine calls. That takes 35 s at the
+    # first start, needs a compiler, and leaves a lock file behind if a rank is killed meanwhile.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     device = torch.device("cpu")
     if torch.cuda.is_available():
@@ -59,10 +59,10 @@ def stop_processes() -> None:
 
 
 def deepspeed_config(config: Config, world: int) -> dict[str, Any]:
-    """The configuration of DeepSpeed that ours amounts to; users never write one.
+    """Returns the configuration for DeepSpeed; users never write one.
 
     Raises:
-        ValueError: the ranks do not divide the batch.
+        ValueError: the batch cannot be divided among the ranks.
     """
     share = config.data.batch_size // config.train.accumulate
     if share % world:
@@ -77,7 +77,7 @@ def deepspeed_config(config: Config, world: int) -> dict[str, Any]:
         "gradient_clipping": config.train.clip,
         "zero_optimization": {"stage": config.train.zero_stage},
         "zero_allow_untested_optimizer": True,
-        # No module by name: of those ZeRO would average the gradients in bfloat16.
+        # An empty list: ZeRO would average the gradients of the modules in it in bfloat16.
         "torch_autocast": {
             "enabled": config.train.precision == "bf16",
             "dtype": "bfloat16",
@@ -89,13 +89,14 @@ def deepspeed_config(config: Config, world: int) -> dict[str, Any]:
 
 
 def start_engine(module: nn.Module, config: Config) -> Engine:
-    """Wraps `module` (on its device) with AdamW and DeepSpeed; at ZeRO 3 its parameters are shared out in place."""
-    recompute: Literal["no", "yes", "reentrant"] = "no"
+    """Returns `module` (on its device) wrapped with AdamW and DeepSpeed.
+
+    At ZeRO 3 its parameters are partitioned in place. With `train.activation_checkpointing` its encoders checkpoint.
+    """
     if config.train.activation_checkpointing:
-        recompute = "reentrant" if config.train.zero_stage == 3 else "yes"
-    for part in module.modules():
-        if isinstance(part, Encoder):
-            part.recompute = recompute
+        for part in module.modules():
+            if isinstance(part, Encoder):
+                part.checkpoint_activations(reentrant=config.train.zero_stage == 3)
     optimizer = torch.optim.AdamW(
         parameter_groups(module, config), lr=config.train.lr, weight_decay=config.train.weight_decay
     )
@@ -109,9 +110,10 @@ def start_engine(module: nn.Module, config: Config) -> Engine:
 
 
 def parameter_groups(module: nn.Module, config: Config) -> list[dict[str, Any]]:
-    """Parameters by learning rate: each encoder has its factor `train.lr_scale`, the rest has 1.
+    """Returns the parameters in groups of equal learning rate and weight decay.
 
-    Every group says its factor under ``lr_scale``. Vectors (biases, norms) are not decayed.
+    An encoder has its factor of `train.lr_scale`, the rest has 1; a group has it under ``lr_scale``. Vectors (biases,
+    norms) are not decayed.
     """
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
@@ -128,16 +130,16 @@ def parameter_groups(module: nn.Module, config: Config) -> list[dict[str, Any]]:
 
 
 def set_learning_rate(engine: Engine, lr: float) -> None:
-    """Sets `lr`, times each group's own factor, for the coming step."""
+    """Sets the learning rate of the next step to `lr`, times the factor of each group."""
     for group in engine.optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
 
 
 def gradients_are_finite(engine: Engine) -> bool:
-    """Whether every gradient is finite on every rank (collective); all ranks get the same answer.
+    """Returns whether every gradient is finite on every rank, the same on all ranks (collective).
 
-    Call it between the last backward pass of a step and `engine.step()`. DeepSpeed's own check is not enough: it is
-    made for every precision only where it clips, and tells too late for the neighbours' bank.
+    Call it between the last backward pass of a step and `engine.step()`. DeepSpeed's own check is not enough: it covers
+    every precision only where it clips, and comes too late for the bank of neighbours.
     """
     stage = engine.zero_optimization_stage()
     if stage == 0:
@@ -145,20 +147,20 @@ def gradients_are_finite(engine: Engine) -> bool:
     elif stage == 3:
         gradients = [engine.optimizer.grad_partitions_flat_buffer]
     else:
-        shares = engine.optimizer.averaged_gradients.values()
-        gradients = [gradient for share in shares for gradient in share or () if gradient is not None]
-    # A share may be empty, where there are more ranks than numbers to share.
+        partitions = engine.optimizer.averaged_gradients.values()
+        gradients = [gradient for partition in partitions for gradient in partition or () if gradient is not None]
+    # A partition is empty if there are more ranks than numbers.
     norms = torch._foreach_norm(gradients) if gradients else ()
     (agreed,) = all_ranks_agree(not norms or bool(torch.isfinite(torch.stack(list(norms))).all()))
     return agreed
 
 
 def discard_gradients(engine: Engine) -> None:
-    """Forgets the gradients of a step that is not made, at any stage and after any of its micro-batches."""
+    """Discards the gradients of a step that is skipped, at any ZeRO stage and after any of its micro-batches."""
     engine.zero_grad()
     engine.optimizer.zero_grad()
     stage = engine.zero_optimization_stage()
-    if stage in (1, 2):  # as they do themselves where fp16 overflows
+    if stage in (1, 2):  # as DeepSpeed does when fp16 overflows
         for number in engine.optimizer.averaged_gradients:
             engine.optimizer.averaged_gradients[number] = None
             engine.optimizer.all_grad_tensors[number] = None
@@ -168,20 +170,23 @@ def discard_gradients(engine: Engine) -> None:
 
 
 def whole(parameters: Iterable[nn.Parameter]) -> AbstractContextManager[None]:
-    """Within, `parameters` are there in full to be read, also at ZeRO 3 (collective); memory is that of all of them."""
+    """Returns a context in which `parameters` can be read in full, also at ZeRO 3 (collective).
+
+    It takes the memory of all of them.
+    """
     gathered: AbstractContextManager[None] = deepspeed.zero.GatheredParameters(list(parameters))
     return gathered
 
 
 def number_of_parameters(module: nn.Module) -> int:
-    """How many numbers are learned, also where ZeRO 3 has left this rank a share of them."""
+    """Returns how many numbers are learned on all ranks, also where ZeRO 3 has partitioned them."""
     return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in module.parameters())
 
 
 def whole_state(module: nn.Module) -> dict[str, Tensor]:
-    """The state dict in full in the memory of rank 0's CPU, and nothing on other ranks (collective).
+    """Returns the full state dict in CPU memory on rank 0, and an empty one on other ranks (collective).
 
-    At ZeRO 3 parameters come one after another, so that no device holds more than one of them besides its share.
+    At ZeRO 3 parameters are gathered one by one, so that no device holds more than one of them besides its partition.
     """
     state: dict[str, Tensor] = {}
     for name, parameter in module.named_parameters():
@@ -195,7 +200,7 @@ def whole_state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def learning_rate(config: Config, step: int) -> float:
-    """Learning rate of optimizer step `step` (from 0): linear warm-up, then cosine to 0 at `train.steps`."""
+    """Returns the learning rate of step `step` (from 0): linear warm-up, then cosine to 0 at `train.steps`."""
     train = config.train
     if step < train.warmup_steps:
         return train.lr * (step + 1) / train.warmup_steps

@@ -1,4 +1,4 @@
-"""DeepSpeed's own files: copied in memory, read without executing a pickle, dealt anew to another number of ranks."""
+"""DeepSpeed's own files: copied in memory, read without executing pickles, repartitioned for other numbers of ranks."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ _FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
 class EngineFilesError(ValueError):
-    """DeepSpeed's files cannot be used; the message goes on from the name of the checkpoint."""
+    """DeepSpeed's files cannot be used. The message continues a sentence that begins with the checkpoint's name."""
 
 
 class WeightsOnlyCheckpointEngine(TorchCheckpointEngine):
-    """DeepSpeed's files read without ever executing a pickle."""
+    """Reads DeepSpeed's files without ever executing a pickle."""
 
     def load(self, path: str, map_location: Any = None) -> Any:
-        """Returns what ``torch.load`` reads with ``weights_only``; arguments are DeepSpeed's."""
+        """Returns what ``torch.load`` reads with ``weights_only``; the arguments are DeepSpeed's."""
         torch.serialization.add_safe_globals(_harmless_classes())
         return torch.load(path, map_location=map_location, weights_only=True)
 
 
 class _CopyingCheckpointEngine(TorchCheckpointEngine):
-    """Takes DeepSpeed's files as copies in memory instead of writing them."""
+    """Keeps copies of DeepSpeed's files in memory instead of writing them."""
 
     def __init__(self, folder: str) -> None:
         super().__init__()
@@ -46,19 +46,19 @@ class _CopyingCheckpointEngine(TorchCheckpointEngine):
         self.copies: dict[str, Any] = {}
 
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
-        """Makes none: nothing is written yet."""
+        """Creates no folder, because nothing is written yet."""
 
     def save(self, state_dict: Any, path: str) -> None:
-        """Keeps a copy under the file's name."""
+        """Keeps a copy under the name of the file."""
         self.copies[str(Path(path).relative_to(self._folder))] = copied(state_dict)
 
 
 def copy_engine(engine: Engine, tag: str) -> dict[str, Any]:
-    """Returns this rank's files of DeepSpeed's checkpoint `tag`, by name, as copies on the CPU (collective)."""
+    """Returns copies on the CPU of this rank's files of DeepSpeed's checkpoint `tag`, by name (collective)."""
     folder = Path("/nowhere")
     copying = _CopyingCheckpointEngine(str(folder / tag))
     engine.checkpoint_engine = copying
-    engine._copy_recovery_script = lambda save_path: None  # a script beside the weights, which `mmsa` has no use for
+    engine._copy_recovery_script = lambda save_path: None  # a script that `mmsa` does not need
     engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
     return copying.copies
 
@@ -66,28 +66,28 @@ def copy_engine(engine: Engine, tag: str) -> dict[str, Any]:
 def load_engine(engine: Engine, folder: Path, tag: str, *, ranks: int) -> None:
     """Restores parameters and moments from ``folder/tag`` (collective).
 
-    Where ZeRO has shared them out among another number of ranks, rank 0 first puts the shares together in a folder
-    beside `folder`, which goes away again; it takes the disk space of the checkpoint once more.
+    If ZeRO has partitioned them among a different number of ranks, rank 0 first joins the partitions in a temporary
+    folder beside `folder`, which takes as much disk space as the checkpoint.
 
     Args:
-        engine: of the same model and ZeRO stage as the one that was saved.
-        folder: holds the folder `tag`; all ranks see it.
-        tag: name of the folder with the files that `copy_engine` gave on each rank.
-        ranks: how many saved it.
+        engine: engine with the same model and ZeRO stage as the one that was saved.
+        folder: contains the folder `tag`; every rank must see it.
+        tag: name of the folder with the files that `copy_engine` returned on each rank.
+        ranks: number of ranks that saved it.
 
     Raises:
-        EngineFilesError: the shares could not be put together, or DeepSpeed does not read the files.
+        EngineFilesError: the partitions could not be joined, or DeepSpeed cannot read the files.
     """
     engine.checkpoint_engine = WeightsOnlyCheckpointEngine(engine._config)
     if engine.zero_optimization_stage() == 0 or ranks == world_size():
         _load(engine, folder, tag)
         return
     joined = folder.with_name(f"{folder.name}.joined.tmp")
-    fault = _join_shares(folder / tag, joined / tag) if rank() == 0 else None
+    fault = _join_partitions(folder / tag, joined / tag) if rank() == 0 else None
     try:
         if not all(all_ranks_agree(fault is None)):
             raise EngineFilesError(
-                f"was saved by {ranks} ranks, and its shares could not be put together for {world_size()}: "
+                f"was saved by {ranks} ranks, and its partitions could not be joined for {world_size()}: "
                 f"{fault or 'rank 0 says why'}; make room beside it, or start {ranks} ranks"
             )
         # At stage 3 DeepSpeed gives every group of parameters the options of the first.
@@ -97,7 +97,7 @@ def load_engine(engine: Engine, folder: Path, tag: str, *, ranks: int) -> None:
             _load(engine, joined, tag)
         for group, own in zip(engine.optimizer.param_groups, options, strict=True):
             group.update(own)
-        # And one tensor to all of them as the count of steps, which each group would then raise.
+        # And all parameters share one tensor as their count of steps, which every group would then increment.
         for moments in engine.optimizer.optimizer.state.values():
             if torch.is_tensor(moments.get("step")):
                 moments["step"] = moments["step"].clone()
@@ -115,12 +115,12 @@ def _load(engine: Engine, folder: Path, tag: str) -> None:
         raise EngineFilesError("was not read by DeepSpeed; see its message above")
 
 
-def _join_shares(source: Path, target: Path) -> str | None:
-    """Makes a "universal" checkpoint, a file a parameter and moment; returns what went wrong, None if nothing."""
+def _join_partitions(source: Path, target: Path) -> str | None:
+    """Writes a "universal" checkpoint, one file per parameter and moment; returns what went wrong, or None."""
     options = Namespace(
         input_folder=str(source),
         output_folder=str(target),
-        num_extract_workers=1,  # in this process: a fork would not survive NCCL and threads
+        num_extract_workers=1,  # in this process, because a fork would not survive NCCL and threads
         num_merge_workers=1,
         keep_temp_folder=False,
         strict=True,
@@ -138,7 +138,7 @@ def _join_shares(source: Path, target: Path) -> str | None:
 
 @contextmanager
 def _weights_only() -> Iterator[None]:
-    """Within, torch reads no pickle that could execute anything, even where its caller asks for it."""
+    """Makes torch refuse pickles that could execute anything, even if its caller asks for them."""
     before = os.environ.get(_FORCE)
     os.environ[_FORCE] = "1"
     try:
@@ -152,7 +152,7 @@ def _weights_only() -> Iterator[None]:
 
 
 def _harmless_classes() -> list[Any]:
-    """What DeepSpeed puts into its files besides tensors and plain containers."""
+    """Returns the classes that DeepSpeed puts into its files besides tensors and plain containers."""
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
@@ -161,7 +161,7 @@ def _harmless_classes() -> list[Any]:
 
 
 def copied(value: Any) -> Any:
-    """A deep copy with every tensor on the CPU in memory of its own."""
+    """Returns a deep copy in which every tensor is on the CPU, in memory of its own."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""From a trained model to the folder that downstream teams load.
+"""Writes the trained model as the folder that downstream users load.
 
 R reference molecules, C width of u.
 """
@@ -29,9 +29,17 @@ def export_model(
     device: torch.device,
     metrics: Mapping[str, float],
 ) -> None:
-    """Writes the model with a reference bank of `embed.reference_molecules` training molecules to ``model/``.
+    """Writes the model, with `embed.reference_molecules` training molecules as reference, to ``model/`` of the run.
 
-    The rows are computed anew, in inference mode: those of the training bank are as old as their step.
+    The reference rows are computed anew in inference mode, because the rows of the training bank are outdated.
+
+    Args:
+        model: the trained model with all its parameters; left in evaluation mode.
+        config: configuration of the run.
+        reader: the training shards.
+        folder: folder of the run.
+        device: device of the model.
+        metrics: the last scalars of the run by name, for the model card.
     """
     config = config.model_copy(update={"prepare": _as_prepared(config.prepare, reader)})
     model.eval()
@@ -45,7 +53,7 @@ def export_model(
 
 
 def _as_prepared(options: PrepareOptions, reader: BlockReader) -> PrepareOptions:
-    """What shapes a molecule, as the shards were prepared: the options of this run may never have been theirs."""
+    """Returns `options` with those that shape a molecule as the shards were prepared; the run's own may differ."""
     names = (*(field.name for field in fields(Standardization)), "conformers", "seed", "conformer_timeout_s")
     return replace(options, **{name: reader.options[name] for name in names if name in reader.options})
 
@@ -53,10 +61,11 @@ def _as_prepared(options: PrepareOptions, reader: BlockReader) -> PrepareOptions
 @torch.compiler.set_stance("force_eager")  # see `train.compiling`
 @torch.no_grad()
 def reference_rows(model: MMSAModel, config: Config, reader: BlockReader, device: torch.device) -> Tensor | None:
-    """(R, C) float16 unified embeddings of whole blocks spread evenly over the split; None if R is to be 0.
+    """Returns (R, C) float16 unified embeddings of training molecules, from blocks spread evenly over the split.
 
-    None too for a model that was trained without neighbours, for so it is to embed. Rows see 3D and pictures only
-    where embedding will (`embed.conformers`, `embed.pictures`), so that like is compared with like.
+    Returns None if `embed.reference_molecules` is 0, and for a model trained without neighbours, which also embeds
+    without. Rows use 3D and pictures only if embedding will (`embed.conformers`, `embed.pictures`), so that queries are
+    compared with rows of the same kind.
     """
     wanted = min(config.embed.reference_molecules, reader.molecules)
     if wanted == 0 or config.model.structure.neighbours == "none":

@@ -1,4 +1,4 @@
-"""A pre-training run from start, or from its newest checkpoint, to its end."""
+"""A pre-training run, from its beginning or its newest checkpoint to its end."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ from mmsa_shards.manifest import ManifestError
 from mmsa_shards.shard import ShardError
 from mmsa_shards.verify import size_faults, verify_folder
 
-_LOOKED_AT = 64  # molecules, to find out what encoders read
+_MOLECULES_CHECKED = 64  # to find out what encoders read
 
 
 @dataclass
 class _StopRequest:
-    """Set by SIGTERM, SIGUSR1 or Ctrl-C: finish the step, save, leave. A second Ctrl-C leaves at once."""
+    """Set by SIGTERM, SIGUSR1 or Ctrl-C: finish the step, save, exit. A second Ctrl-C exits at once."""
 
     log: MetricsLog
     asked: bool = field(default=False)
@@ -64,20 +64,20 @@ class _StopRequest:
 
 
 def pretrain(config: Config, *, resume: bool = False, verify: bool = False) -> RunFolder:
-    """Trains as `config` says (every rank calls it) and exports the model at the end.
+    """Trains as `config` says and exports the model at the end (collective).
 
-    A run that is already at its end is not done again.
+    A run that has reached its end is not repeated.
 
     Args:
         config: the resolved configuration.
-        resume: go on from the newest good checkpoint of `run.dir`; a fresh start if there is none.
-        verify: read all shards before the first step, instead of only looking at their sizes.
+        resume: continue from the newest good checkpoint of `run.dir`; start afresh if there is none.
+        verify: read all shards before the first step, instead of only checking their sizes.
 
     Raises:
-        CheckpointError: `run.dir` holds checkpoints and `resume` is False, or they are of other shards.
-        ShardError: a shard is missing, cut short, or with `verify` not what was written.
-        ValueError: shards, lanes, batch or ranks that do not fit each other.
-        BadStepsInARow: too many steps in a row without a finite loss, twice.
+        CheckpointError: `run.dir` holds checkpoints and `resume` is False, or they belong to other shards.
+        ShardError: a shard is missing, truncated, or with `verify` not what was written.
+        ValueError: shards, lanes, batch size and number of ranks do not fit together.
+        BadStepsInARow: too many steps in a row had no finite loss or gradient, twice.
         RankLost: another rank has died.
     """
     with named_when_lost():
@@ -85,193 +85,212 @@ def pretrain(config: Config, *, resume: bool = False, verify: bool = False) -> R
         try:
             with Watchdog(config.train.lost_after_s) as watchdog:
                 _refuse_broken_shards(config.shards_dir, verify=verify)
-                run = _Run(config, device, watchdog, resume=resume)
-                run.to_the_end()
-            return run.folder
+                Run(config, device, watchdog, resume=resume).to_the_end()
+            return RunFolder(Path(config.run.dir))
         finally:
             stop_processes()
 
 
-class _Run:
-    """All that a run consists of, on one rank."""
+@dataclass(frozen=True)
+class _Position:
+    """How far a run is, and what depends on that; made anew whenever a checkpoint is read."""
+
+    run: RunState
+    neighbours: NeighbourSource
+    loader: Loader
+
+
+class Run:
+    """A run on one rank, from its beginning or its newest good checkpoint (collective).
+
+    Args:
+        config: the resolved configuration.
+        device: of this rank, from `start_processes`.
+        watchdog: watches the steps, and is informed of what takes longer.
+        resume: see `pretrain`, also for the errors.
+    """
 
     def __init__(self, config: Config, device: torch.device, watchdog: Watchdog, *, resume: bool) -> None:
-        self.config, self.device, self.watchdog = config, device, watchdog
-        self.folder = RunFolder(Path(config.run.dir))
-        self.reader = BlockReader(config.shards_dir, "train")
-        self.held_out = BlockReader(config.shards_dir, "val") if config.prepare.val_fraction > 0 else None
-        self.checkpoints = Checkpoints(self.folder.checkpoints)
-        newest, self.news = self.checkpoints.newest_good()
+        self._config, self._device, self._watchdog = config, device, watchdog
+        self._folder = RunFolder(Path(config.run.dir))
+        self._reader = BlockReader(config.shards_dir, "train")
+        self._held_out = BlockReader(config.shards_dir, "val") if config.prepare.val_fraction > 0 else None
+        self._checkpoints = Checkpoints(self._folder.checkpoints)
+        newest, self._news = self._checkpoints.newest_good()
         if newest is not None and not resume:
             raise CheckpointError(
-                f"{self.folder.checkpoints} already holds {newest.name}; pass --resume to go on, or choose another "
-                "run.dir"
+                f"{self._folder.checkpoints} already holds {newest.name}; pass --resume to continue from it, or choose "
+                "another run.dir"
             )
         torch.manual_seed(config.run.seed)
-        self.objective = objective_for(config, self.reader)
+        self._objective = objective_for(config, self._reader)
         if newest is None:
-            refuse_what_cannot_learn(self.objective.model, config, self.reader)
-        self.objective.to(device)
-        self.engine = start_engine(self.objective, config)
+            refuse_what_cannot_learn(self._objective.model, config, self._reader)
+        self._objective.to(device)
+        self._engine = start_engine(self._objective, config)
         if config.train.compile:
             with watchdog.slow("compiling encoders"):
-                first = Loader(self.reader, loader_options(config), rank=0, world=world_size())
-                compile_encoders(self.objective.model, config, next(iter(first)).to(device))
-        self.state = RunState(step=0, loader=LoaderState())
-        self.restore(newest)
-        self.saver = CheckpointSaver(
-            self.folder.checkpoints,
+                first = Loader(self._reader, loader_options(config), rank=0, world=world_size())
+                compile_encoders(self._objective.model, config, next(iter(first)).to(device))
+        self._at = self._position(newest)
+        self._saver = CheckpointSaver(
+            self._folder.checkpoints,
             keep=config.train.keep,
             config=config.model_dump(mode="json"),
-            manifest_digest=self.reader.digest,
+            manifest_digest=self._reader.digest,
         )
-        self.health = Health(quiet_steps=max(config.train.warmup_steps, config.train.valid_every))
-        self.last_scalars: dict[str, float] = {}
-
-    def restore(self, checkpoint: Path | None) -> None:
-        """Sets everything to where `checkpoint` left it, or to the beginning of a run without one."""
-        self.neighbours = neighbours_for(self.config, self.reader, self.device)
-        if checkpoint is not None:
-            restored = self.checkpoints.load(
-                checkpoint,
-                self.engine,
-                manifest_digest=self.reader.digest,
-                config=self.config.model_dump(mode="json"),
-            )
-            self.state = restored.run
-            self.neighbours.load_state_dict(restored.neighbours)
-            if restored.changed:
-                self.news.append(f"{checkpoint.name} was saved with {restored.changed}; going on as now")
-        self.loader = Loader(
-            self.reader,
-            loader_options(self.config),
-            rank=rank(),
-            world=world_size(),
-            workers=self.config.data.workers,
-            device=self.device,
-            state=self.state.loader,
-        )
+        self._health = Health(quiet_steps=max(config.train.warmup_steps, config.train.valid_every))
+        self._last_scalars: dict[str, float] = {}
 
     def to_the_end(self) -> None:
         """Trains until `train.steps`, a planned stop or a signal; saves there, and exports after the last step.
 
-        A row of bad steps is answered once by going back to the newest checkpoint: what a fault of the machine has
-        spoilt is mended by that, and what comes from data or learning rate comes again and then ends the run.
+        After too many bad steps in a row the run goes back to its newest checkpoint, once. This repairs what a
+        transient hardware fault has damaged; a fault of the data or the learning rate recurs, and ends the run.
         """
         if rank() == 0:
-            self.folder.describe(to_yaml(self.config))
+            self._folder.describe(to_yaml(self._config))
         try:
             self._train()
         except BadStepsInARow as error:
-            with self.watchdog.slow("going back to the newest checkpoint"):
-                self.saver.finish()
-                newest, faults = self.checkpoints.newest_good()
+            with self._watchdog.slow("going back to the newest checkpoint"):
+                self._saver.finish()
+                newest, faults = self._checkpoints.newest_good()
                 if newest is None:
                     raise
-                self.restore(newest)
-            self.news = [*faults, f"{error}. Going back to {newest.name} once; if they come again, the run ends"]
+                self._at = self._position(newest)
+            self._news = [*faults, f"{error}. Going back to {newest.name} once; if this happens again, the run ends"]
             self._train()
 
+    def _position(self, checkpoint: Path | None) -> _Position:
+        """Returns the position that `checkpoint` holds, and restores the engine; without one, the beginning."""
+        run = RunState(step=0, loader=LoaderState())
+        neighbours = neighbours_for(self._config, self._reader, self._device)
+        if checkpoint is not None:
+            restored = self._checkpoints.load(
+                checkpoint,
+                self._engine,
+                manifest_digest=self._reader.digest,
+                config=self._config.model_dump(mode="json"),
+            )
+            run = restored.run
+            neighbours.load_state_dict(restored.neighbours)
+            if restored.changed:
+                self._news.append(
+                    f"{checkpoint.name} was saved with {restored.changed}; continuing with what is set now"
+                )
+        loader = Loader(
+            self._reader,
+            loader_options(self._config),
+            rank=rank(),
+            world=world_size(),
+            workers=self._config.data.workers,
+            device=self._device,
+            state=run.loader,
+        )
+        return _Position(run, neighbours, loader)
+
     def _train(self) -> None:
-        train = self.config.train
+        train, at = self._config.train, self._at
         end = train.stop_after or train.steps
-        bad_steps = BadSteps(self.folder.bad_steps, self.reader, limit=train.max_bad_steps)
-        step = TrainStep(self.engine, self.config, self.loader, self.neighbours, self.device, bad_steps)
+        bad_steps = BadSteps(self._folder.bad_steps, self._reader, limit=train.max_bad_steps)
+        step = TrainStep(self._engine, self._config, at.loader, at.neighbours, self._device, bad_steps)
+        done = at.run.step
         with (
-            MetricsLog(self.folder, steps=end, start=self.state.step, active=rank() == 0) as log,
+            MetricsLog(self._folder, steps=end, start=done, active=rank() == 0) as log,
             _stop_on_signal(log) as stop,
         ):
-            for words in (*self.news, self._first_words()):
-                log.say(words)
-            while self.state.step < end:
-                step.run(self.state.step, asked_to_stop=stop.asked)
-                self.state = RunState(self.state.step + 1, self.loader.state)
-                self.watchdog.step_done()
-                log.advance(self.state.step)
-                with self.watchdog.slow("rebuilding the index of neighbours"):
-                    renewed = self.neighbours.refresh(self.state.step)
-                for words in self.neighbours.warnings() if renewed else ():
-                    log.say(words)
-                at_end = self.state.step == end or step.stop_agreed
-                self._look(log, step, at_end=at_end)
-                self._save(log, at_end=at_end)
-                if step.stop_agreed:
-                    log.say(f"stopped by a signal after step {self.state.step}; --resume goes on from there")
+            for line in (*self._news, self._first_line()):
+                log.say(line)
+            while done < end:
+                result = step.run(done, asked_to_stop=stop.asked)
+                done += 1
+                self._watchdog.step_done()
+                log.advance(done)
+                with self._watchdog.slow("rebuilding the index of neighbours"):
+                    renewed = at.neighbours.refresh(done)
+                for warning in at.neighbours.warnings() if renewed else ():
+                    log.say(warning)
+                at_end = done == end or result.stop
+                self._measure(log, step, done, at_end=at_end)
+                self._save(log, RunState(done, at.loader.state), at_end=at_end)
+                if result.stop:
+                    log.say(f"stopped by a signal after step {done}; --resume continues from there")
                     return
-            if self.state.step == train.steps:
-                with self.watchdog.slow("exporting the model"):
+            if done == train.steps:
+                with self._watchdog.slow("exporting the model"):
                     self._export(log)
 
-    def _look(self, log: MetricsLog, step: TrainStep, *, at_end: bool) -> None:
-        """Validates and logs when their turn has come."""
-        train, done = self.config.train, self.state.step
+    def _measure(self, log: MetricsLog, step: TrainStep, done: int, *, at_end: bool) -> None:
+        """Validates and logs if it is time to, after `done` steps."""
+        train = self._config.train
         scalars: dict[str, float] = {}
-        if self.held_out is not None and (done % train.valid_every == 0 or at_end):
-            with self.watchdog.slow("validating"):
-                scalars = validate(self.objective.model, self.held_out, self.config, self.device)
+        if self._held_out is not None and (done % train.valid_every == 0 or at_end):
+            with self._watchdog.slow("validating"):
+                scalars = validate(self._objective.model, self._held_out, self._config, self._device)
         if scalars or done % train.log_every == 0 or at_end:
             scalars |= step.meters(done)
-            self.last_scalars |= scalars
+            self._last_scalars |= scalars
             log.write(done, scalars)
-            for words in self.health.look(done, scalars):
-                log.say(words)
+            for warning in self._health.look(done, scalars):
+                log.say(warning)
 
-    def _save(self, log: MetricsLog, *, at_end: bool) -> None:
-        """Begins a checkpoint when its turn has come, and completes one that has been written meanwhile.
+    def _save(self, log: MetricsLog, state: RunState, *, at_end: bool) -> None:
+        """Begins a checkpoint if it is time to, and completes one that has been written meanwhile.
 
         Raises:
-            CheckpointError: the last one could not be saved, so that no later one will make up for it.
+            CheckpointError: the last checkpoint of the run could not be saved.
         """
-        turn = self.state.step % self.config.train.save_every == 0 or at_end
-        with self.watchdog.slow("saving"):
-            outcome = self.saver.finish() if turn else self.saver.poll()
+        is_time = state.step % self._config.train.save_every == 0 or at_end
+        with self._watchdog.slow("saving"):
+            outcome = self._saver.finish() if is_time else self._saver.poll()
             if outcome is not None:
-                log.say(outcome.words)
-            if turn:
-                self.saver.begin(self.engine, self.neighbours.state_dict(), self.state)
-            outcome = self.saver.finish() if at_end else None
+                log.say(outcome.message)
+            if is_time:
+                self._saver.begin(self._engine, self._at.neighbours.state_dict(), state)
+            outcome = self._saver.finish() if at_end else None
         if outcome is not None:
             if not outcome.saved:
-                raise CheckpointError(outcome.words)
-            log.say(outcome.words)
+                raise CheckpointError(outcome.message)
+            log.say(outcome.message)
 
     def _export(self, log: MetricsLog) -> None:
-        """Writes the model on rank 0, where it is not there yet (collective)."""
+        """Writes the model on rank 0 unless it is there already (collective)."""
         if all(all_ranks_agree(self._is_exported())):
             return
-        model = self.objective.model
-        state = whole_state(model) if self.config.train.zero_stage == 3 else {}
+        model = self._objective.model
+        state = whole_state(model) if self._config.train.zero_stage == 3 else {}
         if rank() != 0:
             return
-        if state:  # the trained model holds a share of its parameters, and is called by all ranks together
-            model = MMSAModel(self.config.model)
+        if state:  # the trained model holds only a partition of its parameters, and all ranks must call it together
+            model = MMSAModel(self._config.model)
             model.load_state_dict(state)
-            model.to(self.device)
-        export_model(model, self.config, self.reader, self.folder, self.device, self.last_scalars)
-        log.say(f"exported {self.folder.model}")
+            model.to(self._device)
+        export_model(model, self._config, self._reader, self._folder, self._device, self._last_scalars)
+        log.say(f"exported {self._folder.model}")
 
     def _is_exported(self) -> bool:
-        """Whether a model newer than the newest checkpoint is there."""
-        model, latest = self.folder.model / "config.json", self.folder.checkpoints / "latest"
+        """Returns whether there is a model newer than the newest checkpoint."""
+        model, latest = self._folder.model / "config.json", self._folder.checkpoints / "latest"
         return model.exists() and model.stat().st_mtime >= latest.stat().st_mtime
 
-    def _first_words(self) -> str:
-        config = self.config
-        parameters = number_of_parameters(self.objective)
-        start = f"resuming after step {self.state.step}" if self.state.step else "starting"
+    def _first_line(self) -> str:
+        config, done = self._config, self._at.run.step
+        parameters = number_of_parameters(self._objective)
+        start = f"resuming after step {done}" if done else "starting"
         return (
-            f"{start}: {self.reader.molecules:,} molecules, {self.loader.steps_per_epoch} steps an epoch of "
-            f"{config.data.batch_size}, {parameters / 1e6:.1f} M parameters, {world_size()} ranks, "
+            f"{start}: {self._reader.molecules:,} molecules, {self._at.loader.steps_per_epoch} steps per epoch "
+            f"in batches of {config.data.batch_size}, {parameters / 1e6:.1f} M parameters, {world_size()} ranks, "
             f"ZeRO {config.train.zero_stage}, {config.train.precision}, neighbours "
             f"{config.model.structure.neighbours} → {config.run.dir}"
         )
 
 
 def _refuse_broken_shards(folder: str, *, verify: bool) -> None:
-    """Rank 0 looks for all ranks.
+    """Checks the shards, on rank 0 for all ranks (collective).
 
     Raises:
-        ShardError: it names what is broken.
+        ShardError: names what is broken.
     """
     answer: list[Any] = [()]
     if rank() == 0:
@@ -287,13 +306,13 @@ def _refuse_broken_shards(folder: str, *, verify: bool) -> None:
 
 
 def refuse_what_cannot_learn(model: MMSAModel, config: Config, reader: BlockReader) -> None:
-    """Looks whether each encoder gets what it reads, and declares all that it reads.
+    """Checks that the shards hold what each encoder reads, and that it declares all that it reads.
 
     Raises:
-        ValueError: it names the encoder, and the mend.
+        ValueError: names the encoder, and how to fix it.
     """
     some = reader.read(0)
-    all_there = collate(some.slice(0, min(len(some), _LOOKED_AT)), picture_size=config.data.picture_size)
+    all_there = collate(some.slice(0, min(len(some), _MOLECULES_CHECKED)), picture_size=config.data.picture_size)
     for name in config.model.encoders:
         encoder, declared = model.encoder(name), all_there
         if "coordinates" not in encoder.reads:
@@ -301,21 +320,21 @@ def refuse_what_cannot_learn(model: MMSAModel, config: Config, reader: BlockRead
         elif not reader.has_conformers:
             others = ", ".join(other for other in config.model.encoders if other != name)
             raise ValueError(
-                f"no molecule in {config.shards_dir} has 3D, which {name} among model.encoders learns from; prepare "
-                "them with prepare.conformers=etkdg (or given)"
+                f"no molecule in {config.shards_dir} has 3D, which {name} among model.encoders reads; prepare them "
+                "with prepare.conformers=etkdg (or given)"
                 + (f", or leave it out: model.encoders='[{others}]'" if others else "")
             )
         if "picture" not in encoder.reads:
             declared = declared.without_pictures()
         if not torch.equal(encoder.present(declared), encoder.present(all_there)):
             raise ValueError(
-                f"{name} among model.encoders declares to read {', '.join(sorted(encoder.reads))} only, but which "
-                f"molecules are present to it depends on more; add that to {type(encoder).__name__}.reads"
+                f"{name} among model.encoders declares that it reads {', '.join(sorted(encoder.reads))} only, but "
+                f"which molecules are present to it depends on more; add that to {type(encoder).__name__}.reads"
             )
 
 
 def loader_options(config: Config) -> LoaderOptions:
-    """What the configuration says about batches."""
+    """Returns the options of the loader from `config`."""
     return LoaderOptions(
         seed=config.run.seed,
         batch_size=config.data.batch_size,
@@ -328,13 +347,13 @@ def loader_options(config: Config) -> LoaderOptions:
 
 
 def objective_for(config: Config, reader: BlockReader) -> Objective:
-    """The model that the configuration asks for, with random weights, and what it is to learn from `reader`."""
+    """Returns the model of `config` with random weights, and its losses on the molecules of `reader`."""
     scale = descriptor_scale(reader.descriptors_of_some()) if config.loss.descriptor > 0 else None
     return Objective(MMSAModel(config.model), config.loss, scale)
 
 
 def neighbours_for(config: Config, reader: BlockReader, device: torch.device) -> NeighbourSource:
-    """The source of neighbours that the configuration asks for, over the molecules of `reader`."""
+    """Returns the source of neighbours of `config`, over the molecules of `reader`."""
     structure = config.model.structure
     match structure.neighbours:
         case "none":

@@ -1,4 +1,4 @@
-"""What a run says while it runs: `metrics.jsonl`, TensorBoard, and a bar or lines on the console."""
+"""The log of a run: `metrics.jsonl`, TensorBoard, and a progress bar or lines on the console."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from mmsa_dist.runtime.files import write_atomically
+from mmsa_dist.runtime.files import write_text_atomically
 from mmsa_dist.runtime.run_folder import RunFolder
 
 _ON_CONSOLE = {
@@ -23,9 +23,15 @@ _ON_CONSOLE = {
 
 
 class MetricsLog:
-    """Writes the scalars of rank 0; on other ranks (`active` False) it does nothing.
+    """Writes the scalars of rank 0; does nothing on other ranks.
 
-    Non-finite values become null in ``metrics.jsonl``, which stays valid JSON.
+    Values that are not finite become null in ``metrics.jsonl``, which stays valid JSON.
+
+    Args:
+        folder: folder of the run.
+        steps: number of the step at which this start of the run ends.
+        start: number of steps done before; lines of later steps are removed from ``metrics.jsonl``.
+        active: whether this is rank 0.
     """
 
     def __init__(self, folder: RunFolder, *, steps: int, start: int, active: bool) -> None:
@@ -62,7 +68,7 @@ class MetricsLog:
             self._board.close()
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
-        """Records the scalars of a step under their names."""
+        """Records the scalars of a step by name."""
         if not self._active:
             return
         finite = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
@@ -78,12 +84,12 @@ class MetricsLog:
             self._console.print(f"step {step}/{self._progress.tasks[0].total:.0f} · {figures} · {self._left()}")
 
     def advance(self, step: int) -> None:
-        """Moves the bar to `step`."""
+        """Moves the progress bar to `step`."""
         if self._active:
             self._progress.update(self._task, completed=step)
 
     def say(self, text: str) -> None:
-        """Prints one line for people."""
+        """Prints one line on the console."""
         if self._active:
             self._console.print(text, highlight=False)
 
@@ -93,8 +99,8 @@ class MetricsLog:
 
     @staticmethod
     def _drop_lines_after(folder: RunFolder, start: int) -> None:
-        """Forgets the steps that a resumed run does again, and a last line that a kill cut short."""
+        """Removes the lines of steps that a resumed run repeats, and a last line that a kill has truncated."""
         if not folder.metrics.exists():
             return
         whole = [line for line in folder.metrics.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        write_atomically(folder.metrics, "".join(line for line in whole if json.loads(line)["step"] <= start))
+        write_text_atomically(folder.metrics, "".join(line for line in whole if json.loads(line)["step"] <= start))

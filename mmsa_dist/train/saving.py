@@ -1,9 +1,9 @@
-"""Writing checkpoints while training goes on: copied in memory at once, written by a thread, named when complete.
+"""Writes checkpoints while training continues: copied in memory at once, written by a thread, renamed when complete.
 
-A checkpoint is copied at its step, so that what is saved is that step whatever training does meanwhile. Each rank
-writes its files beside the run and takes their SHA-256. Ranks agree on who is ready by one small collective after
-each step, never from the thread; when all are, rank 0 writes ``digests.json`` and gives the folder its name. A rank
-that could not write makes all ranks give up that one checkpoint: those before it stay, and training goes on.
+The state is copied at its step, so that later steps do not change what is saved. Each rank writes its files in a
+thread and computes their SHA-256. After each step the ranks agree by one small collective, never from the thread,
+whether all are done; then rank 0 writes ``digests.json`` and gives the folder its final name. If a rank cannot write,
+all ranks drop that checkpoint: earlier ones stay, and training continues.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmsa_dist.runtime.distributed import all_ranks_agree, is_distributed, rank, world_size
-from mmsa_dist.runtime.files import flush, sha256_of, write_atomically
+from mmsa_dist.runtime.files import flush, sha256_of, write_text_atomically
 from mmsa_dist.runtime.run_folder import git_state
 from mmsa_dist.train.checkpoint import (
     CHECKPOINT_FORMAT,
@@ -37,11 +37,11 @@ from mmsa_dist.train.engine_files import copied, copy_engine
 
 @dataclass(frozen=True)
 class SaveOutcome:
-    """What became of a checkpoint, the same on all ranks."""
+    """The outcome of saving a checkpoint, the same on all ranks."""
 
     saved: bool
-    words: str
-    """For people: where it is, or why there is none and what to do."""
+    message: str
+    """A sentence for the log: where it is, or why it was not saved and what to do."""
 
 
 class CheckpointSaver:
@@ -49,9 +49,9 @@ class CheckpointSaver:
 
     Args:
         folder: ``<run.dir>/checkpoints``.
-        keep: newest checkpoints that stay.
-        config: the resolved configuration as plain values, kept in each checkpoint.
-        manifest_digest: of the shards trained on.
+        keep: number of newest checkpoints to keep.
+        config: the resolved configuration as plain values, stored in each checkpoint.
+        manifest_digest: digest of the manifest of the training shards.
     """
 
     def __init__(self, folder: Path, *, keep: int, config: dict[str, Any], manifest_digest: str) -> None:
@@ -63,10 +63,15 @@ class CheckpointSaver:
         self._writing: _Writing | None = None
 
     def begin(self, engine: Engine, neighbours: Mapping[str, Tensor], state: RunState) -> None:
-        """Copies what makes the checkpoint of `state` and starts to write it; `finish` must have ended the one before.
+        """Copies the state of the run and starts to write it.
+
+        Args:
+            engine: the engine of the run.
+            neighbours: state of this rank's neighbour source.
+            state: how far the run is.
 
         Raises:
-            RuntimeError: another is still being written.
+            RuntimeError: the previous checkpoint is still being written; call `finish` first.
         """
         if self._writing is not None:
             raise RuntimeError(f"{self._writing.folder} is still being written; call finish first")
@@ -91,13 +96,13 @@ class CheckpointSaver:
         self._writing = _Writing(temporary, files)
 
     def poll(self) -> SaveOutcome | None:
-        """Completes the checkpoint under way if every rank has ended its part; what became of it, or None."""
+        """Completes the checkpoint in progress if every rank has written its part; returns the outcome, or None."""
         if self._writing is None or not all(all_ranks_agree(self._writing.has_ended())):
             return None
         return self._complete(self._writing)
 
     def finish(self) -> SaveOutcome | None:
-        """Waits for the checkpoint under way and completes it; what became of it, None if there was none."""
+        """Waits for the checkpoint in progress and completes it; returns the outcome, or None if there was none."""
         if self._writing is None:
             return None
         self._writing.wait()
@@ -120,17 +125,17 @@ class CheckpointSaver:
         return outcome[0]
 
     def _name_or_drop(self, temporary: Path, digests: list[dict[str, str]], errors: list[str]) -> SaveOutcome:
-        """Gives a complete checkpoint its name, or removes what there is of one that is not."""
+        """Gives a complete checkpoint its final name, or removes an incomplete one."""
         final = temporary.with_name(temporary.name.removesuffix(".tmp"))
         if not errors:
             try:
                 together = {name: digest for part in digests for name, digest in part.items()}
-                write_atomically(temporary / "digests.json", json.dumps(together, indent=2))
-                if final.exists():  # a damaged one that a resumed run has fallen back behind
+                write_text_atomically(temporary / "digests.json", json.dumps(together, indent=2))
+                if final.exists():  # a damaged checkpoint, from before the one that this run resumed from
                     shutil.rmtree(final)
                 temporary.replace(final)
                 flush(self._folder)
-                write_atomically(self._folder / "latest", final.name + "\n")
+                write_text_atomically(self._folder / "latest", final.name + "\n")
                 for path in checkpoints_in(self._folder)[: -self._keep]:
                     shutil.rmtree(path)
                 return SaveOutcome(True, f"saved {final}")
@@ -142,12 +147,12 @@ class CheckpointSaver:
         return SaveOutcome(
             False,
             f"checkpoint {final.name} was not saved ({'; '.join(errors)}); {stays}. Make room in {self._folder}, or "
-            "mend what is named",
+            "fix what is named",
         )
 
 
 class _Writing:
-    """This rank's part of a checkpoint, being written by a thread."""
+    """This rank's part of a checkpoint, which a thread writes."""
 
     def __init__(self, folder: Path, files: Mapping[Path, Any]) -> None:
         self.folder = folder
@@ -158,11 +163,11 @@ class _Writing:
         self._thread.start()
 
     def has_ended(self) -> bool:
-        """Whether all is written, or nothing more will be."""
+        """Returns whether the thread is done, with or without an error."""
         return not self._thread.is_alive()
 
     def wait(self) -> None:
-        """Until it has ended."""
+        """Waits until the thread is done."""
         self._thread.join()
 
     def _run(self) -> None:
@@ -174,14 +179,14 @@ class _Writing:
                 flush(path)
                 flush(path.parent)
                 self.digests[str(name)] = sha256_of(path)
-        except Exception as error:  # torch says a full disk as RuntimeError, safetensors as an error of its own
+        except Exception as error:  # on a full disk torch raises RuntimeError, safetensors an error of its own
             self.error = f"{type(error).__name__}: {error}"
         finally:
             self._files = {}
 
 
 def _write(path: Path, content: Any) -> None:
-    """Writes tensors as safetensors, plain values as JSON, DeepSpeed's states in torch's format."""
+    """Writes tensors as safetensors, plain values as JSON, and DeepSpeed's states in torch's format."""
     if path.suffix == ".safetensors":
         save_file(content, path)
     elif path.suffix == ".json":

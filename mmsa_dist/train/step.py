@@ -1,4 +1,4 @@
-"""One optimizer step: micro-batches in, one update out, and what it cost.
+"""One optimizer step: micro-batches in, one update out, and its meters.
 
 B molecules in a micro-batch, C width of u, D width of g.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from dataclasses import dataclass
 
 import psutil
 import torch
@@ -30,8 +31,27 @@ from mmsa_dist.train.engine import (
 )
 
 
+@dataclass(frozen=True)
+class StepResult:
+    """The outcome of an optimizer step, the same on all ranks."""
+
+    skipped: bool
+    """Whether a loss or gradient was not finite, so that nothing changed."""
+    stop: bool
+    """Whether some rank was asked to stop."""
+
+
 class TrainStep:
-    """Runs optimizer steps and gathers their meters between two lines of the log."""
+    """Makes optimizer steps, and collects their meters between two lines of the log.
+
+    Args:
+        engine: DeepSpeed's engine around the objective.
+        config: configuration of the run.
+        loader: gives the micro-batches of this rank.
+        neighbours: source of neighbours; it observes the unified embeddings of each step.
+        device: device of this rank.
+        bad_steps: counts the steps that are skipped.
+    """
 
     def __init__(
         self,
@@ -54,14 +74,16 @@ class TrainStep:
         self._steps = 0
         self._wait_s = 0.0
         self._busy_s = 0.0
-        self.stop_agreed = False
-        """Whether some rank was asked to stop; the same on all ranks."""
 
-    def run(self, step: int, *, asked_to_stop: bool) -> None:
-        """Does optimizer step `step` (collective).
+    def run(self, step: int, *, asked_to_stop: bool) -> StepResult:
+        """Makes optimizer step `step` (collective).
 
-        A step whose loss or gradient is not finite on any rank is skipped on all: no parameter, moment, running
-        statistic or bank row changes, and the ranks on which it was not finite list its molecules.
+        If a loss or gradient is not finite on any rank, all ranks skip the step: no parameter, moment, running
+        statistic or row of the bank changes, and the ranks on which it was not finite list the molecules.
+
+        Args:
+            step: number of the step, from 0.
+            asked_to_stop: whether this rank was asked to stop; all ranks learn of it.
 
         Raises:
             BadStepsInARow: `train.max_bad_steps` in a row were skipped.
@@ -74,7 +96,7 @@ class TrainStep:
         self._engine.train()
         outputs = []
         buffers = [buffer.clone() for buffer in self._engine.module.buffers()]
-        good, self.stop_agreed = True, False
+        good, stop = True, False
         for micro in range(train.accumulate):
             batch = self._next_batch()
             self._engine.set_gradient_accumulation_boundary(micro == train.accumulate - 1)
@@ -83,14 +105,14 @@ class TrainStep:
             if not own_finite:
                 self._bad_steps.list_molecules(step, batch.index_B, output.losses)
             finite, go_on = all_ranks_agree(own_finite, not asked_to_stop)
-            good, self.stop_agreed = good and finite, self.stop_agreed or not go_on
+            good, stop = good and finite, stop or not go_on
             if good:
                 self._engine.backward(output.total)
                 self._look_ahead(last=micro == train.accumulate - 1 and step + 1 == (train.stop_after or train.steps))
                 outputs.append((batch.index_B, output))
         if good and not gradients_are_finite(self._engine):
             good = False
-            for index_B, output in outputs:  # gradients are of all ranks by now, and so may the fault be
+            for index_B, output in outputs:  # gradients are averaged over ranks, so the cause may be on any of them
                 self._bad_steps.list_molecules(step, index_B, output.losses)
         if good:
             self._engine.step()
@@ -109,9 +131,14 @@ class TrainStep:
         self._busy_s += time.perf_counter() - begin
         if not good:
             self._bad_steps.bad(step)
+        return StepResult(skipped=not good, stop=stop)
 
     def meters(self, step: int) -> dict[str, float]:
-        """Scalars since the last call, meaned over steps and ranks (collective)."""
+        """Returns the scalars since the last call by name, averaged over steps and ranks (collective).
+
+        Args:
+            step: number of steps done, for the learning rate.
+        """
         scalars = {
             name: float(all_reduce_mean(value / max(self._micro_batches, 1))) for name, value in self._sums.items()
         }
@@ -143,7 +170,7 @@ class TrainStep:
         return batch
 
     def _look_ahead(self, *, last: bool) -> None:
-        """Sends the next batch to a GPU, which still has the backward pass to do; a CPU has nothing to overlap."""
+        """Sends the next batch to a GPU during its backward pass; a CPU has nothing to overlap."""
         if self._device.type == "cuda" and not last:
             begin = time.perf_counter()
             self._loader.look_ahead()

@@ -1,4 +1,4 @@
-"""What the model can do on held-out molecules: its codes of one molecule should find each other."""
+"""Measures on held-out molecules whether the codes of one molecule find each other."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _METERS = ("valid/retrieval_at_1", "valid/chance", "valid/alignment", "valid/uni
 @torch.compiler.set_stance("force_eager")  # see `train.compiling`
 @torch.no_grad()
 def validate(model: MMSAModel, reader: BlockReader, config: Config, device: torch.device) -> dict[str, float]:
-    """How well codes agree on the molecules of `reader` (collective).
+    """Measures how well the codes of each molecule of `reader` agree (collective).
 
     Returns:
         ``valid/retrieval_at_1`` with ``valid/chance``, ``valid/alignment`` and ``valid/uniformity`` (see
-        `mmsa_dist.losses.agreement`), each meaned over those batches of all ranks in which it could be measured.
+        `mmsa_dist.losses.agreement`), each averaged over the batches of all ranks in which it could be measured.
     """
     was_training = model.training
     model.eval()
@@ -33,7 +33,7 @@ def validate(model: MMSAModel, reader: BlockReader, config: Config, device: torc
         hits, *others = (meter(fusion.codes, fusion.present) for meter in (retrieval_at_1, alignment, uniformity))
         chance = torch.where(hits.isnan(), torch.nan, 1 / len(batch))
         values = torch.stack([hits, chance, *others])
-        measured = values.isfinite() & counts  # NaN says that no molecule of the batch has two modalities
+        measured = values.isfinite() & counts  # NaN means that no molecule of the batch has two modalities
         sums += torch.where(measured, values, 0)
         measures += measured
     model.train(was_training)
@@ -43,9 +43,9 @@ def validate(model: MMSAModel, reader: BlockReader, config: Config, device: torc
 
 
 def _in_step(reader: BlockReader, config: Config) -> Iterator[tuple[MoleculeBatch, bool]]:
-    """Gives every rank equally many batches (collective), each with whether it counts.
+    """Yields equally many batches on every rank, each with whether it counts (collective).
 
-    A rank that has no batch left takes the first of all, uncounted: at ZeRO 3 calling the model is collective.
+    A rank without batches left repeats the first one, uncounted, because calling the model is collective at ZeRO 3.
     """
 
     def batches(number: int, world: int) -> Iterator[MoleculeBatch]:

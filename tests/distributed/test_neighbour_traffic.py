@@ -11,8 +11,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 pytest.importorskip("faiss")
-from benchmarks.neighbours_cost import Traffic, fetch, refresh, search, write
 from mmsa_dist.structure.global_neighbours import GlobalNeighbours
+from tests.distributed.neighbour_cost import Traffic, fetch, refresh, rows_of_table, search, write
 from tests.fixtures.structure import structure
 
 pytestmark = pytest.mark.distributed
@@ -75,6 +75,11 @@ def rank_main(rank: int, world: int, folder: str) -> None:
     source.observe(index, rows[index], step=2)
     assert counter.taken() == write(world, int((index % world != rank).sum()), WIDTH)
     dist.destroy_process_group()
+
+
+def test_the_document_has_the_numbers_of_the_formulas():
+    page = (Path(__file__).parents[2] / "docs" / "scale.md").read_text()
+    assert "\n".join(rows_of_table()) in page
 
 
 @pytest.mark.parametrize("world", [2, 4])

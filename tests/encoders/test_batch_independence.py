@@ -47,15 +47,16 @@ def test_batch_norm_is_what_binds_them(name: str) -> None:
     assert not torch.allclose(encoder(batch_of(*eight)), halves, rtol=1e-3)
 
 
-@pytest.mark.parametrize("how", ["yes", "reentrant"])
+@pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("make", [*FREE.values(), *BOUND.values()], ids=[*FREE, *(f"{name}-batch" for name in BOUND)])
 def test_computing_twice_changes_neither_values_nor_gradients_nor_statistics(
-    make: Callable[[], Encoder], how: str
+    make: Callable[[], Encoder], reentrant: bool
 ) -> None:
     batch, found = batch_of(*molecules()), []
-    for recompute in ("no", how):
+    for checkpointing in (False, True):
         encoder = built(make)
-        encoder.recompute = recompute  # type: ignore[assignment]
+        if checkpointing:
+            encoder.checkpoint_activations(reentrant=reentrant)
         torch.manual_seed(1)
         vectors = encoder(batch)
         vectors.square().sum().backward()

@@ -81,12 +81,18 @@ def test_molecules_without_a_picture_stay_out_of_the_batch_statistics():
     assert (mixed[1] == 0).all()
 
 
-def test_no_picture_at_all_still_gives_every_parameter_a_gradient():
+@pytest.mark.parametrize("reentrant", [None, False, True])
+def test_no_picture_at_all_still_gives_every_parameter_a_gradient(reentrant):
     resnet = ResNet()
+    if reentrant is not None:
+        resnet.checkpoint_activations(reentrant=reentrant)
+    statistics = [buffer.clone() for buffer in resnet.buffers()]
     vectors = resnet(batch_of(Molecule([C]), Molecule([C])))
     assert torch.equal(vectors, torch.zeros(2, 512))
     vectors.sum().backward()
     assert all(torch.equal(p.grad, torch.zeros_like(p)) for p in resnet.parameters())
+    assert all(torch.equal(now, before) for now, before in zip(resnet.buffers(), statistics, strict=True))
+    assert resnet.training
 
 
 def test_vector_does_not_depend_on_the_batch():

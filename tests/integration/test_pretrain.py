@@ -78,7 +78,7 @@ def test_a_stopped_and_resumed_run_is_bitwise_the_undisturbed_one(undisturbed: P
     assert not (run / "model").exists()
     done = pretrain(run, shards, "--resume", "train.keep=3")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "step_5 was saved with train.keep=2, now 3; going on as now" in done.stderr
+    assert "step_5 was saved with train.keep=2, now 3; continuing with what is set now" in done.stderr
     assert losses(run) == losses(undisturbed)
     assert different(run, undisturbed) == []
 
@@ -170,7 +170,7 @@ def test_a_run_is_reported_on_and_sigterm_finishes_the_step_and_saves(shards: Pa
     assert process.returncode == 0, said
     latest = (run / "checkpoints" / "latest").read_text().strip()
     assert (run / "checkpoints" / latest / "run.json").exists()
-    assert "--resume goes on" in said
+    assert "--resume continues" in said
 
 
 @pytest.mark.parametrize(

@@ -8,21 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmsa_dist.runtime.files import sha256_of, write_atomically
+from mmsa_dist.runtime.files import sha256_of, write_text_atomically
 from mmsa_dist.runtime.run_folder import RunFolder
 from mmsa_dist.runtime.seeds import derived_seed, seed_step, shared_generator
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "a.json"
-    write_atomically(file, "old")
+    write_text_atomically(file, "old")
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        write_atomically(file, "new")
+        write_text_atomically(file, "new")
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
 

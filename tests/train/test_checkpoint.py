@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from mmsa_dist.data.order import LoaderState
 from mmsa_dist.runtime.files import sha256_of
-from mmsa_dist.train.checkpoint import CheckpointError, Checkpoints, _differences, _told
-from mmsa_dist.train.engine_files import WeightsOnlyCheckpointEngine, _join_shares
+from mmsa_dist.train.checkpoint import CheckpointError, Checkpoints, neighbours_file
+from mmsa_dist.train.engine_files import EngineFilesError, WeightsOnlyCheckpointEngine, load_engine
 
 
 def make(folder: Path, step: int) -> Path:
@@ -83,24 +87,24 @@ def test_a_pickle_in_a_checkpoint_is_not_executed(tmp_path: Path) -> None:
     assert not (tmp_path / "proof").exists()
 
 
-def test_no_pickle_is_executed_while_shares_are_put_together(tmp_path: Path) -> None:
-    (tmp_path / "engine").mkdir()
+def test_no_pickle_is_executed_while_partitions_are_joined(tmp_path: Path) -> None:
+    saved = tmp_path / "step_5"
+    (saved / "engine").mkdir(parents=True)
     malice = {"optimizer_state_dict": Malice(tmp_path / "proof")}
-    torch.save(malice, tmp_path / "engine" / "zero_pp_rank_0_mp_rank_00_optim_states.pt")
-    fault = _join_shares(tmp_path / "engine", tmp_path / "joined" / "engine")
-    assert fault is not None
-    assert "Weights only load failed" in fault
+    torch.save(malice, saved / "engine" / "zero_pp_rank_0_mp_rank_00_optim_states.pt")
+    with pytest.raises(EngineFilesError, match=r"saved by 2 ranks.*Weights only load failed"):
+        load_engine(engine_of_stage(1), saved, "engine", ranks=2)
     assert not (tmp_path / "proof").exists()
+    assert list(tmp_path.iterdir()) == [saved], "what was joined is removed"
 
 
 MODEL = {"gin": {"width": 100, "layers": 5}}
 
 
-class OfStage0:
-    """As much of an engine as is asked before anything is loaded."""
-
-    def zero_optimization_stage(self) -> int:
-        return 0
+def engine_of_stage(stage: int) -> Any:
+    """As much of an engine as is asked before DeepSpeed loads anything."""
+    config = SimpleNamespace(checkpoint_config={"checkpoint_serialization": True})
+    return SimpleNamespace(zero_optimization_stage=lambda: stage, _config=config)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +114,7 @@ class OfStage0:
         ({"format": 1, "manifest": "a" * 64}, "was trained on other shards"),
         (
             {"format": 1, "manifest": "b" * 64, "config": {"model": {"gin": {"width": 300, "layers": 5}}}},
-            r"saved with model.gin.width=300, now 100; set what it was, or start a new run.dir",
+            r"saved with model.gin.width=300, now 100; restore that setting, or start a new run.dir",
         ),
         (
             {"format": 1, "manifest": "b" * 64, "ranks": 4, "config": {"model": MODEL, "train": {"zero_stage": 1}}},
@@ -134,12 +138,21 @@ def test_what_cannot_be_resumed_is_said_before_anything_is_loaded(
     with pytest.raises(CheckpointError, match=words):
         Checkpoints(tmp_path).load(
             path,
-            engine=OfStage0(),  # type: ignore[arg-type]
+            engine=engine_of_stage(0),
             manifest_digest="b" * 64,
             config={"model": MODEL, "train": {"zero_stage": 0}},
         )
 
 
-def test_settings_that_differ_are_told_with_both_values() -> None:
-    changed = _differences({"a": {"x": 1, "z": 2}, "b": 1}, {"a": {"x": 2, "y": 3}, "b": 1})
-    assert _told(changed) == "a.x=1, now 2, a.y=(not set), now 3, a.z=2, now (not set)"
+def test_settings_that_differ_are_told_with_both_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make(tmp_path, 5)
+    was = {"data": {"x": 1, "z": 2}, "loss": {"b": 1}, "run": {"dir": "here"}, "train": {"zero_stage": 0}}
+    now = {"data": {"x": 2, "y": 3}, "loss": {"b": 1}, "run": {"dir": "there"}, "train": {"zero_stage": 0}}
+    about = {"format": 1, "manifest": "b", "config": was, "ranks": 1, "step": 5, "loader": {"epoch": 1, "step": 2}}
+    (path / "run.json").write_text(json.dumps(about))
+    save_file({"rows": torch.ones(2)}, path / neighbours_file(0))
+    monkeypatch.setattr("mmsa_dist.train.checkpoint.load_engine", lambda *_, **__: None)
+    restored = Checkpoints(tmp_path).load(path, engine_of_stage(0), manifest_digest="b", config=now)
+    assert restored.changed == "data.x=1, now 2, data.y=(not set), now 3, data.z=2, now (not set)"
+    assert (restored.run.step, restored.run.loader) == (5, LoaderState(epoch=1, step=2))
+    assert torch.equal(restored.neighbours["rows"], torch.ones(2))

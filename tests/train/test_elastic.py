@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from mmsa_dist.config.load import load_config
 from mmsa_dist.runtime.watchdog import Watchdog
 from mmsa_dist.train.engine import start_processes, stop_processes
-from mmsa_dist.train.loop import _Run
+from mmsa_dist.train.loop import Run
 from tests.fixtures.pretraining import free_port
 
 pytestmark = pytest.mark.distributed
@@ -38,7 +38,7 @@ def rank_main(rank: int, port: int, ranks: int, folder: str, legs: dict[str, int
                 words = [f"run.dir={folder}/{leg}-{stage}", f"data.shards={folder}/shards", f"train.zero_stage={stage}"]
                 config = load_config(MINI, [*WORDS, *words, f"train.stop_after={stop}"])
                 with Watchdog(config.train.lost_after_s) as watchdog:
-                    _Run(config, device, watchdog, resume=True).to_the_end()
+                    Run(config, device, watchdog, resume=True).to_the_end()
         stop_processes()
 
 

@@ -40,7 +40,9 @@ def test_an_encoder_that_reads_more_than_it_declares_is_refused(
 ) -> None:
     config = load_config(MINI)
     monkeypatch.setattr(kind, "reads", frozenset({"graph"}))
-    with pytest.raises(ValueError, match=rf"{name} among model.encoders declares to read graph only.*{kind.__name__}"):
+    with pytest.raises(
+        ValueError, match=rf"{name} among model.encoders declares that it reads graph only.*{kind.__name__}"
+    ):
         refuse_what_cannot_learn(MMSAModel(config.model), config, BlockReader(str(tiny_shards), "train"))
 
 

@@ -16,9 +16,9 @@ from mmsa_dist.model import MMSAModel
 from mmsa_dist.objective import Objective
 from mmsa_dist.structure.global_neighbours import GlobalNeighbours
 from mmsa_dist.train.bad_steps import BadSteps, BadStepsInARow
-from mmsa_dist.train.engine import start_engine, start_processes, stop_processes
+from mmsa_dist.train.engine import Engine, start_engine, start_processes, stop_processes
 from mmsa_dist.train.loop import loader_options
-from mmsa_dist.train.step import TrainStep
+from mmsa_dist.train.step import StepResult, TrainStep
 
 MINI = Path(__file__).parents[1] / "fixtures" / "mini.yaml"
 
@@ -51,7 +51,7 @@ def device() -> Iterator[torch.device]:
 
 
 @pytest.fixture
-def parts(tiny_shards: Path, device: torch.device, tmp_path: Path) -> tuple[TrainStep, Sometimes, Any]:
+def parts(tiny_shards: Path, device: torch.device, tmp_path: Path) -> tuple[TrainStep, Engine, Any]:
     config = load_config(MINI)
     torch.manual_seed(0)
     objective = Sometimes(MMSAModel(config.model), config.loss)
@@ -60,11 +60,10 @@ def parts(tiny_shards: Path, device: torch.device, tmp_path: Path) -> tuple[Trai
     source = GlobalNeighbours(reader.molecules, config.model.code, config.model.structure)
     bad_steps = BadSteps(tmp_path / "bad_steps", reader, limit=3)
     step = TrainStep(engine, config, Loader(reader, loader_options(config)), source, device, bad_steps)
-    return step, objective, source
+    return step, engine, source
 
 
-def snapshot(step: TrainStep, source: GlobalNeighbours) -> list[torch.Tensor]:
-    engine = step._engine
+def snapshot(engine: Engine, source: GlobalNeighbours) -> list[torch.Tensor]:
     moments = [value for state in engine.optimizer.state.values() for value in state.values()]
     tensors = [*engine.module.parameters(), *engine.module.buffers(), *moments, source.bank.step_L]
     return [tensor.detach().clone() for tensor in tensors]
@@ -72,17 +71,17 @@ def snapshot(step: TrainStep, source: GlobalNeighbours) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("harm", ["loss", "gradient", "input"])
 def test_a_step_that_is_not_finite_changes_nothing(
-    parts: tuple[TrainStep, Sometimes, Any], tmp_path: Path, harm: str
+    parts: tuple[TrainStep, Engine, Any], tmp_path: Path, harm: str
 ) -> None:
-    step, objective, source = parts
-    step.run(0, asked_to_stop=False)
-    before = snapshot(step, source)
-    objective.harm = harm
-    step.run(1, asked_to_stop=False)
-    assert all(torch.equal(a, b) for a, b in zip(before, snapshot(step, source), strict=True))
-    objective.harm = ""
-    step.run(2, asked_to_stop=False)
-    assert not all(torch.equal(a, b) for a, b in zip(before, snapshot(step, source), strict=True))
+    step, engine, source = parts
+    assert step.run(0, asked_to_stop=False) == StepResult(skipped=False, stop=False)
+    before = snapshot(engine, source)
+    engine.module.harm = harm
+    assert step.run(1, asked_to_stop=False) == StepResult(skipped=True, stop=False)
+    assert all(torch.equal(a, b) for a, b in zip(before, snapshot(engine, source), strict=True))
+    engine.module.harm = ""
+    assert not step.run(2, asked_to_stop=False).skipped
+    assert not all(torch.equal(a, b) for a, b in zip(before, snapshot(engine, source), strict=True))
     assert step.meters(3)["train/skipped_steps"] == 1
     (line,) = (tmp_path / "bad_steps" / "rank-00000.jsonl").read_text().splitlines()
     entry = json.loads(line)
@@ -92,18 +91,26 @@ def test_a_step_that_is_not_finite_changes_nothing(
     assert set(entry["losses"]) == {"contrast", "reconstruct", "memory"}
 
 
-def test_a_run_of_them_stops_with_the_mend(parts: tuple[TrainStep, Sometimes, Any]) -> None:
-    step, objective, _ = parts
-    objective.harm = "loss"
+def test_a_request_to_stop_is_answered_after_the_step_is_made(parts: tuple[TrainStep, Engine, Any]) -> None:
+    step, engine, source = parts
+    before = snapshot(engine, source)
+    assert step.run(0, asked_to_stop=True) == StepResult(skipped=False, stop=True)
+    assert len(snapshot(engine, source)) > len(before), "the optimizer has moments now"
+    assert not step.run(1, asked_to_stop=False).stop
+
+
+def test_a_run_of_them_stops_with_the_mend(parts: tuple[TrainStep, Engine, Any]) -> None:
+    step, engine, _ = parts
+    engine.module.harm = "loss"
     step.run(0, asked_to_stop=False)
     step.run(1, asked_to_stop=False)
     with pytest.raises(BadStepsInARow, match=r"3 steps in a row, up to step 2,.*bad_steps.*Lower train\.lr"):
         step.run(2, asked_to_stop=False)
 
 
-def test_a_good_step_ends_the_count(parts: tuple[TrainStep, Sometimes, Any]) -> None:
-    step, objective, _ = parts
+def test_a_good_step_ends_the_count(parts: tuple[TrainStep, Engine, Any]) -> None:
+    step, engine, _ = parts
     for number in range(6):
-        objective.harm = "" if number == 2 else "loss" if number < 5 else ""
+        engine.module.harm = "" if number == 2 else "loss" if number < 5 else ""
         step.run(number, asked_to_stop=False)
     assert step.meters(6)["train/skipped_steps"] == 4

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes; used by `train.py`."""
+"""Where the time of a training step goes."""
 
 from __future__ import annotations
 

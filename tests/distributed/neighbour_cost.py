@@ -1,9 +1,6 @@
-"""What global neighbours send and compute, as formulas; `tests/distributed/test_neighbour_traffic.py` counts it.
+"""What global neighbours send and compute, as formulas, and the table of docs/scale.md that follows from them.
 
-N molecules in the bank, W ranks, F = N / W rows of a rank, B molecules of a rank in a step, K neighbours, C width,
-V distinct neighbours outside the batch (at most B·K).
-
-    python -m benchmarks.neighbours_cost     # the table of docs/scale.md
+N molecules in the bank, W ranks, F = N / W rows of a rank, B molecules of a rank in a step, K neighbours, C width.
 """
 
 from __future__ import annotations
@@ -85,25 +82,19 @@ def memory(molecules: int, world: int, width: int, *, lag: bool) -> float:
     return rows * (width * _FLOAT16 + _INT64) + snapshot * (2 if lag else 1)
 
 
-def main() -> None:
+def rows_of_table() -> list[str]:
+    """Returns the lines of the table of docs/scale.md, for B = 512 per rank, K = 16 and C = 256."""
     batch, k, width = 512, 16, 256
-    print(f"B = {batch} a rank, K = {k}, C = {width}; seconds are computed from assumed constants")
-    print(
-        "| molecules | GPUs | rows a rank | memory a rank, GB | messages a step | sent a step and rank, MB | "
-        "links, ms | exact search, ms | a refresh sends, MB |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    rows = []
     for molecules in (10**6, 10**8, 10**9):
         for world in (8, 64, 256, 1024):
             one, renewed = step(world, batch, k, width), refresh(world, 256, k, width)
-            print(
-                f"| {molecules / 1e6:,.0f} M | {world:,} | {molecules // world:,} | "
-                f"{memory(molecules, world, width, lag=True) / 1e9:.2f} | {one.messages} | {one.bytes / 1e6:,.1f} | "
-                f"{one.seconds(world) * 1e3:,.1f} | "
-                f"{search_flops(molecules, world, batch, width) / GPU_PRODUCT * 1e3:,.0f} | "
-                f"{renewed.bytes / 1e6:,.2f} |"
+            search_s = search_flops(molecules, world, batch, width) / GPU_PRODUCT
+            cells = (
+                *(f"{molecules / 1e6:,.0f} M", f"{world:,}", f"{molecules // world:,}"),
+                f"{memory(molecules, world, width, lag=True) / 1e9:.2f}",
+                *(f"{one.messages}", f"{one.bytes / 1e6:,.1f}", f"{one.seconds(world) * 1e3:,.1f}"),
+                *(f"{search_s * 1e3:,.0f}", f"{renewed.bytes / 1e6:,.2f}"),
             )
-
-
-if __name__ == "__main__":
-    main()
+            rows.append(f"| {' | '.join(cells)} |")
+    return rows
