@@ -14,7 +14,8 @@ from mmsa_dist.config.load import load_config
 from mmsa_dist.config.schema import Config
 from mmsa_dist.embed.parquet import SUMMARY, Embeddings, read_embeddings
 from mmsa_dist.embed.pretrained import PretrainedModel
-from mmsa_dist.report.inspect import ShardStatistics, inspect_shards, small_sheet
+from mmsa_dist.report.contact_sheet import small_sheet
+from mmsa_dist.report.shard_statistics import ShardStatistics, inspect_shards
 from mmsa_dist.runtime.run_folder import RunFolder
 from mmsa_shards.manifest import MANIFEST_NAME, Manifest
 

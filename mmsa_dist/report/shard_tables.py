@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from mmsa_dist.report.inspect import ShardStatistics
+from mmsa_dist.report.shard_statistics import ShardStatistics
 
 _ELEMENTS_SHOWN = 12
 _BAR = 40  # characters

@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 from mmsa_dist.report import contact_sheet, inspect_shards, render_inspection
-from mmsa_dist.report.inspect import small_sheet
+from mmsa_dist.report.contact_sheet import small_sheet
 from mmsa_shards.manifest import Ledger, Manifest
 from mmsa_shards.schema import BLOCK_SCHEMA
 from mmsa_shards.shard import read_block, write_shard

@@ -1,33 +1,22 @@
-"""What a folder of shards holds: counts and sizes, and a sheet of molecules as the model sees them.
-
-H and W are the sides of a picture.
-"""
+"""Counts and sizes of what a folder of shards holds."""
 
 from __future__ import annotations
 
-import io
 import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from mmsa_dist.report.ids import IdCount, SharedIds
-from mmsa_shards.atomic import write_atomically
 from mmsa_shards.manifest import Ledger, Manifest, ShardEntry
 from mmsa_shards.schema import AtomColumn
 from mmsa_shards.shard import read_block
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 _QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 _SIZE_BINS = 16  # at the most
 _BIN_WIDTHS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
-_SHEET_COLUMNS = 6
 
 
 @dataclass(frozen=True)
@@ -153,7 +142,7 @@ def inspect_shards(folder: str | os.PathLike[str], *, blocks: int = 4096) -> Sha
     atoms = np.zeros(256, dtype=np.int64)
     holding = np.zeros(256, dtype=np.int64)
     bonds = 0
-    ids, places = IdCount(), _places(manifest, blocks)
+    ids, places = IdCount(), spread_blocks(manifest, blocks)
     for place in places:
         block = read_block(folder, *place)
         ids.add(block["id"])
@@ -185,62 +174,8 @@ def inspect_shards(folder: str | os.PathLike[str], *, blocks: int = 4096) -> Sha
     )
 
 
-def contact_sheet(folder: str | os.PathLike[str], path: str | os.PathLike[str], molecules: int = 24) -> None:
-    """Draws a PNG of molecules as the image encoder sees them, spread evenly over the shards.
-
-    Args:
-        folder: of the shards.
-        path: of the PNG.
-        molecules: how many; fewer where the shards hold fewer.
-
-    Raises:
-        ManifestError: there is no good manifest.
-        ValueError: the shards are empty.
-    """
-    sheet = _sheet(os.fspath(folder), molecules)
-    with write_atomically(Path(path)) as file:
-        sheet.save(file, format="PNG")
-
-
-def small_sheet(folder: str | os.PathLike[str], *, molecules: int = 18, most_bytes: int = 300_000) -> bytes:
-    """Returns the sheet of `contact_sheet` as a PNG, with as many rows of molecules as `most_bytes` allow."""
-    png = io.BytesIO()
-    _sheet(os.fspath(folder), molecules).save(png, format="PNG", optimize=True)
-    if len(png.getvalue()) <= most_bytes or molecules <= _SHEET_COLUMNS:
-        return png.getvalue()
-    return small_sheet(folder, molecules=molecules - _SHEET_COLUMNS, most_bytes=most_bytes)
-
-
-def _sheet(folder: str, molecules: int) -> Image:
-    from PIL import Image, ImageDraw, ImageFont
-
-    from mmsa_dist.data.collate import block_to_batch
-
-    blocks = [read_block(folder, *place) for place in _places(Manifest.load(folder), molecules)]
-    if not blocks:
-        raise ValueError(f"{folder} holds no molecules; there is nothing to draw")
-    share = -(-molecules // len(blocks))
-    some = pa.Table.from_batches([block.slice(0, share) for block in blocks]).slice(0, molecules)
-    picked = some.combine_chunks().to_batches()[0]
-    batch = block_to_batch(picked, picture_size=224)
-    assert batch.picture_B3HW is not None
-    pictures = batch.picture_B3HW.permute(0, 2, 3, 1).numpy()
-    columns = min(_SHEET_COLUMNS, len(pictures))
-    rows = -(-len(pictures) // columns)
-    gap, caption = 12, 22
-    cell_w, cell_h = 224 + gap, 224 + caption + gap
-    sheet = Image.new("RGB", (columns * cell_w + gap, rows * cell_h + gap), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    for number, (picture, name) in enumerate(zip(pictures, picked["id"].to_pylist(), strict=True)):
-        x, y = gap + number % columns * cell_w, gap + number // columns * cell_h
-        sheet.paste(Image.fromarray(picture), (x, y))
-        draw.rectangle((x - 1, y - 1, x + 224, y + 224), outline="#e3e8ea")
-        draw.text((x + 2, y + 228), name[:34], fill="#6b7780", font=font)
-    return sheet
-
-
-def _places(manifest: Manifest, wanted: int) -> list[tuple[ShardEntry, int]]:
-    """At most `wanted` blocks, spread evenly."""
+def spread_blocks(manifest: Manifest, wanted: int) -> list[tuple[ShardEntry, int]]:
+    """Returns at most `wanted` blocks, as (shard, number of the block), spread evenly over the shards."""
     places = [(shard, number) for shard in manifest.shards for number in range(len(shard.blocks))]
     chosen = np.unique(np.linspace(0, len(places) - 1, min(wanted, len(places))).round().astype(int))
     return [places[place] for place in chosen]
