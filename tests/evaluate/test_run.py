@@ -89,7 +89,7 @@ def test_a_damaged_file_of_a_job_counts_as_none(freesolv, tmp_path, content):
         path.write_text(damaged)
         again = run_evaluation(TOLD, [freesolv], **options)
         assert without_times(again) == without_times(first)
-        assert again.notes() == [f"{path} is damaged and holds no job; it is done again"]
+        assert again.notes() == [f"{path} is damaged; its job runs again"]
         assert json.loads(path.read_text())["digest"] == whole["digest"]
 
 
@@ -105,7 +105,7 @@ def test_a_job_without_its_predictions_is_done_again(freesolv, tmp_path, content
         path.write_bytes(content)
     again = run_evaluation(TOLD, [freesolv], **options)
     assert without_times(again) == without_times(first)
-    assert again.notes() == [f"{path} {fault}; its job is done again"]
+    assert again.notes() == [f"{path} {fault}; its job runs again"]
     assert path.read_bytes() == whole
 
 
