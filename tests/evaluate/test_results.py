@@ -64,12 +64,12 @@ def test_a_seed_without_a_value_is_named_and_enters_no_mean_over_tasks():
     assert results.notes() == [
         "a, seed 1: no label has both classes among the training and the test molecules; the numbers of a cover 2 of 3 "
         "seeds",
-        "the mean over tasks covers 2 of 3 seeds, those with which all of its tasks are defined: 0, 2",
+        "the mean over tasks covers 2 of 3 seeds, those for which all of its tasks are defined: 0, 2",
     ]
     apart = Results((*(replace(s, value=v) for s, v in zip(of_a, (0.5, math.nan, math.nan), strict=True)),
                      *(replace(s, value=v) for s, v in zip(of_b, (math.nan, 0.5, 0.5), strict=True))))  # fmt: skip
     assert apart.means() == []
-    assert apart.notes()[-1].endswith("covers 0 of 3 seeds, those with which all of its tasks are defined: none")
+    assert apart.notes()[-1].endswith("covers 0 of 3 seeds, those for which all of its tasks are defined: none")
 
 
 def test_validation_means_are_over_the_same_scores_as_test_means():
