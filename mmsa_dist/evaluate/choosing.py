@@ -35,14 +35,14 @@ Candidates = Callable[[NDArray[np.int64], NDArray[np.int64]], Callable[[NDArray[
 def label_by_label(fit: Fit, data: TaskData, split: Split) -> Outcome:
     """Fits each label separately and returns predictions for all; the mean where nothing can be learned."""
     predictions = np.empty(data.labels.shape)
-    known_alike: dict[bytes, list[int]] = defaultdict(list)
+    labels_by_rows: dict[bytes, list[int]] = defaultdict(list)
     for label, y in enumerate(data.labels.T):
         train = _known(y, split)
         predictions[:, label] = y[train].mean() if len(train) else 0.0
         if can_be_learned(y[train], data.task):
-            known_alike[train.tobytes()].append(label)
+            labels_by_rows[train.tobytes()].append(label)
     with threadpool_limits(1):
-        for labels in known_alike.values():
+        for labels in labels_by_rows.values():
             ys = [data.labels[:, label] for label in labels]
             for label, prediction in zip(labels, fit(ys, _known(ys[0], split)), strict=True):
                 if prediction is not None:

@@ -19,7 +19,7 @@ from mmsa_dist.evaluate.tasks import TaskData
 
 FOLDS = 5
 
-_MAX_SHARED = 0.05  # of the test molecules: a scaffold split of other SMILES forms may share a few scaffolds
+_MAX_SHARED = 0.05  # of the test molecules: a scaffold split on another form of the SMILES may share a few
 
 
 def folds_of(split: Split, data: TaskData) -> NDArray[np.int64]:

@@ -174,7 +174,7 @@ def kept(folder: Path, job: Job, say: Callable[[str], None]) -> Score | None:
 
 
 def _fault(predictions: Path, digest: str | None) -> str:
-    """Returns what is wrong with a file of predictions, or "". Jobs of earlier versions have no digest."""
+    """Returns what is wrong with a file of predictions; empty if nothing. Jobs of earlier versions have no digest."""
     try:
         found = sha256_of(predictions)
     except OSError as error:

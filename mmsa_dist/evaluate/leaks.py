@@ -107,10 +107,10 @@ def look_for_leaks(
     found = check_leaks(model, tasks, progress=progress)
     if isinstance(found, NotChecked):
         return Findings((found.sentence,), {"leaks": {"checked": False, "reason": found.reason}})
-    alike: dict[str, list[Leak]] = {}
+    by_sentence: dict[str, list[Leak]] = {}
     for leak in found:
-        alike.setdefault(_sentence(leak, ""), []).append(leak)
-    sentences = tuple(_sentence(same[0], "".join(leak.which for leak in same)) for same in alike.values())
+        by_sentence.setdefault(_sentence(leak, ""), []).append(leak)
+    sentences = tuple(_sentence(same[0], "".join(leak.which for leak in same)) for same in by_sentence.values())
     return Findings(sentences, {"leaks": {"checked": True, "splits": [asdict(leak) for leak in found]}})
 
 

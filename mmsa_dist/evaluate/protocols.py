@@ -48,7 +48,7 @@ def methods_of(
             architecture and the view of the first model.
 
     Raises:
-        ValueError: a model lacks the encoder that the protocol needs.
+        ValueError: a model lacks what the protocol needs.
     """
     lines = _probe(models, config, views or {}) if protocol == "probe" else _finetune(models, config)
     return (*lines, *BASELINES)
@@ -95,7 +95,7 @@ def _finetune(models: Mapping[str, PretrainedModel], config: Config) -> list[Met
     for name, model in models.items():
         if ENCODER not in model.inference.model.encoders:
             raise ValueError(
-                f"the model {name!r} has no encoder {ENCODER!r}, which is what is fine-tuned; it has "
+                f"the model {name!r} has no encoder {ENCODER!r}, the one that is fine-tuned; it has "
                 f"{', '.join(model.inference.model.encoders)}: evaluate its vectors with --protocol probe"
             )
         weights = {key: t.detach().cpu() for key, t in model.model.encoder(ENCODER).state_dict().items()}

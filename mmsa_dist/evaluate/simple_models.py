@@ -44,7 +44,7 @@ def linear(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: P
 
 
 def rbf(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: Progress) -> Outcome:
-    """Fits ridge or logistic regression with the kernel exp(-|a - b|²/D) of standardized features."""
+    """Fits ridge or logistic regression under exp(-|a - b|²/D) of standardized features; the penalty is chosen."""
 
     def features(learned: NDArray[Any], wanted: NDArray[Any]) -> _LearnedAndWanted:
         return features_of_kernel(rbf_kernel, *_standardized(learned, wanted))

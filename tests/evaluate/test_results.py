@@ -235,9 +235,9 @@ def test_what_a_reader_must_know(tmp_path):
     notes = run_evaluation(TOLD, [data, ones], out=tmp_path, split="random", seeds=(0,)).notes()
     assert notes == [
         f"two: 2 of 202 rows do not parse or have no atoms and are left out (record 5 `c1`, 10 `{'C(' * 20}...`)",
-        "two, seed 0: 1 of 3 labels lack a class among the training or the validation molecules, and have no "
+        "two, seed 0: 1 of 3 labels lack a class among the training or the validation molecules and have no "
         "validation value: one class",
-        "ones, seed 0: 3 of 3 labels lack a class among the training or the validation molecules, and have no "
+        "ones, seed 0: 3 of 3 labels lack a class among the training or the validation molecules and have no "
         "validation value: all, some, one class; fine-tuning takes its last epoch",
         "two: 2 of 3 labels have both classes among the training and the test molecules; the others are left out of "
         "the mean: one class; results_per_label.csv says why",
@@ -246,7 +246,7 @@ def test_what_a_reader_must_know(tmp_path):
     blind = some_of_freesolv()
     blind.labels[make_split(blind, "random", 0).valid] = np.nan
     assert run_evaluation(TOLD, [blind], out=tmp_path, split="random", seeds=(0,)).notes() == [
-        "freesolv, seed 0: 1 of 1 labels lack values among the training or the validation molecules, and have no "
+        "freesolv, seed 0: 1 of 1 labels lack values among the training or the validation molecules and have no "
         f"validation value: {blind.label_names[0]}; fine-tuning takes its last epoch"
     ]
     missing = Results((score("a", "x", 0.5, missing=3),))

@@ -189,7 +189,11 @@ def test_unfit_parts_are_said(tmp_path, parts, sentence):
 
 def test_unfit_files_are_said(tmp_path):
     data = task_of(CHAINS[:4])
-    for content, sentence in ((b"train\n", "is not JSON"), (b"[1]", "it is no object"), (b"\xff\xfe\x00", "not JSON")):
+    for content, sentence in (
+        (b"train\n", "is not JSON"),
+        (b"[1]", "it is not a JSON object"),
+        (b"\xff\xfe\x00", "not JSON"),
+    ):
         (tmp_path / "mine.json").write_bytes(content)
         with pytest.raises(SplitError, match=sentence):
             load_split(tmp_path / "mine.json", data)
