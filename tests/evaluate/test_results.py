@@ -238,7 +238,7 @@ def test_what_a_reader_must_know(tmp_path):
         "two, seed 0: 1 of 3 labels lack a class among the training or the validation molecules and have no "
         "validation value: one class",
         "ones, seed 0: 3 of 3 labels lack a class among the training or the validation molecules and have no "
-        "validation value: all, some, one class; fine-tuning takes its last epoch",
+        "validation value: all, some, one class; fine-tuning uses its last epoch",
         "two: 2 of 3 labels have both classes among the training and the test molecules; the others are left out of "
         "the mean: one class; results_per_label.csv says why",
         "ones: no label has both classes among the training and the test molecules; it is left out of all means",
@@ -247,7 +247,7 @@ def test_what_a_reader_must_know(tmp_path):
     blind.labels[make_split(blind, "random", 0).valid] = np.nan
     assert run_evaluation(TOLD, [blind], out=tmp_path, split="random", seeds=(0,)).notes() == [
         "freesolv, seed 0: 1 of 1 labels lack values among the training or the validation molecules and have no "
-        f"validation value: {blind.label_names[0]}; fine-tuning takes its last epoch"
+        f"validation value: {blind.label_names[0]}; fine-tuning uses its last epoch"
     ]
     missing = Results((score("a", "x", 0.5, missing=3),))
     assert missing.notes() == ["a: x cannot represent 3 molecules; they get the mean prediction"]
