@@ -1,4 +1,4 @@
-"""`mmsa ablate`: what each idea is worth."""
+"""`mmsa ablate`: measures the contribution of each idea."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mmsa_dist.console import evaluation_progress, say
 
 def ablate(
     out: judging.Out,
-    arms: Annotated[Path, typer.Option(help="YAML file of the arms, such as launch/ablation.yaml.")],
+    arms: Annotated[Path, typer.Option(help="YAML file with the arms, such as launch/ablation.yaml.")],
     words: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Argument(
-            help="Settings that all arms share, data.shards=FOLDER among them.",
+            help="Settings that all arms share, including data.shards=FOLDER.",
             metavar=SETTINGS,
             show_default=False,
         ),
@@ -34,13 +34,13 @@ def ablate(
     metric: judging.MetricOfCsv = "roc_auc",
     split: judging.SplitChoice = "hu-scaffold",
     seeds: judging.Seeds = 3,
-    ranks: Annotated[int, typer.Option(help="Processes that pre-train an arm, under deepspeed.", min=1)] = 1,
+    ranks: Annotated[int, typer.Option(help="Processes per pre-training, started by DeepSpeed.", min=1)] = 1,
     parallel: judging.Parallel = 1,
     config: ConfigFile = None,
 ) -> None:
-    """Pre-train one model per arm on the same molecules with the same budget, and judge them in one table.
+    """Pre-train one model per arm on the same molecules with the same budget, and evaluate all in one table.
 
-    What is done is not done twice: the same command goes on with the arm, the checkpoint and the job where it stood.
+    To continue after a stop, repeat the command: it keeps finished arms and jobs and resumes from checkpoints.
 
     Example: mmsa ablate --arms launch/ablation.yaml data.shards=shards train.steps=10000 --tasks bbbp,sider
     --data moleculenet --out runs/ablation
@@ -54,16 +54,16 @@ def ablate(
     from mmsa_dist.evaluate.protocols import methods_of
     from mmsa_dist.evaluate.provenance import judged
 
-    why = "an arm has its folder in --out and takes its molecules from the shards"
+    why = "each arm has its folder in --out and reads its molecules from the shards"
     refuse_unused(settings, used_by_ablation(protocol), f"mmsa ablate --protocol {protocol}", why)
     loaded = judging.load_tasks(tasks, data, csv, smiles_column, label_columns, metric)
-    for task in loaded:  # a split that cannot be is told before what may take days
+    for task in loaded:  # an impossible split must fail before days of pre-training
         for seed in range(seeds):
             choose_split(task, split, seed)
     trained = read_arms(arms, out, config, settings)
     budget(trained)
     models = pretrain_arms(trained, ranks, say)
-    first = trained[0].folder.model  # all of them saw the same molecules
+    first = trained[0].folder.model  # all arms were trained on the same molecules
     with evaluation_progress() as (progress, looked):
         results = run_evaluation(
             methods_of(protocol, models, shared, {arm.name: arm.config.embed.view for arm in trained}),

@@ -1,4 +1,4 @@
-"""`mmsa evaluate`: a model judged on labelled molecules."""
+"""`mmsa evaluate`: evaluates a model on labelled molecules."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from mmsa_dist.cli.arguments import SETTINGS, ConfigFile, only_settings, refuse_
 from mmsa_dist.config.load import load_config
 from mmsa_dist.console import evaluation_progress
 
-_WHY_NOT = {
-    "probe": "SMILES are taken as they are given",
-    "finetune": "only the GIN is tuned, with finetune.dropout and the mean over atoms",
+_WHY_UNUSED = {
+    "probe": "SMILES are used as given",
+    "finetune": "only the GIN is tuned, with finetune.dropout and mean pooling over atoms",
 }
-"""Why a protocol does not use other settings."""
+"""Why a protocol ignores other settings."""
 
 
 def evaluate(
@@ -28,7 +28,7 @@ def evaluate(
     checkpoint: Annotated[
         str,
         typer.Option(
-            "--checkpoint", "--model", "-m", help="Exported model (<run.dir>/model), hub id, or none: no pre-training."
+            "--checkpoint", "--model", "-m", help="Exported model (<run.dir>/model), hub id, or none (baselines only)."
         ),
     ] = "none",
     protocol: judging.Protocol = "probe",
@@ -40,11 +40,11 @@ def evaluate(
     metric: judging.MetricOfCsv = "roc_auc",
     split: judging.SplitChoice = "hu-scaffold",
     seeds: judging.Seeds = 3,
-    resume: Annotated[bool, typer.Option("--resume", help="Keep the jobs that are done in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep the finished jobs in --out.")] = False,
     parallel: judging.Parallel = 1,
     config: ConfigFile = None,
 ) -> None:
-    """Judge a model on labelled molecules, beside no pre-training, ECFP4 and the mean, by the same code.
+    """Evaluate a model on labelled molecules against no pre-training, ECFP4 and the mean, under identical code.
 
     Example: mmsa evaluate --checkpoint runs/base/model --protocol finetune --tasks bbbp,sider --data moleculenet
     --seeds 10 --parallel 0 --out evaluation
@@ -59,7 +59,7 @@ def evaluate(
     from mmsa_dist.evaluate.protocols import methods_of
     from mmsa_dist.evaluate.provenance import judged, used_settings
 
-    why = _WHY_NOT[protocol] if bare else f"{_WHY_NOT[protocol]}, and the network is that of --checkpoint"
+    why = _WHY_UNUSED[protocol] if bare else f"{_WHY_UNUSED[protocol]}, and the network is that of --checkpoint"
     refuse_unused(settings, used_settings(protocol, bare=bare), f"mmsa evaluate --protocol {protocol}", why)
     loaded = judging.load_tasks(tasks, data, csv, smiles_column, label_columns, metric)
     model = None if bare else PretrainedModel.load(checkpoint)

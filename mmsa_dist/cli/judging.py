@@ -1,4 +1,4 @@
-"""What `mmsa evaluate` and `mmsa ablate` share: arguments that say on what is judged, and how results are shown."""
+"""Arguments for tasks and output of results, shared by `mmsa evaluate` and `mmsa ablate`."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from mmsa_dist.console import results_tables, say
 if TYPE_CHECKING:
     from mmsa_dist.evaluate import Results, TaskData
 
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of results.{json,csv,md,png}, splits and jobs.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for results.{json,csv,md,png}, splits and jobs.")]
 Protocol = Annotated[
     Literal["probe", "finetune"],
-    typer.Option(help="probe = frozen vectors under simple models (seconds); finetune = all of the GIN (minutes)."),
+    typer.Option(
+        help="probe = simple models on frozen vectors (seconds); finetune = all weights of the GIN (minutes)."
+    ),
 ]
 Tasks = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option(help="Names with commas, or classification, regression, all. Left out: freesolv, or the --csv."),
+    typer.Option(help="Comma-separated names, or classification, regression, all. Default: freesolv, or only --csv."),
 ]
 Data = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option(help="Folder of MoleculeNet's CSV files; left out, they are fetched once. FreeSolv is at hand."),
+    typer.Option(help="Folder of MoleculeNet's CSV files. Default: download once; FreeSolv needs no download."),
 ]
 Csv = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option("--csv", help="A file of your own; with --smiles-column, --label-columns and --metric."),
+    typer.Option("--csv", help="Your own CSV file; see --smiles-column, --label-columns and --metric."),
 ]
-SmilesColumn = Annotated[str, typer.Option(help="Of --csv.")]
-LabelColumns = Annotated[str, typer.Option(help="Of --csv, with commas.")]
+SmilesColumn = Annotated[str, typer.Option(help="Column of --csv with the SMILES.")]
+LabelColumns = Annotated[str, typer.Option(help="Columns of --csv with the labels, comma-separated.")]
 Metric = Literal["roc_auc", "rmse", "mae"]
-MetricOfCsv = Annotated[Metric, typer.Option("--metric", help="Of --csv; roc_auc makes it a classification.")]
+MetricOfCsv = Annotated[Metric, typer.Option("--metric", help="Metric for --csv; roc_auc means classification.")]
 SplitChoice = Annotated[
-    str, typer.Option("--split", help="hu-scaffold, ogb-scaffold, random, or the path of a file or folder of splits.")
+    str, typer.Option("--split", help="hu-scaffold, ogb-scaffold, random, or a path to a split file or folder.")
 ]
-Seeds = Annotated[int, typer.Option(help="Seeds 0, 1, ... of random splits, weights and forests.", min=1)]
-Parallel = Annotated[
-    int, typer.Option(help="Jobs side by side in Ray; 1 = without Ray, 0 = as many as it has room for.", min=0)
-]
+Seeds = Annotated[int, typer.Option(help="Number of seeds (0, 1, ...) for random splits, weights and forests.", min=1)]
+Parallel = Annotated[int, typer.Option(help="Parallel jobs in Ray; 1 = without Ray, 0 = as many as fit.", min=0)]
 
 
 def load_tasks(
@@ -50,10 +50,10 @@ def load_tasks(
     label_columns: str,
     metric: Metric,
 ) -> list[TaskData]:
-    """Loads what the arguments name.
+    """Loads the tasks that the arguments name.
 
     Raises:
-        ValueError: an unknown task, a file that is missing or not what it should be.
+        ValueError: a task is unknown, or a file or an argument is missing or invalid.
     """
     from mmsa_dist.evaluate import load_csv, load_task
     from mmsa_dist.evaluate.moleculenet import named_tasks
@@ -76,7 +76,7 @@ def load_tasks(
 
 
 def show(results: Results, out: Path) -> None:
-    """Prints tables and notes."""
+    """Prints the tables and notes of `results`."""
     for table in results_tables(results):
         say(table)
     for note in results.notes():

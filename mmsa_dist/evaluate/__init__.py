@@ -1,4 +1,4 @@
-"""Judging a model on labelled molecules: named tasks, named splits, baselines by the same code, spread over seeds."""
+"""Evaluation on labelled molecules: named tasks, named splits, baselines under identical code, spread over seeds."""
 
 from mmsa_dist.evaluate.methods import Method
 from mmsa_dist.evaluate.moleculenet import TASKS, Task, TaskError

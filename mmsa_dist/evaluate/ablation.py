@@ -1,4 +1,4 @@
-"""An ablation: arms that differ in named settings, each pre-trained on the same molecules with the same budget."""
+"""Ablations: arms that differ in named settings, pre-trained on the same molecules with the same budget."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from mmsa_dist.evaluate.provenance import used_settings
 from mmsa_dist.runtime.files import as_file_name, write_text_atomically
 from mmsa_dist.runtime.run_folder import RunFolder
 
-_TAKEN = ("no-pre-training", "jobs", "splits")
-"""Names that the table or the folder of the results have already."""
-_NOT_OF_AN_ARM = ("finetune", "run")
-"""Sections of the configuration."""
-_OF_PRE_TRAINING = (
+_RESERVED_NAMES = ("no-pre-training", "jobs", "splits")
+"""Names that the results table or folder already uses."""
+_NOT_ARM_SECTIONS = ("finetune", "run")
+"""Sections of the configuration that an arm must not set."""
+_PRE_TRAINING_SETTINGS = (
     *("run.seed", "data", "model", "loss", "train", "prepare.val_fraction"),
     *("embed.view", "embed.conformers", "embed.pictures", "embed.reference_molecules"),  # of the exported model
 )
-"""Sections and keys of the configuration that a pre-training uses."""
+"""Sections and keys of the configuration that pre-training uses."""
 
 
-class _Arms(BaseModel):
+class _ArmsFile(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     cumulative: bool
@@ -42,21 +42,21 @@ class _Arms(BaseModel):
 
 @dataclass(frozen=True)
 class Arm:
-    """A pre-training of an ablation."""
+    """One arm of an ablation: a named pre-training."""
 
     name: str
     settings: Mapping[str, Any]
-    """What sets it apart from what all arms share, by key."""
+    """Settings that differ from the shared ones, by key."""
     config: Config
 
     @property
     def folder(self) -> RunFolder:
-        """Of its run."""
+        """Run folder of the arm."""
         return RunFolder(Path(self.config.run.dir))
 
     @property
     def ranks(self) -> int | None:
-        """Processes that pre-trained it; None where that was not written down."""
+        """Number of processes that pre-trained the arm; None if not recorded."""
         return int(self._ranks.read_text()) if self._ranks.exists() else None
 
     @property
@@ -64,7 +64,7 @@ class Arm:
         return self.folder.root / "ranks.txt"
 
     def begin(self, text: str, ranks: int) -> Path:
-        """Writes down, before the pre-training, its configuration `text` and its `ranks`; returns the configuration."""
+        """Records configuration `text` and `ranks` before pre-training starts; returns the configuration file."""
         self.folder.root.mkdir(parents=True, exist_ok=True)
         write_text_atomically(self.yaml, text)
         write_text_atomically(self._ranks, f"{ranks}\n")
@@ -72,7 +72,7 @@ class Arm:
 
     @property
     def yaml(self) -> Path:
-        """The configuration that it is pre-trained with."""
+        """Configuration file of the pre-training."""
         return self.folder.root / "arm.yaml"
 
 
@@ -81,33 +81,33 @@ def read_arms(file: Path, out: Path, config: Path | None, settings: Sequence[str
 
     Args:
         file: YAML with ``cumulative`` and ``arms``, a mapping of name to settings ``section.key: value``.
-        out: folder in which each arm gets one of its own.
-        config: file that all arms share.
-        settings: words ``section.key=value`` that all arms share; the settings of an arm override them.
+        out: folder; each arm gets a subfolder.
+        config: configuration file that all arms share.
+        settings: ``section.key=value`` strings that all arms share; the settings of an arm override them.
 
     Raises:
-        ConfigError: the file is not of this form, or an arm's configuration cannot be used.
+        ConfigError: the file does not have this form, or an arm's configuration is invalid.
     """
     try:
-        given = _Arms.model_validate(read_yaml(file))
+        given = _ArmsFile.model_validate(read_yaml(file))
     except ValidationError as error:
-        faults = explain(error, _Arms).replace("\n", "; ")
-        raise ConfigError(f"{file} is no file of arms as launch/ablation.yaml is one: {faults}") from error
+        faults = explain(error, _ArmsFile).replace("\n", "; ")
+        raise ConfigError(f"{file} is not a file of arms like launch/ablation.yaml: {faults}") from error
     so_far: dict[str, Any] = {}
     arms: list[Arm] = []
     for name, own in given.arms.items():
         so_far = {**so_far, **own} if given.cumulative else own
         word = as_file_name(name)
         folder = out / word
-        if not word or word in _TAKEN or folder in [arm.folder.root for arm in arms]:
+        if not word or word in _RESERVED_NAMES or folder in [arm.folder.root for arm in arms]:
             raise ConfigError(
-                f"{file}: the arm {name!r} needs a name of its own in letters and digits, and none of "
-                f"{', '.join(_TAKEN)}"
+                f"{file}: the arm {name!r} needs a unique name of letters and digits, other than "
+                f"{', '.join(_RESERVED_NAMES)}"
             )
-        stray = [key for key in own if key.split(".")[0] in _NOT_OF_AN_ARM]
+        stray = [key for key in own if key.split(".")[0] in _NOT_ARM_SECTIONS]
         if stray:
             raise ConfigError(
-                f"{file}, arm {name!r}: {stray[0]} is no matter of pre-training; say it on the command line"
+                f"{file}, arm {name!r}: {stray[0]} is not a setting of an arm; give it on the command line"
             )
         words = [f"{key}={json.dumps(value)}" for key, value in so_far.items()]
         try:
@@ -119,54 +119,54 @@ def read_arms(file: Path, out: Path, config: Path | None, settings: Sequence[str
 
 
 def used_by_ablation(protocol: Protocol) -> tuple[str, ...]:
-    """The sections and keys of the configuration that pre-training the arms and judging them by `protocol` use."""
-    return tuple(dict.fromkeys((*_OF_PRE_TRAINING, *used_settings(protocol, bare=False))))
+    """Returns the sections and keys of the configuration that pre-training the arms and evaluating them use."""
+    return tuple(dict.fromkeys((*_PRE_TRAINING_SETTINGS, *used_settings(protocol, bare=False))))
 
 
 def pretrain_arms(arms: Sequence[Arm], ranks: int, say: Callable[[str], None]) -> dict[str, PretrainedModel]:
-    """Pre-trains each arm, one after the other, and returns their models by name.
+    """Pre-trains the arms one after the other and returns their models by name.
 
-    An arm that has its model is not trained again; one that was stopped goes on from its newest checkpoint.
+    An arm that has a model is not trained again; an interrupted one resumes from its newest checkpoint.
 
     Args:
-        arms: what to train.
-        ranks: processes for each; more than one are started by DeepSpeed's launcher.
-        say: is told in a sentence what is being done.
+        arms: arms to train.
+        ranks: processes per arm; DeepSpeed's launcher starts more than one.
+        say: called with a sentence on what is being done.
 
     Raises:
-        ValueError: a pre-training failed, or a folder holds another one.
+        ValueError: a pre-training failed, or a folder holds a different one.
     """
     for number, arm in enumerate(arms, 1):
-        # The settings of fine-tuning are no part of an arm: another number of epochs is not another pre-training.
+        # Fine-tuning settings are not part of an arm's identity: more epochs do not change its pre-training.
         wanted = to_yaml(arm.config.model_copy(update={"finetune": load_config().finetune}))
         if arm.yaml.exists() and arm.yaml.read_text() != wanted:
             raise ValueError(
-                f"{arm.folder.root} holds an arm {arm.name!r} with other settings; take another --out, or remove it"
+                f"{arm.folder.root} holds an arm {arm.name!r} with other settings; choose another --out, or remove it"
             )
         if arm.folder.model.exists():
-            say(f"{number} of {len(arms)}: {arm.name} is trained")
+            say(f"{number} of {len(arms)}: {arm.name} is already trained")
             continue
         say(f"{number} of {len(arms)}: {arm.name}")
         path = arm.begin(wanted, ranks)
         begun = arm.folder.checkpoints.exists()
         command = [*_launcher(ranks), "pretrain", "--config", str(path), *(["--resume"] if begun else [])]
         if status := subprocess.run(command, env=_environment()).returncode:
-            raise ValueError(f"the pre-training of {arm.name!r} ended with status {status}; its words stand above")
+            raise ValueError(f"the pre-training of {arm.name!r} ended with status {status}; see its output above")
     models = {arm.name: PretrainedModel.load(arm.folder.model) for arm in arms}
     manifests = {name: model.training.get("data", {}).get("manifest") for name, model in models.items()}
     if len(set(manifests.values())) > 1:
         raise ValueError(
             f"the arms were trained on different molecules (digests of the manifests: {manifests}), because the shards "
-            "were prepared anew in between; remove the folders of the older arms"
+            "were prepared again in between; remove the folders of the older arms"
         )
     return models
 
 
 def budget(arms: Sequence[Arm]) -> Mapping[str, Any]:
-    """What each arm is given, and that it is the same.
+    """Returns the training budget, which all arms must share.
 
     Raises:
-        ValueError: arms differ in it, so that they cannot be compared.
+        ValueError: the budgets differ, so the arms cannot be compared; or there are no shared shards.
     """
     budgets = {
         arm.name: {
@@ -180,14 +180,14 @@ def budget(arms: Sequence[Arm]) -> Mapping[str, Any]:
     first = next(iter(budgets.values()))
     for name, given in budgets.items():
         if given != first:
-            raise ValueError(f"the arm {name!r} is given {given}, others {first}; give all arms the same")
+            raise ValueError(f"the arm {name!r} has {given}, others {first}; give all arms the same")
     if not first["shards"]:
-        raise ValueError("the arms share their shards: say data.shards=FOLDER")
+        raise ValueError("the arms must share their shards: set data.shards=FOLDER")
     return first
 
 
 def described(arms: Sequence[Arm]) -> dict[str, Any]:
-    """The budget, and of each arm its settings and its number of ranks, for ``results.json``.
+    """Returns the budget and the settings and number of ranks of each arm, for ``results.json``.
 
     Raises:
         ValueError: as `budget`.
@@ -203,5 +203,5 @@ def _launcher(ranks: int) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """DeepSpeed looks for other accelerators before it takes the CPU, and says so; here it is told."""
+    """Names the accelerator to DeepSpeed, which otherwise searches for others, with log messages, before the CPU."""
     return {"DS_ACCELERATOR": "cuda" if torch.cuda.is_available() else "cpu", **os.environ}

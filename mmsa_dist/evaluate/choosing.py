@@ -1,10 +1,10 @@
-"""What is free in a simple model, chosen label by label on folds of the training molecules. n molecules, T labels.
+"""Hyperparameters of simple models, chosen per label on folds of the training molecules. n molecules, T labels.
 
-Labels that are known for the same training molecules are fitted together: what is computed of the molecules alone, such
-as the features of a kernel, is then computed once for all of them.
+Labels that are known for the same training molecules are fitted together, so that whatever depends on the molecules
+alone, such as kernel features, is computed once for all of them.
 
-All of it is computed by one thread: the last bits of a product of matrices depend on how many there are, and threads of
-the libraries below NumPy that wait for each other on busy cores take many times as long as one.
+Everything runs on one thread: the last bits of a matrix product depend on the number of threads, and on busy cores
+the threads of NumPy's BLAS wait for each other and take many times as long as one.
 """
 
 from __future__ import annotations
@@ -25,25 +25,24 @@ from mmsa_dist.evaluate.splits import Split
 from mmsa_dist.evaluate.tasks import TaskData
 
 Fit = Callable[[Sequence[NDArray[np.float64]], NDArray[np.int64]], Sequence[NDArray[np.float64] | None]]
-"""(labels y (n,), training rows of which all of them are known) to (n,) predictions of each; None where there can be
-none."""
+"""(labels y, each (n,); training rows for which all are known) to (n,) predictions per label, None where impossible."""
 Choices = Iterator[tuple[float, NDArray[np.float64]]]
-"""What can be chosen, the simplest model first, and what the model that it gives predicts."""
+"""Pairs of hyperparameter value and the predictions of its model, the simplest model first."""
 Candidates = Callable[[NDArray[np.int64], NDArray[np.int64]], Callable[[NDArray[np.float64]], Choices]]
-"""(rows to learn from, rows to predict) to what gives, of labels y (n,), all models among which is chosen."""
+"""(rows to learn from, rows to predict) to a function from labels y (n,) to all candidate models."""
 
 
 def label_by_label(fit: Fit, data: TaskData, split: Split) -> Outcome:
-    """Each label for itself; the mean where nothing can be learned of it."""
+    """Fits each label separately and returns predictions for all; the mean where nothing can be learned."""
     predictions = np.empty(data.labels.shape)
-    known_alike: dict[bytes, list[int]] = defaultdict(list)
+    labels_by_rows: dict[bytes, list[int]] = defaultdict(list)
     for label, y in enumerate(data.labels.T):
         train = _known(y, split)
         predictions[:, label] = y[train].mean() if len(train) else 0.0
         if can_be_learned(y[train], data.task):
-            known_alike[train.tobytes()].append(label)
+            labels_by_rows[train.tobytes()].append(label)
     with threadpool_limits(1):
-        for labels in known_alike.values():
+        for labels in labels_by_rows.values():
             ys = [data.labels[:, label] for label in labels]
             for label, prediction in zip(labels, fit(ys, _known(ys[0], split)), strict=True):
                 if prediction is not None:
@@ -54,15 +53,15 @@ def label_by_label(fit: Fit, data: TaskData, split: Split) -> Outcome:
 
 
 def _known(y: NDArray[np.float64], split: Split) -> NDArray[np.int64]:
-    """The training rows of which a label is known."""
+    """Returns the training rows for which the label is known."""
     return split.train[~np.isnan(y[split.train])]
 
 
 def chosen(candidates: Candidates, data: TaskData, split: Split) -> Fit:
-    """The simplest of the candidates that is within a standard error of the best on folds of the training molecules.
+    """Returns a fit that picks the simplest candidate within one standard error of the best on training folds.
 
-    That is the rule of Breiman, Friedman, Olshen and Stone (Classification and Regression Trees, 1984, 3.4.3). Each
-    fold is judged by what was learned of the others.
+    This is the rule of Breiman, Friedman, Olshen and Stone (Classification and Regression Trees, 1984, 3.4.3). Each
+    fold is scored with models fitted on the others.
     """
     fold_of = np.full(len(data), -1)
     fold_of[split.train] = folds_of(split, data)
@@ -71,17 +70,17 @@ def chosen(candidates: Candidates, data: TaskData, split: Split) -> Fit:
     def fit(ys: Sequence[NDArray[np.float64]], train: NDArray[np.int64]) -> list[NDArray[np.float64] | None]:
         values: list[dict[float, list[float]]] = [{} for _ in ys]
         for fold in np.unique(fold_of[train]):
-            learned, judged = train[fold_of[train] != fold], train[fold_of[train] == fold]
+            learned, held_out = train[fold_of[train] != fold], train[fold_of[train] == fold]
             able = [
                 (y, of_label) for y, of_label in zip(ys, values, strict=True) if can_be_learned(y[learned], data.task)
             ]
             if not able:
                 continue
-            choices = candidates(learned, judged)
+            choices = candidates(learned, held_out)
             for y, of_label in able:
                 for choice, prediction in choices(y):
-                    value = score_labels(y[judged, None], prediction[:, None], data.task.metric).value
-                    if not math.isnan(value):  # the fold has one class alone
+                    value = score_labels(y[held_out, None], prediction[:, None], data.task.metric).value
+                    if not math.isnan(value):  # NaN: the fold has one class only
                         of_label.setdefault(choice, []).append(sign * value)
         final = candidates(train, np.arange(len(data)))
         return [_simplest(of_label, final(y)) for of_label, y in zip(values, ys, strict=True)]
@@ -90,12 +89,12 @@ def chosen(candidates: Candidates, data: TaskData, split: Split) -> Fit:
 
 
 def _simplest(values: dict[float, list[float]], final: Choices) -> NDArray[np.float64] | None:
-    """The prediction of what the rule chooses by the `values` of each choice on the folds, larger ones the better."""
+    """Returns the prediction of the choice that the rule picks from its `values` on the folds; larger is better."""
     if not values:
         return next((prediction for _, prediction in final), None)
-    # What not every fold could judge, such as more neighbours than there are, is not chosen.
-    judges = max(map(len, values.values()))
-    values = {choice: of_folds for choice, of_folds in values.items() if len(of_folds) == judges}
+    # Only choices that every fold could score are eligible; a fold may have fewer molecules than neighbours.
+    folds = max(map(len, values.values()))
+    values = {choice: of_folds for choice, of_folds in values.items() if len(of_folds) == folds}
     best = max(values.values(), key=fmean)
-    enough = fmean(best) - (stdev(best) / math.sqrt(judges) if judges > 1 else 0.0)
+    enough = fmean(best) - (stdev(best) / math.sqrt(folds) if folds > 1 else 0.0)
     return next(prediction for choice, prediction in final if fmean(values.get(choice, [-math.inf])) >= enough)

@@ -1,8 +1,7 @@
-"""Where the file of a task comes from: a folder, the package it ships in, or the Hugging Face hub.
+"""Sources of task files: a folder, the package that a file ships in, or the Hugging Face hub.
 
-On the hub are the MoleculeNet files that scikit-fingerprints keeps, a repository for each set. They are fetched by
-`huggingface_hub`, which keeps them in its cache, so that a file is downloaded once; from then on the cache is read, and
-nothing is asked.
+The hub has the MoleculeNet files of scikit-fingerprints, one repository per data set. `huggingface_hub` downloads each
+file once and caches it; later reads come from the cache without network access.
 """
 
 from __future__ import annotations
@@ -14,15 +13,15 @@ from mmsa_dist.evaluate.moleculenet import Task, TaskError
 
 
 def find_file(task: Task, folder: Path | None = None) -> Path:
-    """Finds the file of a task, and downloads it where it is to come from the hub and has not been fetched yet.
+    """Returns the path of a task's file, downloading it if it comes from the hub and is not cached.
 
     Args:
-        task: one that names its files.
-        folder: of MoleculeNet's CSV files, gzipped or not; nothing is downloaded in their place. None takes the
-            package that the task ships in, then the hub.
+        task: a task with file names.
+        folder: MoleculeNet's CSV files, gzipped or not; nothing is downloaded instead. None tries the package that
+            the task ships in, then the hub.
 
     Raises:
-        TaskError: there is no such folder, the file is not in it, or it could not be fetched.
+        TaskError: the folder does not exist, the file is not in it, or the download failed.
     """
     if folder is not None:
         found = _in_folder(task, folder) or _in_package(task)
@@ -32,8 +31,8 @@ def find_file(task: Task, folder: Path | None = None) -> Path:
         return found
     wanted = " or ".join(f"{name}.csv[.gz]" for name in task.files)
     hint = f"; it also ships in the package {task.package}, which is not installed" if task.package else ""
-    where = f"in {folder}" if folder else "without a folder of labelled data: name one with --data"
-    download = ", or leave --data out to have it downloaded" if folder and task.hub else ""
+    where = f"in {folder}" if folder else "without a folder of labelled data: give one with --data"
+    download = ", or omit --data to download it" if folder and task.hub else ""
     mend = f": put it there{download}" if folder else ""
     raise TaskError(f"task {task.name!r} needs {wanted}, which is not found {where}{mend}{hint}")
 
@@ -46,7 +45,7 @@ def _in_folder(task: Task, folder: Path) -> Path | None:
 
 
 def _in_package(task: Task) -> Path | None:
-    # Found without importing the package, which would load much that is not needed here.
+    # Locate the package without importing it, which would be slow and is not needed.
     spec = importlib.util.find_spec(task.package) if task.package else None
     for folder in (spec.submodule_search_locations or []) if spec else []:
         path = Path(folder) / "data" / f"{task.files[0]}.csv"
@@ -65,15 +64,15 @@ def _from_hub(task: Task) -> Path | None:
     if isinstance(cached, str):
         return Path(cached)
     try:
-        # Asked once: by itself a download asks seven times, for half a minute, or for six minutes where nobody answers,
-        # and then does not say what was wrong.
+        # Probe once: a download by itself retries seven times, for half a minute, or six minutes without any answer,
+        # and then does not report the cause.
         get_hf_file_metadata(hf_hub_url(task.hub, file, repo_type="dataset"))
         return Path(hf_hub_download(task.hub, file, repo_type="dataset"))
-    except Exception as error:  # what a network does wrong is of another family in each version of the client
+    except Exception as error:  # the class of network errors differs between versions of the client
         wanted = " or ".join(f"{name}.csv[.gz]" for name in task.files)
         raise TaskError(
             f"task {task.name!r} could not be downloaded: {file} of {task.hub} on the Hugging Face hub "
-            f"({_first_sentence(error)}); fetch {wanted} elsewhere and name its folder with --data"
+            f"({_first_sentence(error)}); download {wanted} elsewhere and give its folder with --data"
         ) from error
 
 

@@ -1,10 +1,10 @@
 """Fine-tuning of the 2D encoder, the field's protocol (Hu et al. 2020, arXiv 1905.12265).
 
-The pre-trained GIN, its mean over atoms and one linear layer; all weights are tuned with Adam; the test molecules are
-judged at the epoch that is best on the validation molecules. n molecules, T labels, B molecules in a batch.
+The model is the pre-trained GIN with mean pooling over atoms and one linear layer; Adam tunes all weights. Test
+predictions come from the epoch that is best on the validation molecules. n molecules, T labels, B molecules in a batch.
 
-Numerics: float32 on one thread on CPUs, so that results depend neither on the machine's cores nor on how many jobs
-run side by side: the same command gives the same bits.
+Numerics: float32, on CPUs with one thread, so that results depend neither on the machine's cores nor on the number of
+parallel jobs: the same command gives the same bits.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from mmsa_dist.runtime.seeds import derived_seed
 from mmsa_dist.runtime.threads import computing_threads
 
 ENCODER = "gin"
-_JUDGED_AT_A_TIME = 128  # with 256 a molecule takes up to an eighth longer on a CPU
+_EVALUATION_BATCH_SIZE = 128  # molecules; 256 is up to an eighth slower per molecule on a CPU
 
 
 class GraphPredictor(nn.Module):
-    """The encoder with one linear layer on top."""
+    """An encoder with one linear layer on top."""
 
     def __init__(self, encoder: Encoder, labels: int) -> None:
         super().__init__()
@@ -52,13 +52,13 @@ class GraphPredictor(nn.Module):
 def finetune_method(
     name: str, architecture: Mapping[str, object], weights: Mapping[str, Tensor] | None, options: Finetune
 ) -> Method:
-    """A line of the table of ``--protocol finetune``.
+    """Returns a row of the table of ``--protocol finetune``.
 
     Args:
-        name: what the table calls the encoder.
+        name: name of the encoder in the table.
         architecture: keyword arguments of the GIN, as `protocol_encoder` takes them.
-        weights: of the GIN; None leaves them as they are drawn, by the seed.
-        options: section ``finetune`` of the configuration.
+        weights: state dict of the GIN; None keeps the random initialization, drawn from the seed.
+        options: the ``finetune`` section of the configuration.
     """
     encoder = protocol_encoder(architecture, options)
     digest = hashlib.sha256(f"{sorted(encoder.items())} {options.model_dump_json()}".encode())
@@ -69,12 +69,12 @@ def finetune_method(
 
 
 def taken_of(architecture: Mapping[str, object]) -> dict[str, object]:
-    """The keyword arguments of a GIN that fine-tuning takes; dropout and pooling are the protocol's own."""
+    """Returns the keyword arguments of a GIN that fine-tuning keeps; the protocol sets dropout and pooling."""
     return {name: value for name, value in architecture.items() if name not in ("dropout", "pool")}
 
 
 def protocol_encoder(architecture: Mapping[str, object], options: Finetune) -> dict[str, object]:
-    """The keyword arguments of a GIN as it is tuned: with the dropout of `options`, and the mean over atoms."""
+    """Returns the keyword arguments of the tuned GIN: the dropout of `options`, mean pooling over atoms."""
     return {**taken_of(architecture), "dropout": options.dropout, "pool": "mean"}
 
 
@@ -89,12 +89,12 @@ def fine_tune(
     weights: Mapping[str, Tensor] | None,
     options: Finetune,
 ) -> Outcome:
-    """Tunes on the training molecules and predicts the test molecules at the best validation epoch, or the last one.
+    """Tunes on the training molecules and predicts the test molecules at the best validation epoch.
 
-    The last one counts where no label has both classes among the training and among the validation molecules.
+    The last epoch is used if no label has both classes in training and in validation.
 
-    Regression labels are standardized by the training molecules. A molecule without a graph takes no part in the
-    training and is predicted by the mean.
+    Regression labels are standardized by the training molecules. Molecules without a graph are left out of training
+    and get the mean prediction.
 
     Raises:
         FloatingPointError: the loss is not finite.
@@ -126,7 +126,7 @@ def fine_tune(
             if better(value, best, data.task) or nothing_chooses:
                 best = value
                 chosen = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        # The test molecules are looked at once everything is chosen.
+        # Test molecules are predicted only after everything is chosen.
         model.load_state_dict(chosen)
         predictions = targets.mean_T.repeat(len(data), axis=0)
         predictions[test.rows] = test.predict(model)
@@ -134,7 +134,7 @@ def fine_tune(
 
 
 class _Training:
-    """A network with its optimizer and the order of its molecules, trained epoch by epoch."""
+    """A network with its optimizer and shuffled training molecules, trained epoch by epoch."""
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ class _Training:
         self._device = model.head.weight.device
 
     def epoch(self) -> float:
-        """Trains on every molecule once, and returns the mean loss of the batches."""
+        """Trains on every molecule once and returns the mean loss of the batches."""
         self._model.train()
         losses = []
         for rows in batches(self._rng.permutation(self._rows), self._batch_size):
@@ -170,7 +170,7 @@ class _Training:
 
 
 class _Judged:
-    """A part of the split, its batches made once."""
+    """A part of the split to predict, with its batches built once."""
 
     def __init__(
         self, x: Graphs, data: TaskData, rows: NDArray[np.int64], targets: Targets, device: torch.device
@@ -178,17 +178,17 @@ class _Judged:
         self.rows = x.of(rows)
         self._data, self._all, self._targets = data, rows, targets
         self._batches = [
-            collate(x.take(some), picture_size=None).to(device) for some in batches(self.rows, _JUDGED_AT_A_TIME)
+            collate(x.take(some), picture_size=None).to(device) for some in batches(self.rows, _EVALUATION_BATCH_SIZE)
         ]
 
     @torch.inference_mode()
     def predict(self, model: nn.Module) -> NDArray[np.float64]:
-        """(rows, T) predictions of the molecules `rows`."""
+        """Returns (rows, T) predictions for the molecules `rows`."""
         model.eval()
         return self._targets.values(np.concatenate([model(batch).double().cpu().numpy() for batch in self._batches]))
 
     def score(self, model: nn.Module, learnable: NDArray[np.bool_]) -> float:
-        """The metric over all molecules of the part, of the (T,) labels that can be learned."""
+        """Returns the metric over all molecules of the part, averaged over the `learnable` (T,) labels."""
         predictions = self._targets.mean_T.repeat(len(self._data), axis=0)
         predictions[self.rows] = self.predict(model)
         truth, metric = self._data.labels[self._all], self._data.task.metric
@@ -196,13 +196,13 @@ class _Judged:
 
 
 def batches(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
-    """Cuts rows into batches; one molecule that would be left over joins the batch before it.
+    """Yields rows in batches; a single left-over molecule joins the batch before it.
 
-    Batch norm has nothing to say about a molecule of one atom that is alone.
+    Batch norm cannot train on a batch of a single one-atom molecule.
 
     Args:
         rows: (m,) positions of molecules.
-        size: molecules in a batch.
+        size: molecules per batch.
     """
     ends = [*range(size, len(rows), size), len(rows)]
     if len(ends) > 1 and ends[-1] - ends[-2] == 1:

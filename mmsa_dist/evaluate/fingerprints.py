@@ -1,4 +1,4 @@
-"""Fingerprints: what a user would take instead of a learned vector."""
+"""Molecular fingerprints: the usual alternative to learned vectors."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 
 def ecfp4(smiles: Sequence[str], *, bits: int = 2048) -> NDArray[np.uint8]:
-    """Extended-connectivity fingerprints of diameter 4 (Rogers & Hahn 2010), as RDKit's Morgan generator makes them.
+    """Computes extended-connectivity fingerprints of diameter 4 (Rogers & Hahn 2010) with RDKit's Morgan generator.
 
     Args:
-        smiles: n SMILES that parse.
-        bits: length.
+        smiles: n valid SMILES.
+        bits: length of a fingerprint.
 
     Returns:
-        (n, bits) uint8 of 0 and 1.
+        (n, bits) uint8, 0 or 1.
 
     Raises:
         ValueError: a SMILES does not parse.

@@ -1,4 +1,4 @@
-"""The molecules of a task as graphs in columns, so that batches are cut and not made molecule by molecule."""
+"""The molecular graphs of a task in columnar form, so that batches are slices instead of per-molecule objects."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from mmsa_shards.options import SmilesOptions
 
 @dataclass(frozen=True)
 class Graphs:
-    """Graphs of m of n molecules."""
+    """Graphs of m out of n molecules."""
 
     columns: MoleculeColumns
     """m molecules."""
     place: NDArray[np.int64]
-    """(n,) where a molecule stands in `columns`; -1 where it has no graph."""
+    """(n,) index of each molecule in `columns`; -1 without a graph."""
 
     def of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Those of the molecules `rows` that have a graph."""
+        """Returns those of the molecules `rows` that have a graph."""
         return rows[self.place[rows] >= 0]
 
     def take(self, rows: NDArray[np.int64]) -> MoleculeColumns:
-        """The graphs of the molecules `rows`, which have one."""
+        """Returns the graphs of the molecules `rows`, all of which must have one."""
         return self.columns.take(self.place[rows])
 
 
 def graphs(data: TaskData) -> Inputs:
-    """Graphs of the SMILES as they are given, salts and charges included, as the field's protocol has it."""
+    """Builds graphs of the SMILES as given, salts and charges included, as in the field's protocol."""
     from mmsa_shards.from_smiles import smiles_to_block
 
     read = smiles_to_block(data.smiles, SmilesOptions(standardization=None))

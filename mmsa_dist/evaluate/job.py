@@ -1,10 +1,10 @@
-"""A job: one method on one split of one task with one seed, and the files it leaves.
+"""A job: one method on one split of one task with one seed, and the files it writes.
 
-    jobs/<task>/<method>-<split>-seed<n>.json      score, validation curve, a digest of all that it depends on, and that
-                                                   of the other file
-    jobs/<task>/<method>-<split>-seed<n>.parquet   what it predicts for each test molecule
+    jobs/<task>/<method>-<split>-seed<n>.json      score, validation curve, a digest of everything it depends on, and
+                                                   the digest of the other file
+    jobs/<task>/<method>-<split>-seed<n>.parquet   predictions for the test molecules
 
-They are written when the job is done, so that an evaluation that was stopped goes on from there.
+They are written when the job is done, so that an interrupted evaluation can resume.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from mmsa_dist.runtime.files import as_file_name, sha256_of, write_text_atomical
 from mmsa_shards.atomic import write_atomically
 
 _VERSION = 6
-"""Goes up when the same job would come out otherwise."""
+"""Incremented when the outcome of the same job would change."""
 _LIBRARIES = ("torch", "rdkit", "scikit-learn", "numpy")
-"""Whose versions an outcome depends on."""
+"""Libraries whose versions affect an outcome."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A method on one split of a task with one seed."""
+    """One method on one split of a task with one seed."""
 
     data: TaskData
     method: Method
@@ -50,18 +50,18 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Of its files, without the ending."""
+        """Path of its files, relative and without suffix."""
         method = as_file_name(f"{self.method.features} {self.method.model}")
         return f"{self.data.task.name}/{method}-{self.split.name}-seed{self.seed}"
 
     @property
     def inputs_key(self) -> tuple[str, Callable[[TaskData], Inputs]]:
-        """Equal for jobs that see the same inputs."""
+        """Key that is equal for jobs with the same inputs."""
         return self.data.task.name, self.method.make
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that the outcome depends on, but for the kind of processor."""
+        """SHA-256 of everything the outcome depends on, except the kind of processor."""
         task = self.data.task
         parts = (
             *(_VERSION, self.name, task.kind, task.metric, self.data.digest, self.split.digest),
@@ -73,16 +73,16 @@ class Job:
 def fit(
     fit_predict: FitPredict, value: Any, data: TaskData, split: Split, seed: int, progress: Progress
 ) -> tuple[Outcome, float]:
-    """Returns the outcome of a job, and the seconds it took.
+    """Runs a job and returns its outcome and the seconds it took.
 
-    Its parts stand for the job, so that a worker elsewhere is not sent the model from which the inputs were made.
+    It takes the parts of a job instead of the job, so that remote workers are not sent the model behind the inputs.
     """
     begun = time.monotonic()
     return fit_predict(value, data, split, seed, progress), time.monotonic() - begun
 
 
 def judge(job: Job, outcome: Outcome, missing: int, seconds: float) -> Score:
-    """The score of a job on its test molecules.
+    """Returns the score of a job on its test molecules.
 
     Raises:
         FloatingPointError: a prediction is not finite.
@@ -90,10 +90,10 @@ def judge(job: Job, outcome: Outcome, missing: int, seconds: float) -> Score:
     test, metric = job.split.test, job.data.task.metric
     if not np.isfinite(outcome.predictions[test]).all():
         raise FloatingPointError(
-            f"{job.name}: predictions are not finite; look at the vectors of the model, or at the labels of the task"
+            f"{job.name}: predictions are not finite; check the vectors of the model and the labels of the task"
         )
     learnable = learnable_labels(job.data.labels[job.split.train], job.data.task)
-    judged = score_labels(job.data.labels[test], outcome.predictions[test], metric, learnable)
+    test_scores = score_labels(job.data.labels[test], outcome.predictions[test], metric, learnable)
     return Score(
         task=job.data.task.name,
         split=job.split.name,
@@ -103,22 +103,22 @@ def judge(job: Job, outcome: Outcome, missing: int, seconds: float) -> Score:
         features=job.method.features,
         model=job.method.model,
         metric=metric,
-        value=judged.value,
+        value=test_scores.value,
         valid=outcome.valid,
-        labels_scored=judged.labels_scored,
+        labels_scored=test_scores.labels_scored,
         labels=job.data.labels.shape[1],
         test_molecules=len(test),
         missing=missing,
         seconds=seconds,
         per_label=tuple(
-            LabelScore(name, value, _why_not(job.data.task, of_train, value))
-            for name, of_train, value in zip(job.data.label_names, learnable, judged.per_label, strict=True)
+            LabelScore(name, value, _why_unscored(job.data.task, of_train, value))
+            for name, of_train, value in zip(job.data.label_names, learnable, test_scores.per_label, strict=True)
         ),
     )
 
 
-def _why_not(task: Task, learnable: bool, value: float) -> str:
-    """Why a label is not judged; empty where it is."""
+def _why_unscored(task: Task, learnable: bool, value: float) -> str:
+    """Returns why a label is not scored; empty if it is."""
     if not math.isnan(value):
         return ""
     lacks = "not both classes" if task.kind == "classification" else "no value"
@@ -126,7 +126,7 @@ def _why_not(task: Task, learnable: bool, value: float) -> str:
 
 
 def keep(folder: Path, job: Job, outcome: Outcome, score: Score) -> None:
-    """Writes the files of a job that is done; the JSON comes last, and with it the job counts."""
+    """Writes the files of a finished job; the JSON comes last and marks the job as done."""
     path = folder / f"{job.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     test = job.split.test
@@ -147,13 +147,12 @@ def keep(folder: Path, job: Job, outcome: Outcome, score: Score) -> None:
 
 
 def kept(folder: Path, job: Job, say: Callable[[str], None]) -> Score | None:
-    """The score of a job that is done; None where it is not, or where anything that it depends on has changed.
+    """Returns the score of a finished job; None if it is not done or anything it depends on has changed.
 
     Args:
-        folder: of the jobs.
-        job: that may be done.
-        say: is told in a sentence of a file that is damaged, or of predictions that are missing: the job counts for
-            nothing.
+        folder: folder of the jobs.
+        job: job to look up.
+        say: called with a sentence if a file is damaged or predictions are missing; the job then counts as not done.
     """
     path = folder / f"{job.name}.json"
     if not path.exists():
@@ -164,18 +163,18 @@ def kept(folder: Path, job: Job, say: Callable[[str], None]) -> Score | None:
             return None
         score = score_from_plain(about["score"])
     except (ValueError, KeyError, TypeError, AttributeError):
-        say(f"{path} is damaged and holds no job; it is done again")
+        say(f"{path} is damaged; its job runs again")
         return None
     predictions = path.with_suffix(".parquet")
     fault = _fault(predictions, about.get("predictions"))
     if fault:
-        say(f"{predictions} {fault}; its job is done again")
+        say(f"{predictions} {fault}; its job runs again")
         return None
-    return dataclasses.replace(score, split_source=job.split.source)  # the same split may lie in another file now
+    return dataclasses.replace(score, split_source=job.split.source)  # the same split may now come from another file
 
 
 def _fault(predictions: Path, digest: str | None) -> str:
-    """What is wrong with a file of predictions; empty where nothing is. Jobs of earlier versions have no digest."""
+    """Returns what is wrong with a file of predictions; empty if nothing. Jobs of earlier versions have no digest."""
     try:
         found = sha256_of(predictions)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Tanimoto's similarity, and Nyström's method: features whose products are the values of a kernel.
+"""The Tanimoto kernel, and Nyström features, whose inner products approximate a kernel.
 
 n and m molecules, D features.
 """
@@ -14,23 +14,23 @@ from numpy.typing import NDArray
 LANDMARKS = 1000
 
 Kernel = Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float64]]
-"""(n, D) and (m, D) to (n, m), positive semi-definite."""
+"""(n, D) and (m, D) to (n, m) kernel values, positive semi-definite."""
 
 
 def features_of_kernel(
     kernel: Kernel, learned: NDArray[Any], wanted: NDArray[Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Features whose products are the kernel's values, by at most `LANDMARKS` of the molecules to learn from.
+    """Computes features whose inner products approximate a kernel, from at most `LANDMARKS` training molecules.
 
-    Nyström's method (Williams and Seeger 2001); with as many landmarks as molecules it is exact.
+    This is Nyström's method (Williams and Seeger 2001), exact if all training molecules are landmarks.
 
     Args:
-        kernel: of which features are made.
+        kernel: kernel to approximate.
         learned: (n, D) molecules to learn from.
-        wanted: (m, D) molecules to predict; no landmark is among them.
+        wanted: (m, D) molecules to predict, never used as landmarks.
 
     Returns:
-        (n, L) and (m, L) float64, L at most `LANDMARKS`.
+        (n, L) and (m, L) float64, L <= `LANDMARKS`.
     """
     landmarks = learned
     if len(learned) > LANDMARKS:
@@ -42,7 +42,7 @@ def features_of_kernel(
 
 
 def tanimoto_kernel(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Tanimoto's similarity of (n, D) and (m, D) features that are 0 or 1: (n, m); of two without any it is 1."""
+    """Returns the (n, m) Tanimoto similarity of (n, D) and (m, D) binary features; 1 for two all-zero rows."""
     both = (a @ b.T).astype(np.float64)
     either = a.sum(axis=1)[:, None] + b.sum(axis=1)[None] - both
     return np.divide(both, either, out=np.ones_like(both), where=either > 0)

@@ -1,8 +1,8 @@
-"""Whether a model has seen the molecules that it is judged on.
+"""Check for overlap between a model's pre-training molecules and the molecules it is evaluated on.
 
-A molecule counts as seen if one of the same skeleton (first block of the InChIKey, so whatever its stereo, isotopes
-and protons) is in the shards of the pre-training, train or val. The SMILES of a task are standardized as those shards
-were. `mmsa prepare --exclude` keeps such molecules out.
+A molecule counts as seen if one with the same skeleton (first block of the InChIKey, which ignores stereo, isotopes and
+protons) is in the pre-training shards, train or val. The SMILES of a task are standardized as those shards were.
+`mmsa prepare --exclude` keeps such molecules out.
 """
 
 from __future__ import annotations
@@ -33,59 +33,59 @@ _SKELETON = 14
 """Characters of the first block of an InChIKey."""
 _EXAMPLES = 3
 _AT_A_TIME = 1 << 20
-"""Molecules of the shards that are looked up in one go, for the table of what is wanted is built anew each time."""
+"""Molecules of the shards per lookup; each lookup rebuilds the hash table of the wanted skeletons."""
 
 Progress = Callable[[int, int], None]
 
 
 class LeakError(ValueError):
-    """Shards in which molecules cannot be looked for; the message says which, why and what to do."""
+    """Shards that cannot be searched for molecules; the message says which, why and what to do."""
 
 
 @dataclass(frozen=True)
 class Leak:
-    """How many molecules of a task, by the part of its split, were among the pre-training molecules."""
+    """Number of molecules in each part of a task's split that were among the pre-training molecules."""
 
     task: str
     which: str
-    """Of its splits, as `Split.which` says it."""
+    """Which of its splits, as in `Split.which`."""
     split_digest: str
     molecules: Mapping[str, int]
-    """Of each part."""
+    """Molecules per part."""
     seen: Mapping[str, int]
-    """Of them."""
+    """Of these, the ones seen in pre-training."""
     refused: int
-    """Molecules that standardization refuses: no shard can hold them."""
+    """Molecules that standardization rejects, which no shard can contain."""
     examples: tuple[str, ...]
     """SMILES of the first test molecules that were seen."""
 
     @property
     def sentence(self) -> str:
-        """What a person is to be told."""
+        """The note for a reader of the results."""
         return _sentence(self, self.which)
 
 
 @dataclass(frozen=True)
 class NotChecked:
-    """That nobody knows whether molecules were seen."""
+    """Result of a check that was not possible."""
 
     reason: str
 
     @property
     def sentence(self) -> str:
-        """What a person is to be told."""
-        return f"whether test molecules were in the pre-training was not checked, because {self.reason}"
+        """The note for a reader of the results."""
+        return f"overlap of test molecules with the pre-training data was not checked, because {self.reason}"
 
 
 def check_leaks(
     model: str | os.PathLike[str], tasks: Sequence[tuple[TaskData, Split]], *, progress: Progress | None = None
 ) -> list[Leak] | NotChecked:
-    """Looks for the molecules of tasks in the shards that a model was trained on.
+    """Searches the shards that a model was trained on for the molecules of tasks.
 
     Args:
         model: folder of an exported model.
-        tasks: each with its split; the shards are read once for all.
-        progress: told how many molecules of the shards have been looked at, and of how many.
+        tasks: tasks with their splits; the shards are read once for all.
+        progress: called with the number of molecules searched and the total in the shards.
     """
     shards = shards_of(model)
     if isinstance(shards, NotChecked):
@@ -99,18 +99,18 @@ def check_leaks(
 def look_for_leaks(
     model: str | os.PathLike[str], tasks: Sequence[tuple[TaskData, Split]], *, progress: Progress | None = None
 ) -> Findings:
-    """What a reader of results must know of molecules that the model has seen, or that nobody looked.
+    """Returns notes and facts on the overlap with the pre-training molecules, or why it was not checked.
 
-    Takes what `check_leaks` takes. All counts are in the facts; splits of a task without a difference in them share a
+    Takes the arguments of `check_leaks`. The facts contain all counts; splits of a task with equal counts share a
     sentence.
     """
     found = check_leaks(model, tasks, progress=progress)
     if isinstance(found, NotChecked):
         return Findings((found.sentence,), {"leaks": {"checked": False, "reason": found.reason}})
-    alike: dict[str, list[Leak]] = {}
+    by_sentence: dict[str, list[Leak]] = {}
     for leak in found:
-        alike.setdefault(_sentence(leak, ""), []).append(leak)
-    sentences = tuple(_sentence(same[0], "".join(leak.which for leak in same)) for same in alike.values())
+        by_sentence.setdefault(_sentence(leak, ""), []).append(leak)
+    sentences = tuple(_sentence(same[0], "".join(leak.which for leak in same)) for same in by_sentence.values())
     return Findings(sentences, {"leaks": {"checked": True, "splits": [asdict(leak) for leak in found]}})
 
 
@@ -119,50 +119,50 @@ def _sentence(leak: Leak, which: str) -> str:
     where = leak.task + which
     others = f"{counts['valid']} and {counts['train']} molecules"
     if not leak.seen["test"]:
-        return f"{where}: none of {leak.molecules['test']:,} test molecules was in the pre-training ({others})"
+        return f"{where}: none of {leak.molecules['test']:,} test molecules was in the pre-training data ({others})"
     share = 100 * leak.seen["test"] / leak.molecules["test"]
     return (
-        f"{where}: {counts['test']} molecules ({share:.1f} %) were in the pre-training ({others}), such as "
-        f"{', '.join(map(code_span, leak.examples))}; to remove them prepare the shards with --exclude and train again"
+        f"{where}: {counts['test']} molecules ({share:.1f} %) were in the pre-training data ({others}), such "
+        f"as {', '.join(map(code_span, leak.examples))}; to remove them, prepare the shards with --exclude and retrain"
     )
 
 
 def shards_of(model: str | os.PathLike[str]) -> str | NotChecked:
-    """Finds the shards that an exported model was trained on, by the configuration of the run that it lies in.
+    """Returns the shards that an exported model was trained on, located by the configuration of its run.
 
-    They are those only if their manifest has the digest that the model was exported with.
+    They count only if their manifest's digest is the one recorded in the model.
 
     Args:
-        model: its folder, ``<run.dir>/model``.
+        model: folder of the model, ``<run.dir>/model``.
 
     Returns:
-        The folder or URL of the shards, or why they cannot be told.
+        The folder or URL of the shards, or why they cannot be determined.
     """
     folder = Path(model)
     try:
         about = json.loads((folder / CONFIG).read_text())
         digest = about["training"]["data"]["manifest"]
     except OSError:
-        return NotChecked(f"{folder} is no folder on this machine, so that its run and its shards are not at hand")
+        return NotChecked(f"{folder} is not a folder on this machine, so its run and shards cannot be found")
     except (ValueError, KeyError, TypeError):
         return NotChecked(f"{folder / CONFIG} does not say which shards the model was trained on")
     run = RunFolder(folder.resolve().parent)
     if not run.config.is_file():
-        return NotChecked(f"{folder} does not lie in the folder of its run, whose config.yaml names the shards")
+        return NotChecked(f"{folder} is not inside its run folder, whose config.yaml names the shards")
     try:
         config = load_config(run.config)
     except ConfigError as error:
         return NotChecked(f"the configuration of the run cannot be read: {error}")
-    # Beside the model, wherever the run's folder may have been moved to since.
+    # By default next to the model, even if the run folder has been moved since.
     shards = config.data.shards or str(run.root / "shards")
     try:
         manifest = Manifest.load(shards)
     except ManifestError as error:
-        return NotChecked(f"the shards of the training are gone: {error}")
+        return NotChecked(f"the shards of the training cannot be read: {error}")
     if manifest.digest != digest:
         return NotChecked(
             f"{shards} is not what the model was trained on: its manifest has the digest {manifest.digest[:12]}, "
-            f"that of the training was {str(digest)[:12]}"
+            f"the training used {str(digest)[:12]}"
         )
     return shards
 
@@ -170,15 +170,15 @@ def shards_of(model: str | os.PathLike[str]) -> str | NotChecked:
 def find_leaks(
     shards: str | os.PathLike[str], tasks: Sequence[tuple[TaskData, Split]], *, progress: Progress | None = None
 ) -> list[Leak]:
-    """Looks for the molecules of tasks in a folder of shards.
+    """Searches a folder of shards for the molecules of tasks.
 
     Args:
         shards: folder or URL with a manifest.
-        tasks: each with its split; the shards are read once for all.
-        progress: told how many molecules of the shards have been looked at, and of how many.
+        tasks: tasks with their splits; the shards are read once for all.
+        progress: called with the number of molecules searched and the total in the shards.
 
     Raises:
-        ManifestError: there is no manifest, or a damaged one.
+        ManifestError: the manifest is missing or damaged.
         ShardError: a shard is missing or damaged.
         LeakError: the manifest does not say how molecules were standardized.
     """
@@ -206,7 +206,7 @@ def _skeletons(data: TaskData, how: Standardization) -> list[str | None]:
 
 
 def _seen(shards: str, manifest: Manifest, wanted: set[str], progress: Progress | None) -> set[str]:
-    """Those of `wanted` that occur in the shards."""
+    """Returns the `wanted` skeletons that occur in the shards."""
     table = pa.array(sorted(wanted), pa.string())
     total = sum(shard.molecules for shard in manifest.shards)
     seen: set[str] = set()
@@ -221,7 +221,7 @@ def _seen(shards: str, manifest: Manifest, wanted: set[str], progress: Progress 
 
 
 def _inchikeys(shards: str, manifest: Manifest) -> Iterator[pa.ChunkedArray]:
-    """The InChIKeys of all molecules, about a million at a time."""
+    """Yields the InChIKeys of all molecules, about a million at a time."""
     parts: list[pa.Array] = []
     held = 0
     for shard in manifest.shards:

@@ -1,4 +1,4 @@
-"""What is compared: a method turns a task, a split and a seed into predictions."""
+"""Methods under comparison: each turns a task, a split and a seed into predictions."""
 
 from __future__ import annotations
 
@@ -13,49 +13,49 @@ from mmsa_dist.evaluate.splits import Split
 from mmsa_dist.evaluate.tasks import TaskData
 
 Progress = Callable[[str], None]
-"""Is told in a few words what is being done."""
+"""Called with a short description of the current step."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a method sees of the n molecules of a task."""
+    """Input of a method for the n molecules of a task."""
 
     value: Any
     missing: int = 0
-    """Molecules that it does not see, because nothing could be made of them."""
+    """Molecules without input, because they could not be represented."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a method predicts, and how it came to it. n molecules, T labels."""
+    """Predictions of a method and its training history. n molecules, T labels."""
 
     predictions: NDArray[np.float64]
-    """(n, T); the test molecules count, others may be NaN."""
+    """(n, T); only the test molecules count, others may be NaN."""
     valid: float
-    """The metric on the validation molecules at what was chosen; NaN where it is not defined."""
+    """Metric on the validation molecules for the chosen model; NaN if undefined."""
     curve: tuple[dict[str, float], ...] = ()
-    """What was seen at each epoch, where there are epochs."""
+    """Values per epoch, for methods with epochs."""
 
 
 FitPredict = Callable[[Any, TaskData, Split, int, Progress], Outcome]
-"""(value of the inputs, task, split, seed, progress) to predictions."""
+"""(value of the inputs, task, split, seed, progress) to an outcome."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A line of the table."""
+    """A row of the results table."""
 
     features: str
-    """What it sees, as the table calls it."""
+    """Name of its input in the table."""
     model: str
-    """What is fitted, likewise."""
+    """Name of the fitted model in the table."""
     make: Callable[[TaskData], Inputs]
-    """Makes its inputs for a task, once for all splits and seeds."""
+    """Makes the inputs for a task, once for all splits and seeds."""
     fit_predict: FitPredict
     """Must be picklable."""
     seeded: bool
     """Whether the outcome depends on the seed even where the split does not."""
     identity: str
-    """All that the outcome depends on besides task, split and seed, such as the digest of the model."""
+    """Everything the outcome depends on besides task, split and seed, such as the digest of the model."""
     gpu: bool = False
-    """Whether it uses a GPU where there is one."""
+    """Whether it uses a GPU if available."""

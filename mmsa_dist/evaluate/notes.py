@@ -1,4 +1,4 @@
-"""Sentences without which the numbers of a table would be read wrongly."""
+"""Caveats that a reader needs to interpret the numbers of a table."""
 
 from __future__ import annotations
 
@@ -15,26 +15,31 @@ from mmsa_dist.evaluate.scores import PER_LABEL, Score
 from mmsa_dist.evaluate.splits import Split
 from mmsa_dist.evaluate.tasks import TaskData
 
-_NAMED = 5
-"""Labels, and rows that are left out, that a note names; the files name all."""
-_SHORT = 40
-"""Characters of a SMILES that does not parse; it may be a whole file."""
+_MAX_NAMED = 5
+"""Labels or left-out rows that a note names; the files name all."""
+_MAX_SMILES = 40
+"""Characters shown of an invalid SMILES, which may be a whole file."""
 _AMONG = "among the training and the test molecules"
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a look at the molecules of tasks has found."""
+    """Findings of a check on the molecules of tasks."""
 
     sentences: tuple[str, ...] = ()
-    """For a reader of the results."""
+    """Notes for a reader of the results."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """The same in figures, for ``results.json``."""
+    """The same as data, for ``results.json``."""
 
 
 def notes_on(scores: Sequence[Score], splits: Sequence[tuple[Split, TaskData]]) -> list[str]:
-    """What a reader of `scores` must know of rows, labels, seeds and molecules that do not count."""
-    return [*_rows_left_out(splits), *_blind_labels(splits), *_labels_left_out(scores), *_unseen_molecules(scores)]
+    """Returns notes on rows, labels, seeds and molecules that do not enter `scores`."""
+    return [
+        *_rows_left_out(splits),
+        *_unvalidated_labels(splits),
+        *_labels_left_out(scores),
+        *_missing_molecules(scores),
+    ]
 
 
 def _rows_left_out(splits: Sequence[tuple[Split, TaskData]]) -> Iterator[str]:
@@ -42,26 +47,26 @@ def _rows_left_out(splits: Sequence[tuple[Split, TaskData]]) -> Iterator[str]:
         if data.dropped:
             rows = [f"{row + 1} {code_span(_short(text))}" for row, text in data.dropped]
             yield (
-                f"{data.task.name}: {len(rows)} of {len(data) + len(rows)} rows do not parse or have no atoms, and are "
+                f"{data.task.name}: {len(rows)} of {len(data) + len(rows)} rows do not parse or have no atoms and are "
                 f"left out (record {_first(rows)})"
             )
 
 
-def _blind_labels(splits: Sequence[tuple[Split, TaskData]]) -> Iterator[str]:
+def _unvalidated_labels(splits: Sequence[tuple[Split, TaskData]]) -> Iterator[str]:
     for split, data in splits:
         learnable, seen = (learnable_labels(data.labels[rows], data.task) for rows in (split.train, split.valid))
-        blind = [name for name, sees in zip(data.label_names, learnable & seen, strict=True) if not sees]
-        if blind:
+        missing = [name for name, has_both in zip(data.label_names, learnable & seen, strict=True) if not has_both]
+        if missing:
             what = "a class" if data.task.kind == "classification" else "values"
-            last = "; fine-tuning takes its last epoch" if len(blind) == len(data.label_names) else ""
+            last = "; fine-tuning uses its last epoch" if len(missing) == len(data.label_names) else ""
             yield (
-                f"{data.task.name}{split.which}: {len(blind)} of {len(data.label_names)} labels lack {what} among "
-                f"the training or the validation molecules, and have no validation value: {_first(blind)}{last}"
+                f"{data.task.name}{split.which}: {len(missing)} of {len(data.label_names)} labels lack {what} among "
+                f"the training or the validation molecules and have no validation value: {_first(missing)}{last}"
             )
 
 
 def _labels_left_out(scores: Sequence[Score]) -> Iterator[str]:
-    """What is not judged, for want of values or of a second class; once for all seeds that lack the same."""
+    """Yields notes on labels that lack values or a second class, one for all seeds that lack the same."""
     seeds: dict[str, set[int]] = defaultdict(set)
     lacking: dict[tuple[str, MetricName, int, int, tuple[str, ...]], set[int]] = defaultdict(set)
     for score in scores:
@@ -75,25 +80,25 @@ def _labels_left_out(scores: Sequence[Score]) -> Iterator[str]:
         where = task if of_all else f"{task}, seed {', '.join(map(str, sorted(without)))}"
         have = "both classes" if metric == "roc_auc" else "values"
         if scored:
-            judged = f"{scored} of {labels} labels have {have} {_AMONG}"
+            counts = f"{scored} of {labels} labels have {have} {_AMONG}"
             names = f": {_first(left_out)}; {PER_LABEL} says why" if left_out else ""
-            yield f"{where}: {judged}; the others are left out of the mean{names}"
+            yield f"{where}: {counts}; the others are left out of the mean{names}"
         elif of_all:
-            yield f"{where}: no label has {have} {_AMONG}; it enters no mean"
+            yield f"{where}: no label has {have} {_AMONG}; it is left out of all means"
         else:
             covered = f"{len(seeds[task]) - len(without)} of {len(seeds[task])} seeds"
             yield f"{where}: no label has {have} {_AMONG}; the numbers of {task} cover {covered}"
 
 
-def _unseen_molecules(scores: Sequence[Score]) -> Iterator[str]:
+def _missing_molecules(scores: Sequence[Score]) -> Iterator[str]:
     for task, features, missing in sorted({(s.task, s.features, s.missing) for s in scores if s.missing}):
-        yield f"{task}: {features} sees nothing of {missing} molecules, which are given the mean"
+        yield f"{task}: {features} cannot represent {missing} molecules; they get the mean prediction"
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _SHORT else f"{text[:_SHORT]}..."
+    return text if len(text) <= _MAX_SMILES else f"{text[:_MAX_SMILES]}..."
 
 
 def _first(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return ", ".join(names[:_MAX_NAMED]) + more

@@ -1,4 +1,4 @@
-"""A picture of the results: every seed a dot, the mean a bar across, their spread a line, a panel for each task."""
+"""Plot of the results: one panel per task, seeds as dots, their mean as a bar, their spread as a line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LEGEND = "dot: a seed · bar and figure: mean over seeds · line: ± one standa
 
 
 def plot_results(results: Results, path: Path) -> None:
-    """Draws `results` into a PNG; there is none where nothing is defined."""
+    """Plots `results` to a PNG, or removes the file if no value is defined."""
     if any(not math.isnan(line.mean) for line in results.summaries()):
         drawn(results).savefig(path, dpi=160)
     else:
@@ -26,7 +26,7 @@ def plot_results(results: Results, path: Path) -> None:
 
 
 def drawn(results: Results) -> Figure:
-    """The picture: methods from top to bottom as in the table, and panels for the tasks and for their mean."""
+    """Returns the figure: methods in rows as in the table, and panels for the tasks and their mean."""
     lines, means = results.summaries(), results.means()
     panels: dict[str, list[Summary | Mean]] = {}
     for line in lines:
@@ -51,7 +51,7 @@ def drawn(results: Results) -> Figure:
         axis.set_ylim(len(methods) - 0.5, -0.5)
         axis.tick_params(axis="x", labelsize=8)
         if all(math.isnan(shown.mean) for shown in of_panel):
-            axis.set_xticks([])  # nothing is measured by it
+            axis.set_xticks([])  # no value to read off
         axis.grid(axis="x", color="#e3e5e8", linewidth=0.8)
         axis.set_axisbelow(True)
         axis.spines[["top", "right", "left"]].set_visible(False)

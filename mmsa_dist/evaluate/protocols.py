@@ -1,8 +1,8 @@
-"""The protocols: which methods stand in the table of a model.
+"""The protocols: which methods are compared in the table of a model.
 
-`finetune` is the field's (Hu et al. 2020, arXiv 1905.12265): the 2D encoder with all its weights tuned. `probe` leaves
-the vectors as they are and asks simple models what is in them. Fingerprints, the mean, and the same architecture
-without any pre-training always stand beside.
+`finetune` is the field's protocol (Hu et al. 2020, arXiv 1905.12265): it tunes all weights of the 2D encoder. `probe`
+fits simple models to frozen vectors. Both always include fingerprints, the mean, and the same architecture without
+pre-training.
 """
 
 from __future__ import annotations
@@ -28,64 +28,63 @@ BASELINES = (
     Method("ECFP4", "random forest", fingerprints, forest, seeded=True, identity=f"{TREES} trees"),
     Method("none", "constant", nothing, constant, seeded=False, identity=""),
 )
-"""What stands beside everything."""
+"""Baselines in every table."""
 
-_BARE = "no pre-training"
-_OF_VECTORS = {"linear": linear, "RBF kernel": rbf, "k-NN": nearest}
-_OF_FINGERPRINTS = {"linear": linear, "Tanimoto kernel": tanimoto, "k-NN": nearest}
+_UNTRAINED = "no pre-training"
+_VECTOR_MODELS = {"linear": linear, "RBF kernel": rbf, "k-NN": nearest}
+_FINGERPRINT_MODELS = {"linear": linear, "Tanimoto kernel": tanimoto, "k-NN": nearest}
 
 
 def methods_of(
     protocol: Protocol, models: Mapping[str, PretrainedModel], config: Config, views: Mapping[str, str] | None = None
 ) -> tuple[Method, ...]:
-    """The lines of the table.
+    """Returns the rows of the table.
 
     Args:
-        protocol: what is done with the models.
-        models: are judged, each under its name; with none there are only the baselines, of the architecture of
-            `config`.
-        config: how vectors are made (``embed``), how is tuned (``finetune``), and the seed of untrained weights.
-        views: of models whose vectors are others than `config` says. The line without pre-training has the
+        protocol: protocol of the evaluation.
+        models: models to evaluate, by name; without any, only the baselines, with the architecture of `config`.
+        config: options of vectors (``embed``) and of fine-tuning (``finetune``), and the seed of untrained weights.
+        views: views of models, by name, that differ from that of `config`. The row without pre-training has the
             architecture and the view of the first model.
 
     Raises:
-        ValueError: a model has not what the protocol needs.
+        ValueError: a model lacks what the protocol needs.
     """
     lines = _probe(models, config, views or {}) if protocol == "probe" else _finetune(models, config)
     return (*lines, *BASELINES)
 
 
 def _probe(models: Mapping[str, PretrainedModel], config: Config, views: Mapping[str, str]) -> list[Method]:
-    first = next(iter(models), _BARE)
+    first = next(iter(models), _UNTRAINED)
     inference = models[first].inference if models else Inference.of(config)
     methods = []
-    for name, model in {**models, _BARE: _untrained(inference, config.run.seed)}.items():
+    for name, model in {**models, _UNTRAINED: _untrained(inference, config.run.seed)}.items():
         options: dict[str, Any] = {
-            "view": views.get(first if name == _BARE else name, config.embed.view),
+            "view": views.get(first if name == _UNTRAINED else name, config.embed.view),
             "conformers": config.embed.conformers,
-            # As fingerprints and fine-tuning see them, salts and charges included; but still none that the model has
-            # no word for (*) or that are too large.
+            # As given, salts and charges included, like fingerprints and fine-tuning; but molecules that are too large
+            # or have unsupported atoms (*) are still rejected.
             "standardize": False,
             "batch_size": config.embed.batch_size,
-            # Named only where it is not the default: jobs of before are known by what they were named.
+            # Given only if not the default, so that the identities of earlier jobs stay valid.
             **({} if config.embed.pictures else {"pictures": False}),
         }
         embedder = Embedder(model, **options)
         make, identity = partial(embedded, embedder), f"{embedder.digest} {options}"
-        for kind, fit in _OF_VECTORS.items():
+        for kind, fit in _VECTOR_MODELS.items():
             line = f"MMSA, {name} ({embedder.view_})"
             methods.append(Method(line, kind, make, fit, seeded=False, identity=identity))
     return [
         *methods,
         *(
             Method("ECFP4", kind, fingerprints, fit, seeded=False, identity="")
-            for kind, fit in _OF_FINGERPRINTS.items()
+            for kind, fit in _FINGERPRINT_MODELS.items()
         ),
     ]
 
 
 def _untrained(inference: Inference, seed: int) -> PretrainedModel:
-    """The same architecture with its weights as they are drawn, and no reference rows."""
+    """Returns the same architecture with randomly initialized weights and no reference rows."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return PretrainedModel(MMSAModel(inference.model), inference)
@@ -96,12 +95,12 @@ def _finetune(models: Mapping[str, PretrainedModel], config: Config) -> list[Met
     for name, model in models.items():
         if ENCODER not in model.inference.model.encoders:
             raise ValueError(
-                f"the model {name!r} has no encoder {ENCODER!r}, which is what is fine-tuned; it has "
-                f"{', '.join(model.inference.model.encoders)}: judge its vectors with --protocol probe"
+                f"the model {name!r} has no encoder {ENCODER!r}, the one that is fine-tuned; it has "
+                f"{', '.join(model.inference.model.encoders)}: evaluate its vectors with --protocol probe"
             )
         weights = {key: t.detach().cpu() for key, t in model.model.encoder(ENCODER).state_dict().items()}
         architecture = model.inference.model.encoder_options(ENCODER)
         methods.append(finetune_method(f"{ENCODER.upper()}, {name}", architecture, weights, config.finetune))
     first = next(iter(models.values()), None)
     architecture = (first.inference.model if first else config.model).encoder_options(ENCODER)
-    return [*methods, finetune_method(f"{ENCODER.upper()}, {_BARE}", architecture, None, config.finetune)]
+    return [*methods, finetune_method(f"{ENCODER.upper()}, {_UNTRAINED}", architecture, None, config.finetune)]

@@ -1,4 +1,4 @@
-"""How results were made: what a stranger has to know to make them again."""
+"""Provenance of results: what is needed to reproduce them."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from mmsa_dist.evaluate.protocols import Protocol
 
 _DIGITS = 12
-"""Of a digest, where a person reads it."""
+"""Digits shown of a digest."""
 
 
 def used_settings(protocol: Protocol, *, bare: bool) -> tuple[str, ...]:
-    """The keys of the configuration that an evaluation uses.
+    """Returns the configuration keys that an evaluation uses.
 
     Args:
-        protocol: what is done with the models.
-        bare: whether there is no model, so that the configuration says what network is judged.
+        protocol: protocol of the evaluation.
+        bare: whether there is no model, so that the configuration defines the network.
     """
     from mmsa_dist.embed.pretrained import Inference
 
@@ -36,25 +36,25 @@ def used_settings(protocol: Protocol, *, bare: bool) -> tuple[str, ...]:
     own = tuple(_own_settings(protocol, config))
     if bare:
         return (*own, *_network(protocol, Inference.of(config)))
-    # `embed.view` may be one of the encoders of the model, which are then named.
+    # `embed.view` may be an encoder of the model, which `model.encoders` then names.
     return (*own, "model.encoders") if protocol == "probe" else own
 
 
 def judged(
     protocol: Protocol, models: Mapping[str, PretrainedModel], config: Config, checkpoint: str | None = None
 ) -> dict[str, Any]:
-    """What is judged, and how, for ``results.json``.
+    """Returns what is evaluated and how, for ``results.json``.
 
     Args:
-        protocol: what is done with the models.
-        models: by name, as `mmsa_dist.evaluate.protocols.methods_of` takes them.
+        protocol: protocol of the evaluation.
+        models: by name, as in `mmsa_dist.evaluate.protocols.methods_of`.
         config: likewise.
-        checkpoint: where the one model came from, as it was given.
+        checkpoint: source of the single model, as given.
 
     Returns:
-        ``settings`` holds what all lines of the table share; ``networks`` the architecture of each model, or with none
-        that of the configuration; ``settings_of_the_protocol`` the protocol's own value of each setting that is
-        another here. A probe judges whatever network it is given: the architecture of a model departs from nothing.
+        ``settings`` holds what all rows of the table share; ``networks`` the architecture of each model, or that of
+        the configuration if there is none; ``settings_of_the_protocol`` the protocol's value of each setting that
+        differs here. A probe prescribes no architecture, so that of a model never differs.
     """
     from mmsa_dist.embed.pretrained import Inference
 
@@ -80,7 +80,7 @@ def judged(
 
 
 def surroundings() -> dict[str, Any]:
-    """Libraries, command line, git state, machine and device of this process."""
+    """Returns libraries, command line, git state, machine and device of this process."""
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
@@ -89,11 +89,11 @@ def surroundings() -> dict[str, Any]:
 
 
 def in_words(about: Mapping[str, Any], tasks: Mapping[str, str]) -> list[str]:
-    """What stands under a table: protocol, split, seeds, digests and the arms of an ablation.
+    """Returns the lines under a table: protocol, split, seeds, digests and the arms of an ablation.
 
     Args:
-        about: as `judged` has it, with ``split`` and ``seeds``; what is not there is not said.
-        tasks: digests of the data, by name.
+        about: result of `judged` with ``split`` and ``seeds``; missing keys are left out.
+        tasks: digests of the data, by task name.
     """
     how = [f"{key} {about[key]}" for key in ("protocol", "split") if key in about]
     if "seeds" in about:
@@ -111,23 +111,23 @@ def _arms_in_words(about: Mapping[str, Any]) -> Iterator[str]:
     for name, arm in about.get("arms", {}).items():
         settings = ", ".join(code_span(f"{key}={value}") for key, value in arm["settings"].items())
         ranks = "" if arm["ranks"] is None else f"; {arm['ranks']} rank{'s' if arm['ranks'] > 1 else ''}"
-        yield f"arm {name}: {settings or 'what all arms share'}{ranks}"
+        yield f"arm {name}: {settings or 'shared settings only'}{ranks}"
 
 
 def departures(about: Mapping[str, Any]) -> list[str]:
-    """A sentence on the settings that are not the protocol's own, where there are any."""
+    """Returns a sentence on the settings that differ from the protocol's, if any."""
     others = []
     for key, value in about.get("settings_of_the_protocol", {}).items():
         if key in about["settings"]:
-            others.append(f"{key}={about['settings'][key]} and not {value}")
+            others.append(f"{key}={about['settings'][key]} instead of {value}")
         else:  # models differ in it
             given = {name: network[key] for name, network in about["networks"].items() if network[key] != value}
-            others += [f"{key}={theirs} ({name}) and not {value}" for name, theirs in given.items()]
-    return [f"not the protocol's own settings: {', '.join(others)}"] if others else []
+            others += [f"{key}={theirs} ({name}) instead of {value}" for name, theirs in given.items()]
+    return [f"settings that differ from the protocol: {', '.join(others)}"] if others else []
 
 
 def _own_settings(protocol: Protocol, config: Config) -> dict[str, Any]:
-    """The settings of the protocol itself, by key."""
+    """Returns the settings of the protocol itself, by key."""
     if protocol == "finetune":
         return dict(_flat("finetune", config.finetune))
     embed = config.embed
@@ -136,12 +136,12 @@ def _own_settings(protocol: Protocol, config: Config) -> dict[str, Any]:
         "embed.conformers": embed.conformers,
         "embed.pictures": embed.pictures,
         "embed.batch_size": embed.batch_size,
-        "run.seed": config.run.seed,  # of the weights without pre-training
+        "run.seed": config.run.seed,  # of the untrained weights
     }
 
 
 def _network(protocol: Protocol, inference: Inference) -> dict[str, Any]:
-    """The architecture that is judged and what molecules are to it, by the keys of the configuration."""
+    """Returns the architecture and its handling of molecules, by configuration key."""
     from mmsa_dist.evaluate.finetune import ENCODER, taken_of
 
     if protocol == "finetune":
@@ -166,7 +166,7 @@ def _flat(name: str, section: BaseModel) -> Iterator[tuple[str, Any]]:
 
 
 def _processor() -> str:
-    """The name of the processor, where the machine tells it."""
+    """Returns the name of the processor, as far as the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

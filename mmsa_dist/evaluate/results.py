@@ -1,4 +1,4 @@
-"""Results as they are published: one score per seed, means with spread, and the splits as files."""
+"""Results for publication: one score per seed, means with spread, and the splits as files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RESULTS = "results"
 
 @dataclass(frozen=True)
 class Summary:
-    """A method on a task, over its seeds."""
+    """A method on a task, aggregated over seeds."""
 
     task: str
     split: str
@@ -37,36 +37,36 @@ class Summary:
     features: str
     model: str
     mean: float
-    """Over the seeds with which it is defined."""
+    """Mean over the seeds for which the metric is defined."""
     spread: float | None
-    """Standard deviation over runs; None where there is one run, as for a method without randomness."""
+    """Standard deviation over runs; None for a single run, as for a method without randomness."""
     valid: float
-    """Mean validation value over the same seeds; NaN where one of them has none."""
+    """Mean validation value over the same seeds; NaN if one of them has none."""
     values: tuple[float, ...]
     seeds: tuple[int, ...]
-    """Of each value."""
+    """Seed of each value."""
     missing: int
     best: bool
-    """Whether no method has a better mean on this task."""
+    """Whether no method has a better mean on the task."""
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A method over the tasks of one metric that all methods are judged on."""
+    """A method over all tasks of one metric that are defined for every method."""
 
     metric: MetricName
     features: str
     model: str
     tasks: tuple[str, ...]
     seeds: tuple[int, ...]
-    """With which all of the tasks are defined: mean and spread are over these."""
+    """Seeds for which all tasks are defined; mean and spread are over these."""
     mean: float
     valid: float
-    """Mean validation value over the same tasks and seeds; NaN where one of them has none."""
+    """Mean validation value over the same tasks and seeds; NaN if one of them has none."""
     spread: float | None
-    """Standard deviation over seeds of the mean over tasks."""
+    """Standard deviation, over seeds, of the mean over tasks."""
     values: tuple[float, ...]
-    """Means over tasks, one for each seed on which the method ran."""
+    """Means over tasks, one per seed with which the method ran."""
     best: bool
 
 
@@ -77,12 +77,12 @@ class Results:
     scores: tuple[Score, ...]
     splits: tuple[tuple[Split, TaskData], ...] = ()
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What was judged, and how: for ``results.json``."""
+    """What was evaluated and how, for ``results.json``."""
     warnings: tuple[str, ...] = ()
-    """What a reader must know besides."""
+    """Further notes for a reader."""
 
     def summaries(self) -> list[Summary]:
-        """One line per task and method, in the order of the scores."""
+        """Returns one line per task and method, in the order of the scores."""
         groups: dict[tuple[str, str, str], list[Score]] = defaultdict(list)
         for score in self.scores:
             groups[score.task, score.features, score.model].append(score)
@@ -109,16 +109,16 @@ class Results:
         return lines
 
     def means(self) -> list[Mean]:
-        """One line per metric and method, where there are several tasks: regressions have units, and no mean.
+        """Returns one line per method with its mean over classification tasks, if there are several.
 
-        A task on which a method is not defined, for want of both classes, is left out for all of them; and so is a
-        seed with which one of the tasks is not defined.
+        Regressions have units, and so no mean. A task that lacks a class, and so is undefined for some method, is left
+        out for all methods; so is a seed for which one of the tasks is undefined.
         """
-        tasks, common = self._of_means()
+        tasks, common = self._mean_tasks_and_seeds()
         if len(tasks) < 2 or not common:
             return []
         lines = [line for line in self.summaries() if line.task in tasks]
-        of_seed = _of_seed(self.scores)
+        of_seed = _scores_by_seed(self.scores)
         runs = {m: _runs([[of_seed[seed][t, *m] for t in tasks] for seed in common]) for m in _methods(lines)}
         values = {m: tuple(statistics.fmean(s.value for s in run) for run in of_m) for m, of_m in runs.items()}
         means = {m: statistics.fmean(of_method) for m, of_method in values.items()}
@@ -138,33 +138,33 @@ class Results:
             for features, model in runs
         ]
 
-    def _of_means(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
-        """The tasks that enter the mean over tasks, and the seeds with which all of them are defined."""
+    def _mean_tasks_and_seeds(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """Returns the tasks in the mean over tasks, and the seeds for which all of them are defined."""
         lines = [line for line in self.summaries() if line.metric == "roc_auc"]
         undefined = {line.task for line in lines if math.isnan(line.mean)}
         tasks = tuple(dict.fromkeys(line.task for line in lines if line.task not in undefined))
         runs = [(task, *method) for task in tasks for method in _methods(lines)]
         return tasks, tuple(
             seed
-            for seed, scores in _of_seed(self.scores).items()
+            for seed, scores in _scores_by_seed(self.scores).items()
             if all(run in scores and not math.isnan(scores[run].value) for run in runs)
         )
 
     def notes(self) -> list[str]:
-        """Sentences without which the numbers would be read wrongly."""
-        tasks, common = self._of_means()
+        """Returns the caveats that a reader needs to interpret the numbers."""
+        tasks, common = self._mean_tasks_and_seeds()
         seeds = {score.seed for score in self.scores}
         sentences = [*self.warnings, *departures(self.about), *notes_on(self.scores, self.splits)]
         if len(tasks) > 1 and len(common) < len(seeds):
             numbers = ", ".join(map(str, common)) or "none"
             sentences.append(
-                f"the mean over tasks covers {len(common)} of {len(seeds)} seeds, those with which all of its tasks "
+                f"the mean over tasks covers {len(common)} of {len(seeds)} seeds, those for which all of its tasks "
                 f"are defined: {numbers}"
             )
         return sentences
 
     def to_markdown(self) -> str:
-        """A table per metric, methods down and tasks across, the best of each task in bold."""
+        """Returns one Markdown table per metric: methods as rows, tasks as columns, the best of each task in bold."""
         parts = []
         for table in self.tables():
             columns = ["features", "model", *map(table_cell, table.columns)]
@@ -178,7 +178,7 @@ class Results:
         return "\n\n".join(parts) + "\n"
 
     def tables(self) -> list[Table]:
-        """A table per metric, as it is printed and written."""
+        """Returns one table per metric, for printing and writing."""
         lines, means = self.summaries(), self.means()
         tables = []
         for metric in dict.fromkeys(line.metric for line in lines):
@@ -236,7 +236,7 @@ class Results:
 
 @dataclass(frozen=True)
 class Cell:
-    """A number of a table."""
+    """A cell of a table."""
 
     text: str
     best: bool
@@ -244,7 +244,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A method of a table."""
+    """A row of a table: one method."""
 
     features: str
     model: str
@@ -253,7 +253,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Methods down, tasks across."""
+    """A table with methods as rows and tasks as columns."""
 
     title: str
     columns: tuple[str, ...]
@@ -261,7 +261,7 @@ class Table:
 
 
 def format_value(line: Summary | Mean) -> str:
-    """Mean and spread with as many digits as the metric deserves."""
+    """Formats mean and spread with the digits of the metric."""
     if math.isnan(line.mean):
         return "not defined"
     metric = METRICS[line.metric]
@@ -273,7 +273,7 @@ def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(plain(dict(row)) for row in rows)  # an empty field where a value is not defined
+    writer.writerows(plain(dict(row)) for row in rows)  # undefined values become empty fields
     return text.getvalue()
 
 
@@ -287,7 +287,7 @@ def _mean(values: list[float]) -> float:
 
 
 def _mean_of_all(values: list[float]) -> float:
-    """NaN where one of them is."""
+    """Returns the mean; NaN if any value is NaN or there is none."""
     return statistics.fmean(values) if values else math.nan
 
 
@@ -296,10 +296,10 @@ def _best(means: list[float], metric: MetricName) -> float:
     return (max if METRICS[metric].higher_is_better else min)(known, default=math.nan)
 
 
-def _of_seed(scores: Sequence[Score]) -> dict[int, dict[tuple[str, str, str], Score]]:
-    """The scores that count with each seed, by task, features and model.
+def _scores_by_seed(scores: Sequence[Score]) -> dict[int, dict[tuple[str, str, str], Score]]:
+    """Returns the scores that count for each seed, by task, features and model.
 
-    A method that ran once on a split has that score with every seed that takes the split.
+    The score of a method that ran once on a split counts for every seed with that split.
     """
     split_of = {(score.task, score.seed): score.split_digest for score in scores}
     splits: dict[str, set[str]] = defaultdict(set)
@@ -319,7 +319,7 @@ def _of_seed(scores: Sequence[Score]) -> dict[int, dict[tuple[str, str, str], Sc
 
 
 def _runs(of_seeds: Sequence[Sequence[Score]]) -> list[Sequence[Score]]:
-    """The scores on all tasks for each seed; of seeds that stand for the same scores, one."""
+    """Returns the scores on all tasks for each seed, without seeds that repeat the same scores."""
     return list({tuple(score.seed for score in of_seed): of_seed for of_seed in of_seeds}.values())
 
 

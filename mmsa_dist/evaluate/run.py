@@ -1,4 +1,4 @@
-"""An evaluation: every method on every task, split and seed, side by side, and nothing twice."""
+"""An evaluation: every method on every task, split and seed, in parallel, each job once."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ JOBS = "jobs"
 
 Runner = Callable[[Sequence[Job], Mapping[object, Inputs], Callable[[str], None]], Iterator[tuple[Job, Outcome, float]]]
 Report = Callable[[int, int, str], None]
-"""Is told (jobs done, jobs in all, what is being done)."""
+"""Called with (jobs done, total jobs, current step)."""
 Check = Callable[[Sequence[tuple[TaskData, Split]]], Findings]
-"""Tasks with their splits to what a reader must know of them."""
+"""Maps tasks with their splits to findings about them."""
 
 
 def run_evaluation(
@@ -40,36 +40,36 @@ def run_evaluation(
     about: Mapping[str, Any] | None = None,
     check: Check | None = None,
 ) -> Results:
-    """Judges `methods` on `tasks`, and writes the results, the splits and the jobs to `out`.
+    """Evaluates `methods` on `tasks` and writes the results, splits and jobs to `out`.
 
-    A method without randomness of its own is run once per distinct split, not once per seed.
+    A method without randomness runs once per distinct split, not once per seed.
 
     Args:
-        methods: lines of the table.
-        tasks: what to predict.
-        out: folder.
+        methods: rows of the table.
+        tasks: tasks to predict.
+        out: output folder.
         split: name of the split, or a file or folder of splits.
-        seeds: of the random split and of the methods.
-        resume: whether jobs that are done in `out` count; otherwise they are done again.
-        parallel: jobs at a time; more than one run in Ray.
-        report: is told how far it is.
-        about: what is judged, and how, for ``results.json``, as `mmsa_dist.evaluate.provenance.judged` says it; split,
-            seeds, libraries, machine and command are added to it.
-        check: is called before anything is judged; what it finds belongs to the results.
+        seeds: seeds of the random split and of the methods.
+        resume: whether to keep finished jobs in `out`; otherwise they run again.
+        parallel: jobs at a time; 1 runs without Ray, 0 uses all that the cluster has.
+        report: called with the progress.
+        about: what is evaluated and how, from `mmsa_dist.evaluate.provenance.judged`, for ``results.json``; split,
+            seeds, libraries, machine and command are added.
+        check: called before any job runs; its findings become part of the results.
 
     Raises:
-        ValueError: no task, no seed, an unknown split, a task too small to split, or two tasks or methods of one name.
-        OSError: `out` cannot be written to.
+        ValueError: no task, no seed, an unknown split, a task too small to split, or duplicate task or method names.
+        OSError: `out` is not writable.
         FloatingPointError: a loss or a prediction is not finite.
     """
-    from mmsa_dist.evaluate.plot import plot_results  # before hours of work: matplotlib may be missing, and so may Ray
+    from mmsa_dist.evaluate.plot import plot_results  # fail before hours of work: matplotlib or Ray may be missing
 
     run = _runner(parallel)
     jobs = _all_jobs(methods, tasks, split, seeds)
     used = {(job.data.task.name, job.split.digest): (job.split, job.data) for job in jobs}
     folder = Path(out) / JOBS
     folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryFile(dir=folder):  # before hours of work: it may be a place that cannot be written to
+    with TemporaryFile(dir=folder):  # fail before hours of work if the folder is not writable
         pass
     found = check([(data, of_task) for of_task, data in used.values()]) if check is not None else Findings()
     damaged: list[str] = []
@@ -95,7 +95,7 @@ def run_evaluation(
 
 def _runner(parallel: int) -> Runner:
     if parallel == 1:
-        return _one_by_one
+        return _sequentially
     from mmsa_dist.evaluate.side_by_side import side_by_side
 
     return partial(side_by_side, parallel)
@@ -111,7 +111,7 @@ def _all_jobs(methods: Sequence[Method], tasks: Sequence[TaskData], split: str, 
 
 
 def _inputs(jobs: Sequence[Job], tell: Callable[[str], None]) -> dict[object, Inputs]:
-    """What the jobs see, by `Job.inputs_key`."""
+    """Returns the inputs of the jobs, by `Job.inputs_key`."""
     inputs: dict[object, Inputs] = {}
     for job in jobs:
         if job.inputs_key not in inputs:
@@ -121,7 +121,7 @@ def _inputs(jobs: Sequence[Job], tell: Callable[[str], None]) -> dict[object, In
 
 
 def _by_seed(data: TaskData, choice: str, seeds: Sequence[int]) -> dict[int, Split]:
-    """The split for each seed; one that has none is made once, for scaffolds of many molecules take their time."""
+    """Returns the split of each seed; a seedless one is made once, since scaffolds of many molecules are slow."""
     splits: dict[int, Split] = {}
     made: Split | None = None
     for seed in seeds:
@@ -140,20 +140,20 @@ def _jobs(methods: Sequence[Method], data: TaskData, splits: Mapping[int, Split]
         seen.add(split.digest)
 
 
-def _one_by_one(
+def _sequentially(
     jobs: Sequence[Job], inputs: Mapping[object, Inputs], tell: Callable[[str], None]
 ) -> Iterator[tuple[Job, Outcome, float]]:
-    """Runs jobs in this process, and yields each when it is done."""
+    """Runs jobs in this process and yields each when it is done."""
     for job in jobs:
-        value, progress = inputs[job.inputs_key].value, partial(_of_job, tell, job.name)
+        value, progress = inputs[job.inputs_key].value, partial(_report_job, tell, job.name)
         yield job, *fit(job.method.fit_predict, value, job.data, job.split, job.seed, progress)
 
 
-def _of_job(tell: Callable[[str], None], name: str, words: str) -> None:
+def _report_job(tell: Callable[[str], None], name: str, words: str) -> None:
     tell(f"{name} {words}")
 
 
 def _check_names(what: str, names: Sequence[str]) -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise ValueError(f"two {what} are called {twice!r}, and would be taken for one: rename one of them")
+        raise ValueError(f"two {what} are called {twice!r} and cannot be told apart: rename one of them")

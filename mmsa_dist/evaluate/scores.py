@@ -1,4 +1,4 @@
-"""What one job reached, label by label, and how that is written."""
+"""Scores of a job, per label, and their serialization."""
 
 from __future__ import annotations
 
@@ -15,53 +15,53 @@ OF_A_LABEL = (
     *("task", "split", "split_source", "split_digest", "seed", "features", "model", "metric"),
     *("label", "value", "reason"),
 )
-"""Columns of that file."""
+"""Columns of `PER_LABEL`."""
 
 
 @dataclass(frozen=True)
 class LabelScore:
-    """What became of one label of a `Score`."""
+    """Result of one label of a `Score`."""
 
     label: str
     value: float
-    """NaN where it is not judged."""
+    """NaN if the label is not scored."""
     reason: str
-    """Why it is not; empty where it is."""
+    """Why it is not scored; empty if it is."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """What one method reached with one seed on the test molecules of one split."""
+    """Score of one method with one seed on the test molecules of one split."""
 
     task: str
     split: str
     split_source: str | None
-    """The file of a split from a file."""
+    """Name of the file, for a split from a file."""
     split_digest: str
     seed: int
     features: str
     model: str
     metric: MetricName
     value: float
-    """NaN where no label has both classes among the test molecules."""
+    """NaN if no label can be scored, for example because each lacks a class."""
     valid: float
-    """The same on the validation molecules, which choose the epoch of fine-tuning."""
+    """The same metric on the validation molecules, which select the epoch of fine-tuning."""
     labels_scored: int
-    """Labels that enter the mean; the others have one class only among the training or the test molecules."""
+    """Labels in the mean; the others lack values or a class in training or test."""
     labels: int
     test_molecules: int
     missing: int
-    """Molecules without features, which are scored with the mean prediction."""
+    """Molecules without features, scored with the mean prediction."""
     seconds: float
     per_label: tuple[LabelScore, ...] = ()
 
     def without_labels(self) -> dict[str, Any]:
-        """All but `per_label`."""
+        """Returns all fields except `per_label`."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "per_label"}
 
 
 def label_rows(scores: Iterable[Score]) -> Iterator[dict[str, Any]]:
-    """The rows of ``results_per_label.csv``: of which score a label is, and what became of it; empty for NaN."""
+    """Yields the rows of ``results_per_label.csv``: the score that a label belongs to and its result; None for NaN."""
     for score in scores:
         for label in score.per_label:
             row = {name: getattr(score, name, None) for name in OF_A_LABEL}
@@ -69,7 +69,7 @@ def label_rows(scores: Iterable[Score]) -> Iterator[dict[str, Any]]:
 
 
 def plain(item: Any) -> dict[str, Any]:
-    """A dataclass or a dictionary as JSON can hold it: NaN is null."""
+    """Converts a dataclass or dictionary to JSON-compatible values: NaN becomes None."""
 
     def finite(value: Any) -> Any:
         if isinstance(value, tuple):
@@ -82,7 +82,7 @@ def plain(item: Any) -> dict[str, Any]:
 
 
 def score_from_plain(values: Mapping[str, Any]) -> Score:
-    """The score of which `plain` made `values`."""
+    """Restores a score from the `values` that `plain` returned for it."""
     undefined: dict[str, Any] = {name: math.nan for name in ("value", "valid") if values[name] is None}
     labels = tuple(
         LabelScore(**{**label, "value": math.nan if label["value"] is None else label["value"]})

@@ -1,4 +1,4 @@
-"""Jobs in Ray: as many at a time as there are cores, or several to a GPU."""
+"""Parallel jobs in Ray: one per core, or several per GPU."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from mmsa_dist.evaluate.splits import Split
 from mmsa_dist.evaluate.tasks import TaskData
 from mmsa_shards.cluster import Board, ray_pool
 
-_JOBS_PER_GPU = 4  # batches of 32 molecules leave most of one idle
+_JOBS_PER_GPU = 4  # batches of 32 molecules leave most of a GPU idle
 
 
 def side_by_side(
     parallel: int, jobs: Sequence[Job], inputs: Mapping[object, Inputs], tell: Callable[[str], None]
 ) -> Iterator[tuple[Job, Outcome, float]]:
-    """Runs jobs in the Ray cluster that RAY_ADDRESS names, or in a local one, and yields each when it is done.
+    """Runs jobs in the Ray cluster at RAY_ADDRESS, or in a local one, and yields each when it is done.
 
     Args:
-        parallel: jobs at a time; 0 takes what the cluster has.
-        jobs: in the order in which they are begun.
-        inputs: by `Job.inputs_key`.
-        tell: is told every second or so how many run, and what one of them said last.
+        parallel: jobs at a time; 0 uses all that the cluster has.
+        jobs: jobs, in the order in which they start.
+        inputs: inputs by `Job.inputs_key`.
+        tell: called about every second with the number of parallel jobs and the latest progress message of one.
     """
-    if not jobs:  # all are done: Ray takes seconds to start
+    if not jobs:  # avoid starting Ray, which takes seconds
         return
     with ray_pool(parallel) as pool:
         board = pool.board()
 
         def heartbeat() -> None:
             said = board.read()
-            tell(f"{parallel or 'all'} side by side" + (f" · {said}" if said else ""))
+            tell(f"{parallel or 'all'} in parallel" + (f" · {said}" if said else ""))
 
         shared = {key: pool.share(made.value) for key, made in inputs.items()}
         data = {name: pool.share(of_name) for name, of_name in {job.data.task.name: job.data for job in jobs}.items()}
@@ -49,7 +49,7 @@ def side_by_side(
 
 
 def parts(jobs: Sequence[Job], *, has_gpus: bool) -> list[tuple[float, list[int]]]:
-    """The share of a GPU that jobs need, and which they are; without GPUs all of them share the cores."""
+    """Returns (fraction of a GPU, indices of the jobs that need it); without GPUs all jobs share the cores."""
     if not has_gpus:
         return [(0, list(range(len(jobs))))]
     return [

@@ -1,7 +1,7 @@
-"""Simple models on fixed vectors, whatever is free in them chosen on folds of the training molecules.
+"""Simple models on frozen vectors, with hyperparameters chosen on folds of the training molecules.
 
-n molecules, D features, T labels. A molecule without a vector (NaN) is given the mean vector of the training
-molecules, or the mean label where a model looks for neighbours, so that all methods are judged on the same molecules.
+n molecules, D features, T labels. A molecule without a vector (NaN) gets the mean vector of the training
+molecules, or the mean label for nearest neighbours, so that all methods are scored on the same molecules.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from mmsa_dist.evaluate.tasks import TaskData
 PENALTIES = tuple(float(p) for p in np.logspace(-2, 5, 15))
 """Ridge: the penalty on squared weights of standardized features. Logistic: its inverse is scikit-learn's C."""
 PENALTIES_OF_KERNELS = tuple(float(p) for p in np.logspace(-3, 1, 9))
-"""Likewise, on the squared norm of the function; a kernel is 1 between a molecule and itself."""
+"""Likewise, on the squared norm of the function; kernels are 1 on the diagonal."""
 NEIGHBOURS = (1, 2, 4, 8, 16, 32)
 TREES = 300
 
 _LearnedAndWanted = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""Features of the rows to learn from, and of those to predict."""
+"""Features of the rows to learn from and of those to predict."""
 
 
 def linear(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: Progress) -> Outcome:
-    """Ridge or logistic regression on standardized features, its penalty chosen."""
+    """Fits ridge or logistic regression on standardized features; the penalty is chosen."""
     return _regression(x.astype(np.float64), _standardized, PENALTIES, data, split)
 
 
 def rbf(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: Progress) -> Outcome:
-    """Ridge or logistic regression under exp(-|a - b|²/D) of standardized features, its penalty chosen."""
+    """Fits ridge or logistic regression under exp(-|a - b|²/D) of standardized features; the penalty is chosen."""
 
     def features(learned: NDArray[Any], wanted: NDArray[Any]) -> _LearnedAndWanted:
         return features_of_kernel(rbf_kernel, *_standardized(learned, wanted))
@@ -53,7 +53,7 @@ def rbf(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: Prog
 
 
 def tanimoto(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: Progress) -> Outcome:
-    """Ridge or logistic regression under Tanimoto's similarity of features that are 0 or 1, its penalty chosen."""
+    """Fits ridge or logistic regression with the Tanimoto kernel of binary features; the penalty is chosen."""
     features = partial(features_of_kernel, tanimoto_kernel)
     return _regression(x.astype(np.float32), features, PENALTIES_OF_KERNELS, data, split)
 
@@ -65,7 +65,7 @@ def _regression(
     data: TaskData,
     split: Split,
 ) -> Outcome:
-    """Ridge or logistic regression on what `features` makes of the rows to learn from and of those to predict."""
+    """Fits ridge or logistic regression on the `features` of the rows to learn from and of those to predict."""
 
     def candidates(learned: NDArray[np.int64], wanted: NDArray[np.int64]) -> Callable[[NDArray[np.float64]], Choices]:
         if np.isnan(x[learned]).all():
@@ -77,10 +77,10 @@ def _regression(
 
 
 def _standardized(learned: NDArray[np.float64], wanted: NDArray[np.float64]) -> _LearnedAndWanted:
-    """Features by mean and deviation of those to learn from; what is not known counts as the mean.
+    """Standardizes features by the rows to learn from; unknown values become the mean.
 
-    A feature counts as no farther out than in any of them: one that hardly varies among them may be a hundred thousand
-    of its standard deviations away in another.
+    Features to predict are clipped to the range of those to learn from: one that hardly varies there may be a hundred
+    thousand of its standard deviations away in another molecule.
     """
     scaler = StandardScaler().fit(learned)
     within = wanted.clip(np.nanmin(learned, axis=0), np.nanmax(learned, axis=0))
@@ -94,7 +94,7 @@ def _regressions(
     kind: Kind,
     penalties: Sequence[float],
 ) -> Choices:
-    """The strongest penalty first, and the next logistic model begins at the last."""
+    """Yields models from the strongest penalty on; each logistic model starts from the previous one."""
     logistic = LogisticRegression(max_iter=1000, warm_start=True)
     for penalty in sorted(penalties, reverse=True):
         if kind == "regression":
@@ -102,30 +102,30 @@ def _regressions(
         else:
             logistic.set_params(C=1 / penalty)
             with warnings.catch_warnings():
-                # With hardly a penalty there is no end to the way; how far it came is judged like all else.
+                # With a weak penalty it may not converge; the result is scored like any other.
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 logistic.fit(learned, y)
             yield penalty, logistic.predict_proba(wanted)[:, 1]
 
 
 def nearest(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: Progress) -> Outcome:
-    """Mean label of the nearest training molecules by cosine, their number chosen."""
+    """Predicts the mean label of the nearest training molecules by cosine; their number is chosen."""
     x = x.astype(np.float32)
-    blind = np.isnan(x).any(axis=1)
+    without_vector = np.isnan(x).any(axis=1)
 
     def candidates(learned: NDArray[np.int64], wanted: NDArray[np.int64]) -> Callable[[NDArray[np.float64]], Choices]:
-        seen, sighted = learned[~blind[learned]], ~blind[wanted]
-        if not len(seen):
+        known, has_vector = learned[~without_vector[learned]], ~without_vector[wanted]
+        if not len(known):
             return lambda y: iter(())
-        most = min(max(NEIGHBOURS), len(seen))
-        index = NearestNeighbors(n_neighbors=most, metric="cosine", algorithm="brute").fit(x[seen])
-        found = index.kneighbors(x[wanted[sighted]], return_distance=False) if sighted.any() else None
+        most = min(max(NEIGHBOURS), len(known))
+        index = NearestNeighbors(n_neighbors=most, metric="cosine", algorithm="brute").fit(x[known])
+        found = index.kneighbors(x[wanted[has_vector]], return_distance=False) if has_vector.any() else None
 
         def choices(y: NDArray[np.float64]) -> Choices:
             for k in sorted((k for k in NEIGHBOURS if k <= most), reverse=True):
-                prediction = np.full(len(wanted), y[seen].mean())
+                prediction = np.full(len(wanted), y[known].mean())
                 if found is not None:
-                    prediction[sighted] = y[seen][found[:, :k]].mean(axis=1)
+                    prediction[has_vector] = y[known][found[:, :k]].mean(axis=1)
                 yield k, prediction
 
         return choices
@@ -134,7 +134,7 @@ def nearest(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: 
 
 
 def forest(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: Progress) -> Outcome:
-    """A random forest of `TREES` trees with scikit-learn's defaults; nothing is chosen."""
+    """Fits a random forest of `TREES` trees with scikit-learn's defaults; nothing is chosen."""
 
     def grow(y: NDArray[np.float64], train: NDArray[np.int64]) -> NDArray[np.float64]:
         options: dict[str, Any] = {"n_estimators": TREES, "random_state": seed}
@@ -146,5 +146,5 @@ def forest(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: P
 
 
 def constant(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: Progress) -> Outcome:
-    """The mean of the training labels: the mean for a regression, the base rate for a classification."""
+    """Predicts the mean of the training labels: the mean for a regression, the base rate for a classification."""
     return label_by_label(lambda ys, train: [None] * len(ys), data, split)

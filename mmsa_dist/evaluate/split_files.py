@@ -1,13 +1,13 @@
-"""Splits from files: those that `Split.write` publishes, other JSON with three lists, and the folders of OGB.
+"""Splits from files: those that `Split.write` writes, other JSON with three lists, and folders of OGB.
 
-What is read:
+Formats:
 
     NAME.json[.gz]                  an object with ``train``, ``valid`` and ``test``, lists of positions
-    train.csv.gz, valid.csv.gz, test.csv.gz      in one folder, a position a line; OGB has them in ``split/scaffold``
+    train.csv.gz, valid.csv.gz, test.csv.gz      in one folder, a position per line; OGB: in ``split/scaffold``
 
-Positions count, from 0, the rows of the task's file that RDKit parses, or all its rows; which of the two is told by
-how many there are, for a split leaves no molecule out. That the molecules are the same is checked as far as the file
-says what they were: by its digest of the SMILES, by its SMILES, or by OGB's ``mapping/mol.csv.gz``.
+Positions count, from 0, either the rows of the task's file that RDKit parses or all its rows; their number tells which,
+since a split covers every molecule. Whether the molecules are the same is checked by what the file has: its digest of
+the SMILES, its SMILES, or OGB's ``mapping/mol.csv.gz``.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ _MAPPING = Path("mapping") / "mol.csv.gz"
 
 
 class SplitError(ValueError):
-    """A file of a split that cannot be used; the message says which, why and what to do."""
+    """A split file that cannot be used; the message says which, why and what to do."""
 
 
 def choose_split(data: TaskData, choice: str, seed: int = 0) -> Split:
-    """The split that a person asks for.
+    """Returns the split for a name or a path.
 
     Args:
         data: the task.
-        choice: a name that `make_split` knows, or a path that `load_split` reads.
-        seed: as for the two.
+        choice: a name for `make_split`, or a path for `load_split`.
+        seed: as in these two functions.
 
     Raises:
-        ValueError: as for the two.
+        ValueError: as in these two functions.
     """
     if choice in get_args(SplitName):
         return make_split(data, cast(SplitName, choice), seed)
@@ -61,24 +61,24 @@ def load_split(path: str | os.PathLike[str], data: TaskData, *, seed: int = 0) -
     """Reads the split of a task (module docstring).
 
     Args:
-        path: a file, a folder of OGB, or a folder that holds, for each task, one of these under the task's name:
-            ``bbbp.json``, ``bbbp-seed0.json`` (with other seeds beside it), ``ogb_splits_bbbp.json``,
-            ``ogbg_molbbbp/``; or ``bbbp-ANYTHING.json`` that names the task, as `Split.write` has it.
+        path: a file, a folder of OGB, or a folder that contains, for each task, one of these under the task's name:
+            ``bbbp.json``, ``bbbp-seed0.json`` (next to other seeds), ``ogb_splits_bbbp.json``, ``ogbg_molbbbp/``; or
+            ``bbbp-ANYTHING.json`` that names the task, as `Split.write` writes it.
         data: the task.
-        seed: takes one of several files for a task, ``...-seed{seed}.json``.
+        seed: selects one of several files for a task, ``...-seed{seed}.json``.
 
     Raises:
-        SplitError: there is no such file, it is of other molecules or was changed, a position is out of range or in
-            two parts, or a part is empty.
+        SplitError: the file does not exist, is of other molecules or was changed, a position is out of range, missing
+            or in two parts, or a part is empty.
     """
     place = _find(Path(path), data.task, seed)
     about = _read_folder(place) if place.is_dir() else _read_json(place)
     _check_molecules(about, data, place)
     train, valid, test = _positions(about, data, place)
-    # Published again, a split keeps the name that it had.
+    # A split that is written again keeps its name.
     split = Split("file", None, train, valid, test, source=_stem(place).removeprefix(f"{data.task.name}-file-"))
     if "smiles_digest" in about and about.get("digest") != split.digest:
-        raise SplitError(f"{place} does not match its own digest: it was changed by hand or damaged; fetch it again")
+        raise SplitError(f"{place} does not match its own digest: it was edited or damaged; download it again")
     return split
 
 
@@ -86,7 +86,7 @@ def _find(path: Path, task: Task, seed: int) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        raise SplitError(f"the split {path} does not exist: name a file or a folder of them")
+        raise SplitError(f"the split {path} does not exist: give a file or a folder of split files")
     names = dict.fromkeys((task.name, *task.files))
     files = {f"{form}{name}.json".lower() for name in names for form in ("", "ogb_splits_")}
     found: list[Path] = []
@@ -96,7 +96,7 @@ def _find(path: Path, task: Task, seed: int) -> Path:
         if name in files or re.fullmatch(rf"{re.escape(task.name.lower())}-seed\d+\.json", name):
             found.append(entry)
         elif name.startswith(f"{task.name.lower()}-") and name.endswith(".json"):
-            # `esol-2-random.json` may be of a task `esol-2`.
+            # `esol-2-random.json` may belong to a task `esol-2`.
             (found if _task_of(entry) == task.name else others).append(entry)
     folders = (path, *(path / f"{form}{name}" for name in names for form in ("", "ogbg_mol")))
     found += [place for folder in folders for place in (folder, folder / _SCAFFOLD) if _part(place, "train")]
@@ -104,11 +104,11 @@ def _find(path: Path, task: Task, seed: int) -> Path:
         found = [place for place in found if _stem(place).endswith(f"-seed{seed}")] or found
     if len(found) > 1:
         raise SplitError(
-            f"{path} holds more than one split of {task.name}, {', '.join(place.name for place in found)}: name the "
-            "file that is meant"
+            f"{path} holds more than one split of {task.name}, {', '.join(place.name for place in found)}: give "
+            "the path of one of them"
         )
     if not found:
-        passed = f'; {others[0].name} does not say that it is of it ("task": "{task.name}")' if others else ""
+        passed = f'; {others[0].name} does not say that it is for this task ("task": "{task.name}")' if others else ""
         raise SplitError(
             f"{path} holds no split of {task.name}, such as {task.name}.json or ogbg_mol{task.name}/{passed}"
         )
@@ -116,7 +116,7 @@ def _find(path: Path, task: Task, seed: int) -> Path:
 
 
 def _task_of(place: Path) -> object:
-    """The task that a file of a split names; None where it names none, or is not JSON."""
+    """Returns the task that a split file names; None if it names none or is not JSON."""
     try:
         about = json.loads(_content(place))
     except ValueError:
@@ -125,7 +125,7 @@ def _task_of(place: Path) -> object:
 
 
 def _stem(place: Path) -> str:
-    """What results call the split: ``bbbp-random-seed0``; of OGB's folders the name of the data set."""
+    """Returns the name of the split in results: ``bbbp-random-seed0``, or OGB's name of the data set."""
     if place.is_dir():
         return place.parents[1].name if place.parts[-2:] == _SCAFFOLD.parts else place.name
     return place.name.removesuffix(".gz").removesuffix(".json")
@@ -139,9 +139,9 @@ def _read_json(place: Path) -> dict[str, Any]:
     try:
         about = json.loads(_content(place))
     except ValueError as error:
-        raise SplitError(f"{place} is not JSON ({error}): name a file with the lists {', '.join(PARTS)}") from error
+        raise SplitError(f"{place} is not JSON ({error}): give a file with the lists {', '.join(PARTS)}") from error
     if not isinstance(about, dict) or not all(isinstance(about.get(part), list) for part in PARTS):
-        held = f"it holds {', '.join(about)}" if isinstance(about, dict) else "it is no object"
+        held = f"it holds {', '.join(about)}" if isinstance(about, dict) else "it is not a JSON object"
         raise SplitError(f"{place} lacks one of the lists {', '.join(PARTS)}; {held}")
     return about
 
@@ -151,11 +151,11 @@ def _read_folder(place: Path) -> dict[str, Any]:
     for part in PARTS:
         path = _part(place, part)
         if path is None:
-            raise SplitError(f"{place} lacks {part}.csv.gz, which stands beside the other parts of a split")
+            raise SplitError(f"{place} lacks {part}.csv.gz; a folder of a split needs all three parts")
         try:
             about[part] = [int(line) for line in _content(path).split()]
         except ValueError as error:
-            raise SplitError(f"{path} is not a list of positions, one a line: {error}") from error
+            raise SplitError(f"{path} is not a list of positions, one per line: {error}") from error
     mapping = place.parents[1] / _MAPPING if place.parts[-2:] == _SCAFFOLD.parts else None
     if mapping is not None and mapping.is_file():
         table = read_text_table(mapping)
@@ -178,7 +178,7 @@ def _check_molecules(about: Mapping[str, Any], data: TaskData, place: Path) -> N
         theirs, same = str(about["smiles_digest"]), about["smiles_digest"] == data.smiles_digest
     elif isinstance(given, list):
         ours = data.smiles if len(given) == len(data) else _all_rows(data)
-        # Of a row that did not parse here only the place counts.
+        # Rows that did not parse here match any SMILES.
         same = len(given) == len(ours) and all(o is None or g == o for g, o in zip(given, ours, strict=True))
         theirs = digest_of(given)
     else:
@@ -188,12 +188,12 @@ def _check_molecules(about: Mapping[str, Any], data: TaskData, place: Path) -> N
     if not same:
         raise SplitError(
             f"{place} is a split of other molecules than those of {data.task.name}: the digest of its SMILES is "
-            f"{theirs}, here it is {data.smiles_digest}; take the data that the split was made for, or another split"
+            f"{theirs}, here it is {data.smiles_digest}; use the data that the split was made for, or another split"
         )
 
 
 def _all_rows(data: TaskData) -> list[str | None]:
-    """The SMILES of all rows of the task's file; None where one was dropped."""
+    """Returns the SMILES of all rows of the task's file; None for dropped rows."""
     dropped = {row for row, _ in data.dropped}
     kept = iter(data.smiles)
     return [None if row in dropped else next(kept) for row in range(len(data) + len(dropped))]
@@ -208,19 +208,19 @@ def _positions(about: Mapping[str, Any], data: TaskData, place: Path) -> list[ND
     outside = everything[(everything < 0) | (everything >= size)]
     if len(outside):
         raise SplitError(
-            f"{place}: position {outside[0]} is out of range, {data.task.name} has {len(data):,} molecules; take the "
+            f"{place}: position {outside[0]} is out of range, {data.task.name} has {len(data):,} molecules; use the "
             "data that the split was made for"
         )
     counts = np.bincount(everything, minlength=size)
     if counts.max() > 1:
         twice = int(np.flatnonzero(counts > 1)[0])
         where = [part for part, positions in zip(PARTS, parts, strict=True) for _ in range((positions == twice).sum())]
-        raise SplitError(f"{place}: molecule {twice} stands twice, in {' and '.join(where)}; parts must not overlap")
+        raise SplitError(f"{place}: molecule {twice} occurs twice, in {' and '.join(where)}; parts must not overlap")
     if counts.min() < 1:
         missing = np.flatnonzero(counts < 1)
         raise SplitError(
             f"{place} leaves out {len(missing):,} of {len(data):,} molecules of {data.task.name}, the first is "
-            f"{missing[0]}; take the data that the split was made for, or remove them from it"
+            f"{missing[0]}; use the data that the split was made for, or remove them from the data"
         )
     if size > len(data):
         parts = [_without_dropped(positions, data) for positions in parts]
@@ -233,12 +233,12 @@ def _positions(about: Mapping[str, Any], data: TaskData, place: Path) -> list[ND
 def _whole_numbers(values: Sequence[Any], part: str, place: Path) -> NDArray[np.int64]:
     odd = [value for value in values if not isinstance(value, int) or isinstance(value, bool)]
     if odd:
-        raise SplitError(f"{place}: {part} holds {odd[0]!r}, positions are whole numbers")
+        raise SplitError(f"{place}: {part} contains {odd[0]!r}; positions must be whole numbers")
     return np.clip(np.array(values, dtype=object), -1, np.iinfo(np.int64).max).astype(np.int64)
 
 
 def _without_dropped(rows: NDArray[np.int64], data: TaskData) -> NDArray[np.int64]:
-    """Positions among the molecules, of rows of the file; the rows that were dropped are none."""
+    """Converts row numbers of the file to positions among the molecules, without dropped rows."""
     kept = np.ones(len(data) + len(data.dropped), dtype=bool)
     kept[[row for row, _ in data.dropped]] = False
     return (np.cumsum(kept) - 1)[rows[kept[rows]]]

@@ -1,10 +1,10 @@
-"""Named splits, each a pure function of the molecules (and, where it says so, a seed), published as files.
+"""Named splits, each a pure function of the molecules (and of a seed, for random ones), published as files.
 
 `hu-scaffold` is the deterministic split of Hu et al. 2020 ("Strategies for pre-training graph neural networks",
-arXiv 1905.12265): molecules are grouped by Bemis-Murcko scaffold with chirality; groups, the largest first, fill
-train up to 80 %, then valid up to 10 %, then test. `ogb-scaffold` is the same on SMILES exactly as given, which
-gives Open Graph Benchmark's official sets; the two may differ for BBBP, ClinTox and ToxCast, whose SMILES Hu et al.
-canonicalize. `file` is whatever a file says (`mmsa_dist.evaluate.split_files`).
+arXiv 1905.12265): molecules are grouped by Bemis-Murcko scaffold with chirality; groups, largest first, fill train
+up to 80 %, then valid up to 10 %, then test. `ogb-scaffold` does the same on SMILES exactly as given, which reproduces
+the official sets of the Open Graph Benchmark; the two may differ for BBBP, ClinTox and ToxCast, whose SMILES Hu et al.
+canonicalize. `file` is a split read from a file (`mmsa_dist.evaluate.split_files`).
 """
 
 from __future__ import annotations
@@ -32,32 +32,32 @@ PARTS = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """Which molecules of a task train, choose and judge."""
+    """Molecules of a task for training, validation and test."""
 
     name: SplitName | Literal["file"]
     seed: int | None
-    """None where the split has none."""
+    """None if the split does not depend on one."""
     train: NDArray[np.int64]
     """Positions among the molecules of `TaskData`."""
     valid: NDArray[np.int64]
     test: NDArray[np.int64]
     source: str | None = None
-    """Of a split from a file: the name of the file without its suffixes."""
+    """Name of the file without suffixes, for a split from a file."""
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the three sets, whatever their order: equal digests, comparable results."""
+        """SHA-256 of the three sets, independent of order; results with equal digests are comparable."""
         sets = {part: sorted(getattr(self, part).tolist()) for part in PARTS}
         return hashlib.sha256(json.dumps(sets, sort_keys=True).encode()).hexdigest()
 
     @property
     def which(self) -> str:
-        """Tells splits of one task apart in a sentence, after its name: ``, seed 1`` or ``, NAME``, of its file."""
+        """Suffix after the task's name that tells its splits apart: ``, seed 1``, or ``, NAME`` of the file."""
         told = self.source if self.seed is None else f"seed {self.seed}"
         return "" if told is None else f", {told}"
 
     def write(self, folder: str | os.PathLike[str], data: TaskData) -> Path:
-        """Writes the split with the SMILES of its molecules, as `load_split` reads it; returns the file."""
+        """Writes the split with the SMILES of its molecules for `load_split`; returns the file."""
         stem = f"{data.task.name}-{self.name}" + ("" if self.seed is None else f"-seed{self.seed}")
         stem += "" if self.source is None else f"-{self.source}"
         path = Path(folder) / f"{stem}.json"
@@ -85,10 +85,10 @@ def make_split(data: TaskData, name: SplitName, seed: int = 0) -> Split:
     Args:
         data: the task.
         name: ``hu-scaffold``, ``ogb-scaffold`` or ``random``.
-        seed: of the random split; the others have none.
+        seed: seed of the random split; the others ignore it.
 
     Raises:
-        ValueError: an unknown name, or too few molecules for three parts.
+        ValueError: the name is unknown, or there are too few molecules for three parts.
     """
     if name not in get_args(SplitName):
         raise ValueError(f"there is no split {name!r}; known: {', '.join(get_args(SplitName))}")
@@ -103,7 +103,7 @@ def make_split(data: TaskData, name: SplitName, seed: int = 0) -> Split:
 
 
 def random_split(n: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Splits 0..n-1 at random 80/10/10."""
+    """Splits 0..n-1 randomly 80/10/10."""
     order = np.random.default_rng(seed).permutation(n)
     train, valid = int(TRAIN * n), int((TRAIN + VALID) * n)
     return order[:train], order[train:valid], order[valid:]
@@ -115,8 +115,8 @@ def scaffold_split(
     """Splits by Bemis-Murcko scaffold (module docstring).
 
     Args:
-        smiles: n SMILES that parse.
-        canonical: take scaffolds from RDKit's canonical SMILES instead of the SMILES as given.
+        smiles: n valid SMILES.
+        canonical: compute scaffolds from RDKit's canonical SMILES instead of the SMILES as given.
 
     Returns:
         Positions of train, valid and test.
@@ -140,11 +140,11 @@ def scaffold_split(
 
 
 def scaffolds(smiles: Iterable[str], *, canonical: bool = False) -> Iterator[str]:
-    """Yields the Bemis-Murcko scaffold of each molecule with its chirality; empty where there is no ring.
+    """Yields the Bemis-Murcko scaffold of each molecule with chirality; empty for molecules without rings.
 
     Args:
-        smiles: that parse.
-        canonical: of RDKit's canonical SMILES instead of the SMILES as given.
+        smiles: valid SMILES.
+        canonical: compute it from RDKit's canonical SMILES instead of the SMILES as given.
     """
     from rdkit import Chem, rdBase
     from rdkit.Chem.Scaffolds import MurckoScaffold

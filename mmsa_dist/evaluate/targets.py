@@ -1,4 +1,4 @@
-"""Labels as a network is trained on them. n molecules, T labels, B molecules in a batch."""
+"""Labels as training targets of a network. n molecules, T labels, B molecules in a batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmsa_dist.evaluate.tasks import TaskData
 
 
 class Targets:
-    """The labels of a task: classes as they are, those of a regression standardized by the training molecules.
+    """The labels of a task: classes as given, regression labels standardized by the training molecules.
 
     Args:
         data: the task.
@@ -20,7 +20,7 @@ class Targets:
     """
 
     mean_T: NDArray[np.float64]
-    """(1, T) mean of each label over the training molecules; 0 where none is known."""
+    """(1, T) mean of each label over the training molecules; 0 if none is known."""
 
     def __init__(self, data: TaskData, train: NDArray[np.int64]) -> None:
         known = ~np.isnan(data.labels)
@@ -34,12 +34,12 @@ class Targets:
         self._known = known
 
     def loss(self, out_BT: Tensor, rows: NDArray[np.int64], device: torch.device) -> Tensor:
-        """Mean over the known labels of the molecules `rows`: cross entropy, or squared error."""
+        """Computes the mean cross entropy or squared error over the known labels of the molecules `rows`."""
         y_BT = torch.from_numpy(self._y[rows]).to(device, torch.float32)
         known_BT = torch.from_numpy(self._known[rows]).to(device, torch.float32)
         error = functional.binary_cross_entropy_with_logits if self._classes else functional.mse_loss
         return (error(out_BT, y_BT, reduction="none") * known_BT).sum() / known_BT.sum().clamp(min=1)
 
     def values(self, out: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Outputs of the network as probabilities, or in the unit of the labels."""
+        """Converts outputs of the network to probabilities, or to the unit of the labels."""
         return 1 / (1 + np.exp(-out)) if self._classes else out * self._spread_T + self.mean_T

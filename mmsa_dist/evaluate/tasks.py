@@ -1,4 +1,4 @@
-"""The rows of a task: molecules with their labels, read from a file and looked at.
+"""The rows of a task: molecules with their labels, read from a file and checked.
 
 n molecules, T label columns.
 """
@@ -26,20 +26,20 @@ from mmsa_shards.read.tables import delimiter_of
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task with its rows that are molecules."""
+    """A task with the molecules of its file."""
 
     task: Task
     smiles: tuple[str, ...]
     """n SMILES, as given."""
     labels: NDArray[np.float64]
-    """(n, T); NaN where a label is missing. Classes are 0 and 1."""
+    """(n, T); NaN for missing labels. Classes are 0 and 1."""
     label_names: tuple[str, ...]
     dropped: tuple[tuple[int, str], ...]
-    """Rows of the file that RDKit does not parse or that have no atoms: number (from 0) and text."""
+    """Rows of the file that RDKit does not parse or that have no atoms: row number (from 0) and text."""
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why each of `dropped` is."""
+        """Reason for each of `dropped`."""
         from rdkit import Chem, rdBase
 
         with rdBase.BlockLogs():
@@ -51,19 +51,19 @@ class TaskData:
 
     @cached_property
     def smiles_digest(self) -> str:
-        """SHA-256 of the SMILES as given, in their order: a split of equal digest is of these molecules."""
+        """SHA-256 of the SMILES as given, in order; a split with this digest is of these molecules."""
         return digest_of(self.smiles)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over SMILES and labels, whatever the file, its columns' names or its dropped rows were."""
-        labels = np.where(np.isnan(self.labels), np.nan, self.labels + 0.0)  # of NaN and of 0, one form of bits each
+        """SHA-256 over SMILES and labels, independent of the file, its column names and dropped rows."""
+        labels = np.where(np.isnan(self.labels), np.nan, self.labels + 0.0)  # one bit pattern each for NaN and for 0
         shape = json.dumps(labels.shape).encode()
         return hashlib.sha256(self.smiles_digest.encode() + shape + labels.astype("<f8").tobytes()).hexdigest()
 
 
 def digest_of(smiles: Sequence[str]) -> str:
-    """SHA-256 of SMILES in their order."""
+    """Returns the SHA-256 of SMILES in order."""
     return hashlib.sha256(json.dumps(list(smiles)).encode()).hexdigest()
 
 
@@ -72,11 +72,11 @@ def load_task(name: str, data: str | os.PathLike[str] | None = None) -> TaskData
 
     Args:
         name: one of `TASKS`, in any case.
-        data: folder with MoleculeNet's CSV files, gzipped or not; None takes the package that the task ships in, or
+        data: folder with MoleculeNet's CSV files, gzipped or not; None uses the package that the task ships in, or
             downloads the file once (`mmsa_dist.evaluate.datasets`).
 
     Raises:
-        TaskError: an unknown name, a missing file or column, labels that are not what the task says.
+        TaskError: an unknown name, a missing file or column, labels that do not fit the task.
     """
     task = TASKS.get(name.lower())
     if task is None:
@@ -91,12 +91,12 @@ def load_csv(
     label_columns: Sequence[str],
     metric: MetricName,
 ) -> TaskData:
-    """Loads a task of one's own.
+    """Loads a task from a CSV file.
 
     Args:
         path: a CSV file, gzipped or not.
-        smiles_column: name of the column of SMILES.
-        label_columns: names of the T columns of labels.
+        smiles_column: name of the SMILES column.
+        label_columns: names of the T label columns.
         metric: ``roc_auc`` makes it a classification, ``rmse`` and ``mae`` a regression.
 
     Raises:
@@ -114,12 +114,12 @@ def _load(task: Task, path: Path) -> TaskData:
     table = read_text_table(path)
     smiles_column = next((name for name in task.smiles if name in table.column_names), None)
     if smiles_column is None:
-        mend = "" if task.hub else ": name the one of SMILES with --smiles-column"
+        mend = "" if task.hub else ": name the SMILES column with --smiles-column"
         raise TaskError(f"{path} has no column {' or '.join(task.smiles)}; it has {_some(table.column_names)}{mend}")
     columns = _label_columns(task, smiles_column, table.column_names, path)
     twice = [name for name in (smiles_column, *columns) if table.column_names.count(name) > 1]
     if twice:
-        raise TaskError(f"{path} has more than one column {twice[0]!r}; give each a name of its own")
+        raise TaskError(f"{path} has more than one column {twice[0]!r}; give each a unique name")
     texts = [text.strip() for text in table[smiles_column].to_pylist()]
     kept = np.zeros(len(texts), dtype=bool)
     with rdBase.BlockLogs():
@@ -128,11 +128,11 @@ def _load(task: Task, path: Path) -> TaskData:
             kept[row] = mol is not None and mol.GetNumAtoms() > 0
     if not kept.any():
         raise TaskError(f"{path}: no SMILES in column {smiles_column!r} parses")
-    # Of a row that is no molecule the labels are not looked at: such rows are where files are damaged.
+    # Labels of rows without a molecule are not checked: such rows are where files are damaged.
     rows = np.flatnonzero(kept)
     labels = np.stack([_numbers(table, name, rows, task.kind, path) for name in columns], axis=1)
     if np.isnan(labels).all():
-        raise TaskError(f"{path} has no label at all in {_some(columns)}; name a column that has some")
+        raise TaskError(f"{path} has no labels in {_some(columns)}; name a column that has some")
     return TaskData(
         task=task,
         smiles=tuple(texts[row] for row in rows),
@@ -146,28 +146,28 @@ def _label_columns(task: Task, smiles_column: str, columns: Sequence[str], path:
     if not task.labels:
         names = tuple(name for name in columns if name not in (smiles_column, *task.not_labels))
         if not names:
-            raise TaskError(f"{path} has no column of labels; it has {_some(columns)}")
+            raise TaskError(f"{path} has no label column; it has {_some(columns)}")
         return names
     missing = [name for name in task.labels if name not in columns]
     if missing and len(task.labels) == 1 and task.hub is not None and "label" in columns:
         return ("label",)
     if missing:
-        mend = "" if task.hub else ": name those of labels with --label-columns"
+        mend = "" if task.hub else ": name the label columns with --label-columns"
         raise TaskError(f"{path} has no column {_some(missing)}; it has {_some(columns)}{mend}")
     return task.labels
 
 
 def _some(names: Sequence[str]) -> str:
-    """Names for a message; of hundreds, the first ones and how many there are."""
+    """Formats names for a message; of many, the first ones and the number of the rest."""
     shown = ", ".join(names[:20])
     return shown if len(names) <= 20 else f"{shown} and {len(names) - 20} more"
 
 
 def read_text_table(path: Path) -> pa.Table:
-    """Reads a CSV file, gzipped or not, every column as text; delimited by comma, semicolon or tab, as its names are.
+    """Reads a CSV file, gzipped or not, with all columns as text; its header tells comma, semicolon or tab.
 
     Raises:
-        TaskError: it cannot be read, or is not UTF-8.
+        TaskError: the file cannot be read, or is not UTF-8.
     """
     ragged: list[pa.csv.InvalidRow] = []
 
@@ -177,10 +177,10 @@ def read_text_table(path: Path) -> pa.Table:
 
     try:
         with pa.input_stream(str(path), compression="gzip" if path.suffix.lower() == ".gz" else None) as stream:
-            # Everything as text: types guessed from the first rows would turn a late "NA" into an error.
+            # All as text: with types inferred from the first rows, a late "NA" would be an error.
             data = stream.read()
         _check_utf8(data, path)
-        # Not on threads: one that still waits when the program ends aborts it, after a message that says what is wrong.
+        # No threads: one that still waits at exit would abort the program after its error message.
         whole = pa.csv.ReadOptions(block_size=len(data) + 1, use_threads=False)
         names = data.lstrip().split(b"\n", 1)[0].decode(errors="replace")
         delimiter = delimiter_of(names)
@@ -194,7 +194,7 @@ def read_text_table(path: Path) -> pa.Table:
             fields = f"{row.actual_columns} field{'s' if row.actual_columns != 1 else ''}"
             raise TaskError(
                 f"{path}, record {row.number - 1}: {fields} for {row.expected_columns} columns, {row.text[:80]!r}; put "
-                f"a field that holds {delimiter!r} in double quotes, and leave a missing one empty"
+                f"a field that contains {delimiter!r} in double quotes, and leave a missing one empty"
             ) from error
         raise TaskError(f"{path} cannot be read as CSV: {error}") from error
 
@@ -202,13 +202,13 @@ def read_text_table(path: Path) -> pa.Table:
 def _check_utf8(data: bytes, path: Path) -> None:
     try:
         data.decode()
-        at = data.lstrip().partition(b"\n")[0].find(b"\0")  # UTF-16 without its mark
+        at = data.lstrip().partition(b"\n")[0].find(b"\0")  # UTF-16 without a byte-order mark
     except UnicodeDecodeError as error:
         at = error.start
     if at < 0:
         return
     record = data[:at].lstrip().count(b"\n")
-    where = f"record {record}" if record else "in the row of names"
+    where = f"record {record}" if record else "in the header"
     raise TaskError(f"{path} is not UTF-8 (byte {at + 1:,}, {where}); save it as CSV UTF-8")
 
 
@@ -216,13 +216,13 @@ _MISSING = pa.array(["", "na", "nan", "none", "null"])
 
 
 def _numbers(table: pa.Table, column: str, rows: NDArray[np.int64], kind: Kind, path: Path) -> NDArray[np.float64]:
-    """The labels of a column at `rows` of the file; NaN where missing."""
+    """Returns the labels of a column at `rows` of the file; NaN for missing ones."""
     texts = pc.utf8_trim_whitespace(table[column].combine_chunks().take(pa.array(rows)))
     known = pc.if_else(pc.is_in(pc.utf8_lower(texts), value_set=_MISSING), None, texts)
     try:
         values = pc.cast(known, pa.float64()).to_numpy(zero_copy_only=False)
     except pa.ArrowInvalid:
-        # Once more, one by one, to say which it is.
+        # Parse one by one to find the invalid one.
         values = np.array([np.nan if text is None else _number(text) for text in known.to_pylist()])
     missing = known.is_null().to_numpy(zero_copy_only=False)
     fit = np.isfinite(values) if kind == "regression" else np.isin(values, (0.0, 1.0))
@@ -235,12 +235,12 @@ def _numbers(table: pa.Table, column: str, rows: NDArray[np.int64], kind: Kind, 
         raise TaskError(f"{place} is not a number; leave it empty where missing")
     if not np.isfinite(values[first]):
         raise TaskError(f"{place} is not finite; leave it empty where missing")
-    others = f" ({len(unfit):,} records of this column are so)" if len(unfit) > 1 else ""
-    raise TaskError(f"{place} is no class: labels of a classification must be 0, 1 or missing{others}")
+    others = f" ({len(unfit):,} records of this column are invalid)" if len(unfit) > 1 else ""
+    raise TaskError(f"{place} is not a class: classification labels must be 0, 1 or missing{others}")
 
 
 def _number(text: str) -> float:
     try:
-        return np.nan if "_" in text else float(text)  # which Python takes between digits
+        return np.nan if "_" in text else float(text)  # Python allows underscores between digits
     except ValueError:
         return np.nan

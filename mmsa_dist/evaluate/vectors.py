@@ -1,4 +1,4 @@
-"""What simple models see: our vectors, fingerprints, or nothing."""
+"""Inputs of simple models: embeddings, fingerprints, or nothing."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 def embedded(embedder: Embedder, data: TaskData) -> Inputs:
-    """(n, D) float32 vectors of `embedder`; NaN for molecules that it refuses."""
+    """Returns the (n, D) float32 vectors of `embedder`; NaN for molecules that it rejects."""
     result = embedder.embed(data.smiles)
     return Inputs(result.vectors, missing=len(result.invalid))
 
 
 def fingerprints(data: TaskData) -> Inputs:
-    """(n, 2048) uint8 ECFP4."""
+    """Returns (n, 2048) uint8 ECFP4 fingerprints."""
     return Inputs(ecfp4(data.smiles))
 
 
 def nothing(data: TaskData) -> Inputs:
-    """(n, 0) float32."""
+    """Returns (n, 0) float32."""
     return Inputs(np.empty((len(data), 0), np.float32))

@@ -44,19 +44,19 @@ def test_arms_that_do_not_build_on_each_other(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("arms: {a: {}}", "is no file of arms as launch/ablation.yaml is one: cumulative is missing"),
-        ("cumulative: true\narms: {}", "is no file of arms as launch/ablation.yaml is one: arms={}: "),
+        ("arms: {a: {}}", "is not a file of arms like launch/ablation.yaml: cumulative is missing"),
+        ("cumulative: true\narms: {}", "is not a file of arms like launch/ablation.yaml: arms={}: "),
         ("cumulative: [", "is not valid YAML"),
         (
             "cumulative: true\narms: {a: {loss.memmory: 1.0}}",
             "arm 'a': unknown key loss.memmory; did you mean 'memory'",
         ),
-        ("cumulative: true\narms: {+ a: {}, a: {}}", "the arm 'a' needs a name of its own"),
+        ("cumulative: true\narms: {+ a: {}, a: {}}", "the arm 'a' needs a unique name"),
         ("cumulative: true\narms: {a: {}, a: {}}", "found duplicate key a"),
-        ("cumulative: true\narms: {No pre-training: {}}", "none of no-pre-training, jobs, splits"),
-        ("cumulative: true\narms: {a: {finetune.lr: 0.1}}", "arm 'a': finetune.lr is no matter of pre-training"),
-        ("cumulative: true\narms: {a: {run.dir: x}}", "arm 'a': run.dir is no matter of pre-training"),
-        ("cumulative: true\narms: {++: {}}", "needs a name of its own in letters and digits"),
+        ("cumulative: true\narms: {No pre-training: {}}", "other than no-pre-training, jobs, splits"),
+        ("cumulative: true\narms: {a: {finetune.lr: 0.1}}", "arm 'a': finetune.lr is not a setting of an arm"),
+        ("cumulative: true\narms: {a: {run.dir: x}}", "arm 'a': run.dir is not a setting of an arm"),
+        ("cumulative: true\narms: {++: {}}", "needs a unique name of letters and digits"),
     ],
 )
 def test_what_cannot_be_used_is_said(tmp_path, text, words):
@@ -75,8 +75,8 @@ def test_values_and_folders_are_taken_as_they_are_meant(tmp_path):
 
 def test_arms_must_be_given_the_same(tmp_path):
     file = written(tmp_path, "cumulative: true\narms: {a: {}, b: {train.steps: 5, train.warmup_steps: 1}}")
-    with pytest.raises(ValueError, match=r"the arm 'b' is given .*'steps': 5.* give all arms the same"):
+    with pytest.raises(ValueError, match=r"the arm 'b' has .*'steps': 5.* give all arms the same"):
         budget(read_arms(file, tmp_path, None, ["data.shards=s"]))
     same = written(tmp_path, "cumulative: true\narms: {a: {}}")
-    with pytest.raises(ValueError, match=r"say data\.shards=FOLDER"):
+    with pytest.raises(ValueError, match=r"set data\.shards=FOLDER"):
         budget(read_arms(same, tmp_path, None, []))

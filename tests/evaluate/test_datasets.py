@@ -92,7 +92,7 @@ def test_what_cannot_be_fetched_is_said_with_the_mend(tmp_path):
         said = done.stderr.splitlines()[-1]
         assert "task 'toxcast' could not be downloaded" in said
         assert "toxcast.csv of scikit-fingerprints/MoleculeNet_ToxCast" in said
-        assert "fetch toxcast.csv[.gz] or toxcast_data.csv[.gz] elsewhere and name its folder with --data" in said
+        assert "download toxcast.csv[.gz] or toxcast_data.csv[.gz] elsewhere and give its folder with --data" in said
     assert "404" in missing.stderr
     assert "Connection refused" in refused.stderr.splitlines()[-1]
     assert "Retrying" not in refused.stderr
@@ -104,7 +104,7 @@ def test_a_folder_is_asked_first_and_nothing_is_downloaded_in_its_place(tmp_path
     assert find_file(TASKS["freesolv"], tmp_path).name == "SAMPL.csv"
     assert load_task("freesolv", tmp_path).labels.tolist() == [[2.0]]
     assert find_file(TASKS["freesolv"]).name == "freesolv.csv"
-    with pytest.raises(TaskError, match=r"not found in .*: put it there, or leave --data out to have it downloaded"):
+    with pytest.raises(TaskError, match=r"not found in .*: put it there, or omit --data to download it"):
         load_task("muv", tmp_path)
 
 

@@ -83,9 +83,9 @@ def test_by_hand(shards, monkeypatch, at_a_time):
         examples=("C[NH3+].[Cl-]", "OC(=O)c1ccccc1OC(C)=O", "[2H]c1ccccc1"),
     )
     assert leak.sentence == (
-        "mine, seed 0: 3 of 5 test molecules (60.0 %) were in the pre-training (1 of 1 valid and 1 of 2 train "
-        "molecules), such as `C[NH3+].[Cl-]`, `OC(=O)c1ccccc1OC(C)=O`, `[2H]c1ccccc1`; to remove them prepare the "
-        "shards with --exclude and train again"
+        "mine, seed 0: 3 of 5 test molecules (60.0 %) were in the pre-training data (1 of 1 valid and 1 of 2 train "
+        "molecules), such as `C[NH3+].[Cl-]`, `OC(=O)c1ccccc1OC(C)=O`, `[2H]c1ccccc1`; to remove them, prepare the "
+        "shards with --exclude and retrain"
     )
     assert told[-1] == (5, 5)
     assert len(told) == {1: 5, 2: 3, 1 << 20: 1}[at_a_time]
@@ -97,7 +97,7 @@ def test_several_tasks_and_splits_at_once(shards):
     found = find_leaks(shards, [(DATA, SPLIT), (DATA, other), (clean, split_of([0], [1], [2]))])
     assert [(leak.task, leak.seen["test"]) for leak in found] == [("mine", 3), ("mine", 0), ("clean", 0)]
     assert found[1].sentence == (
-        "mine, seed 0: none of 1 test molecules was in the pre-training (1 of 1 valid and 3 of 5 train molecules)"
+        "mine, seed 0: none of 1 test molecules was in the pre-training data (1 of 1 valid and 3 of 5 train molecules)"
     )
 
 
@@ -130,16 +130,16 @@ def test_or_where_its_configuration_says(model, shards, tmp_path):
 def reason(model: Path) -> str:
     found = check_leaks(model, [(DATA, SPLIT)])
     assert isinstance(found, NotChecked)
-    assert found.sentence.startswith("whether test molecules were in the pre-training was not checked, because ")
+    assert found.sentence.startswith("overlap of test molecules with the pre-training data was not checked, because ")
     return found.reason
 
 
 def test_what_was_not_checked_is_said(model, shards, tmp_path):
-    assert "is no folder on this machine" in reason(tmp_path / "nowhere")
+    assert "is not a folder on this machine" in reason(tmp_path / "nowhere")
 
     digest = Manifest.load(shards).digest
     (model / "config.json").write_text(json.dumps({"training": {"data": {"manifest": "0" * 64}}}))
-    assert f"has the digest {digest[:12]}, that of the training was 000000000000" in reason(model)
+    assert f"has the digest {digest[:12]}, the training used 000000000000" in reason(model)
     for content in ("{}", "[]", "no", '{"training": {"data": {}}}'):
         (model / "config.json").write_text(content)
         assert "does not say which shards" in reason(model)
@@ -149,7 +149,7 @@ def test_what_was_not_checked_is_said(model, shards, tmp_path):
     settings.write_text("train: {stepz: 1}\n")
     assert "configuration of the run cannot be read" in reason(model)
     settings.unlink()
-    assert "does not lie in the folder of its run" in reason(model)
+    assert "is not inside its run folder" in reason(model)
     settings.write_text("{}\n")
 
     tar = shards / "train-00001.tar"
@@ -162,7 +162,7 @@ def test_what_was_not_checked_is_said(model, shards, tmp_path):
     with pytest.raises(ShardError):
         find_leaks(shards, [(DATA, SPLIT)])
     (shards / "manifest.json").unlink()
-    assert "the shards of the training are gone: no manifest.json" in reason(model)
+    assert "the shards of the training cannot be read: no manifest.json" in reason(model)
 
 
 def test_shards_that_do_not_say_how_they_were_made(tmp_path):
@@ -175,11 +175,11 @@ def test_what_a_reader_of_results_is_told(model):
     data, split = task_of("OCC", "CCCC", "CN"), split_of([1], [2], [0])
     found = look_for_leaks(model, [(data, split)])
     (sentence,) = found.sentences
-    assert sentence.startswith("mine, seed 0: 1 of 1 test molecules (100.0 %) were in the pre-training")
+    assert sentence.startswith("mine, seed 0: 1 of 1 test molecules (100.0 %) were in the pre-training data")
     clean = split_of([0], [2], [1])
     found = look_for_leaks(model, [(data, clean), (data, replace(clean, seed=1))])
     assert found.sentences == (
-        "mine, seed 0, seed 1: none of 1 test molecules was in the pre-training (1 of 1 valid and 1 of 1 train "
+        "mine, seed 0, seed 1: none of 1 test molecules was in the pre-training data (1 of 1 valid and 1 of 1 train "
         "molecules)",
     )
     about = json.loads(json.dumps(found.facts))["leaks"]

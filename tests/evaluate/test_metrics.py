@@ -1,4 +1,4 @@
-"""How predictions are judged, and fingerprints."""
+"""Scoring of predictions, and fingerprints."""
 
 from __future__ import annotations
 

@@ -35,7 +35,9 @@ def test_finetune(model):
     assert lines(methods_of("finetune", {}, mini_config())) == [bare, *BASELINES]
     without = mini_config().model.model_copy(update={"encoders": ("comenet",)})
     blind = PretrainedModel(MMSAModel(without), model.inference.model_copy(update={"model": without}))
-    with pytest.raises(ValueError, match=r"no encoder 'gin'.*it has comenet: judge its vectors with --protocol probe"):
+    with pytest.raises(
+        ValueError, match=r"no encoder 'gin'.*it has comenet: evaluate its vectors with --protocol probe"
+    ):
         methods_of("finetune", {"blind": blind}, mini_config())
 
 

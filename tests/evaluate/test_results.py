@@ -64,12 +64,12 @@ def test_a_seed_without_a_value_is_named_and_enters_no_mean_over_tasks():
     assert results.notes() == [
         "a, seed 1: no label has both classes among the training and the test molecules; the numbers of a cover 2 of 3 "
         "seeds",
-        "the mean over tasks covers 2 of 3 seeds, those with which all of its tasks are defined: 0, 2",
+        "the mean over tasks covers 2 of 3 seeds, those for which all of its tasks are defined: 0, 2",
     ]
     apart = Results((*(replace(s, value=v) for s, v in zip(of_a, (0.5, math.nan, math.nan), strict=True)),
                      *(replace(s, value=v) for s, v in zip(of_b, (math.nan, 0.5, 0.5), strict=True))))  # fmt: skip
     assert apart.means() == []
-    assert apart.notes()[-1].endswith("covers 0 of 3 seeds, those with which all of its tasks are defined: none")
+    assert apart.notes()[-1].endswith("covers 0 of 3 seeds, those for which all of its tasks are defined: none")
 
 
 def test_validation_means_are_over_the_same_scores_as_test_means():
@@ -155,7 +155,8 @@ def test_how_results_were_made(tmp_path):
     text = (tmp_path / "results.md").read_text()
     assert f"- protocol finetune; split random; seeds 0, 1\n- data freesolv {data.digest[:12]}\n" in text
     sentence = (
-        "not the protocol's own settings: finetune.epochs=3 and not 100, finetune.encoder_lr_scale=0.2 and not 1.0"
+        "settings that differ from the protocol: finetune.epochs=3 instead of 100, "
+        "finetune.encoder_lr_scale=0.2 instead of 1.0"
     )
     assert f"- {sentence}\n" in text
     assert sentence in made["notes"]
@@ -185,7 +186,7 @@ def test_the_network_that_is_fine_tuned_is_that_of_the_model():
         f"model.gin.{name}": getattr(gin, name) for name in ("layers", "width", "norm", "atoms")
     }
     (sentence,) = departures(about)
-    assert f"model.gin.width={gin.width} and not 300" in sentence
+    assert f"model.gin.width={gin.width} instead of 300" in sentence
     ogb = replace(
         model,
         inference=model.inference.model_copy(
@@ -196,7 +197,7 @@ def test_the_network_that_is_fine_tuned_is_that_of_the_model():
     assert "model.gin.atoms" not in both["settings"], "which they do not share"
     assert both["networks"]["ogb"]["model.gin.atoms"] == "ogb"
     (sentence,) = departures(both)
-    assert "model.gin.atoms=ogb (ogb) and not hu" in sentence
+    assert "model.gin.atoms=ogb (ogb) instead of hu" in sentence
 
 
 def test_arms_are_named_with_what_they_were_given():
@@ -206,7 +207,7 @@ def test_arms_are_named_with_what_they_were_given():
     }
     assert replace(Results((score("a", "x", 0.6),)), about=about).to_markdown().splitlines()[-3:] == [
         "- every arm: `shards=s`, `steps=3`",
-        "- arm 2D|3D: what all arms share; 1 rank",
+        "- arm 2D|3D: shared settings only; 1 rank",
         "- arm + m: `loss.memory=0.5`; 8 ranks",
     ]
 
@@ -233,23 +234,23 @@ def test_what_a_reader_must_know(tmp_path):
     ones = replace(data, task=replace(data.task, name="ones"), labels=np.ones_like(data.labels), dropped=())
     notes = run_evaluation(TOLD, [data, ones], out=tmp_path, split="random", seeds=(0,)).notes()
     assert notes == [
-        f"two: 2 of 202 rows do not parse or have no atoms, and are left out (record 5 `c1`, 10 `{'C(' * 20}...`)",
-        "two, seed 0: 1 of 3 labels lack a class among the training or the validation molecules, and have no "
+        f"two: 2 of 202 rows do not parse or have no atoms and are left out (record 5 `c1`, 10 `{'C(' * 20}...`)",
+        "two, seed 0: 1 of 3 labels lack a class among the training or the validation molecules and have no "
         "validation value: one class",
-        "ones, seed 0: 3 of 3 labels lack a class among the training or the validation molecules, and have no "
-        "validation value: all, some, one class; fine-tuning takes its last epoch",
+        "ones, seed 0: 3 of 3 labels lack a class among the training or the validation molecules and have no "
+        "validation value: all, some, one class; fine-tuning uses its last epoch",
         "two: 2 of 3 labels have both classes among the training and the test molecules; the others are left out of "
         "the mean: one class; results_per_label.csv says why",
-        "ones: no label has both classes among the training and the test molecules; it enters no mean",
+        "ones: no label has both classes among the training and the test molecules; it is left out of all means",
     ]
     blind = some_of_freesolv()
     blind.labels[make_split(blind, "random", 0).valid] = np.nan
     assert run_evaluation(TOLD, [blind], out=tmp_path, split="random", seeds=(0,)).notes() == [
-        "freesolv, seed 0: 1 of 1 labels lack values among the training or the validation molecules, and have no "
-        f"validation value: {blind.label_names[0]}; fine-tuning takes its last epoch"
+        "freesolv, seed 0: 1 of 1 labels lack values among the training or the validation molecules and have no "
+        f"validation value: {blind.label_names[0]}; fine-tuning uses its last epoch"
     ]
     missing = Results((score("a", "x", 0.5, missing=3),))
-    assert missing.notes() == ["a: x sees nothing of 3 molecules, which are given the mean"]
+    assert missing.notes() == ["a: x cannot represent 3 molecules; they get the mean prediction"]
 
 
 def test_results_are_written_with_their_splits(tmp_path):

@@ -1,4 +1,4 @@
-"""An evaluation: its jobs, what is done again and what is not, and the same side by side."""
+"""An evaluation: its jobs, what is done again and what is not, and the same in parallel."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_damaged_file_of_a_job_counts_as_none(freesolv, tmp_path, content):
         path.write_text(damaged)
         again = run_evaluation(TOLD, [freesolv], **options)
         assert without_times(again) == without_times(first)
-        assert again.notes() == [f"{path} is damaged and holds no job; it is done again"]
+        assert again.notes() == [f"{path} is damaged; its job runs again"]
         assert json.loads(path.read_text())["digest"] == whole["digest"]
 
 
@@ -105,7 +105,7 @@ def test_a_job_without_its_predictions_is_done_again(freesolv, tmp_path, content
         path.write_bytes(content)
     again = run_evaluation(TOLD, [freesolv], **options)
     assert without_times(again) == without_times(first)
-    assert again.notes() == [f"{path} {fault}; its job is done again"]
+    assert again.notes() == [f"{path} {fault}; its job runs again"]
     assert path.read_bytes() == whole
 
 
@@ -119,7 +119,7 @@ def test_another_metric_is_another_job(freesolv, tmp_path):
 
 
 def test_what_would_be_taken_for_one_is_refused(freesolv, tmp_path):
-    with pytest.raises(ValueError, match="two tasks are called 'freesolv', and would be taken for one"):
+    with pytest.raises(ValueError, match="two tasks are called 'freesolv' and cannot be told apart"):
         run_evaluation(TOLD, [freesolv, replace(freesolv, labels=freesolv.labels + 1)], out=tmp_path)
     with pytest.raises(ValueError, match="two jobs are called 'freesolv/told-linear-hu-scaffold-seed0'"):
         run_evaluation([*TOLD, replace(TOLD[0], features="TOLD!", identity="2")], [freesolv], out=tmp_path, seeds=(0,))
@@ -183,7 +183,7 @@ def test_jobs_side_by_side_say_how_far_they_are(freesolv, tmp_path):
         [method], [freesolv], out=tmp_path, split="random", seeds=(0,), parallel=2,
         report=lambda done, total, words: said.append(words),
     )  # fmt: skip
-    assert "2 side by side · freesolv/told-linear-random-seed0 epoch 2 of 2" in said
+    assert "2 in parallel · freesolv/told-linear-random-seed0 epoch 2 of 2" in said
 
 
 def test_without_a_gpu_forests_do_not_wait_for_fine_tunings(freesolv):

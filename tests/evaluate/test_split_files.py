@@ -170,15 +170,15 @@ def test_positions_may_count_the_rows_that_do_not_parse(tmp_path):
 @pytest.mark.parametrize(
     ("parts", "sentence"),
     [
-        ({"train": [0, 1], "valid": [1, 2], "test": [3]}, "molecule 1 stands twice, in train and valid"),
-        ({"train": [0, 0, 1], "valid": [2], "test": [3]}, "molecule 0 stands twice, in train and train"),
+        ({"train": [0, 1], "valid": [1, 2], "test": [3]}, "molecule 1 occurs twice, in train and valid"),
+        ({"train": [0, 0, 1], "valid": [2], "test": [3]}, "molecule 0 occurs twice, in train and train"),
         ({"train": [0, 1], "valid": [2], "test": [4]}, "position 4 is out of range, mine has 4 molecules"),
         ({"train": [0, 1], "valid": [-1], "test": [3]}, "position -1 is out of range"),
         ({"train": [0, 1], "valid": [2], "test": [10**30]}, "is out of range"),
         ({"train": [0, 1, 2], "valid": [3], "test": []}, "the part test is empty"),
         ({"train": [0], "valid": [2], "test": [3]}, "leaves out 1 of 4 molecules of mine, the first is 1"),
-        ({"train": [0, 1], "valid": [2], "test": [3.0]}, r"test holds 3\.0, positions are whole numbers"),
-        ({"train": [0, 1], "valid": [2], "test": ["3"]}, "test holds '3', positions are whole numbers"),
+        ({"train": [0, 1], "valid": [2], "test": [3.0]}, r"test contains 3\.0; positions must be whole numbers"),
+        ({"train": [0, 1], "valid": [2], "test": ["3"]}, "test contains '3'; positions must be whole numbers"),
         ({"train": [0, 1], "val": [2], "test": [3]}, "lacks one of the lists train, valid, test; it holds train, val"),
     ],
 )
@@ -189,7 +189,11 @@ def test_unfit_parts_are_said(tmp_path, parts, sentence):
 
 def test_unfit_files_are_said(tmp_path):
     data = task_of(CHAINS[:4])
-    for content, sentence in ((b"train\n", "is not JSON"), (b"[1]", "it is no object"), (b"\xff\xfe\x00", "not JSON")):
+    for content, sentence in (
+        (b"train\n", "is not JSON"),
+        (b"[1]", "it is not a JSON object"),
+        (b"\xff\xfe\x00", "not JSON"),
+    ):
         (tmp_path / "mine.json").write_bytes(content)
         with pytest.raises(SplitError, match=sentence):
             load_split(tmp_path / "mine.json", data)

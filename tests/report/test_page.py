@@ -106,7 +106,7 @@ def test_every_section_says_what_was_measured(page):
     assert re.search(r"cluster 1 · \d+ molecules", text["gallery"])
     assert "Not by split" not in text["map"]
     assert "ECFP4 linear 4.165" in text["evaluation"]
-    assert "ECFP4 sees nothing of 3 molecules, which are given the mean" in text["evaluation"]
+    assert "ECFP4 cannot represent 3 molecules; they get the mean prediction" in text["evaluation"]
     assert "torch" in text["environment"]
     assert not [name for name in SECTIONS if "Not measured yet" in text[name] or "Cannot be read" in text[name]]
 
