@@ -1,4 +1,4 @@
-"""What a person sees while something runs: bars on a terminal, plain lines elsewhere."""
+"""Console output while a command runs: progress bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ if TYPE_CHECKING:
 
 _SHARDS_NAMED = 8
 
-_LINE_EVERY_S = 10.0  # between two lines where there is no terminal
+_LINE_EVERY_S = 10.0  # between two lines without a terminal
 
-_BESIDE_A_CELL, _BORDER = 3, 1  # a cell of a table has a space on either side and a border before it
+_BESIDE_A_CELL, _BORDER = 3, 1  # a table cell has a space on either side and a border before it
 
 
 def say(words: object) -> None:
-    """Prints words or a table for a person."""
+    """Prints text or a table for the user."""
     _console().print(words)
 
 
 def fail(words: str, status: int = 2) -> NoReturn:
-    """Says what is wrong, and ends the program."""
+    """Prints an error message to stderr and exits with `status`."""
     _console(stderr=True).print(f"mmsa: {words}")
     sys.exit(status)
 
 
 def _console(*, stderr: bool = False) -> Console:
-    """Prints text as it stands: a SMILES may look like markup or an emoji."""
+    """Returns a console that prints text verbatim: a SMILES may look like markup or an emoji."""
     return Console(stderr=stderr, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
 @contextmanager
 def preparation_progress() -> Iterator[tuple[Callable[[str, int, int | None, int], None], Callable[[str], None]]]:
-    """Shows the stages of a preparation; yields what `mmsa_shards` reports it to, and where it says sentences."""
+    """Shows the stages of a preparation; yields the progress and message callbacks for `mmsa_shards`."""
     with _Bars() as bars:
 
         def report(stage: str, done: int, total: int | None, rejected: int) -> None:
@@ -67,14 +67,14 @@ def preparation_progress() -> Iterator[tuple[Callable[[str, int, int | None, int
 
 @contextmanager
 def row_progress(stage: str) -> Iterator[Callable[[int, int | None], None]]:
-    """Shows one stage that counts rows; yields the function to report (done, total) to."""
+    """Shows one stage that counts rows; yields the callback that takes (done, total)."""
     with _Bars() as bars:
         yield lambda done, total: bars.update(stage, done, total, "")
 
 
 @contextmanager
 def evaluation_progress() -> Iterator[tuple[Callable[[int, int, str], None], Callable[[int, int], None]]]:
-    """Shows jobs and what is being done, and the search for leaks; yields what `mmsa_dist.evaluate` reports to."""
+    """Shows evaluation jobs and the search for leaks; yields one progress callback for each."""
     with _Bars(rated=False) as bars:
         yield (
             lambda done, total, words: bars.update("evaluate", done, total, words),
@@ -84,13 +84,13 @@ def evaluation_progress() -> Iterator[tuple[Callable[[int, int, str], None], Cal
 
 @contextmanager
 def download_progress() -> Iterator[tuple[Callable[[int, int | None, str], None], Callable[[str], None]]]:
-    """Shows one bar for all bytes; yields what `mmsa_shards` reports a download to, and where it says sentences."""
+    """Shows one bar for all bytes; yields the progress and message callbacks for `mmsa_shards`."""
     with _Bars(in_bytes=True) as bars:
         yield (lambda received, total, note: bars.update("download", received, total, note)), bars.say
 
 
 class _Bars:
-    """A bar for each stage, made when it is first heard of."""
+    """One progress bar per stage, created at its first update."""
 
     def __init__(self, in_bytes: bool = False, rated: bool = True) -> None:
         self._rated = rated
@@ -104,7 +104,7 @@ class _Bars:
             TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            # It gets the room that the others leave, and is cut short there.
+            # Takes the width that the other columns leave; longer notes are truncated.
             TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
             console=self._console,
             disable=not self._console.is_terminal,
@@ -123,10 +123,10 @@ class _Bars:
         self._progress.stop()
 
     def update(self, stage: str, done: int, total: int | None, note: str) -> None:
-        """Shows that `done` of `total` are done."""
+        """Updates the bar of `stage` to `done` of `total`."""
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total, rate="", note="")
-            self._begun[stage] = (time.monotonic(), done)  # a resumed stage begins with what was done before
+            self._begun[stage] = (time.monotonic(), done)  # a resumed stage starts above zero
         begun, before = self._begun[stage]
         per_second = (done - before) / max(time.monotonic() - begun, 1e-3)
         rate = f"{self._amount(round(per_second))}/s" if self._rated else ""
@@ -148,9 +148,9 @@ class _Bars:
 
 
 def results_tables(results: Results) -> list[Table]:
-    """The results of an evaluation: a table for each metric, or several where one would be wider than the console.
+    """Returns the results of an evaluation: one table per metric, or several if one would exceed the console width.
 
-    Nothing is cut: names of methods are wrapped between words, all else stands on one line. Where the console is too
+    Nothing is truncated: method names wrap between words, everything else stays on one line. If the console is too
     narrow for a single task, the table is wider than the console.
     """
     console = _console()
@@ -189,7 +189,7 @@ def results_tables(results: Results) -> list[Table]:
 
 
 def _side_by_side(widths: Sequence[int], room: int) -> list[range]:
-    """Deals columns to as few tables as have room for them, as evenly as can be, at least one to each."""
+    """Splits columns evenly over as few tables as possible, at least one column per table."""
     columns = range(len(widths))
     for count in range(1, len(columns) + 1):
         parts = [columns[len(columns) * n // count : len(columns) * (n + 1) // count] for n in range(count)]
@@ -199,7 +199,7 @@ def _side_by_side(widths: Sequence[int], room: int) -> list[range]:
 
 
 def preparation_summary(manifest: Manifest, folder: str) -> Table:
-    """The ledger of a preparation, as a table."""
+    """Returns the ledger of a preparation as a table."""
     ledger = manifest.ledger
     table = Table(title=f"{folder}", title_justify="left", show_header=False, box=None)
     table.add_column(justify="right", style="bold")
@@ -221,7 +221,7 @@ def preparation_summary(manifest: Manifest, folder: str) -> Table:
 
 
 def changes_summary(changes: Changes) -> Table:
-    """What a preparation changed in a folder that held shards already, as a table."""
+    """Returns a table of what a preparation changed in a folder that already held shards."""
     table = Table(title="changed", title_justify="left", show_header=False, box=None)
     table.add_column(justify="right", style="bold")
     table.add_column()
@@ -254,7 +254,7 @@ def download_summary(
     retries: int,
     without_md5: int,
 ) -> Table:
-    """What a download came to, as a table; the fields are those of `mmsa_shards.download.Outcome`."""
+    """Returns the outcome of a download as a table; the fields are those of `mmsa_shards.download.Outcome`."""
     table = Table(title=folder, title_justify="left", show_header=False, box=None)
     table.add_column(justify="right", style="bold")
     table.add_column()

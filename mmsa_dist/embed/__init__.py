@@ -1,8 +1,8 @@
-"""From molecules to vectors: an embedder, its export to Parquet, and search over what was exported.
+"""From molecules to vectors: an embedder, its export to Parquet, and search over exported vectors.
 
-Importing this package loads torch and scikit-learn's base classes; RDKit comes with the first SMILES,
-torch-geometric with the first model that has ComENet, FAISS with the first search, the hub's client with the first
-model from there, and neither Ray nor DeepSpeed ever does.
+Importing this package loads torch and scikit-learn's base classes. RDKit is loaded with the first SMILES,
+torch-geometric with the first model that has ComENet, FAISS with the first search, the hub client with the first
+model from the hub. Importing never loads Ray or DeepSpeed.
 """
 
 from mmsa_dist.embed.embedder import Embedder, EmbeddingError, InvalidMolecule

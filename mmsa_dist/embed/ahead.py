@@ -1,4 +1,4 @@
-"""Work that is done by threads, a bounded way ahead of whoever takes its results."""
+"""Bounded prefetching: threads compute results ahead of the consumer."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ R = TypeVar("R")
 
 
 def ahead(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
-    """Yields ``function(item)`` in the order of the items, while up to `threads` of those that follow are made.
+    """Yields ``function(item)`` in the order of `items` while threads compute up to `threads` results ahead.
 
-    The items are drawn by the caller's thread, as it asks for results.
+    The caller's thread advances `items` as it requests results.
     """
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[R]] = deque()

@@ -1,4 +1,4 @@
-"""The model card: what a stranger has to know before using a model, filled from the run."""
+"""The model card: what a new user has to know about a model, filled in from the run."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ def model_card(about: Mapping[str, Any], model: Model, *, parameters: int) -> st
     """Returns the card (Markdown with the hub's YAML header).
 
     Args:
-        about: the contents of the model's ``config.json``.
+        about: contents of the model's ``config.json``.
         model: its architecture.
-        parameters: number of trained numbers.
+        parameters: number of trained parameters.
     """
-    from huggingface_hub import ModelCard, ModelCardData  # here, for a model loads without the hub's client
+    from huggingface_hub import ModelCard, ModelCardData  # here, so that a model loads without the hub client
 
     inference = about["inference"]
     view, standardization = inference["view"], inference["standardization"]

@@ -1,4 +1,4 @@
-"""One column of SMILES out of whatever holds one, and what stands in it that is no text."""
+"""Extracts a column of SMILES from common containers and classifies entries that are not text."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from mmsa_shards.read import Structure
 
 
 def rows_of(molecules: object) -> list[object]:
-    """Returns the rows of a column of SMILES as they are.
+    """Returns the rows of a column of SMILES unchanged.
 
     Args:
-        molecules: a list or other iterable, a numpy array, whose masked elements are missing, or a column of pandas,
-            polars or Arrow; a table of one column counts as that.
+        molecules: a list or other iterable, a numpy array (masked elements are missing), or a column of pandas, polars
+            or Arrow; a table with one column counts as that column.
 
     Raises:
-        TypeError: one string, no column at all, one without order, or a table of several columns.
+        TypeError: `molecules` is one string, not a column, unordered, or a table of several columns.
     """
     if isinstance(molecules, str | bytes):
         raise TypeError(f"transform takes a list of SMILES, not one string; pass [{molecules!r}]")
@@ -36,7 +36,7 @@ def rows_of(molecules: object) -> list[object]:
     column = np.array(molecules, dtype=object)
     if isinstance(molecules, np.ma.MaskedArray):
         column[np.ma.getmaskarray(molecules)] = None
-    if column.ndim == 2 and column.shape[1] == 1:  # a table of one column, as a ColumnTransformer passes it
+    if column.ndim == 2 and column.shape[1] == 1:  # a table with one column, as ColumnTransformer passes it
         column = column[:, 0]
     if column.ndim != 1:
         raise TypeError(f"transform takes one column of SMILES, not a table of shape {column.shape}; select one")
@@ -44,17 +44,17 @@ def rows_of(molecules: object) -> list[object]:
 
 
 def is_text_or_missing(row: object) -> bool:
-    """Whether `row` is text, a structure as text, None, NaN or pandas' NA."""
+    """Returns whether `row` is text, a `Structure`, None, NaN or pandas' NA."""
     if row is None or isinstance(row, str | Structure):
         return True
     try:
-        return bool(row != row)  # NaN alone is not itself
+        return bool(row != row)  # only NaN differs from itself
     except TypeError:
-        return True  # pandas' NA, which does not even know that
+        return True  # pandas' NA has no truth value
     except ValueError:
-        return False  # an array, which compares by element
+        return False  # an array compares elementwise
 
 
 def not_text(row: object) -> tuple[str, str]:
-    """Reason and message of a row that is neither text nor missing."""
+    """Returns reason and message of a row that is neither text nor missing."""
     return "not_text", f"of type {type(row).__name__}, not the text of a SMILES"

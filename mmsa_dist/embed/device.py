@@ -1,4 +1,4 @@
-"""Where vectors are computed, and how precisely."""
+"""Device and numerical precision of inference."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from mmsa_dist.runtime.threads import computing_threads
 
 
 def device_of(asked: str | torch.device | None) -> torch.device:
-    """Returns the device that is asked for, a GPU by its number; None takes a GPU where there is one.
+    """Returns the requested device, a GPU with its index; None selects a GPU if there is one.
 
     Raises:
-        ValueError: there is no such device here.
+        ValueError: this machine has no such device.
     """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     try:
@@ -31,7 +31,7 @@ def device_of(asked: str | torch.device | None) -> torch.device:
 
 @contextmanager
 def exact_float32(device: torch.device) -> Iterator[None]:
-    """Computes in plain float32: no TF32, no autocast, no choice of algorithm by timing."""
+    """Enforces plain float32 within the context: no TF32, autocast or cuDNN autotuning."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -46,16 +46,16 @@ def exact_float32(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def computing_side_by_side(device: torch.device, most: int) -> Iterator[int]:
-    """Gives, for the while, how many batches are to be computed at a time, each by a thread.
+    """Yields how many batches to compute in parallel, one thread each, for the duration of the context.
 
-    A GPU computes one. On a CPU each of PyTorch's threads takes a batch of its own: the operators of a batch are so
+    A GPU computes one at a time. On a CPU each of PyTorch's threads takes a batch of its own: the operators are so
     short that threads within them mostly wait for each other.
 
     Args:
-        device: that computes.
-        most: batches at a time that there are, or that memory allows; with one, all threads work within it.
+        device: computes the batches.
+        most: upper limit on parallel batches; with one, all threads work within it.
     """
     number = min(most, torch.get_num_threads()) if device.type == "cpu" else 1
-    # What holds for the whole process is set here: threads that come and go would take it from each other.
+    # Process-wide settings are made here: threads that start and end would overwrite each other's.
     with exact_float32(device), computing_threads(1) if number > 1 else nullcontext():
         yield number

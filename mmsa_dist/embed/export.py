@@ -1,8 +1,8 @@
-"""From files or shards to Parquet: a row for every input row, in input order, and a restart that goes on.
+"""From files or shards to Parquet: one row per input row, in input order, resumable.
 
-The input is cut into pieces of equal numbers of rows, and a part of the output is made from each piece alone. A part
-is written whole or not at all, so what an interrupted export left behind are some of the parts; the next run checks
-that they came from the same model and input, and makes the others.
+The input is cut into pieces with equal numbers of rows, and each output part depends on one piece only. A part is
+written atomically, so an interrupted export leaves complete parts behind; the next run checks that they come from
+the same model and input, and makes the missing ones.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Format = Literal["parquet", "npy"]
 _LOCK = ".mmsa-embed.lock"
 
 Progress = Callable[[int, int], None]
-"""Called with the rows done and the rows in all; of files about so many, until all are read."""
+"""Called with the rows done and the total, which is an estimate for files until all are read."""
 
 
 def export_embeddings(
@@ -60,21 +60,21 @@ def export_embeddings(
     """Embeds all molecules of `source` into the folder `out`.
 
     Args:
-        embedder: gives view, modalities and device; its `on_error` is not asked, for every row is kept.
-        source: a folder of shards, or one or several files that `mmsa prepare` reads, folders of them or patterns with
-            ``*``; paths or URLs that fsspec knows. ``-`` is SMILES from standard input.
-        out: folder of the result, a path or URL; made if it is not there. An unfinished export of the same vectors is
-            finished, one that lost parts is mended, a finished one is left as it is.
+        embedder: sets view, modalities and device; its `on_error` is ignored, because every row is kept.
+        source: a folder of shards, or one or more files that `mmsa prepare` reads, folders of them or patterns with
+            ``*``; paths or URLs that fsspec supports. ``-`` reads SMILES from standard input.
+        out: output folder, a path or URL; created if missing. An unfinished export of the same vectors is completed,
+            lost parts are made again, a finished export is left unchanged.
         dtype: of the vectors.
-        format: ``npy`` writes the vectors as one array besides (`mmsa_dist.embed.npy`).
-        rows_per_part: rows in one file.
+        format: ``npy`` also writes the vectors as one array (`mmsa_dist.embed.npy`).
+        rows_per_part: rows per file.
         options: how files are read (`smiles_column`, `id_column`, `allow_truncated`); None takes the defaults.
-        parallel: parts at a time; more than one are made in Ray, and 0 takes what the cluster has. The vectors are the
-            same.
-        progress: called before the first row and after every few.
+        parallel: parts at a time; more than one run in Ray, 0 takes as many as the cluster has room for. Vectors do
+            not depend on it.
+        progress: called before the first row and every few rows.
 
     Raises:
-        ExportError: `out` holds something else, another export is at work there, or the vectors do not fit `dtype`.
+        ExportError: `out` holds something else, another export is writing there, or the vectors do not fit `dtype`.
         ValueError: `source` cannot be read (the message says why).
     """
     if rows_per_part < 1:
@@ -84,10 +84,10 @@ def export_embeddings(
             raise ValueError(f"{name}={value!r} must be one of {', '.join(allowed)}")
     make = _one_by_one
     if parallel != 1:
-        from mmsa_dist.embed.side_by_side import side_by_side  # here, for Ray may be missing
+        from mmsa_dist.embed.side_by_side import side_by_side  # here, because Ray is optional
 
         make = partial(side_by_side, parallel)
-    embedder.fit()  # before anything is written: its options may be wrong
+    embedder.fit()  # validates its options before anything is written
     folder = Folder(out)
     rows = open_source(source, options, out)
     if rows.read_by and embedder.conformers == "given":
@@ -142,8 +142,8 @@ def _make(folder: Folder) -> None:
 
 
 def _alone_in(folder: Folder) -> AbstractContextManager[None]:
-    """Keeps other exports out of a folder of this machine; at a URL there is nothing that could."""
-    if folder.path is None or not os.access(folder.path, os.W_OK):  # a finished one may lie where nothing is written
+    """Returns an exclusive lock on a local folder; a URL cannot be locked."""
+    if folder.path is None or not os.access(folder.path, os.W_OK):  # a finished export may be read-only
         return nullcontext()
     refusal = ExportError(f"another export is at work in {folder.path}: wait for its end, or name another folder")
     return locked(folder.path / _LOCK, refusal)
@@ -151,19 +151,19 @@ def _alone_in(folder: Folder) -> AbstractContextManager[None]:
 
 @dataclass
 class _Ledger:
-    """What has become of the pieces that came by."""
+    """Outcome of the pieces seen so far."""
 
     source: Source
     progress: Progress
     parts: int = 0
     reused_parts: int = 0
     reasons: Reasons = field(default_factory=Counter)
-    """Rows of parts that are there."""
+    """Rows of finished parts, by reason."""
     messages: dict[str, str] = field(default_factory=dict)
-    """By reason the first message, of parts that were made now."""
+    """First message for each reason, from parts made in this run."""
 
     def missing(self, pieces: Iterable[Piece], there: Mapping[int, Reasons]) -> Iterator[tuple[int, Piece]]:
-        """Yields the pieces of which there is no part, with their number."""
+        """Yields number and piece for each piece without a part."""
         for number, piece in enumerate(pieces):
             self.parts += 1
             if number in there and there[number].total() == len(piece):
@@ -174,28 +174,28 @@ class _Ledger:
                 yield number, piece
 
     def tell(self, inside: int = 0) -> None:
-        """Tells how many rows are done, `inside` of them in a part that is not yet there."""
+        """Reports how many rows are done, `inside` of them in an unfinished part."""
         self.progress(self.reasons.total() + inside, self.source.total)
 
 
 def _one_by_one(
     embedder: Embedder, origin: Origin, url: str, pieces: Iterable[tuple[int, Piece]], tell: Callable[[int], None]
 ) -> Iterator[MadePart]:
-    """Makes parts in this process; yields what became of the rows of each."""
+    """Makes parts in this process; yields the outcome of each."""
     for number, piece in pieces:
         yield make_part(embedder, origin, url, number, piece, tell)
 
 
 def _parts_there(folder: Folder, origin: Origin) -> dict[int, Reasons]:
-    """The parts that are there already, by number, and what became of their rows.
+    """Returns the reason counts of the parts already present, by part number.
 
     Raises:
-        ExportError: `folder` holds other things, or parts of other vectors.
+        ExportError: `folder` holds other files, or parts of another origin.
     """
     there = {}
     for name in folder.names():
         number = part_number(name)
-        if number is None and name.startswith(("_", ".")):  # what belongs to the folder, and no part of it
+        if number is None and name.startswith(("_", ".")):  # bookkeeping files of the folder, not parts
             continue
         if number is None:
             raise ExportError(f"{folder.url} holds other files than embeddings ({name}, ...); choose another folder")
@@ -206,7 +206,7 @@ def _parts_there(folder: Folder, origin: Origin) -> dict[int, Reasons]:
                 f"{folder.url} holds embeddings of another origin ({wrong} was {getattr(found, wrong)!r}, is now "
                 f"{getattr(origin, wrong)!r}); choose another folder or remove this one"
             )
-    if folder.path is not None:  # what a process that was killed has left in our folder
+    if folder.path is not None:  # leftovers of a killed process
         for leftover in folder.path.glob(".part-*.tmp"):
             leftover.unlink()
         for leftover in folder.path.glob(f"{UNFINISHED}*"):
@@ -215,7 +215,7 @@ def _parts_there(folder: Folder, origin: Origin) -> dict[int, Reasons]:
 
 
 def _finished(folder: Folder, there: Mapping[int, Reasons]) -> ExportSummary | None:
-    """The summary of an export all of whose parts are there; what belongs to a finished one is removed otherwise."""
+    """Returns the summary if all parts are present; otherwise removes summary and array and returns None."""
     if SUMMARY in folder.names():
         summary = read_summary(folder.url)
         if set(there) == set(range(summary.parts)):

@@ -1,4 +1,4 @@
-"""What has to be known of a file before its rows are embedded, out of one read of it."""
+"""Digest and row count of a file, from one pass over it before its rows are embedded."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ import pyarrow.parquet as pq
 
 from mmsa_shards.read.unpack import plain, read_pieces, unpacked
 
-# How molfiles end, alone and in an SDF; a file has at least one of the two, and no line of SMILES has either.
+# How molfiles end, alone and in an SDF; a molfile has at least one of the two, a line of SMILES neither.
 _ENDS_OF_MOLFILES = (b"M  END", b"$$$$")
 
 
 class FileFacts(NamedTuple):
-    """Facts of a file."""
+    """Digest and row count of a file."""
 
     digest: str
-    """Of its name and its content, all of it: vectors of what has changed in the middle would be those of before."""
+    """Of the name and the entire content, so that a change anywhere in the file is detected."""
     rows: int
-    """As its records count them (`mmsa_shards.read.Place`): exact of Parquet; of text the lines or the molfiles, some
-    of which may hold no molecule."""
+    """As records are numbered (`mmsa_shards.read.Place`): exact for Parquet; for text the number of lines or molfiles,
+    some of which may hold no molecule."""
 
 
 def facts_of(path: str) -> FileFacts:
-    """Looks through a file that `mmsa_shards.read.read_records` reads.
+    """Returns the facts of a file that `mmsa_shards.read.read_records` can read.
 
     Raises:
-        PrepareError: it unpacks to far more than molecules do.
+        PrepareError: its compression ratio is implausible for molecules.
     """
     digest = hashlib.sha256(PurePosixPath(path).name.encode())
     with fsspec.open(path, "rb") as stream:
@@ -49,15 +49,15 @@ def facts_of(path: str) -> FileFacts:
                 pass
             rows = pq.ParquetFile(stream, pre_buffer=False).metadata.num_rows
         else:
-            with suppress(EOFError, zlib.error):  # whether damage is allowed is for who reads the records
+            with suppress(EOFError, zlib.error):  # the reader of the records decides whether damage is allowed
                 rows = _rows_of(plain(unpacked(pieces, path), path))
-            for _ in pieces:  # behind the damage
+            for _ in pieces:  # hash what follows the damage
                 pass
     return FileFacts(digest.hexdigest(), rows)
 
 
 def _rows_of(text: Iterable[bytes]) -> int:
-    """Molfiles in a text, or where there are none its lines; a molfile whose end two pieces share is missed."""
+    """Counts molfiles in a text, or its lines if there are none; misses a molfile end split between two pieces."""
     lines, ends, last = 0, [0, 0], b"\n"
     for piece in text:
         lines += piece.count(b"\n")

@@ -12,7 +12,7 @@ from mmsa_dist.embed.pretrained import CARD, CONFIG, REFERENCE, WEIGHTS, Pretrai
 
 
 class HubError(ValueError):
-    """A model that could not be published; the message says where and what to do."""
+    """Publishing failed; the message says where and what to do."""
 
 
 def publish(
@@ -25,13 +25,13 @@ def publish(
     create_pr: bool = False,
     license: str | None = None,
 ) -> str:
-    """Uploads the files of a model in one commit; the repository is made if it is not there.
+    """Uploads the files of a model in one commit; creates the repository if it does not exist.
 
     Args:
-        model: what `Embedder.from_pretrained` will read from there.
+        model: the model that `Embedder.from_pretrained` will load from the hub.
         repo_id: ``organisation/name``.
-        private: whether a repository that is made now is private; None takes the organisation's default.
-        token: of an account that may write there; None takes the one that ``hf auth login`` stored.
+        private: whether a newly created repository is private; None takes the organisation's default.
+        token: of an account with write access; None takes the one that ``hf auth login`` stored.
         commit_message: None names the model by its digest.
         create_pr: whether the commit becomes a pull request.
         license: of the weights, as `PretrainedModel.save` takes it.
@@ -40,7 +40,7 @@ def publish(
         URL of the commit.
 
     Raises:
-        HubError: the hub refuses, or does not answer.
+        HubError: the hub refuses or does not respond.
         ValueError: `license` is empty.
     """
     api = HfApi(token=token, library_name="mmsa-dist")

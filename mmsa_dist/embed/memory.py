@@ -1,4 +1,4 @@
-"""How many molecules are computed at a time: what the memory of a GPU holds, by measuring what one molecule takes."""
+"""Batch size that fits the memory of a GPU, from the measured memory per molecule."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ import torch
 from mmsa_shards.block import Molecule, molecules_to_block
 
 ON_CPU = 128
-"""Of larger batches the vectors of atoms leave the caches, and of smaller ones the calls cost more."""
+"""Atom vectors of larger batches do not fit the caches; in smaller ones the call overhead dominates."""
 LARGEST = 4096
-"""More molecules of 2D do not make an H100 or anything smaller faster: its units are busy long before."""
+"""Larger batches of 2D molecules do not speed up an H100 or a smaller GPU: it is saturated long before."""
 
-_SHARE = 0.5  # of what is free: batches differ, and molecules larger than the sample come
+_SHARE = 0.5  # of the free memory: batches differ, and molecules may be larger than the sample
 _SAMPLE = 64  # molecules
 
 
 def fitting_batch_size(device: torch.device, compute: Callable[[pa.RecordBatch], object]) -> int:
-    """Returns a number of molecules for which the memory of `device` will do, a power of two.
+    """Returns a number of molecules that fits the memory of `device`, a power of two.
 
     Args:
-        device: on a CPU the answer is `ON_CPU`, and nothing is measured.
+        device: for a CPU the result is `ON_CPU`, without a measurement.
         compute: computes the vectors of a block on `device`.
     """
     if device.type != "cuda":
         return ON_CPU
     block = _sample()
-    compute(block)  # libraries take room of their own at the first time, and keep it
+    compute(block)  # libraries allocate and keep their own memory in the first call
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     compute(block)
     bytes_of_one = max(torch.cuda.max_memory_allocated(device) - before, 1) / _SAMPLE
-    torch.cuda.empty_cache()  # so that what torch holds for later counts as free
+    torch.cuda.empty_cache()  # so that torch's cached memory counts as free
     free, _ = torch.cuda.mem_get_info(device)
     fits = max(int(_SHARE * free / bytes_of_one), 1)
     return min(1 << (fits.bit_length() - 1), LARGEST)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error of torch says that memory was too short."""
+    """Returns whether a torch error reports insufficient memory."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 @cache
 def _sample() -> pa.RecordBatch:
-    """Molecules of 64 heavy atoms, more than nearly all have, packed as densely as atoms are."""
+    """Returns molecules with 64 heavy atoms, more than nearly all have, at a realistic atomic density."""
     grid = np.stack(np.meshgrid(*[np.arange(4.0)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
     atoms = len(grid)
     molecule = Molecule(
