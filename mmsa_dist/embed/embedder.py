@@ -3,11 +3,11 @@
 n input rows, B molecules in a batch, D width of the vectors.
 
 Numerics: inference runs in float32 with batch norm in inference mode, neighbours from the model's own reference
-rows, and TF32 and cuDNN's autotuning off, so that no vector depends on what else is in the batch. What is left is
-the order in which a matrix product adds, which libraries change with the height of the matrix. On CPU that is
-nothing from about four molecules on, and up to 2e-6 for one alone; a smaller batch is therefore filled up to eight
-with copies of its molecules. Measured over batch sizes 1 to 256: 1e-7 in g, 1e-6 in u and the codes, whose
-elements lie in (-1, 1).
+rows, and TF32 and cuDNN autotuning off, so that no vector depends on the other molecules of its batch. What remains is
+the summation order of matrix products, which libraries change with the height of the matrix. On CPU the difference is
+zero from about four molecules on, and up to 2e-6 for a single one; smaller batches are therefore padded to eight with
+copies of their molecules. Measured over batch sizes 1 to 256: 1e-7 in g, 1e-6 in u and the codes, whose elements lie
+in (-1, 1).
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from mmsa_dist.encoders import Modality, modalities_of
 from mmsa_dist.model import MMSAModel
 
 NO_MODALITY = ("no_modality", "none of the modalities that the view sees could be made for this molecule")
-"""Reason and message of a molecule that parses but cannot be seen by the view."""
+"""Reason and message of a molecule that parses but has no modality that the view reads."""
 
 NOT_FINITE = ("not_finite", "the model gives numbers that are not finite for this molecule")
-"""Likewise of one whose vector would hold NaN or infinity, as those of a training that diverged do."""
+"""The same for a molecule whose vector holds NaN or infinity, as after a diverged training."""
 
-_FEWEST = 8  # molecules computed at a time: see the numerics above
+_FEWEST = 8  # molecules per forward pass: see the numerics above
 
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ R = TypeVar("R")
 
 
 class EmbeddingError(ValueError):
-    """A row that has no vector, where the caller asked for an error."""
+    """A row has no vector, and `on_error` is ``raise``."""
 
 
 @dataclass(frozen=True)
@@ -60,25 +60,25 @@ class InvalidMolecule:
     """Why an input row has no vector."""
 
     row: int
-    """Number of the row, from 0."""
+    """Zero-based row number."""
     smiles: object
-    """What stood there."""
+    """The input value."""
     reason: str
-    """A word, the same for all rows of one kind."""
+    """Machine-readable code, one per kind of failure."""
     message: str
-    """A sentence."""
+    """Human-readable explanation."""
 
 
 @dataclass(frozen=True)
 class EmbeddedMolecules:
-    """n input rows and what became of each."""
+    """Result for n input rows."""
 
     vectors: NDArray[np.float32]
-    """(n, D); NaN where `invalid` says why."""
+    """(n, D); NaN in the rows of `invalid`."""
     smiles: tuple[str | None, ...]
     """n canonical isomeric SMILES, of the standardized parents if `standardize` is on; None where invalid."""
     inchikeys: tuple[str | None, ...]
-    """Theirs; None where invalid, where InChI has none, and where none are made."""
+    """InChIKeys of `smiles`; None where invalid, where InChI gives none, and if none are computed."""
     invalid: tuple[InvalidMolecule, ...]
     """Rows without a vector, ascending."""
 
@@ -86,32 +86,31 @@ class EmbeddedMolecules:
 class Embedder(TransformerMixin, BaseEstimator):
     """Turns molecules into vectors with a pre-trained model.
 
-    A row goes in, a row comes out: what is no molecule becomes a row of NaN and an entry of `report_`. A vector
-    depends on its molecule alone, neither on the batch nor on the order. Modalities that are not made for a
-    molecule are masked, never zero-filled.
+    One row out per row in: an invalid molecule becomes a row of NaN and an entry of `report_`. A vector depends on
+    its molecule only, not on the batch or the order. Missing modalities are masked, never zero-filled.
 
     Args:
         model: folder that `mmsa pretrain` exported, a Hugging Face hub id, or a loaded `PretrainedModel`.
         view: ``structure`` (structure-aware embedding g), ``unified`` (u), or the name of an encoder (its code);
             None takes the model's default.
-        conformers: ``none`` leaves 3D out, which saves the slow part of reading SMILES; ``given`` takes the
-            conformers that shards hold, and refuses SMILES; ``etkdg`` makes one per SMILES, as preparation does.
-            Vectors made with and without 3D differ: compare only what was made alike.
-        pictures: whether pictures are drawn; without them only the graph (and the conformers) count.
-        on_error: what becomes of rows that have no vector. ``nan`` keeps them as rows of NaN, ``raise`` is an
-            `EmbeddingError`, ``drop`` leaves them out: `kept_` says which stayed. Rows that are dropped no longer
-            fit the index of a pandas column, so pass a list where `set_output` asks for pandas.
-        batch_size: molecules computed at a time; changes a vector in its last bits at most. ``auto`` takes what the
-            memory of a GPU holds, and 128 on a CPU.
-        device: torch device; None takes a GPU where there is one.
-        readers: processes that read SMILES while the model computes; 0 takes one for each core, but one beside a GPU.
-        standardize: whether SMILES become the parents that the model's shards would have of them; otherwise they are
-            taken as they are given: where they are standardized already, or where salts and charges are to count.
-        inchikeys: whether `embed` makes InChIKeys of SMILES, a third of what RDKit has to do; `transform` makes none.
+        conformers: ``none`` omits 3D, the slow part of reading SMILES; ``given`` uses the conformers stored in shards and
+            rejects SMILES; ``etkdg`` generates one per SMILES, as preparation does. Vectors with and without 3D
+            differ: compare only vectors made with the same option.
+        pictures: whether pictures are drawn; without them only the graph (and the conformers) are read.
+        on_error: handling of rows without a vector. ``nan`` keeps them as rows of NaN, ``raise`` raises
+            `EmbeddingError`, ``drop`` omits them: `kept_` lists the remaining rows. Dropped rows no longer match the
+            index of a pandas column, so pass a list if `set_output` is set to pandas.
+        batch_size: molecules per forward pass; affects at most the last bits of a vector. ``auto`` takes what fits the
+            memory of a GPU, and 128 on a CPU.
+        device: torch device; None selects a GPU if there is one.
+        readers: processes that read SMILES while the model computes; 0 = one per core, with one core left for a GPU.
+        standardize: whether SMILES are standardized to parents as in the model's shards; otherwise they are taken as
+            given: for SMILES that are already standardized, or if salts and charges matter.
+        inchikeys: whether `embed` computes InChIKeys of SMILES, a third of RDKit's work; `transform` computes none.
 
     Attributes:
-        report_: rows of the last `transform` that have no vector, as `InvalidMolecule`.
-        kept_: (m,) int64, rows of the last `transform` that have one, ascending.
+        report_: rows of the last `transform` without a vector, as `InvalidMolecule`.
+        kept_: (m,) int64, rows of the last `transform` with a vector, ascending.
 
     Example:
         >>> embedder = Embedder.from_pretrained("runs/quickstart/model")  # doctest: +SKIP
@@ -146,10 +145,10 @@ class Embedder(TransformerMixin, BaseEstimator):
 
     @classmethod
     def from_pretrained(cls, folder_or_hub_id: str | os.PathLike[str], **options: Any) -> Self:
-        """Loads a model now and returns an embedder with `options` (see the class).
+        """Loads a model immediately and returns an embedder with `options` (see the class).
 
         Raises:
-            ModelFolderError: not a model, a damaged one, or one of another schema or a newer format.
+            ModelFolderError: not a model, or a damaged one, or one with another schema or format.
         """
         return cls(PretrainedModel.load(folder_or_hub_id), **options)
 
@@ -164,12 +163,12 @@ class Embedder(TransformerMixin, BaseEstimator):
         data: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Self:
-        """Wraps a model that was just trained; it is put into inference mode.
+        """Wraps a freshly trained model and puts it into inference mode.
 
         Args:
             model: the model.
             config: configuration of its run.
-            reference_rows: (R, code) unified embeddings that serve as neighbours; None for none.
+            reference_rows: (R, code) unified embeddings that serve as neighbours; None if there are none.
             metrics: last values of the run's metrics, for the model card.
             data: facts of the pre-training molecules (number, manifest digest), for the model card.
             options: see the class.
@@ -183,12 +182,12 @@ class Embedder(TransformerMixin, BaseEstimator):
         return cls(PretrainedModel(model, Inference.of(config), reference_rows, metrics or {}, training), **options)
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, license: str | None = None) -> None:
-        """Writes safetensors, configuration and model card to `folder`, whole or not at all.
+        """Writes safetensors, configuration and model card to `folder` atomically.
 
         Args:
-            folder: of the model; an older model there is replaced.
-            license: of the weights, for the card: one of the hub's identifiers, such as ``apache-2.0``, or another
-                name; None leaves what the model was loaded with.
+            folder: of the model; replaces an older model there.
+            license: of the weights, for the card: a hub identifier such as ``apache-2.0``, or another name; None keeps
+                the licence that the model was loaded with.
 
         Raises:
             ModelFolderError: `folder` exists and is not a model.
@@ -200,13 +199,13 @@ class Embedder(TransformerMixin, BaseEstimator):
         """Publishes the files of `save_pretrained` on the Hugging Face hub; returns the URL of the commit.
 
         Args:
-            repo_id: ``organisation/name``; the repository is made if it is not there.
+            repo_id: ``organisation/name``; created if it does not exist.
             options: `private`, `token`, `commit_message`, `create_pr` and `license` of `mmsa_dist.embed.hub.publish`.
 
         Raises:
-            HubError: the hub refuses, or does not answer.
+            HubError: the hub refuses or does not respond.
         """
-        from mmsa_dist.embed.hub import publish  # here, for embedding needs no client of the hub
+        from mmsa_dist.embed.hub import publish  # here, so that embedding does not need the hub client
 
         return publish(self.pretrained, repo_id, **options)
 
@@ -221,15 +220,15 @@ class Embedder(TransformerMixin, BaseEstimator):
 
     @property
     def digest(self) -> str:
-        """Digest of the model: vectors are comparable exactly where it and the view are equal."""
+        """Digest of the model: vectors are comparable only if it and the view are equal."""
         return self.pretrained.digest
 
     @property
     def view_(self) -> str:
-        """The view that is returned.
+        """The view whose vectors are returned.
 
         Raises:
-            ValueError: the model has no such view, or its modality is switched off.
+            ValueError: the model has no such view, or the modality that it reads is off.
         """
         model = self.pretrained.inference.model
         view = self.view or self.pretrained.inference.view
@@ -249,7 +248,7 @@ class Embedder(TransformerMixin, BaseEstimator):
 
     @property
     def batch_size_(self) -> int:
-        """Molecules that are computed at a time: `batch_size`, or fewer where memory was too short for it."""
+        """Molecules per forward pass: `batch_size`, or fewer after memory ran out."""
         if self.batch_size != "auto":
             chosen = self.batch_size
         else:
@@ -261,7 +260,7 @@ class Embedder(TransformerMixin, BaseEstimator):
         return min(chosen, getattr(self, "_most", chosen))
 
     def fit(self, X: object = None, y: object = None) -> Self:
-        """Does nothing but load the model; there is nothing to learn from `X`."""
+        """Validates the options and loads the model; learns nothing from `X`."""
         self._check()
         return self
 
@@ -269,16 +268,16 @@ class Embedder(TransformerMixin, BaseEstimator):
         """Embeds molecules.
 
         Args:
-            X: n SMILES: a list, a numpy array, or a column of pandas, polars or Arrow; None, NaN, what is not
-                text and what does not parse count as invalid.
+            X: n SMILES: a list, a numpy array, or a column of pandas, polars or Arrow; None, NaN, non-text and
+                SMILES that do not parse are invalid.
 
         Returns:
-            (n, D) float32, row for row; NaN where `report_` says why. (m, D), the rows of `kept_`, where `on_error`
-            is ``drop``.
+            (n, D) float32 in input order; NaN in the rows listed in `report_`. (m, D), the rows of `kept_`, if
+            `on_error` is ``drop``.
 
         Raises:
-            EmbeddingError: rows without a vector, where `on_error` is ``raise``.
-            TypeError: `X` is one string or no column at all, or a table of several columns.
+            EmbeddingError: a row has no vector, and `on_error` is ``raise``.
+            TypeError: `X` is one string, not a column, unordered, or a table of several columns.
         """
         result = self._read_and_embed(X, keyed=False)
         self.report_ = result.invalid
@@ -292,12 +291,11 @@ class Embedder(TransformerMixin, BaseEstimator):
         return result.vectors[self.kept_] if self.on_error == "drop" else result.vectors
 
     def embed(self, molecules: Iterable[object], progress: Callable[[int], None] | None = None) -> EmbeddedMolecules:
-        """Embeds molecules and tells, besides, what each of them was standardized to (see `transform`).
+        """Embeds molecules and also returns what each was standardized to (see `transform`).
 
         Args:
-            molecules: as in `transform`; and `mmsa_shards.read.Structure`, of which a molfile's coordinates do not
-                count.
-            progress: told after each batch the number of rows done.
+            molecules: as in `transform`, or `mmsa_shards.read.Structure`; coordinates of molfiles are ignored.
+            progress: called after each batch with the number of rows done.
         """
         return self._read_and_embed(molecules, progress, keyed=self.inchikeys)
 
@@ -326,7 +324,7 @@ class Embedder(TransformerMixin, BaseEstimator):
         device = device_of(self.device)
         with self._computing(device, len(rows)) as number:
             reads = read_ahead(rows, options, batch_size=self.batch_size_, readers=readers_for(self.readers, device))
-            # A vector's last bits hang on its batch, so batches are cut within what is read, however many compute.
+            # A vector's last bits depend on its batch, so batches are cut per read chunk, for any number of threads.
             within = number if is_one_piece(len(rows)) else 1
             for read, (of_block, without) in _side_by_side(
                 lambda read: (read, self._embed(read.block, within)), reads, number if within == 1 else 1
@@ -349,19 +347,18 @@ class Embedder(TransformerMixin, BaseEstimator):
     ) -> tuple[NDArray[np.float32], dict[int, tuple[str, str]]]:
         """Embeds the n molecules of one block, at most `batch_size` at a time.
 
-        Where memory is too short for so many, half as many are computed at a time from then on.
+        If memory runs out, the batch size is halved from then on.
 
         Args:
-            block: columns of `mmsa_shards.schema.BLOCK_SCHEMA`; its conformers count unless `conformers` is
+            block: columns of `mmsa_shards.schema.BLOCK_SCHEMA`; its conformers are used unless `conformers` is
                 ``none``.
-            progress: told after each batch the number of molecules done.
+            progress: called after each batch with the number of molecules done.
 
         Returns:
-            (n, D) float32; and for every row that is NaN the reason (a word) and the message (a sentence), which
-            are `NO_MODALITY` or `NOT_FINITE`.
+            (n, D) float32; and for every NaN row its reason and message, `NO_MODALITY` or `NOT_FINITE`.
 
         Raises:
-            RuntimeError: memory is too short for a single molecule.
+            RuntimeError: memory does not suffice for a single molecule.
         """
         self._check()
         with self._computing(device_of(self.device), block.num_rows) as number:
@@ -386,23 +383,23 @@ class Embedder(TransformerMixin, BaseEstimator):
             except RuntimeError as error:
                 if size == 1 or not is_out_of_memory(error):
                     raise
-                self._most = min(size // 2, self.batch_size_)  # another thread may have gone lower
+                self._most = min(size // 2, self.batch_size_)  # another thread may have set it lower
         broken = seen & ~np.isfinite(vectors).all(axis=1)
         vectors[~seen | broken] = np.nan
         without = dict.fromkeys(np.flatnonzero(~seen).tolist(), NO_MODALITY)
         return vectors, without | dict.fromkeys(np.flatnonzero(broken).tolist(), NOT_FINITE)
 
     def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
-        """Names of the D columns, such as ``mmsa_structure_0``."""
+        """Returns the names of the D columns, such as ``mmsa_structure_0``."""
         return np.array([f"mmsa_{self.view_}_{i}" for i in range(self.width_)], dtype=object)
 
     def __sklearn_is_fitted__(self) -> bool:
-        return True  # there is nothing to learn, so a pipeline that ends here may transform at once
+        return True  # nothing to fit, so a pipeline that ends here can transform immediately
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.requires_fit = False
-        tags.no_validation = True  # scikit-learn's validation is for numbers
+        tags.no_validation = True  # scikit-learn validates numeric input only
         tags.input_tags.one_d_array, tags.input_tags.two_d_array = True, False
         tags.input_tags.string = tags.input_tags.allow_nan = True
         tags.transformer_tags.preserves_dtype = []
@@ -424,10 +421,10 @@ class Embedder(TransformerMixin, BaseEstimator):
         _ = self.view_
 
     def _computing(self, device: torch.device, rows: int) -> AbstractContextManager[int]:
-        """Gives the number of batches to compute at a time, with everything in place that threads would all make."""
+        """Yields the number of parallel batches, after initializing what the threads share."""
         self.pretrained.model_on(device)
         self.pretrained.neighbours(device)
-        # A batch of pictures fills gigabytes, and its convolutions all the threads that there are.
+        # A batch of pictures takes gigabytes, and its convolutions already use all threads.
         most = 1 if self._pictures else -(-rows // self.batch_size_)
         return computing_side_by_side(device, most)
 
@@ -436,7 +433,7 @@ class Embedder(TransformerMixin, BaseEstimator):
         return self.pictures and self._reads("picture")
 
     def _reads(self, modality: Modality) -> bool:
-        """Whether an encoder that the view needs reads it."""
+        """Returns whether an encoder that the view needs reads `modality`."""
         encoders = self.pretrained.inference.model.encoders
         return modality in modalities_of([self.view_] if self.view_ in encoders else encoders)
 
@@ -457,5 +454,5 @@ class Embedder(TransformerMixin, BaseEstimator):
 
 
 def _side_by_side(function: Callable[[T], R], items: Iterable[T], number: int) -> Iterator[R]:
-    """Yields ``function(item)`` in the order of the items, by `number` threads if that is more than one."""
+    """Yields ``function(item)`` in the order of `items`, computed by `number` threads if more than one."""
     return ahead(function, items, number) if number > 1 else map(function, items)

@@ -1,6 +1,6 @@
-"""The embedder in the form that molfeat asks of a calculator, so that it stands wherever one of molfeat's does.
+"""The embedder as a molfeat calculator, usable wherever molfeat accepts one.
 
-molfeat itself is not imported here, and is needed by its users only.
+This module does not import molfeat; only its users need it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class MolfeatCalculator:
     """A calculator for ``molfeat.trans.MoleculeTransformer``.
 
     Args:
-        model: as of `Embedder`.
-        options: likewise, but for `on_error`: what becomes of invalid molecules is for molfeat to say.
+        model: as in `Embedder`.
+        options: as in `Embedder`, except `on_error`: molfeat decides how to handle invalid molecules.
 
     Example:
         >>> from molfeat.trans import MoleculeTransformer  # doctest: +SKIP
@@ -39,7 +39,7 @@ class MolfeatCalculator:
         """Returns the (D,) float32 vector of one molecule.
 
         Raises:
-            EmbeddingError: it has none.
+            EmbeddingError: the molecule has no vector.
         """
         (vector,) = self.batch_compute([mol])
         if vector is None:
@@ -47,10 +47,10 @@ class MolfeatCalculator:
         return vector
 
     def batch_compute(self, mols: Sequence[str | Mol | None], **_: Any) -> list[NDArray[np.float32] | None]:
-        """Returns a (D,) float32 vector for every molecule, None where it has none and `embedder.report_` says why.
+        """Returns a (D,) float32 vector per molecule, or None with the reason in `embedder.report_`.
 
         Args:
-            mols: SMILES or RDKit's molecules.
+            mols: SMILES or RDKit molecules.
         """
         vectors = self.embedder.transform([_smiles(mol) for mol in mols])
         invalid = {bad.row for bad in self.embedder.report_}
@@ -61,13 +61,13 @@ class MolfeatCalculator:
 
     @property
     def columns(self) -> list[str]:
-        """Names of the D numbers."""
+        """Names of the D elements."""
         return self.embedder.get_feature_names_out().tolist()
 
 
 def _smiles(mol: str | Mol | None) -> str | None:
     if mol is None or isinstance(mol, str):
         return mol
-    from rdkit import Chem  # here, for SMILES do not need it
+    from rdkit import Chem  # here, because SMILES do not need it
 
     return str(Chem.MolToSmiles(mol))

@@ -1,4 +1,4 @@
-"""All vectors of a finished export as one array, which numpy maps into memory: ``np.load(path, mmap_mode="r")``."""
+"""All vectors of a finished export as one array that numpy can memory-map: ``np.load(path, mmap_mode="r")``."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from mmsa_dist.embed.parquet import ExportSummary, part_table, vectors_of
 from mmsa_dist.runtime.files import flush
 from mmsa_shards.folder import Folder
 
-VECTORS = "_vectors.npy"  # the underscore makes readers of a whole folder of Parquet pass it by
+VECTORS = "_vectors.npy"  # Parquet dataset readers skip names with an underscore
 UNFINISHED = ".npy-"
-"""How names of folders begin that a killed process leaves behind."""
+"""Prefix of temporary folders that a killed process leaves behind."""
 
 
 def write_npy(summary: ExportSummary) -> None:
-    """Writes `VECTORS` into the folder of an export, whole or not at all, from its parts; what is there stays.
+    """Writes `VECTORS` atomically from the parts of an export; keeps an existing file.
 
-    Row i is row i of the input, and of the parts, which hold its id; NaN where it has no vector. (n, D), in the dtype
-    of the export.
+    The array is (n, D) in the dtype of the export. Row i is row i of the input and of the parts, which hold its id;
+    NaN if it has no vector.
 
     Raises:
         ExportError: a part is missing.

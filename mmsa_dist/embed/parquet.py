@@ -1,13 +1,13 @@
-"""The folder that an export writes: Parquet parts in input order, and a summary that is there once all parts are.
+"""The folder that an export writes: Parquet parts in input order, and a summary once all parts exist.
 
     part-00000.parquet ...   rows
     _vectors.npy             on request: all vectors as one array (`mmsa_dist.embed.npy`)
-    _export.json             what was done
+    _export.json             summary
 
 Columns: `id`, `inchikey`, `smiles` (where ok canonical, of the standardized parent if molecules were standardized;
-elsewhere as given, null of a molfile), `embedding` (fixed_size_list<float16 or float32>[D], null where not ok), `ok`,
+otherwise as given, null for a molfile), `embedding` (fixed_size_list<float16 or float32>[D], null where not ok), `ok`,
 `reason` (null where ok).
-`inchikey` of SMILES is null where it was not asked for, or InChI has none; shards always have it.
+`inchikey` of SMILES is null if it was not requested or InChI gives none; shards always have it.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from numpy.typing import NDArray
 
 from mmsa_shards.folder import Folder
 
-SUMMARY = "_export.json"  # the underscore makes readers of a whole folder of Parquet pass it by
+SUMMARY = "_export.json"  # Parquet dataset readers skip names with an underscore
 Reasons = Counter[str | None]
-"""Rows by the reason why they have no vector; None for those that have one."""
+"""Number of rows per reason for a missing vector; None counts rows with one."""
 Dtype = Literal["float16", "float32"]
 
 
 class ExportError(ValueError):
-    """A folder of embeddings that cannot be written or read; the message says why and what to do."""
+    """A folder of embeddings cannot be written or read; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What the vectors of a folder are: equal origins, equal rows."""
+    """Everything that determines the rows of a folder: equal origins give equal rows."""
 
     model: str
     """Digest of the model."""
@@ -50,13 +50,13 @@ class Origin:
     conformers: str
     pictures: bool
     standardize: bool
-    """Whether SMILES were standardized; what shards hold is."""
+    """Whether SMILES were standardized; shards always are."""
     inchikeys: bool
-    """Whether those of SMILES were made."""
+    """Whether InChIKeys of SMILES were computed."""
     source: str
-    """Digest of what was embedded."""
+    """Digest of the input."""
     read_by: str
-    """What made molecules of it: other versions may make others."""
+    """Versions of the libraries that read the input; other versions may give other molecules."""
     dtype: Dtype
     width: int
     rows_per_part: int
@@ -64,44 +64,44 @@ class Origin:
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """What an export did."""
+    """Summary of an export."""
 
     folder: str
     """Path or URL."""
     rows: int
-    """Input rows, each of which has a row in the output."""
+    """Input rows; each has a row in the output."""
     ok: int
-    """Rows that have a vector."""
+    """Rows with a vector."""
     reasons: dict[str, int]
-    """Rows that have none, by reason."""
+    """Rows without one, by reason."""
     parts: int
     reused_parts: int
     """Parts that an earlier, interrupted export had already written."""
     origin: Origin
     messages: dict[str, str] = field(default_factory=dict)
-    """By reason the first message, of the parts that this export made itself."""
+    """First message for each reason, from the parts that this run made."""
 
 
 @dataclass(frozen=True)
 class EmbeddedRow:
-    """One row of the output, but for its vector."""
+    """One row of the output, without its vector."""
 
     id: str
     inchikey: str | None
     smiles: str | None
     reason: str | None
-    """None where there is a vector."""
+    """None if there is a vector."""
     message: str = ""
-    """A sentence on `reason`, which parts do not keep."""
+    """Explains `reason`; not stored in parts."""
 
 
 def part_name(number: int) -> str:
-    """File name of a part."""
+    """Returns the file name of a part."""
     return f"part-{number:05d}.parquet"
 
 
 def part_number(name: str) -> int | None:
-    """The number of the part that has this file name; None where it is none."""
+    """Returns the number of the part with this file name; None if `name` is not a part."""
     found = re.fullmatch(r"part-(\d{5,})\.parquet", name)
     return None if found is None else int(found[1])
 
@@ -109,14 +109,14 @@ def part_number(name: str) -> int | None:
 def write_part(
     folder: Folder, number: int, rows: Sequence[EmbeddedRow], vectors: NDArray[np.float32], origin: Origin
 ) -> None:
-    """Writes one part, which appears whole or not at all.
+    """Writes one part atomically.
 
     Args:
         folder: of the export.
         number: of the part, from 0.
         rows: n rows.
-        vectors: (n, D); what stands in rows with a reason is not kept.
-        origin: kept in the file's metadata.
+        vectors: (n, D); rows with a reason are written as null.
+        origin: stored in the file's metadata.
 
     Raises:
         ExportError: a value does not fit into float16.
@@ -142,10 +142,10 @@ def write_part(
 
 
 def read_part(folder: Folder, number: int) -> tuple[Origin, Reasons]:
-    """The origin of a part, and what became of its rows; vectors are not read.
+    """Returns origin and reason counts of a part, without reading vectors.
 
     Raises:
-        ExportError: the file is no part of an export.
+        ExportError: the file is not part of an export.
     """
     url = f"{folder.url}/{part_name(number)}"
     try:
@@ -159,7 +159,7 @@ def read_part(folder: Folder, number: int) -> tuple[Origin, Reasons]:
 
 
 def _origin(about: dict[str, Any]) -> Origin:
-    """Reads an origin; those of early exports do not say what read their molecules."""
+    """Reads an origin; early exports lack `read_by`."""
     return Origin(**{"read_by": "", **about})
 
 
@@ -167,19 +167,19 @@ def part_table(folder: Folder, number: int, columns: Sequence[str] | None = None
     """Reads a part, or some of its columns.
 
     Raises:
-        ExportError: it is not there.
+        ExportError: the part is missing.
     """
     content = folder.read(part_name(number))
     if content is None:
         raise ExportError(f"{folder.url} lacks {part_name(number)}; run `mmsa embed` on it again")
-    # Not `pq.read_table`: a thread of its scan may let go of the bytes when the program is ending, which aborts it.
+    # Not `pq.read_table`: a scan thread may release the bytes during interpreter shutdown, which aborts the process.
     return pq.ParquetFile(pa.BufferReader(content), pre_buffer=False).read(columns=columns, use_threads=False)
 
 
 def vectors_of(table: pa.Table, width: int) -> NDArray[np.float16] | NDArray[np.float32]:
-    """The (n, D) vectors of a part, in its dtype; what stands in rows that have none means nothing."""
+    """Returns the (n, D) vectors of a part in its dtype; rows without a vector hold arbitrary values."""
     column = table["embedding"].combine_chunks()
-    # `values` and not `flatten`, which leaves out the rows that are null.
+    # `values`, because `flatten` omits null rows.
     flat = column.values.slice(column.offset * width, len(column) * width)
     return flat.to_numpy(zero_copy_only=False).reshape(-1, width)
 
@@ -191,10 +191,10 @@ def write_summary(summary: ExportSummary) -> None:
 
 
 def read_summary(folder: str | os.PathLike[str]) -> ExportSummary:
-    """The summary of a finished export.
+    """Reads the summary of a finished export.
 
     Raises:
-        ExportError: no finished export is there.
+        ExportError: `folder` holds no finished export.
     """
     place = Folder(folder)
     try:
@@ -227,7 +227,7 @@ def read_embeddings(folder: str | os.PathLike[str]) -> Embeddings:
     """Reads the rows of a finished export that have a vector, in input order.
 
     Raises:
-        ExportError: no finished export is there, or a part is missing.
+        ExportError: `folder` holds no finished export, or a part is missing.
     """
     summary = read_summary(folder)
     place = Folder(folder)

@@ -1,4 +1,4 @@
-"""A piece of the input -> a part of the export, by itself: in the process of the export, or in one of Ray."""
+"""Makes one export part from one input piece, in the exporting process or in a Ray worker."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmsa_dist.embed.source import Piece
 from mmsa_shards.folder import Folder
 
 MadePart = tuple[Reasons, dict[str, str]]
-"""What became of the rows of a part, and the first message of each reason."""
+"""Reason counts of a part, and the first message for each reason."""
 
 
 def make_part(
@@ -22,15 +22,15 @@ def make_part(
     piece: Piece,
     progress: Callable[[int], None] | None = None,
 ) -> MadePart:
-    """Embeds a piece, writes its part, and returns what became of its rows.
+    """Embeds a piece, writes its part, and returns the outcome.
 
     Args:
-        embedder: of `origin`.
+        embedder: the one described by `origin`.
         origin: of the export.
-        url: of its folder.
+        url: of the export's folder.
         number: of the part.
         piece: of the input.
-        progress: told how many rows of the piece are done.
+        progress: called with the number of rows of the piece that are done.
     """
     rows, vectors = piece.embed(embedder, progress)
     write_part(Folder(url), number, rows, vectors, origin)

@@ -1,8 +1,8 @@
-"""The exported model: a folder of four files that holds all that inference needs, and no pickle.
+"""The exported model: a folder of four files with everything that inference needs, without pickle.
 
-    config.json             format, schema version, digests, architecture, defaults of inference, facts of the training
+    config.json             format, schema version, digests, architecture, inference defaults, facts of the training
     model.safetensors       parameters and buffers
-    reference.safetensors   rows of the embedding bank that serve as neighbours; absent when there are none
+    reference.safetensors   rows of the embedding bank that serve as neighbours; absent if there are none
     README.md               model card
 
 R reference rows, C width of the code.
@@ -37,34 +37,34 @@ from mmsa_shards.options import Standardization
 from mmsa_shards.schema import SCHEMA_VERSION
 
 FORMAT = 4
-"""Version of the folder's layout and of the architecture's options in it."""
+"""Version of the folder layout and of the architecture options in it."""
 
 CONFIG, WEIGHTS, REFERENCE, CARD = "config.json", "model.safetensors", "reference.safetensors", "README.md"
 
 
 class ModelFolderError(ValueError):
-    """A folder that cannot be used as a model; the message says which, why and what to do."""
+    """A folder cannot be used as a model; the message says which, why and what to do."""
 
 
 class Inference(BaseModel):
-    """What inference has to know besides the weights; part of ``config.json``."""
+    """What inference needs besides the weights; part of ``config.json``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     model: Model
     """Architecture: the section ``model`` of the configuration."""
     view: str
-    """Vector that is returned unless another is asked for."""
+    """Default view."""
     picture_size: int = Field(ge=32)
-    """Side of the pictures in pixels."""
+    """Side length of the pictures in pixels."""
     standardization: Standardization
-    """As the shards of the training were made."""
+    """The standardization of the training shards."""
     conformer_seed: int
     conformer_timeout_s: float = Field(gt=0)
 
     @classmethod
     def of(cls, config: Config) -> Inference:
-        """The part of a run's configuration that travels with its model."""
+        """Returns the part of a run's configuration that is exported with its model."""
         return cls(
             model=config.model,
             view=config.embed.view,
@@ -77,19 +77,19 @@ class Inference(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class PretrainedModel:
-    """A trained model with what it needs at inference; never changed after it is made."""
+    """A trained model with everything that inference needs; immutable."""
 
     model: MMSAModel
     """In inference mode."""
     inference: Inference
     reference_RC: Tensor | None = None
-    """(R, C) rows of unified embeddings among which hyperedges find neighbours; None = each molecule is alone."""
+    """(R, C) unified embeddings among which neighbours are searched; None = molecules have no neighbours."""
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     """Last value of each metric of the training, for the model card."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Facts of the training (data, losses, steps), for the model card."""
     license: str | None = None
-    """Of the weights, for the model card; None where nobody has said."""
+    """Of the weights, for the model card; None if not stated."""
     _neighbours: dict[torch.device, NeighbourSource] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -108,13 +108,13 @@ class PretrainedModel:
         return f"PretrainedModel({self.digest[:12]})"
 
     def model_on(self, device: torch.device) -> MMSAModel:
-        """The model, moved to `device` if it is elsewhere: to ask every module takes a millisecond."""
+        """Returns the model, moved to `device` only if needed: visiting every module takes a millisecond."""
         if next(self.model.parameters()).device != device:
             self.model.to(device)
         return self.model
 
     def neighbours(self, device: torch.device) -> NeighbourSource:
-        """Among what the neighbours of molecules on `device` are sought; made once for each device."""
+        """Returns the neighbour source for molecules on `device`, built once per device."""
         if device not in self._neighbours:
             rows = None if self.reference_RC is None else self.reference_RC.to(device)
             self._neighbours[device] = self.model.reference(rows)
@@ -122,7 +122,7 @@ class PretrainedModel:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over weights, reference rows and what inference is told: equal digests, equal vectors."""
+        """SHA-256 over weights, reference rows and `inference`: equal digests give equal vectors."""
         return _identity(self.inference, _hashes(self._files()))
 
     def _files(self) -> dict[str, bytes]:
@@ -133,12 +133,12 @@ class PretrainedModel:
         return files
 
     def save(self, folder: str | os.PathLike[str], *, license: str | None = None) -> Path:
-        """Writes the model to `folder`, which appears whole or not at all; an older model there is replaced.
+        """Writes the model to `folder` atomically; replaces an older model there.
 
         Args:
             folder: of the model.
-            license: of the weights, for the model card: one of the hub's identifiers, such as ``apache-2.0``, or
-                another name; None leaves what the model was loaded with. No part of the digest.
+            license: of the weights, for the model card: a hub identifier such as ``apache-2.0``, or another name; None
+                keeps the licence that the model was loaded with. Not part of the digest.
 
         Raises:
             ModelFolderError: `folder` exists and is not a model.
@@ -191,7 +191,7 @@ class PretrainedModel:
             folder_or_hub_id: a local folder, or ``organisation/name`` on the Hugging Face hub.
 
         Raises:
-            ModelFolderError: not a model, a damaged one, or one of another schema or a newer format.
+            ModelFolderError: not a model, or a damaged one, or one with another schema or format.
         """
         folder = _resolve(folder_or_hub_id)
         about = _read_config(folder)
@@ -219,7 +219,7 @@ def _hashes(files: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def _put_in_place(temporary: Path, folder: Path) -> None:
-    """Renames `temporary` to `folder`; what lies there steps aside first, for a full folder cannot be replaced."""
+    """Renames `temporary` to `folder`, moving an existing one aside: a non-empty folder cannot be replaced."""
     if not folder.exists():
         temporary.replace(folder)
         return
@@ -283,7 +283,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _other_version(about: Mapping[str, Any]) -> str:
-    """The mend of a folder that this state of mmsa-dist does not read."""
+    """Returns advice for a folder that this build of mmsa-dist cannot read."""
     if about.get("mmsa_dist") == __version__:
         return f"another build of {__version__} wrote it; install that one, or export the model again with this one"
     return f"install the version that wrote it ({about.get('mmsa_dist')})"
@@ -317,7 +317,7 @@ def _read_verified(folder: Path, name: str, sha256: str) -> bytes:
 
 
 def _build(folder: Path, inference: Inference) -> MMSAModel:
-    state = torch.get_rng_state()  # loading a model leaves the caller's random numbers alone
+    state = torch.get_rng_state()  # loading a model must not change the caller's random state
     try:
         return MMSAModel(inference.model)
     except ValueError as error:
