@@ -86,8 +86,8 @@ class EmbeddedMolecules:
 class Embedder(TransformerMixin, BaseEstimator):
     """Turns molecules into vectors with a pre-trained model.
 
-    One row out per row in: an invalid molecule becomes a row of NaN and an entry of `report_`. A vector depends on
-    its molecule only, not on the batch or the order. Missing modalities are masked, never zero-filled.
+    Each input row gives one output row: an invalid molecule becomes a row of NaN and an entry of `report_`. A vector
+    depends on its molecule only, not on the batch or the order. Missing modalities are masked, never zero-filled.
 
     Args:
         model: folder that `mmsa pretrain` exported, a Hugging Face hub id, or a loaded `PretrainedModel`.

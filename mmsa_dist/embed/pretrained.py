@@ -77,7 +77,7 @@ class Inference(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class PretrainedModel:
-    """A trained model with everything that inference needs; immutable."""
+    """A trained model with everything that inference needs; not modified after construction."""
 
     model: MMSAModel
     """In inference mode."""

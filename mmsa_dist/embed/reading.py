@@ -1,4 +1,4 @@
-"""SMILES to blocks in processes beside the one that computes the model, in order and not far ahead of it."""
+"""Reads SMILES into blocks in other processes, in order, a bounded distance ahead of the model."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from mmsa_dist.embed.pretrained import Inference
 from mmsa_shards.options import NO_CONFORMERS, Columns, Conformers, SmilesOptions
 from mmsa_shards.read import Structure
 
-# Imported where it is used, so that a model loads and shards are embedded without RDKit.
+# Imported lazily, so that loading a model and embedding shards do not need RDKit.
 if TYPE_CHECKING:
     from mmsa_shards.from_smiles import ReadSmiles
 
-_ROWS_AT_ONCE = 256  # a quarter of a second of RDKit: long beside what it takes to send them, short beside a part
+_ROWS_AT_ONCE = 256  # a quarter of a second of RDKit: long compared with sending them, short compared with a part
 
 _TOO_LARGE = "too_many_atoms"
 _OF_THE_MODEL = " of the shards that the model was trained on; no setting of an embedding changes that"
@@ -31,14 +31,14 @@ _OF_THE_MODEL = " of the shards that the model was trained on; no setting of an 
 def options_of(
     inference: Inference, *, standardize: bool, embed_3d: bool, depiction: bool, inchikeys: bool
 ) -> SmilesOptions:
-    """Returns how SMILES are read for a model.
+    """Returns the options with which SMILES are read for a model.
 
     Args:
-        inference: of the model; says how molecules are standardized and embedded in 3D.
-        standardize: whether they are standardized; otherwise they are taken as they are drawn.
-        embed_3d: whether they get a conformer, whose seed is drawn from their InChIKey.
-        depiction: whether pictures are drawn of them.
-        inchikeys: whether InChIKeys are made in any case.
+        inference: of the model; defines standardization and 3D embedding.
+        standardize: whether molecules are standardized; otherwise they are taken as drawn.
+        embed_3d: whether a conformer is generated, with a seed derived from the InChIKey.
+        depiction: whether pictures are drawn.
+        inchikeys: whether InChIKeys are computed even without 3D.
     """
     how = inference.standardization
     conformers = Conformers(
@@ -52,30 +52,30 @@ def options_of(
 
 
 def readers_for(asked: int, device: torch.device) -> int:
-    """Returns how many processes are to read: `asked`, or where that is 0 one for each core.
+    """Returns the number of reader processes: `asked`, or one per core if that is 0.
 
-    A GPU is fed by a core of its own. On a CPU those who read and those who compute share the cores as they come,
-    since what is read lies ready, and never much of it.
+    One core is left to feed a GPU. On a CPU, reading and computing share the cores without a reservation, since
+    blocks are read ahead, and never many.
     """
     cores = len(os.sched_getaffinity(0))
     return asked or (cores if device.type == "cpu" else max(1, cores - 1))
 
 
 def is_one_piece(rows: int) -> bool:
-    """Whether so many rows are read before anything is computed."""
+    """Returns whether `rows` rows are read as a single piece, before any computation."""
     return rows <= _ROWS_AT_ONCE
 
 
 def read_ahead(
     rows: Sequence[object], options: SmilesOptions, *, batch_size: int, readers: int
 ) -> Iterator[ReadSmiles]:
-    """Reads rows, about `batch_size` at a time; the next are read while the caller works on these.
+    """Reads rows, about `batch_size` at a time, and prefetches the next while the caller works on these.
 
     Args:
-        rows: SMILES or structures, and whatever else is in their column.
-        options: how they are read.
-        batch_size: rows at a time; rounded down to whole pieces, at least one, of which each is read by one process.
-        readers: processes; threads wait for them.
+        rows: SMILES or structures; other values are refused.
+        options: how rows are read.
+        batch_size: rows at a time, rounded down to whole pieces, at least one; one process reads each piece.
+        readers: number of processes; threads wait for them.
     """
     pieces = [rows[start : start + _ROWS_AT_ONCE] for start in range(0, len(rows), _ROWS_AT_ONCE)]
     if len(pieces) == 1:
@@ -96,7 +96,7 @@ def _read(rows: Sequence[object], options: SmilesOptions) -> ReadSmiles:
 
 
 def _joined(pieces: Sequence[ReadSmiles]) -> ReadSmiles:
-    """Joins pieces of `_ROWS_AT_ONCE` rows each; the last may have fewer."""
+    """Concatenates pieces of `_ROWS_AT_ONCE` rows each; the last may have fewer."""
     from mmsa_shards.from_smiles import ReadSmiles
 
     firsts = [number * _ROWS_AT_ONCE for number in range(len(pieces))]

@@ -19,11 +19,11 @@ from mmsa_dist.embed.embedder import Embedder
 from mmsa_dist.embed.parquet import Embeddings, Origin, read_embeddings
 from mmsa_shards.folder import Folder
 
-_COMPARED = 20_000  # ids with one that is not there: a second
+_COMPARED = 20_000  # ids compared with an unknown one: takes a second
 
 
 class SearchError(ValueError):
-    """A question that cannot be answered; the message says why and what to do."""
+    """A query cannot be answered; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Neighbour:
 
     id: str
     smiles: str
-    """Of the molecule that was embedded: the standardized parent, unless it was taken as given."""
+    """SMILES of the embedded molecule: the standardized parent, unless it was taken as given."""
     inchikey: str | None
     similarity: float
     """Cosine of the two vectors, in [-1, 1]."""
@@ -42,12 +42,12 @@ class SearchIndex:
     """An inner-product index over the unit vectors of an export (`mmsa_dist.embed.vector_index`).
 
     Args:
-        embeddings: what `read_embeddings` gives.
-        keep_in: folder in which an index of many vectors is looked for, and kept once it is built; None searches
-            exactly, however many there are.
+        embeddings: as `read_embeddings` returns them.
+        keep_in: folder from which the index of a large export is read, or to which it is written once built; None
+            always searches exactly.
 
     Raises:
-        SearchError: there is no vector among them.
+        SearchError: `embeddings` has no vector.
     """
 
     def __init__(self, embeddings: Embeddings, keep_in: str | os.PathLike[str] | None = None) -> None:
@@ -63,19 +63,19 @@ class SearchIndex:
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> SearchIndex:
-        """Opens the index of a finished export; of many vectors it is built at the first time, and kept there.
+        """Opens the index of a finished export; for many vectors it is built once and stored in the folder.
 
-        Where the folder is not on this machine nothing is kept there, and every vector is compared with a query.
+        If the folder is at a URL, nothing is stored, and each query is compared with every vector.
 
         Raises:
-            ExportError: no finished export is there.
+            ExportError: `folder` holds no finished export.
             SearchError: none of its rows has a vector.
         """
         return cls(read_embeddings(folder), keep_in=Folder(folder).path)
 
     @property
     def recall(self) -> float:
-        """Share of the 10 nearest that is found, as measured on a sample; 1 where nothing can be missed."""
+        """Recall of the 10 nearest, measured on a sample; 1 for exact search."""
         return 1.0 if self._index.about is None else self._index.about.recall
 
     def __len__(self) -> int:
@@ -83,15 +83,15 @@ class SearchIndex:
 
     @property
     def origin(self) -> Origin:
-        """What made the vectors of the index."""
+        """Origin of the vectors in the index."""
         return self._rows.summary.origin
 
     @property
     def query_options(self) -> dict[str, Any]:
-        """Options with which an `Embedder` of the same model makes the vectors of queries.
+        """Options for the `Embedder` of the same model that embeds queries.
 
-        They are those of the index. A SMILES brings no conformer, so where the index has those of shards
-        (``given``), one is made as preparation makes it.
+        They equal those of the index, with one exception: a SMILES has no conformer, so if the index used those of
+        shards (``given``), one is generated as in preparation.
         """
         origin = self.origin
         return {
@@ -102,21 +102,21 @@ class SearchIndex:
         }
 
     def nearest(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Returns similarities and rows, both (q, min(k, n)), the nearest first; row -1 where fewer were found.
+        """Returns similarities and rows, both (q, min(k, n)), nearest first; row -1 if fewer were found.
 
         Args:
             vectors: (q, D) float32.
-            k: neighbours for each.
+            k: neighbours per query.
 
         Raises:
             SearchError: `k` is below 1.
         """
         _check_number(k)
         similarities, rows = self._index.search(_unit(vectors), min(k, len(self)))
-        return similarities.clip(-1, 1), rows  # rounding goes beyond by 1e-7
+        return similarities.clip(-1, 1), rows  # rounding exceeds 1 by up to 1e-7
 
     def by_id(self, name: str, k: int = 10) -> list[Neighbour]:
-        """The k nearest neighbours of a row of the index, itself left out.
+        """Returns the k nearest neighbours of a row of the index, excluding the row itself.
 
         Raises:
             SearchError: no row has that id, or `k` is below 1.
@@ -126,7 +126,7 @@ class SearchIndex:
         return [n for r, n in self._answer(self._rows.vectors[[row]], k + 1)[0] if r != row][:k]
 
     def smiles_of(self, name: str) -> str:
-        """The SMILES of the row of the index that has this id.
+        """Returns the SMILES of the row with this id.
 
         Raises:
             SearchError: no row has that id.
@@ -145,15 +145,15 @@ class SearchIndex:
         raise SearchError(f"no embedded molecule has the id {name!r}; {mend}")
 
     def by_smiles(self, embedder: Embedder, smiles: Sequence[str], k: int = 10) -> list[list[Neighbour]]:
-        """The k nearest neighbours of each of q molecules.
+        """Returns the k nearest neighbours of each of q molecules.
 
         Args:
-            embedder: of the model that the index was made with, and with `query_options`.
-            smiles: q molecules.
-            k: neighbours for each.
+            embedder: of the model that made the index, with `query_options`.
+            smiles: q SMILES.
+            k: neighbours per query.
 
         Raises:
-            SearchError: the embedder makes other vectors than the index holds, or a query is no molecule.
+            SearchError: model or options of the embedder do not match the index, or a query has no vector.
         """
         if embedder.digest != self.origin.model:
             raise SearchError(

@@ -1,4 +1,4 @@
-"""Parts of an export in Ray: as many at a time as there are GPUs, or else cores."""
+"""Parallel export in Ray: one part at a time per GPU, or per core without GPUs."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def side_by_side(
     pieces: Iterable[tuple[int, Piece]],
     tell: Callable[[int], None],
 ) -> Iterator[MadePart]:
-    """Makes parts in the Ray cluster that RAY_ADDRESS names, or in a local one; yields what became of the rows of each.
+    """Makes parts in the Ray cluster at RAY_ADDRESS, or in a local one; yields the outcome of each.
 
     Args:
-        parallel: parts at a time; 0 takes what the cluster has.
-        embedder: of `origin`.
+        parallel: parts at a time; 0 takes as many as the cluster has room for.
+        embedder: the one described by `origin`.
         origin: of the export.
-        url: of its folder, which all nodes see.
-        pieces: drawn when a worker is free for them, so few are held at a time.
-        tell: called every second or so while none is done.
+        url: of the export's folder, visible to all nodes.
+        pieces: consumed when a worker is free, so that few are held in memory.
+        tell: called about once a second while waiting.
     """
     pieces = iter(pieces)
     first = next(pieces, None)
-    if first is None:  # all are there: Ray takes seconds to start
+    if first is None:  # nothing to do: starting Ray takes seconds
         return
     with ray_pool(parallel) as pool:
         if (path := Folder(url).path) is not None:
@@ -49,7 +49,7 @@ def side_by_side(
 
 
 def _portable(embedder: Embedder, readers: int) -> Embedder:
-    """The same embedder for another process, with its model in memory, on no device."""
+    """Returns a copy of the embedder for another process, with its model loaded on the CPU."""
     pretrained = embedder.pretrained
     pretrained = dataclasses.replace(pretrained, model=pretrained.model.cpu())
     portable: Embedder = clone(embedder).set_params(model=pretrained, readers=readers)

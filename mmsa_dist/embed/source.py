@@ -1,7 +1,7 @@
-"""What can be embedded: folders of shards and files of molecules, as pieces of equal numbers of rows in a fixed order.
+"""Inputs of an export, folders of shards or files of molecules, cut into pieces of equal size in a fixed order.
 
-A piece holds all that its vectors depend on, so that pieces can be embedded by anyone, anywhere and in any order, and
-still give the same bytes.
+A piece holds all that its vectors depend on, so pieces can be embedded in any process and any order and give the same
+bytes.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from mmsa_shards.read import Record, Refused, Structure, files_of, is_known_kind
 from mmsa_shards.shard import read_entry
 
 Embedded = tuple[list[EmbeddedRow], NDArray[np.float32]]
-"""What is known of n input rows, and their vectors (n, D); NaN where there is none."""
+"""n output rows, and their vectors (n, D); NaN for rows without one."""
 Progress = Callable[[int], None]
-"""Is told how many rows of a piece are done."""
+"""Called with the number of rows of a piece that are done."""
 
 STDIN = "-"
 
@@ -43,14 +43,14 @@ _SHARD = re.compile(r"(train|val)-\d+\.tar")
 
 
 class Piece(Protocol):
-    """Input rows that follow each other; can be pickled."""
+    """Consecutive input rows; picklable."""
 
     def __len__(self) -> int:
-        """Number of its rows."""
+        """Returns the number of rows."""
         ...
 
     def embed(self, embedder: Embedder, progress: Progress | None = None) -> Embedded:
-        """Embeds its rows, in order."""
+        """Embeds the rows in order."""
         ...
 
 
@@ -58,17 +58,17 @@ class Source(Protocol):
     """Input rows in a fixed order."""
 
     digest: str
-    """Changes when the input does."""
+    """Digest that changes with the input."""
     read_by: str
-    """Versions of what makes molecules of it; empty where it holds molecules, with their conformers."""
+    """Versions of the libraries that parse the input; empty for shards, whose molecules are already made."""
 
     @property
     def total(self) -> int:
-        """Rows in all; of files about so many, and the better known the more of them `pieces` has read."""
+        """Total number of rows; for files an estimate that improves as `pieces` reads them."""
         ...
 
     def pieces(self, rows: int) -> Iterator[Piece]:
-        """Cuts all input rows into pieces of `rows` each, of which the last may have fewer."""
+        """Yields all input rows in pieces of `rows` each; the last may have fewer."""
         ...
 
 
@@ -77,19 +77,19 @@ def open_source(
     options: PrepareOptions | None = None,
     out: str | os.PathLike[str] = "",
 ) -> Source:
-    """Finds out what `source` is.
+    """Returns the reader for `source`.
 
     Args:
-        source: a folder of shards, or one or several files, folders of files or patterns with ``*``; paths or URLs
-            that fsspec knows. ``-`` is SMILES from standard input, one a line, as in a ``.smi`` file, gzipped or not.
+        source: a folder of shards, or one or more files, folders of files or patterns with ``*``; paths or URLs that
+            fsspec supports. ``-`` reads SMILES from standard input, one per line as in a ``.smi`` file, gzipped or not.
         options: how files are read (`smiles_column`, `id_column`, `allow_truncated`); None takes the defaults.
-        out: folder of the result, which is no source where it lies below one.
+        out: output folder, excluded from the input if it lies below a source.
 
     Raises:
-        ValueError: there is no such thing, or it is of no kind that can be read.
+        ValueError: `source` does not exist, cannot be read, or mixes shards with other inputs.
     """
     if options is None:
-        from mmsa_dist.config.load import load_config  # here, for the import of an embedder needs no YAML
+        from mmsa_dist.config.load import load_config  # here, so that importing the embedder does not need YAML
 
         options = load_config().prepare
     paths = [os.fspath(path) for path in ([source] if isinstance(source, str | os.PathLike) else source)]
@@ -113,11 +113,11 @@ def _is_of_shards(path: str) -> bool:
 class ShardRows:
     """Rows of a folder of shards: the training split, then the validation split, each in the manifest's order.
 
-    Nothing is parsed again: graph, drawing and, unless the embedder's `conformers` is ``none``, 3D are those of
-    the block.
+    Nothing is parsed again: graph, depiction and, unless the embedder's `conformers` is ``none``, 3D come from the
+    block.
 
     Raises:
-        ManifestError: `folder` has no good manifest.
+        ManifestError: `folder` has no valid manifest.
     """
 
     def __init__(self, folder: str) -> None:
@@ -129,7 +129,7 @@ class ShardRows:
         self.total = sum(shard.molecules for shard in self._shards)
 
     def pieces(self, rows: int) -> Iterator[Piece]:
-        """See `Source`; no shard is opened."""
+        """See `Source`; opens no shard."""
         spans: list[_Span] = []
         wanted = rows
         for shard in self._shards:
@@ -160,7 +160,7 @@ class _Span:
 
 @dataclass(frozen=True)
 class ShardPiece:
-    """Rows of blocks that follow each other."""
+    """Rows of consecutive blocks."""
 
     folder: str
     spans: tuple[_Span, ...]
@@ -181,14 +181,14 @@ class ShardPiece:
 
 
 class FileRows:
-    """Rows of files of molecules, one file after the other; a row that cannot be read is a row without a vector.
+    """Rows of molecule files, one file after the other; an unreadable row becomes a row without a vector.
 
-    Of molfiles the structure counts and not their 3D coordinates. Standard input is kept in a temporary file while this
-    object lives, because what it holds must be known before anything is written.
+    3D coordinates of molfiles are ignored. Standard input is copied to a temporary file that lives as long as this
+    object, because its digest is needed before anything is written.
 
     Raises:
-        PrepareError: a file is missing or of no known kind.
-        ValueError: standard input is named twice.
+        PrepareError: a file is missing or of an unknown kind.
+        ValueError: standard input is named more than once.
     """
 
     def __init__(self, paths: Sequence[str], options: PrepareOptions) -> None:
@@ -207,7 +207,7 @@ class FileRows:
         self.total = sum(self._rows)
 
     def pieces(self, rows: int) -> Iterator[Piece]:
-        """See `Source`; reads the files, once."""
+        """See `Source`; reads each file once."""
         records = ((file, record) for file, path in enumerate(self._paths) for record in self._records_of(path))
         read = 0
         while drawn := list(islice(records, rows)):
@@ -227,7 +227,7 @@ class FileRows:
 
 @dataclass(frozen=True)
 class RecordPiece:
-    """Records of files, as text."""
+    """Records of files as text."""
 
     records: tuple[Record | Refused, ...]
 
@@ -256,13 +256,13 @@ def _structure(record: Record | Refused) -> Structure | None:
 
 
 def _smiles(record: Record | Refused) -> str | None:
-    """The SMILES as it is given, where one is."""
+    """Returns the SMILES as given, or None if the record has none."""
     structure = _structure(record)
     return structure.text if structure is not None and structure.form == "SMILES" else None
 
 
 def _readers_of_smiles() -> str:
-    from mmsa_shards import from_smiles  # here, for it needs RDKit, and shards are embedded without
+    from mmsa_shards import from_smiles  # here, because it needs RDKit, and embedding shards does not
 
     return ", ".join(f"{name} {version}" for name, version in from_smiles.versions().items())
 

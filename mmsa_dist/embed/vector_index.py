@@ -1,7 +1,7 @@
-"""FAISS over unit vectors: exact where that is fast, inverted lists beyond, built once and kept beside the vectors.
+"""FAISS over unit vectors: exact for few, inverted lists for many, built once and stored with the vectors.
 
     _index.faiss    inverted lists of float16 vectors
-    _index.json     what they are of, how many lists are looked at, and the recall that was measured with them
+    _index.json     digest of the vectors, number of lists probed, and the recall measured with them
 
 n vectors, q queries, k neighbours, D width.
 """
@@ -21,19 +21,19 @@ from numpy.typing import NDArray
 from mmsa_dist.runtime.files import flush, write_text_atomically
 
 EXACT_ROWS = 1 << 17
-"""Vectors up to which every one is compared with a query."""
+"""Largest number of vectors that is searched exactly."""
 RECALL = 0.98
-"""Share of the 10 nearest that inverted lists must find on a sample."""
+"""Recall of the 10 nearest that inverted lists must reach on a sample."""
 
-_FILE, _ABOUT = "_index.faiss", "_index.json"  # the underscore makes readers of a folder of Parquet pass them by
-_VECTORS_TO_TRAIN_A_LIST = 39  # what FAISS asks for
+_FILE, _ABOUT = "_index.faiss", "_index.json"  # Parquet dataset readers skip names with an underscore
+_VECTORS_TO_TRAIN_A_LIST = 39  # the minimum that FAISS recommends
 _SAMPLE, _TRIED = 200, 10
 _ROWS_PER_ADD = 1 << 16
 
 
 @dataclass(frozen=True)
 class About:
-    """What an index is of, and how good it is."""
+    """Identity and quality of an index."""
 
     of: str
     """Digest of the vectors' origin."""
@@ -41,15 +41,15 @@ class About:
     lists: int
     probes: int
     recall: float
-    """Of the 10 nearest, on a sample."""
+    """Recall of the 10 nearest on a sample."""
 
 
 class VectorIndex:
-    """The k vectors of greatest inner product with a query, the greatest first.
+    """Searches the k vectors with the largest inner product, largest first.
 
     Args:
-        index: of FAISS.
-        about: what `index` is of; None where it is exact.
+        index: FAISS index.
+        about: describes `index`; None if it is exact.
     """
 
     def __init__(self, index: faiss.Index, about: About | None) -> None:
@@ -58,19 +58,19 @@ class VectorIndex:
 
     @classmethod
     def exact(cls, unit: NDArray[np.float32]) -> VectorIndex:
-        """Of (n, D) unit vectors; every one is compared with a query."""
+        """Builds an exact index over (n, D) unit vectors."""
         index = faiss.IndexFlatIP(unit.shape[1])
         index.add(unit)
         return cls(index, None)
 
     @classmethod
     def kept(cls, folder: str | os.PathLike[str], unit: NDArray[np.float32], of: str) -> VectorIndex:
-        """Of (n, D) unit vectors: exact if there are few, otherwise read from `folder`, or built and written there.
+        """Indexes (n, D) unit vectors: exact if few, otherwise read from `folder`, or built and written there.
 
         Args:
-            folder: of the vectors; where it cannot be written to, the index serves and is not kept.
+            folder: of the vectors; if it is not writable, the index is used but not stored.
             unit: (n, D) float32.
-            of: digest of what the vectors are; an index of another digest is built anew.
+            of: digest of the vectors' origin; an index with another digest is rebuilt.
         """
         if len(unit) <= EXACT_ROWS:
             return cls.exact(unit)
@@ -85,7 +85,7 @@ class VectorIndex:
         return built
 
     def search(self, unit: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Returns inner products and rows, both (q, k); row -1 where the lists that were looked at hold fewer."""
+        """Returns inner products and rows, both (q, k); row -1 if the probed lists hold fewer."""
         products, rows = self._index.search(unit, k)
         return products, rows
 
@@ -109,13 +109,13 @@ def _build(unit: NDArray[np.float32], of: str) -> VectorIndex:
         recall = float(np.mean([len(np.intersect1d(*rows)) / _TRIED for rows in zip(found, truth, strict=True)]))
         if recall >= RECALL:
             return VectorIndex(index, About(of, n, lists, probes, recall))
-        if probes == lists:  # vectors so close together that float16 cannot tell them apart
+        if probes == lists:  # vectors too close together for float16 to distinguish
             return VectorIndex.exact(unit)
         probes = min(2 * probes, lists)
 
 
 def _exact_rows(unit: NDArray[np.float32], queries: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The rows of the `_TRIED` greatest products, (q, 10), in any order."""
+    """Returns the rows of the `_TRIED` largest products, (q, 10), in any order."""
     best = faiss.ResultHeap(len(queries), _TRIED, keep_max=True)
     for start in range(0, len(unit), _ROWS_PER_ADD):
         part = unit[start : start + _ROWS_PER_ADD]
@@ -136,10 +136,10 @@ def _keep(folder: Path, built: VectorIndex) -> None:
     try:
         faiss.write_index(built._index, str(temporary))
         flush(temporary)
-        (folder / _ABOUT).unlink(missing_ok=True)  # it must never speak of another file
+        (folder / _ABOUT).unlink(missing_ok=True)  # it must never describe another index file
         temporary.replace(folder / _FILE)
         write_text_atomically(folder / _ABOUT, json.dumps(asdict(built.about)) + "\n")
-    except (OSError, RuntimeError):  # FAISS says with RuntimeError that a file cannot be written
+    except (OSError, RuntimeError):  # FAISS raises RuntimeError if a file cannot be written
         temporary.unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""What a run, or a folder of shards, looks like: one HTML page, a sheet of molecules, a page of text.
+"""Reports on a run or a folder of shards: an HTML page, a contact sheet of molecules, tables of statistics.
 
 Importing this package loads neither Bokeh nor UMAP; `write_report` does.
 """

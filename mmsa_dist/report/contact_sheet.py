@@ -1,6 +1,6 @@
-"""A sheet of molecules of a folder of shards, as the image encoder reads them.
+"""A contact sheet of molecules in a folder of shards, as the image encoder reads them.
 
-B molecules, H and W the sides of a picture.
+B molecules, H and W height and width of a picture.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _COLUMNS = 6
 
 
 def contact_sheet(folder: str | os.PathLike[str], path: str | os.PathLike[str], molecules: int = 24) -> None:
-    """Draws a PNG of molecules as the image encoder sees them, spread evenly over the shards.
+    """Draws a PNG of molecules as the image encoder reads them, sampled evenly over the shards.
 
     Args:
         folder: of the shards.
         path: of the PNG.
-        molecules: how many; fewer where the shards hold fewer.
+        molecules: how many; fewer if the shards hold fewer.
 
     Raises:
-        ManifestError: there is no good manifest.
+        ManifestError: `folder` has no valid manifest.
         ValueError: the shards are empty.
     """
     sheet = _sheet(os.fspath(folder), molecules)
@@ -41,7 +41,7 @@ def contact_sheet(folder: str | os.PathLike[str], path: str | os.PathLike[str], 
 
 
 def small_sheet(folder: str | os.PathLike[str], *, molecules: int = 18, most_bytes: int = 300_000) -> bytes:
-    """Returns the sheet of `contact_sheet` as a PNG, with as many rows of molecules as `most_bytes` allow."""
+    """Returns the sheet of `contact_sheet` as a PNG, with as many rows as fit `most_bytes`."""
     png = io.BytesIO()
     _sheet(os.fspath(folder), molecules).save(png, format="PNG", optimize=True)
     if len(png.getvalue()) <= most_bytes or molecules <= _COLUMNS:

@@ -1,7 +1,7 @@
-"""Structures as compact SVG: RDKit draws, and what it writes is folded to about a kilobyte.
+"""Structures as compact SVG: RDKit's drawing, compressed to about a kilobyte.
 
-RDKit's own SVG spends 5 to 15 kB on a drug, nearly all of it on one styled path per half bond. Here half bonds of
-one colour share a path of integers and atom labels are text, so that thousands of structures fit into one page.
+RDKit's own SVG takes 5 to 15 kB for a drug, nearly all of it for one styled path per half bond. Here half bonds of
+one colour share a path of integers and atom labels are text, so that thousands of structures fit on one page.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from xml.etree import ElementTree
 from xml.sax.saxutils import escape, quoteattr
 
 WIDTH, HEIGHT = 480, 360
-"""View box: coordinates are integers, so it is about twice as large as the picture on the screen."""
+"""View box, about twice the size on screen because coordinates are integers."""
 
 _SVG = "{http://www.w3.org/2000/svg}"
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _STYLE = re.compile(r"([a-z-]+):([^;]+)")
-_INK = "currentColor"  # RDKit's black is the ink of the page
+_INK = "currentColor"  # replaces RDKit's black by the text colour of the page
 
 Points = list[tuple[int, int]]
 
 
 def structure_svg(smiles: str) -> str:
-    """Draws a molecule.
+    """Draws a molecule as SVG.
 
     Args:
         smiles: of the molecule.
 
     Returns:
-        An ``<svg>`` element of any display size. Nothing of the text of `smiles` is in it but what RDKit drew, and
-        where it does not parse the picture is empty.
+        A scalable ``<svg>`` element. It holds only what RDKit drew, never the text of `smiles`, and is empty if `smiles`
+        does not parse.
     """
     from rdkit import Chem, rdBase
     from rdkit.Chem.Draw import rdMolDraw2D
@@ -42,7 +42,7 @@ def structure_svg(smiles: str) -> str:
         mol = Chem.MolFromSmiles(smiles)
         if mol is None:
             return f"{box}</svg>"
-        # The last argument: labels as text instead of the outlines of their letters.
+        # The last argument makes labels text instead of glyph outlines.
         drawer = rdMolDraw2D.MolDraw2DSVG(WIDTH, HEIGHT, -1, -1, True)
         options: Any = drawer.drawOptions()  # the stubs of RDKit 2026.9 type its attributes wrongly
         options.clearBackground = False
@@ -62,7 +62,7 @@ def _fold(svg: str) -> str:
     labels = []
     for element in ElementTree.fromstring(svg).iter():
         style = dict(_STYLE.findall(element.get("style", "")))
-        if element.tag == f"{_SVG}path" and element.get("class"):  # without a class: a rounded corner, not needed
+        if element.tag == f"{_SVG}path" and element.get("class"):  # paths without a class are rounded corners, not needed
             points = _points(element.get("d", ""))
             if style.get("fill", "none") == "none":
                 strokes[_colour(style.get("stroke"))].append(points)
@@ -85,7 +85,7 @@ def _points(path: str) -> Points:
 
 
 def _path(lines: list[Points]) -> str:
-    """Lines as one path: each goes on from the last where it can, in relative steps."""
+    """Joins lines into one path of relative steps, continuing from the previous line where possible."""
     text, at = "", None
     for points in lines:
         if points[0] != at:
