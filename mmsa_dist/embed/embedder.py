@@ -93,8 +93,8 @@ class Embedder(TransformerMixin, BaseEstimator):
         model: folder that `mmsa pretrain` exported, a Hugging Face hub id, or a loaded `PretrainedModel`.
         view: ``structure`` (structure-aware embedding g), ``unified`` (u), or the name of an encoder (its code);
             None takes the model's default.
-        conformers: ``none`` omits 3D, the slow part of reading SMILES; ``given`` uses the conformers stored in shards and
-            rejects SMILES; ``etkdg`` generates one per SMILES, as preparation does. Vectors with and without 3D
+        conformers: ``none`` omits 3D, the slow part of reading SMILES; ``given`` uses the conformers stored in shards
+            and rejects SMILES; ``etkdg`` generates one per SMILES, as preparation does. Vectors with and without 3D
             differ: compare only vectors made with the same option.
         pictures: whether pictures are drawn; without them only the graph (and the conformers) are read.
         on_error: handling of rows without a vector. ``nan`` keeps them as rows of NaN, ``raise`` raises

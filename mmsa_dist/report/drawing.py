@@ -31,8 +31,8 @@ def structure_svg(smiles: str) -> str:
         smiles: of the molecule.
 
     Returns:
-        A scalable ``<svg>`` element. It holds only what RDKit drew, never the text of `smiles`, and is empty if `smiles`
-        does not parse.
+        A scalable ``<svg>`` element. It holds only what RDKit drew, never the text of `smiles`, and is empty if
+        `smiles` does not parse.
     """
     from rdkit import Chem, rdBase
     from rdkit.Chem.Draw import rdMolDraw2D
@@ -62,7 +62,7 @@ def _fold(svg: str) -> str:
     labels = []
     for element in ElementTree.fromstring(svg).iter():
         style = dict(_STYLE.findall(element.get("style", "")))
-        if element.tag == f"{_SVG}path" and element.get("class"):  # paths without a class are rounded corners, not needed
+        if element.tag == f"{_SVG}path" and element.get("class"):  # without a class: a rounded corner, not needed
             points = _points(element.get("d", ""))
             if style.get("fill", "none") == "none":
                 strokes[_colour(style.get("stroke"))].append(points)

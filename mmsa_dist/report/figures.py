@@ -1,4 +1,4 @@
-"""Bokeh figures in the style of the page: curves of a training, bars, the map of chemical space."""
+"""Bokeh figures in the style of the page: training curves, bar charts, the map of chemical space."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from mmsa_dist.report.record import Series
 from mmsa_dist.report.style import ACCENT, FAINT, FONT, HUES, INK, MUTED, plain_axes
 
-_DRAWN_ANEW = 5000  # dots, at most, at every step of the pointer
-_SMOOTHED_FROM = 40  # points: shorter curves are shown as they are
+_DRAWN_ANEW = 5000  # most dots that may be redrawn at every pointer move
+_SMOOTHED_FROM = 40  # points; shorter curves are shown unsmoothed
 
 
 @dataclass(frozen=True)
@@ -24,34 +24,34 @@ class Line:
     name: str
     series: Series
     reference: bool = False
-    """Something to compare with, drawn as a dashed grey line."""
+    """Whether it is a baseline, drawn as a dashed grey line."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure and what it shows in words, for those who do not see it."""
+    """A figure and its text alternative for screen readers."""
 
     plot: Any
     words: str = ""
-    """Empty where the page says it elsewhere."""
+    """Empty if the page says it elsewhere."""
 
     def with_words(self, div: str) -> Markup:
-        """The element in which the figure will be drawn, with its words."""
+        """Returns the element that holds the figure, labelled with `words`."""
         if not self.words:
             return Markup(div)
         return Markup('<div role="img" aria-label="{}">{}</div>').format(self.words, Markup(div))
 
 
 def curve(title: str, lines: Sequence[Line], *, height: int = 220, reach: tuple[float, float] | None = None) -> Figure:
-    """A figure of metrics over steps.
+    """Plots metrics over steps.
 
-    A curve of many points is drawn twice: as measured, faint, and its moving mean over a twentieth of its length.
+    A curve with many points is drawn twice: as measured, faint, and its moving mean over a twentieth of its length.
 
     Args:
-        title: says what is on the vertical axis.
+        title: names the quantity on the vertical axis.
         lines: curves.
         height: px.
-        reach: values that the vertical axis covers in any case; None leaves it to the data.
+        reach: range that the vertical axis always covers; None fits it to the data.
     """
     from bokeh.models import HoverTool, Legend, Range1d
     from bokeh.plotting import figure
@@ -108,13 +108,13 @@ def curve(title: str, lines: Sequence[Line], *, height: int = 220, reach: tuple[
 
 
 def bars(title: str, values: NDArray[np.floating], *, label: str, reference: float, height: int = 200) -> Figure:
-    """A figure of shares, one bar per entry of `values`.
+    """Plots fractions, one bar per entry of `values`.
 
     Args:
-        title: says what is on the vertical axis.
-        values: (S,) shares of one.
+        title: names the quantity on the vertical axis.
+        values: (S,) fractions of one.
         label: of the horizontal axis.
-        reference: where a dashed line lies.
+        reference: value of a dashed horizontal line.
         height: px.
     """
     from bokeh.models import HoverTool, NumeralTickFormatter, Span
@@ -136,12 +136,12 @@ def bars(title: str, values: NDArray[np.floating], *, label: str, reference: flo
 
 
 def counts(title: str, names: Sequence[str], values: Sequence[int], *, label: str, height: int = 230) -> Figure:
-    """A figure of counts, one bar per name, in the order given.
+    """Plots counts, one bar per name, in the given order.
 
     Args:
-        title: says what is on the vertical axis.
-        names: of the bars, each once.
-        values: how many of each.
+        title: names the quantity on the vertical axis.
+        names: of the bars, without duplicates.
+        values: count for each name.
         label: of the horizontal axis.
         height: px.
     """
@@ -169,15 +169,15 @@ def counts(title: str, names: Sequence[str], values: Sequence[int], *, label: st
 
 
 def chemical_map(coordinates: NDArray[np.float32], groups: NDArray[np.integer], number: int) -> Figure:
-    """The map of n molecules.
+    """Plots the map of n molecules.
 
-    The page's script recolours it and listens to it through its models named ``chart``, ``molecules``, ``colours`` and
-    ``bar``.
+    The page's script recolours it and handles its events through the models named ``chart``, ``molecules``,
+    ``colours`` and ``bar``.
 
     Args:
         coordinates: (n, 2).
-        groups: (n,) what colours the dots at first.
-        number: of groups.
+        groups: (n,) group numbers that colour the dots initially.
+        number: number of groups.
     """
     from bokeh.models import ColorBar, ColumnDataSource, HoverTool, LinearColorMapper, WheelZoomTool
     from bokeh.plotting import figure
@@ -212,12 +212,12 @@ def chemical_map(coordinates: NDArray[np.float32], groups: NDArray[np.integer], 
         line_width=0.5,
         nonselection_fill_alpha=0.85,
         nonselection_line_color="white",
-        # To mark the dot below the pointer, all are drawn anew.
+        # Highlighting the dot under the pointer redraws all of them.
         **({} if many else {"hover_line_color": INK, "hover_fill_color": {"field": "value", "transform": mapper}}),
     )
-    dots.selection_glyph = dots.glyph.clone(size=13, line_color=INK, line_width=2.5)  # to be found among thousands
+    dots.selection_glyph = dots.glyph.clone(size=13, line_color=INK, line_width=2.5)  # to stand out among thousands
     plot.add_tools(HoverTool(renderers=[dots], tooltips=None, visible=False))
-    plot.add_tools(WheelZoomTool(modifiers={"ctrl": True}))  # the bare wheel goes on scrolling the page
+    plot.add_tools(WheelZoomTool(modifiers={"ctrl": True}))  # the wheel alone scrolls the page
     bar = ColorBar(
         color_mapper=mapper,
         name="bar",
@@ -245,7 +245,7 @@ def _in_words(line: Line) -> str:
 
 
 def _moving_mean(values: NDArray[np.floating], width: int) -> NDArray[np.floating]:
-    """Mean over about `width` points around each point, as far as there are any."""
+    """Returns the mean over about `width` points around each point, fewer at the ends."""
     sums = np.cumsum(np.insert(values, 0, 0.0))
     at = np.arange(len(values))
     starts, ends = np.maximum(at - width // 2, 0), np.minimum(at + width // 2 + 1, len(values))

@@ -1,4 +1,4 @@
-"""Answers of a search as one HTML page that needs no network."""
+"""Search results as one HTML page that needs no network."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def write_gallery(
     facts: Mapping[str, object],
     drawn: Mapping[str, str],
 ) -> None:
-    """Writes the page.
+    """Writes search results as an HTML page.
 
     Args:
-        answers: by query, the nearest first.
-        path: of the page, replaced if it is there.
+        answers: neighbours by query, nearest first.
+        path: of the page; an existing file is replaced.
         title: of the page.
-        facts: what stands below the title.
-        drawn: SMILES of the queries that are to be drawn.
+        facts: shown below the title.
+        drawn: SMILES of the queries to draw, by query.
     """
     shown = [
         {

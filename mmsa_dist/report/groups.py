@@ -1,4 +1,4 @@
-"""What the molecules of a map belong to: its clusters, and where they come from as far as the run's files tell.
+"""Groups of the molecules on a map: clusters, and their origin as far as the run's files record it.
 
 n molecules.
 """
@@ -19,9 +19,9 @@ from mmsa_shards.manifest import Manifest
 from mmsa_shards.shard import read_entry
 
 CLUSTERS = 8
-"""At most: as many as colours can be told apart."""
+"""Largest number of clusters: as many as there are distinguishable colours."""
 MOST_READ = 2_000_000
-"""Molecules of a folder of shards whose ids are compared with those of the map: some ten seconds."""
+"""Most molecules in shards among which those of the map are looked up: about ten seconds."""
 
 _PREFIX = re.compile(r"[A-Za-z_.:-]*[A-Za-z]")
 
@@ -33,28 +33,28 @@ class Groups:
     name: str
     labels: tuple[str, ...]
     of: NDArray[np.int8]
-    """(n,) number in `labels`."""
+    """(n,) indices into `labels`."""
 
     @property
     def counts(self) -> list[int]:
-        """Molecules of each label."""
+        """Number of molecules per label."""
         return np.bincount(self.of, minlength=len(self.labels)).tolist()
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """The n molecules in groups of similar vectors, the largest first."""
+    """The n molecules in clusters of similar vectors, largest first."""
 
     groups: Groups
     typical: list[int]
-    """Of each: the row nearest to its middle."""
+    """For each cluster, the row nearest to its centre."""
 
 
 def cluster(unit: NDArray[np.float32]) -> Clusters:
-    """Groups vectors by k-means on the sphere, nearly: of unit vectors, distances order as cosines do.
+    """Clusters unit vectors by k-means, which approximates spherical k-means: distances rank them as cosines do.
 
     Args:
-        unit: (n, D) of length one; equal ones give equal clusters.
+        unit: (n, D) unit vectors; equal input gives equal clusters.
     """
     k = min(CLUSTERS, len(np.unique(unit, axis=0)))
     found = MiniBatchKMeans(k, n_init=4, batch_size=4096, random_state=0).fit(unit)
@@ -72,12 +72,12 @@ def cluster(unit: NDArray[np.float32]) -> Clusters:
 def by_shards(
     folder: str | os.PathLike[str], manifest: Manifest, smiles: Sequence[str]
 ) -> tuple[Groups, Groups] | None:
-    """Split and conformer source of molecules, looked up by the SMILES of their parents among those of shards.
+    """Returns split and conformer source of molecules, looked up in the shards by the SMILES of their parents.
 
-    Another tautomer of a molecule in the shards, which has the same InChIKey, counts as absent.
+    Another tautomer of a molecule in the shards counts as absent, though its InChIKey is the same.
 
     Returns:
-        Both divisions, with those that are not in the shards as a group of their own; None if the shards hold more
+        Both divisions, with molecules that are not in the shards as a separate group; None if the shards hold more
         than `MOST_READ` molecules.
 
     Raises:
@@ -98,13 +98,13 @@ def by_shards(
 
 
 def by_prefix(ids: Sequence[str]) -> Groups | None:
-    """Divides molecules by the letters that their ids begin with, such as CHEMBL or CID; None if that tells nothing."""
+    """Groups molecules by the letters at the start of their ids, such as CHEMBL or CID; None if uninformative."""
     prefixes = [match.group() if (match := _PREFIX.match(name)) else "no letters" for name in ids]
     return _divide("id begins with", prefixes) if 1 < len(set(prefixes)) <= CLUSTERS else None
 
 
 def _divide(name: str, labels: Sequence[str]) -> Groups:
-    """The most frequent label first."""
+    """Groups molecules by label, the most frequent first."""
     order = [label for label, _ in Counter(labels).most_common()]
     number = {label: n for n, label in enumerate(order)}
     return Groups(name, tuple(order), np.array([number[label] for label in labels], np.int8))

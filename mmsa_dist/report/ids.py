@@ -1,4 +1,4 @@
-"""Ids that several molecules have: counted by their 64-bit hashes, eight bytes a molecule however long its id is."""
+"""Ids shared by several molecules, counted by 64-bit hashes: eight bytes per molecule for ids of any length."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ _EXAMPLES = 5
 
 @dataclass(frozen=True)
 class SharedIds:
-    """What there is of them."""
+    """Counts and examples of shared ids."""
 
     ids: int
     molecules: int
-    """That have one of these ids."""
+    """Number of molecules with one of these ids."""
     examples: tuple[str, ...]
-    """Those that come first."""
+    """The first ones."""
 
 
 class IdCount:
-    """Takes the ids of one block after the other."""
+    """Collects ids block by block."""
 
     def __init__(self) -> None:
         self._hashes: list[NDArray[np.uint64]] = []
 
     def add(self, ids: pa.Array) -> None:
-        """Counts the ids of another block."""
+        """Adds the ids of a block."""
         digests = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in ids.to_pylist())
         self._hashes.append(np.frombuffer(b"".join(digests), dtype=np.uint64))
 
     def shared(self, read: Callable[[int], pa.Array]) -> SharedIds:
-        """Sums up.
+        """Returns the shared ids of all blocks.
 
         Args:
-            read: gives the ids of a block that was added, by its number; asked for the examples.
+            read: returns the ids of an added block by its number; called for the examples.
         """
         hashes = np.concatenate([np.empty(0, dtype=np.uint64), *self._hashes])
         _, first, counts = np.unique(hashes, return_index=True, return_counts=True)
         starts = np.cumsum([0, *map(len, self._hashes)])
         rows = np.sort(first[counts > 1])[:_EXAMPLES]
-        blocks = np.searchsorted(starts, rows, side="right") - 1  # of blocks without molecules the last begins there
+        blocks = np.searchsorted(starts, rows, side="right") - 1  # skips empty blocks with the same start
         return SharedIds(
             ids=int((counts > 1).sum()),
             molecules=int(counts[counts > 1].sum()),

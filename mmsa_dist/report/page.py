@@ -1,7 +1,7 @@
-"""The report: one HTML page that needs no network, written at any moment of a run.
+"""The report: one HTML page that needs no network and can be written at any time during a run.
 
-Whatever was not measured yet says so. Ids, SMILES and messages come from files and are escaped: Jinja escapes what
-stands in the page, and what the script reads is packed (`ChemicalSpace.payload`) and shown as text.
+Quantities that are not measured yet are marked so. Ids, SMILES and messages come from files and are escaped: Jinja
+escapes what is in the page, and what the script reads is packed (`ChemicalSpace.payload`) and shown as text.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from mmsa_shards.shard import ShardError
 _NEAR = 5
 _ANCHORS_SHOWN, _PER_ANCHOR = 6, 4
 _ELEMENTS_SHOWN = 16
-_FEWEST = 3  # molecules of which a map can be made
+_FEWEST = 3  # molecules needed for a map
 
 Progress = Callable[[str], None]
 Rows = list[list[Figure]]
-"""Figures of a section: those of a row stand side by side."""
+"""Figures of a section, row by row."""
 
 
 def write_report(run_dir: str | os.PathLike[str], *, progress: Progress | None = None) -> Path:
     """Writes ``report.html`` into a run folder and returns its path.
 
     Args:
-        run_dir: folder of a run, in whatever state.
-        progress: told in a few words what is being done.
+        run_dir: folder of a run in any state.
+        progress: called with a short description of each stage.
 
     Raises:
-        FileNotFoundError: there is no such folder, or it is not a run's.
+        FileNotFoundError: the folder does not exist or is not a run folder.
     """
     say = progress or (lambda words: None)
     say("reading the run")
@@ -69,7 +69,7 @@ def write_report(run_dir: str | os.PathLike[str], *, progress: Progress | None =
 
 
 def _of_the_run(record: RunRecord) -> dict[str, Any]:
-    """What the template says of the run, without figures."""
+    """Returns the template context of the run, without figures."""
     return {
         "record": record,
         "title": record.root.resolve().name,
@@ -86,9 +86,9 @@ def _of_the_run(record: RunRecord) -> dict[str, Any]:
 
 
 def _in_bokeh(figures: Mapping[str, Rows]) -> dict[str, Any]:
-    """The elements of all figures by section, and the scripts that draw them.
+    """Returns the elements of all figures by section, and the scripts that draw them.
 
-    All figures are one document: were one of them without its place in the page, Bokeh would draw none.
+    All figures form one document: if one of them had no element in the page, Bokeh would draw none.
     """
     from bokeh.embed import components
     from bokeh.resources import Resources
@@ -107,7 +107,7 @@ def _in_bokeh(figures: Mapping[str, Rows]) -> dict[str, Any]:
 
 
 def _map(record: RunRecord, space: ChemicalSpace, say: Progress) -> tuple[Rows, dict[str, Any]]:
-    """The map of chemical space, and what the template says beside it."""
+    """Returns the map of chemical space and its template context."""
     say(f"drawing {len(space):,} molecules")
     properties = space.properties()
     say(f"mapping {len(space):,} vectors by {space.method}")
@@ -127,7 +127,7 @@ def _map(record: RunRecord, space: ChemicalSpace, say: Progress) -> tuple[Rows, 
 
 
 def _anchors(record: RunRecord, space: ChemicalSpace) -> tuple[Rows, dict[str, Any] | None]:
-    """How much attention the anchors get, and the molecules of the most used; nothing where the vectors have none."""
+    """Returns anchor usage and the molecules of the most used anchors; nothing if the vectors have no anchors."""
     attention = None if record.model is None else space.anchors(record.model)
     if attention is None:
         return [], None
@@ -142,7 +142,7 @@ def _anchors(record: RunRecord, space: ChemicalSpace) -> tuple[Rows, dict[str, A
 
 
 def _groups(record: RunRecord, space: ChemicalSpace) -> tuple[list[Groups], str]:
-    """What the dots can be coloured by besides properties, and why something is missing."""
+    """Returns the groups that can colour the dots, and the reason if some are missing."""
     groups, untold = [space.clusters.groups], ""
     if record.manifest is not None and not space.shown.summary.origin.standardize:
         untold = (
@@ -162,7 +162,7 @@ def _groups(record: RunRecord, space: ChemicalSpace) -> tuple[list[Groups], str]
 
 
 def _training_figures(record: RunRecord) -> dict[str, Rows]:
-    """Figures of whatever metrics there are, by section."""
+    """Returns figures of the available metrics by section."""
     metrics = record.metrics
 
     def curves(metric: str, title: str, reach: tuple[float, float] | None = None, height: int = 200) -> list[Figure]:
@@ -206,7 +206,7 @@ def _training_figures(record: RunRecord) -> dict[str, Rows]:
 
 
 def _molecule_figures(record: RunRecord) -> Rows:
-    """Histograms of the prepared molecules."""
+    """Returns histograms of the prepared molecules."""
     found = record.molecules
     if found is None or not found.molecules_read:
         return []
@@ -225,7 +225,7 @@ def _molecule_figures(record: RunRecord) -> Rows:
 
 
 def _facts(record: RunRecord) -> list[tuple[str, str]]:
-    """What the head of the page says."""
+    """Returns the facts in the head of the page."""
     facts = []
     if record.config is not None:
         facts += [
@@ -244,7 +244,7 @@ def _facts(record: RunRecord) -> list[tuple[str, str]]:
 
 
 def _tiles(record: RunRecord) -> list[dict[str, str]]:
-    """The handful of numbers that tell how a run went."""
+    """Returns the key figures of a run."""
     tiles = []
     if record.metrics:
         total = record.config.train.steps if record.config else None
@@ -271,7 +271,7 @@ def _median(series: Series) -> float:
 
 
 def _anchor_gallery(space: ChemicalSpace, attention: np.ndarray) -> dict[str, Any]:
-    """The most used anchors with the molecules that attend to each the most."""
+    """Returns the most used anchors with the molecules that attend to each most."""
     usage = attention.mean(axis=0)
     shown = np.argsort(-usage, kind="stable")[:_ANCHORS_SHOWN]
     gallery: list[tuple[int, float, list[Picture]]] = []
@@ -283,7 +283,7 @@ def _anchor_gallery(space: ChemicalSpace, attention: np.ndarray) -> dict[str, An
 
 
 def _evaluation(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One table per task and split, its lines as `mmsa_dist.evaluate` wrote them."""
+    """Returns one table per task and split, with lines in the order of `mmsa_dist.evaluate`."""
     tables: dict[tuple[str, str], dict[str, Any]] = {}
     for line in results.get("summaries", ()):
         key = line["task"], line["split"]

@@ -1,7 +1,7 @@
-"""What the page's script reads: texts as JSON and columns of numbers, gzipped, in base64.
+"""Data for the page's script: texts as JSON and numeric columns, gzipped, in base64.
 
-Nothing in it can be markup, whatever the texts hold. The bytes are: length of the JSON (4 bytes, little-endian), the
-JSON, whose key ``columns`` lists name, type and length of each column, and the columns, one after the other.
+It cannot contain markup, whatever the texts hold. The bytes are: length of the JSON (4 bytes, little-endian), the
+JSON, whose key ``columns`` lists name, type and length of each column, and the concatenated columns.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _SCRIPT_TYPES = {
 
 
 def to_payload(texts: Mapping[str, Any], columns: Mapping[str, NDArray[Any]]) -> str:
-    """Packs both.
+    """Packs texts and columns into one string.
 
     Args:
-        texts: anything that JSON can hold.
-        columns: arrays by name; they arrive flat.
+        texts: any JSON-serializable values.
+        columns: arrays by name; the script receives them flattened.
 
     Raises:
-        ValueError: an array has a type that the script does not read.
+        ValueError: the script cannot read the dtype of an array.
     """
     listed, packed = [], []
     for name, column in columns.items():

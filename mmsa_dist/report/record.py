@@ -1,4 +1,4 @@
-"""What a run folder holds at this moment: whatever is not there yet is None, whatever cannot be read says why."""
+"""Snapshot of a run folder: missing parts are None, unreadable parts are listed with the reason."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mmsa_dist.runtime.run_folder import RunFolder
 from mmsa_shards.manifest import MANIFEST_NAME, Manifest
 
 T = TypeVar("T")
-_BLOCKS_READ = 512  # for the statistics of molecules: a second or two
+_BLOCKS_READ = 512  # for the molecule statistics: a second or two
 EVALUATION = Path("evaluation") / "results.json"
 
 
@@ -33,47 +33,47 @@ class Series:
 
     @property
     def last(self) -> float:
-        """The newest value."""
+        """The latest value."""
         return self.values[-1]
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What there is of a run."""
+    """Contents of a run folder."""
 
     root: Path
     config: Config | None
     environment: dict[str, Any] | None
     metrics: dict[str, Series]
-    """By name; a metric without any finite value is not here."""
+    """By name; metrics without a finite value are omitted."""
     manifest: Manifest | None
     shards: Path
-    """Where the manifest lies, or would."""
+    """Folder of the manifest, whether or not it exists."""
     molecules: ShardStatistics | None
-    """Of the manifest's shards."""
+    """Statistics of the manifest's shards."""
     sheet: bytes | None
-    """PNG of some of them."""
+    """PNG of some molecules."""
     model: PretrainedModel | None
     embeddings: Embeddings | None
     evaluation: dict[str, Any] | None
     faults: dict[str, str] = field(default_factory=dict)
-    """By part: why it cannot be read, though it is there."""
+    """Why a part that exists cannot be read, by part."""
 
     @property
     def steps(self) -> int:
-        """The newest optimizer step that a metric speaks of."""
+        """The latest optimizer step of any metric."""
         return max((series.steps[-1] for series in self.metrics.values()), default=0)
 
     def last(self, metric: str) -> float | None:
-        """The newest value of a metric, None where there is none."""
+        """Returns the latest value of a metric, or None."""
         return self.metrics[metric].last if metric in self.metrics else None
 
 
 def read_record(run_dir: str | os.PathLike[str]) -> RunRecord:
-    """Reads what there is.
+    """Reads the contents of a run folder.
 
     Raises:
-        FileNotFoundError: there is no such folder, or it is not a run's.
+        FileNotFoundError: the folder does not exist or is not a run folder.
     """
     folder = RunFolder(Path(run_dir))
     if not folder.root.is_dir():
@@ -104,7 +104,7 @@ def read_record(run_dir: str | os.PathLike[str]) -> RunRecord:
 
     config = read("configuration", folder.config, load_config)
     shards = Path(config.shards_dir if config else folder.root / "shards")
-    if config and not shards.exists():  # a run folder that was moved keeps its shards beside it
+    if config and not shards.exists():  # the run folder was moved with its shards
         shards = folder.root / "shards"
     manifest = read("preparation", shards / MANIFEST_NAME, lambda path: Manifest.load(path.parent))
     filled = manifest is not None and manifest.ledger.written > 0
@@ -126,14 +126,14 @@ def read_record(run_dir: str | os.PathLike[str]) -> RunRecord:
 
 
 def read_metrics(path: Path) -> dict[str, Series]:
-    """Reads ``metrics.jsonl``; a last line that is still being written is left for the next time.
+    """Reads ``metrics.jsonl``, ignoring a last line that is still being written.
 
     Raises:
         ValueError: another line is not a JSON object with a step.
     """
     lines = path.read_text().split("\n")
     points: dict[str, dict[int, float]] = {}
-    for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is not finished
+    for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is incomplete
         if not line.strip():
             continue
         try:
@@ -143,7 +143,7 @@ def read_metrics(path: Path) -> dict[str, Series]:
             raise ValueError(f"{path.name}, line {number}, is not a JSON object with a step: {error}") from error
         for name, value in scalars.items():
             if isinstance(value, int | float) and math.isfinite(value):
-                points.setdefault(name, {})[step] = float(value)  # a step that was done again counts once
+                points.setdefault(name, {})[step] = float(value)  # a repeated step counts once
     return {name: Series(tuple(steps := sorted(of)), tuple(of[step] for step in steps)) for name, of in points.items()}
 
 
@@ -166,7 +166,7 @@ def _read_evaluation(path: Path) -> dict[str, Any]:
 
 
 def _is_summary(line: object) -> bool:
-    """Whether a line of results has what a table shows (`mmsa_dist.evaluate.results.Summary`)."""
+    """Returns whether a line of results has the fields of a table (`mmsa_dist.evaluate.results.Summary`)."""
     return (
         isinstance(line, dict)
         and all(isinstance(line.get(key), str) for key in ("task", "split", "metric", "features", "model"))

@@ -1,4 +1,4 @@
-"""Counts and sizes of what a folder of shards holds."""
+"""Counts and sizes of the molecules in a folder of shards."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from mmsa_shards.schema import AtomColumn
 from mmsa_shards.shard import read_block
 
 _QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
-_SIZE_BINS = 16  # at the most
+_SIZE_BINS = 16  # at most
 _BIN_WIDTHS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
 @dataclass(frozen=True)
 class SplitSize:
-    """How large a split is."""
+    """Size of a split."""
 
     split: str
     shards: int
@@ -32,16 +32,16 @@ class SplitSize:
 
 @dataclass(frozen=True)
 class SizeBin:
-    """Molecules by their number of heavy atoms."""
+    """Number of molecules in a range of heavy-atom counts."""
 
     least: int
     most: int | None
-    """Of the bin, itself in it; None where it has no upper end."""
+    """Inclusive upper limit; None if there is none."""
     molecules: int
 
     @property
     def name(self) -> str:
-        """As people write it: ``10–14``, ``60+``."""
+        """Label such as ``10–14`` or ``60+``."""
         if self.most is None:
             return f"{self.least}+"
         return f"{self.least}–{self.most}" if self.most > self.least else f"{self.least}"
@@ -49,7 +49,7 @@ class SizeBin:
 
 @dataclass(frozen=True)
 class ShardStatistics:
-    """What `inspect_shards` found."""
+    """Result of `inspect_shards`."""
 
     folder: str
     digest: str
@@ -59,16 +59,16 @@ class ShardStatistics:
     conformer_sources: dict[str, int]
     standardization: dict[str, int]
     molecules_read: int
-    """Molecules on which the figures below rest."""
+    """Number of molecules behind the figures below."""
     atoms_per_molecule: NDArray[np.int64]
     """(molecules_read,) heavy atoms, ascending."""
     bonds: int
     atoms_by_element: dict[str, int]
     """Atoms of each element, the most frequent first."""
     molecules_by_element: dict[str, int]
-    """Molecules that hold an element."""
+    """Molecules that contain each element."""
     shared_ids: SharedIds
-    """Ids that several molecules have."""
+    """Ids shared by several molecules."""
 
     @property
     def molecules(self) -> int:
@@ -77,12 +77,12 @@ class ShardStatistics:
 
     @property
     def bytes_per_molecule(self) -> float:
-        """Bytes on disk, over all splits; NaN where there is no molecule."""
+        """Bytes on disk per molecule over all splits; NaN without molecules."""
         return sum(split.bytes for split in self.splits) / self.molecules if self.molecules else float("nan")
 
     @property
     def sizes(self) -> tuple[SizeBin, ...]:
-        """The histogram of heavy atoms; the largest hundredth of molecules may share the last bin."""
+        """Histogram of heavy-atom counts; the largest 1 % of molecules may share the last bin."""
         n = self.atoms_per_molecule
         if not len(n):
             return ()
@@ -96,7 +96,7 @@ class ShardStatistics:
         return (*bins, SizeBin(int(edges[-1]), None, above)) if above else tuple(bins)
 
     def to_json(self) -> dict[str, Any]:
-        """All of it in plain numbers, texts, lists and dictionaries."""
+        """Returns all statistics as JSON-serializable values."""
         n = self.atoms_per_molecule
         quantiles: list[float] = np.quantile(n, _QUANTILES).tolist() if len(n) else []
         return {
@@ -126,14 +126,14 @@ class ShardStatistics:
 
 
 def inspect_shards(folder: str | os.PathLike[str], *, blocks: int = 4096) -> ShardStatistics:
-    """Reads a manifest and, for the statistics of atoms, blocks spread evenly over the shards.
+    """Reads a manifest and, for atom statistics, blocks spread evenly over the shards.
 
     Args:
-        folder: of the shards; a path or a URL that fsspec knows.
-        blocks: at most so many are read.
+        folder: of the shards, a path or a URL that fsspec supports.
+        blocks: maximum number of blocks to read.
 
     Raises:
-        ManifestError: there is no good manifest.
+        ManifestError: `folder` has no valid manifest.
         ShardError: a block cannot be read.
     """
     folder = os.fspath(folder)
@@ -192,7 +192,7 @@ def _size(name: str, shards: tuple[ShardEntry, ...]) -> SplitSize:
 
 
 def _symbol(atomic_number_index: int) -> str:
-    """Element of OGB's atomic-number category, which counts from hydrogen = 0; its last stands for all others."""
+    """Returns the symbol of OGB's atomic-number category: hydrogen is 0, the last category is all others."""
     from rdkit import Chem
 
     if atomic_number_index >= 118:

@@ -17,7 +17,7 @@ _BAR = 40  # characters
 
 
 def render_inspection(statistics: ShardStatistics) -> Group:
-    """The statistics as tables; ``rich.console.Console().print`` shows them."""
+    """Returns the statistics as tables for ``rich.console.Console().print``."""
     parts: list[Table | Text] = [
         Text(f"{statistics.folder}  (manifest {statistics.digest[:12]})"),
         _splits(statistics),

@@ -1,4 +1,4 @@
-"""Chemical space as the model sees it: a map of the vectors, who is near whom, and what typical molecules look like.
+"""Chemical space of a model: a map of the vectors, nearest neighbours, and typical molecules of its clusters.
 
 n molecules, D width of vectors, k neighbours, S anchors.
 """
@@ -27,9 +27,9 @@ from mmsa_dist.report.style import HUES
 from mmsa_kernels import anchor_scores
 
 LARGEST_MAP = 20_000
-"""Molecules: beyond it every so-many-th one is shown."""
+"""Most molecules on a map; larger exports are sampled evenly."""
 NEIGHBOURS = 6
-"""Nearest molecules that the map shows for each."""
+"""Nearest molecules shown for each molecule of the map."""
 
 _PROPERTIES = {
     "heavy atoms": "Descriptors.HeavyAtomCount",
@@ -42,7 +42,7 @@ _PROPERTIES = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A molecule with its drawing, as a gallery shows it."""
+    """A molecule with its drawing for a gallery."""
 
     id: str
     smiles: str
@@ -53,10 +53,10 @@ class Picture:
 class ChemicalSpace:
     """The map of an export.
 
-    Rows whose standardized parent is the same (salts of one drug) have the same vector and are shown once.
+    Rows with the same standardized parent (salts of one drug) have the same vector and are shown once.
 
     Args:
-        embeddings: what to show; of more than `LARGEST_MAP` molecules an even sample.
+        embeddings: what to show; more than `LARGEST_MAP` molecules are sampled evenly.
     """
 
     def __init__(self, embeddings: Embeddings) -> None:
@@ -70,31 +70,31 @@ class ChemicalSpace:
 
     @cached_property
     def clusters(self) -> Clusters:
-        """The molecules by similarity of their vectors."""
+        """Clusters of molecules with similar vectors."""
         return cluster(_unit(self.shown.vectors))
 
     @cached_property
     def neighbours(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Cosines and rows (n, k) of the nearest molecules of each, itself left out."""
+        """Cosines and rows, both (n, k), of each molecule's nearest others."""
         similarities, rows = SearchIndex(self.shown).nearest(self.shown.vectors, NEIGHBOURS + 1)
         others = rows != np.arange(len(self))[:, None]
-        # Of two molecules with equal vectors either may come first, so the row itself need not be in column 0.
+        # Molecules with equal vectors may come in any order, so a row itself need not be in column 0.
         others[others.all(axis=1), -1] = False
         k = rows.shape[1] - 1
         return similarities[others].reshape(-1, k), rows[others].reshape(-1, k)
 
     @cached_property
     def method(self) -> str:
-        """How the map is laid out."""
+        """Projection of the map: UMAP or PCA."""
         return "UMAP" if importlib.util.find_spec("umap") and len(self) > 15 else "PCA"
 
     @property
     def layout(self) -> str:
-        """How, for a reader. PCA knows no cosine, but of vectors of length one those are near whose cosine is high."""
+        """Description of `method`. PCA has no cosine metric, but near unit vectors have a high cosine."""
         return "UMAP on the cosine" if self.method == "UMAP" else "PCA of the vectors, scaled to length one"
 
     def coordinates(self) -> NDArray[np.float32]:
-        """(n, 2) places on the map; the same vectors give the same map."""
+        """Returns (n, 2) positions on the map; equal vectors give equal maps."""
         if self.method == "PCA":
             width = min(2, *self.shown.vectors.shape)
             flat = PCA(width, random_state=0).fit_transform(_unit(self.shown.vectors))
@@ -105,7 +105,7 @@ class ChemicalSpace:
         return reducer.fit_transform(self.shown.vectors).astype(np.float32)
 
     def payload(self, groups: Sequence[Groups], properties: dict[str, NDArray[np.float32]]) -> str:
-        """What the page's script reads (`to_payload`): texts, structures, neighbours and what colours the dots."""
+        """Returns the script's data (`to_payload`): texts, structures, neighbours and the values that colour dots."""
         from bokeh.palettes import Viridis256
 
         similarities, rows = self.neighbours
@@ -124,7 +124,7 @@ class ChemicalSpace:
             "similarities": np.round(1000 * similarities).astype(np.int16),
             "atoms": structures.atoms,
             "bonds": structures.bonds,
-            "x": np.diff(structures.x, prepend=np.uint8(0)),  # modulo 256: a fifth smaller once it is gzipped
+            "x": np.diff(structures.x, prepend=np.uint8(0)),  # modulo 256: a fifth smaller after gzip
             "y": np.diff(structures.y, prepend=np.uint8(0)),
             "label": structures.label,
             "first": structures.first,
@@ -136,7 +136,7 @@ class ChemicalSpace:
         return to_payload(texts, columns)
 
     def properties(self) -> dict[str, NDArray[np.float32]]:
-        """N values of each simple property, by name; NaN where RDKit cannot tell."""
+        """Returns n values of each simple property by name; NaN where RDKit cannot parse the SMILES."""
         from rdkit import Chem, rdBase
         from rdkit.Chem import Crippen, Descriptors, rdMolDescriptors
 
@@ -151,12 +151,12 @@ class ChemicalSpace:
         return values
 
     def picture(self, row: int, note: str = "") -> Picture:
-        """A molecule of the map for a gallery."""
+        """Returns a molecule of the map for a gallery."""
         smiles = self.shown.smiles[row]
         return Picture(self.shown.ids[row], smiles, _drawn(smiles), note)
 
     def gallery(self, near: int) -> list[tuple[Picture, list[Picture]]]:
-        """The typical molecule of each cluster with its `near` nearest neighbours."""
+        """Returns the typical molecule of each cluster with its `near` nearest neighbours."""
         similarities, rows = self.neighbours
         result = []
         for row, label, size in zip(
@@ -168,7 +168,7 @@ class ChemicalSpace:
         return result
 
     def anchors(self, pretrained: PretrainedModel) -> NDArray[np.float32] | None:
-        """(n, S) attention of each molecule over the memory's anchors; None unless the vectors are this model's g."""
+        """Returns (n, S) attention of molecules over memory anchors; None unless the vectors are this model's g."""
         origin = self.shown.summary.origin
         if origin.view != "structure" or origin.model != pretrained.digest:
             return None
@@ -183,7 +183,7 @@ _drawn = cache(structure_svg)
 
 
 def _even(n: int, most: int) -> NDArray[np.int64]:
-    """At most `most` of the numbers 0..n-1, evenly spread."""
+    """Returns at most `most` of the numbers 0..n-1, evenly spaced."""
     return np.arange(n) if n <= most else np.linspace(0, n - 1, most).round().astype(np.int64)
 
 

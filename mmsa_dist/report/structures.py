@@ -1,7 +1,7 @@
-"""Structures as atoms and bonds in a hundred bytes each, which the page's script draws when one is looked at.
+"""Structures as atoms and bonds, about a hundred bytes each, which the page's script draws on demand.
 
-RDKit lays a molecule out, writes its double bonds as such and chooses the wedges; how it looks is up to
-``draw.html``. A drawing of its own for each of 20,000 molecules would make the page four times as heavy.
+RDKit computes the layout, kekulizes and chooses the wedges; ``draw.html`` defines the style. An SVG for each of
+20,000 molecules would make the page four times as large.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_STEPS = 255  # of the longer side of a structure
+_STEPS = 255  # along the longer side of a structure
 
 
 class Stroke(IntEnum):
-    """How a bond is drawn, seen from its first atom to its second."""
+    """How a bond is drawn, looking from its first to its second atom."""
 
     SINGLE = 0
     DOUBLE = 1
-    """Two lines, one on either side."""
+    """Two lines, one on each side of the axis."""
     DOUBLE_LEFT = 2
-    """One line between the atoms, a shorter one to its left."""
+    """One line between the atoms and a shorter one on its left."""
     DOUBLE_RIGHT = 3
     TRIPLE = 4
     WEDGE = 5
@@ -33,37 +33,37 @@ class Stroke(IntEnum):
     CROSSED = 8
     """A double bond of unknown stereochemistry."""
     DASHED = 9
-    """Of another kind, such as a dative bond."""
+    """Any other kind, such as a dative bond."""
 
 
 @dataclass(frozen=True)
 class Structures:
-    """n molecules with a atoms and b bonds in all, one after the other."""
+    """n molecules with a atoms and b bonds in total, concatenated."""
 
     labels: list[tuple[str, int, int, int]]
-    """Every kind of atom that there is: symbol (empty for a mere corner of carbon), hydrogens, charge, isotope."""
+    """Distinct atom labels: symbol (empty for an unlabelled carbon), hydrogens, charge, isotope."""
     atoms: NDArray[np.uint16]
-    """(n,) atoms of each; 0 where the SMILES does not parse."""
+    """(n,) atoms per molecule; 0 if the SMILES does not parse."""
     bonds: NDArray[np.uint16]
-    """(n,) bonds of each."""
+    """(n,) bonds per molecule."""
     x: NDArray[np.uint8]
-    """(a,) places, the longer side of each molecule being 255."""
+    """(a,) horizontal positions; the longer side of each molecule is 255."""
     y: NDArray[np.uint8]
-    """(a,) likewise, downwards."""
+    """(a,) vertical positions, downwards."""
     label: NDArray[np.uint16]
-    """(a,) number in `labels`."""
+    """(a,) indices into `labels`."""
     first: NDArray[np.uint16]
-    """(b,) atom within the molecule."""
+    """(b,) index of the first atom within the molecule."""
     second: NDArray[np.uint16]
     stroke: NDArray[np.uint8]
     """(b,) a `Stroke`."""
 
 
 def pack(smiles: Sequence[str]) -> Structures:
-    """Lays molecules out.
+    """Computes 2D layouts and packs them.
 
     Args:
-        smiles: n SMILES; of one that does not parse there is no atom.
+        smiles: n SMILES; one that does not parse has no atoms.
     """
     numbers: dict[tuple[str, int, int, int], int] = {}
     atoms, bonds = [], []
@@ -96,7 +96,7 @@ def pack(smiles: Sequence[str]) -> Structures:
 
 
 def _laid_out(smiles: str) -> Any:
-    """The molecule with double instead of aromatic bonds, places on the plane and wedges; None if there is none."""
+    """Returns the kekulized molecule with 2D coordinates and wedges; None if `smiles` does not parse."""
     from rdkit import Chem, rdBase
     from rdkit.Chem.Draw import rdMolDraw2D
 
@@ -138,7 +138,7 @@ def _stroke(bond: Any, xy: NDArray[np.float64]) -> Stroke:
 
 
 def _double(bond: Any, xy: NDArray[np.float64]) -> Stroke:
-    """Where the second line lies: within the smallest ring, else on the side with more neighbours."""
+    """Returns the side of the second line: inside the smallest ring, else the side with more neighbours."""
     begin, end = _ends(bond)
     rings = bond.GetOwningMol().GetRingInfo()
     around = [tuple(ring) for ring in rings.AtomRings() if begin in ring and end in ring]
@@ -151,6 +151,6 @@ def _double(bond: Any, xy: NDArray[np.float64]) -> Stroke:
         ends = (bond.GetBeginAtom(), bond.GetEndAtom())
         beside = [xy[n.GetIdx()] for atom in ends for n in atom.GetNeighbors() if n.GetIdx() not in (begin, end)]
     along = xy[end] - xy[begin]
-    # With y downwards, a positive cross product is to the right of the way from first to second atom.
+    # With y downwards, a positive cross product lies to the right of the direction from first to second atom.
     sides = [float(np.sign(along[0] * (p - xy[begin])[1] - along[1] * (p - xy[begin])[0])) for p in beside]
     return Stroke.DOUBLE_RIGHT if sum(sides) >= 0 else Stroke.DOUBLE_LEFT

@@ -1,4 +1,4 @@
-"""Colours and axes that page and figures share."""
+"""Colours and axis style shared by page and figures."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import Any
 
 ACCENT, FAINT, INK, MUTED, GRID = "#0f766e", "#a7d3cd", "#1c2326", "#6b7780", "#e8ecee"
 HUES = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#ee8833", "#555555")
-"""Of groups. The first six are Paul Tol's "bright" (https://sronpersonalpages.nl/~pault), which colour-blind people
-tell apart."""
+"""Group colours. The first six are Paul Tol's colour-blind safe "bright" scheme
+(https://sronpersonalpages.nl/~pault)."""
 FONT = 'Inter, "Segoe UI", system-ui, -apple-system, "Helvetica Neue", Arial, sans-serif'
 
 
 def plain_axes(plot: Any) -> None:
-    """Takes from a Bokeh figure whatever is not data."""
+    """Removes non-data decoration from a Bokeh figure."""
     plot.outline_line_color = None
     plot.background_fill_color = plot.border_fill_color = None
     plot.xgrid.grid_line_color = None
     plot.ygrid.grid_line_color = GRID
-    plot.min_border_left, plot.min_border_right = 46, 8  # figures above one another line up
+    plot.min_border_left, plot.min_border_right = 46, 8  # stacked figures align
     plot.title.text_font = FONT
     plot.title.text_font_size = "13px"
     plot.title.text_font_style = "normal"
@@ -33,6 +33,6 @@ def plain_axes(plot: Any) -> None:
         axis.axis_label_text_font_style = "normal"
         axis.axis_label_text_color = MUTED
         axis.axis_label_standoff = 2
-    if hasattr(plot.xaxis.formatter, "use_scientific"):  # an axis of names has none
+    if hasattr(plot.xaxis.formatter, "use_scientific"):  # a categorical axis has none
         plot.xaxis.formatter.use_scientific = False
     plot.yaxis.ticker.desired_num_ticks = 4

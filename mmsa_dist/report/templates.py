@@ -1,4 +1,4 @@
-"""Jinja for the pages of this package: everything is escaped, and a name that is not given is an error."""
+"""Jinja environment of the pages: everything is escaped, and an undefined name is an error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 
 def environment() -> Environment:
-    """Templates of this package with the filters ``drawing``, ``figure`` and ``words``."""
+    """Returns the environment with the filters ``drawing``, ``figure`` and ``words``."""
     made = Environment(
         loader=PackageLoader("mmsa_dist.report", "."),
         autoescape=True,
@@ -26,7 +26,7 @@ def environment() -> Environment:
 
 
 def figure(value: object) -> str:
-    """A number as people read it."""
+    """Formats a number for display."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, bool | str):
