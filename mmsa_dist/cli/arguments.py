@@ -1,4 +1,4 @@
-"""Arguments that several commands share."""
+"""Arguments shared by several commands."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mmsa_dist.config.load import sections_of
 
 SETTINGS = "[section.key=value]..."
 
-# typer reads annotations when the program runs, where `X | None` is not understood in every form it needs.
+# typer evaluates annotations at run time and does not support `X | None` in every form needed here.
 ConfigFile = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option("--config", "-c", help="YAML file with what differs from the defaults; `mmsa config` shows all keys."),
+    typer.Option("--config", "-c", help="YAML file with changes to the defaults; `mmsa config` shows all keys."),
 ]
 ModelFolder = Annotated[
     str, typer.Option("--model", "-m", help="Folder of an exported model (<run.dir>/model), or a hub id.")
@@ -26,10 +26,10 @@ _SETTING = re.compile(r"[a-z_]+(\.[a-z_0-9]+)+=", re.ASCII)
 
 
 def split_settings(words: list[str] | None) -> tuple[list[str], list[str]]:
-    """Separates settings ``section.key=value`` from other words.
+    """Separates settings ``section.key=value`` from other arguments; returns (others, settings).
 
     Raises:
-        ValueError: a word is meant as a setting, but without its section.
+        ValueError: an argument is a setting without its section.
     """
     words = words or []
     for word in words:
@@ -45,16 +45,16 @@ def split_settings(words: list[str] | None) -> tuple[list[str], list[str]]:
 
 
 def refuse_unused(settings: Sequence[str], used: Sequence[str], command: str, why: str) -> None:
-    """Refuses settings that would change nothing.
+    """Rejects settings that have no effect.
 
     Args:
-        settings: known ones.
+        settings: valid settings.
         used: keys that `command` uses, or sections whose keys it uses.
-        command: its name.
-        why: what a user of others may not know.
+        command: name of the command.
+        why: explanation for users of other settings.
 
     Raises:
-        ValueError: one of `settings` is not among `used`.
+        ValueError: `command` does not use one of `settings`.
     """
     keys = [word.partition("=")[0] for word in settings]
     unused = [
@@ -67,20 +67,20 @@ def refuse_unused(settings: Sequence[str], used: Sequence[str], command: str, wh
 
 
 def refuse_empty(option: str, value: str | None) -> None:
-    """Refuses an option whose value is there and empty, as a variable of the shell that is not set leaves it.
+    """Rejects an option with an empty value, as an unset shell variable gives.
 
     Raises:
-        ValueError: it is.
+        ValueError: `value` is empty.
     """
     if value is not None and not value.strip():
         raise ValueError(f"{option} is empty: name a folder, or leave {option} out where it may be")
 
 
 def only_settings(words: list[str] | None, example: str = "train.steps=1000") -> list[str]:
-    """The words of a command that takes settings and nothing else.
+    """Returns the arguments of a command that takes only settings.
 
     Raises:
-        ValueError: another word is among them; the message shows `example`.
+        ValueError: an argument is not a setting; the message shows `example`.
     """
     strangers, settings = split_settings(words)
     if strangers:

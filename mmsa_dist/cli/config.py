@@ -14,10 +14,10 @@ from mmsa_dist.config.load import load_config, to_yaml
 def show_config(
     words: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Argument(help="A YAML file, then settings; both may be left out.", metavar=f"[FILE] {SETTINGS}"),
+        typer.Argument(help="A YAML file, then settings; both are optional.", metavar=f"[FILE] {SETTINGS}"),
     ] = None,
 ) -> None:
-    """Print the whole resolved configuration; what each key means stands in launch/configs/default.yaml."""
+    """Print the whole resolved configuration; launch/configs/default.yaml documents each key."""
     files, settings = split_settings(words)
     if len(files) > 1:
         raise ValueError(f"one configuration file is read, not {len(files)}: {', '.join(files)}")

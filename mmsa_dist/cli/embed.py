@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 _USED = (
     *(f"embed.{name}" for name in Embed.model_fields if name != "reference_molecules"),
     *("prepare.smiles_column", "prepare.id_column", "prepare.allow_truncated"),
-    "model.encoders",  # among which embed.view may be, where a model has encoders of its own
+    "model.encoders",  # embed.view may name one of them, if a model has custom encoders
 )
-_OF_UNREADABLE = ("syntax", "empty")  # reasons of rows in which nothing looks like a molecule
+_OF_UNREADABLE = ("syntax", "empty")  # reasons of rows that do not look like molecules
 
 
 def embed(
@@ -27,7 +27,7 @@ def embed(
         list[str],
         typer.Argument(
             help="Files of molecules, folders or patterns of them, or one folder of shards; paths or URLs. "
-            "- for SMILES from standard input. Then settings.",
+            "- reads SMILES from standard input. Settings follow.",
             metavar=f"SOURCE... {SETTINGS}",
         ),
     ],
@@ -36,13 +36,13 @@ def embed(
     format: Annotated[  # the option's name
         Literal["parquet", "npy"],
         typer.Option(
-            help="npy: besides, all vectors as one array in _vectors.npy, row for row; NaN where there is none."
+            help="npy: also write all vectors as one array in _vectors.npy, in row order; NaN for rows without one."
         ),
     ] = "parquet",
     parallel: Annotated[
         int,
         typer.Option(
-            help="Parts side by side in Ray, each on a GPU or a core; 1 = without Ray, 0 = as many as it has room for.",
+            help="Parts embedded in parallel in Ray, each on a GPU or a core; 1 = without Ray, 0 = as many as fit.",
             min=0,
         ),
     ] = 1,
@@ -50,7 +50,7 @@ def embed(
 ) -> None:
     """Write a vector for every molecule to Parquet: id, inchikey, smiles, embedding, ok, reason, in input order.
 
-    InChIKeys of SMILES are made with embed.inchikeys=true; shards have theirs.
+    embed.inchikeys=true adds InChIKeys of SMILES; shards already have them.
 
     Examples: mmsa embed library.smi --model runs/quickstart/model --out vectors embed.view=unified;
     zcat *.smi.gz | mmsa embed - --model runs/quickstart/model --out vectors --format npy --parallel 0
@@ -94,7 +94,7 @@ def embed(
 
 
 def _why_none(summary: ExportSummary) -> str:
-    """Why none of the rows has a vector; the more frequent reasons come first."""
+    """Returns the most frequent reason why no row has a vector, preferring those other than unreadable input."""
     reason = next((reason for reason in summary.reasons if reason not in _OF_UNREADABLE), None)
     if reason is None:
         return "does the input hold what its name says? `-` reads lines of SMILES and ids"

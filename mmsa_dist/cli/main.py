@@ -1,4 +1,4 @@
-"""`mmsa`: its commands, and how an error is said."""
+"""`mmsa`: its commands and error handling."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ app = typer.Typer(
     help="Multi-modal molecular representation learning with structure awareness: from molecules to vectors.",
     epilog="With MMSA_DEBUG=1 in the environment, every error comes with its traceback.",
 )
-download = typer.Typer(no_args_is_help=True, help="Fetch the files that others publish, for `mmsa prepare`.")
+download = typer.Typer(no_args_is_help=True, help="Download public data sets for `mmsa prepare`.")
 download.command()(pubchem)
 app.add_typer(download, name="download")
 for command in (prepare, inspect, pretrain, embed, search, evaluate, ablate, report):
@@ -67,14 +67,14 @@ def _mmsa(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Takes the options that stand before a command."""
+    """Takes the options that precede a command."""
 
 
 def main(command: str | None = None) -> None:
-    """Runs the command line, or only its `command`.
+    """Runs the command line, or only `command`.
 
-    What a person got wrong, or what the system refuses, is one sentence and status 2. Any other error is a bug: it
-    ends with its traceback and status 1. With ``MMSA_DEBUG=1`` every error comes with its traceback.
+    A user or system error prints one sentence and exits with status 2. Any other error is a bug: it prints its
+    traceback and exits with status 1. With ``MMSA_DEBUG=1`` every error prints its traceback.
     """
     arguments = sys.argv[1:] if command is None else [command, *sys.argv[1:]]
     try:
@@ -101,9 +101,9 @@ def main(command: str | None = None) -> None:
 
 
 def _is_raised_by_us(error: Exception) -> bool:
-    """Whether a `raise` of our packages made the error, so that its text is meant for a person.
+    """Returns whether a `raise` in our packages made the error, so that its text is meant for users.
 
-    Innermost is one of our lines also where a compiled function that it calls fails: in numpy, torch or Python itself.
+    The innermost frame alone does not tell: it is also ours if a compiled function fails in numpy, torch or Python.
     """
     last = error.__traceback__
     while last is not None and last.tb_next is not None:

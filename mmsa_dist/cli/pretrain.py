@@ -1,4 +1,4 @@
-"""`mmsa pretrain`: shards to a model."""
+"""`mmsa pretrain`: from shards to a model."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def pretrain(
         typer.Argument(help="Settings such as train.steps=1000.", metavar=SETTINGS, show_default=False),
     ] = None,
     config: ConfigFile = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest good checkpoint of run.dir.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the latest valid checkpoint in run.dir.")] = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read all shards first; left out, only their sizes are looked at.")
+        bool, typer.Option("--verify", help="Read all shards first; otherwise only their sizes are checked.")
     ] = False,
     local_rank: Annotated[int, typer.Option("--local_rank", hidden=True)] = 0,
 ) -> None:
-    """Pre-train on prepared shards: alone, or on many processes under deepspeed.
+    """Pre-train on prepared shards, in one process or in many under deepspeed.
 
     Example: deepspeed --num_accelerators 8 launch/pretrain.py --config launch/configs/base.yaml run.dir=runs/one
     """

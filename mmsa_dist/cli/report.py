@@ -1,4 +1,4 @@
-"""`mmsa report`: one HTML page on a run."""
+"""`mmsa report`: one HTML page about a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmsa_dist.console import say
 def report(
     run: Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN")],
 ) -> None:
-    """Write one HTML page on a run, at any moment of it: <RUN>/report.html."""
+    """Write one HTML page about a run, at any time during it: <RUN>/report.html."""
     from mmsa_dist.report import write_report
 
     with Console(stderr=True).status("writing the report"):

@@ -24,19 +24,19 @@ def search(
     queries: Annotated[list[str], typer.Argument(help="SMILES, or with --by-id ids of the folder.")],
     model: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--model", "-m", help="The model that made the vectors; needed for SMILES."),
+        typer.Option("--model", "-m", help="Model that made the vectors; required for SMILES."),
     ] = None,
     by_id: Annotated[bool, typer.Option("--by-id", help="The queries are ids of the folder.")] = False,
     k: Annotated[int, typer.Option("-k", help="Neighbours for each query.", min=1)] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     html: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--html", help="Write a page with structures, which needs no network."),
+        typer.Option("--html", help="Write an HTML page with structures that needs no network."),
     ] = None,
 ) -> None:
     """Find the nearest neighbours of molecules among embedded ones, by cosine.
 
-    Up to 131,072 vectors are compared one by one; of more an index is built at the first search, and kept there.
+    Up to 131,072 vectors are searched exactly; for more, the first search builds an index and stores it in the folder.
 
     Example: mmsa search runs/quickstart/embeddings "CC(=O)Oc1ccccc1C(=O)O" --model runs/quickstart/model -k 5
     """

@@ -136,7 +136,7 @@ class ChemicalSpace:
         return to_payload(texts, columns)
 
     def properties(self) -> dict[str, NDArray[np.float32]]:
-        """Returns n values of each simple property by name; NaN where RDKit cannot parse the SMILES."""
+        """Returns n values of each simple property by name; NaN if the SMILES does not parse."""
         from rdkit import Chem, rdBase
         from rdkit.Chem import Crippen, Descriptors, rdMolDescriptors
 
