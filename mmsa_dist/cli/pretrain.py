@@ -16,7 +16,9 @@ def pretrain(
         typer.Argument(help="Settings such as train.steps=1000.", metavar=SETTINGS, show_default=False),
     ] = None,
     config: ConfigFile = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the latest valid checkpoint in run.dir.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue from the latest valid checkpoint in run.dir.")
+    ] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read all shards first; otherwise only their sizes are checked.")
     ] = False,
