@@ -259,7 +259,7 @@ def test_adding_comparing_and_repairing(molecules: Path, tmp_path: Path) -> None
     assert "mmsa prepare --repair" in verified.stdout
     repaired = mmsa("prepare", "--repair", "--out", out)
     assert repaired.returncode == 0, repaired.stderr
-    assert "made again: train-00000.tar" in repaired.stdout
+    assert "rebuilt: train-00000.tar" in repaired.stdout
     assert mmsa("inspect", out, "--verify").returncode == 0
 
 
