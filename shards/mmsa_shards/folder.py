@@ -15,7 +15,7 @@ from mmsa_shards.places import file_in, locate, reaching
 
 
 def is_in_memory(url: str | os.PathLike[str]) -> bool:
-    """Returns whether a URL, or the end of a chained one, is on fsspec's in-memory file system, private to a process."""
+    """Returns whether a URL, or the end of a chained one, is on fsspec's in-memory file system, one per process."""
     system, _ = locate(os.fspath(url))
     while (inner := getattr(system, "fs", None)) is not None:
         system = inner

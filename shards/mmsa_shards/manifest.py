@@ -170,11 +170,13 @@ class Manifest:
         except (KeyError, TypeError, AttributeError) as error:
             raise ManifestError(f"{path} is not a manifest of shards ({error!r}): prepare the shards again") from error
         if digest != manifest.digest:
-            raise ManifestError(f"{path} does not match its own digest: it was edited or damaged")
+            raise ManifestError(f"{path} does not match its own digest: it was changed by hand or damaged")
         for shard in manifest.shards:  # a manifest must not be able to name other files of the reader's machine
             if not _SHARD_NAME.fullmatch(shard.name):
-                raise ManifestError(f"{path} names a shard {shard.name!r}, which is no file of its folder: distrust it")
+                raise ManifestError(
+                    f"{path} names a shard {shard.name!r}, which is no file of its folder: do not trust it"
+                )
         for other in others:
             if not _OTHER_NAME.fullmatch(other):
-                raise ManifestError(f"{path} names a file {other!r}, which is none of its folder: distrust it")
+                raise ManifestError(f"{path} names a file {other!r}, which is none of its folder: do not trust it")
         return manifest
