@@ -151,7 +151,7 @@ def _facts_of(path: str) -> dict[str, Any]:
     except UnicodeEncodeError:
         shown = os.fsencode(path).decode(errors="backslashreplace")
         raise PrepareError(
-            f"the name of input {shown} is no UTF-8, which ids and the ledger require: rename it"
+            f"the name of input {shown} is not UTF-8, which ids and the ledger require: rename it"
         ) from None
     check_kind(path)
     if is_in_memory(path):

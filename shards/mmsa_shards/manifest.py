@@ -150,7 +150,7 @@ class Manifest:
             mend = "folder that `mmsa prepare` has finished" if name == MANIFEST_NAME else "manifest that is there"
             raise ManifestError(f"no {name} in {folder}: name a {mend}") from None
         except NotADirectoryError:
-            raise ManifestError(f"{folder} is no folder: name one that `mmsa prepare` has finished") from None
+            raise ManifestError(f"{folder} is not a folder: name one that `mmsa prepare` has finished") from None
         except PlaceError as error:
             raise ManifestError(str(error)) from error
         except OSError as error:
@@ -174,9 +174,11 @@ class Manifest:
         for shard in manifest.shards:  # a manifest must not be able to name other files of the reader's machine
             if not _SHARD_NAME.fullmatch(shard.name):
                 raise ManifestError(
-                    f"{path} names a shard {shard.name!r}, which is no file of its folder: do not trust it"
+                    f"{path} names a shard {shard.name!r}, which is not a file of its folder: do not trust it"
                 )
         for other in others:
             if not _OTHER_NAME.fullmatch(other):
-                raise ManifestError(f"{path} names a file {other!r}, which is none of its folder: do not trust it")
+                raise ManifestError(
+                    f"{path} names a file {other!r}, which is not a file of its folder: do not trust it"
+                )
         return manifest

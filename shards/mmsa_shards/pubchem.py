@@ -95,7 +95,7 @@ def download_pubchem(
     """
     if not 1 <= first <= last <= _HIGHEST_CID:
         raise DownloadError(
-            f"compounds {first} to {last} are no range: choose 1 <= from <= to <= {_HIGHEST_CID}, such as --from 1 "
+            f"compounds {first} to {last} are not a range: choose 1 <= from <= to <= {_HIGHEST_CID}, such as --from 1 "
             "--to 500000"
         )
     wanted = [series for series, asked in ((COMPOUNDS, compounds), (CONFORMERS, conformers)) if asked]

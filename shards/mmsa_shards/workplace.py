@@ -98,8 +98,8 @@ def work_folder(folder: Folder, options: PrepareOptions) -> Path:
         return work
     if folder.path is None:
         raise PrepareError(
-            f"{folder.url} is no folder of this machine: name one for intermediate files, visible to all nodes, with "
-            "prepare.work_dir=..."
+            f"{folder.url} is not a folder of this machine: name one for intermediate files, visible to all nodes, "
+            "with prepare.work_dir=..."
         )
     return folder.path / _WORK_NAME
 

@@ -128,8 +128,8 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_part(server, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--from", "0", "--to", "5"), "compounds 0 to 5 are no range"),
-        (("--from", "7", "--to", "5"), "compounds 7 to 5 are no range"),
+        (("--from", "0", "--to", "5"), "compounds 0 to 5 are not a range"),
+        (("--from", "7", "--to", "5"), "compounds 7 to 5 are not a range"),
         (("--from", "2000000", "--to", "2000001"), "has no file for compounds 2,000,000 to 2,000,001"),
     ],
 )

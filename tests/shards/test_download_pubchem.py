@@ -107,7 +107,7 @@ def test_a_listing_that_fails_at_first_is_asked_for_again(server, tmp_path):
 
 @pytest.mark.parametrize(("first", "last"), [(0, 10), (-5, 10), (11, 10), (1, 10**9)])
 def test_a_range_that_is_none_is_said_before_anything_is_asked(server, tmp_path, first, last):
-    with pytest.raises(DownloadError, match=f"compounds {first} to {last} are no range"):
+    with pytest.raises(DownloadError, match=f"compounds {first} to {last} are not a range"):
         fetch(server, tmp_path / "out", first, last)
     assert not server.log
     assert not (tmp_path / "out").exists()

@@ -117,7 +117,7 @@ def test_a_name_that_is_no_utf_8_is_told_at_once(tmp_path, options):
     (tmp_path / "caf\udce9.smi").write_text("C")
     for path in (tmp_path, tmp_path / "caf\udce9.smi"):
         with pytest.raises(
-            PrepareError, match=r"the name of input \S*/caf\\xe9\.smi is no UTF-8.*: rename it"
+            PrepareError, match=r"the name of input \S*/caf\\xe9\.smi is not UTF-8.*: rename it"
         ) as error:
             describe([str(path)], options, None)
         str(error.value).encode()

@@ -152,8 +152,8 @@ def _continued(first: str, lines: Lines, rows: _RowFormat) -> list[str]:
                 problem = f"{opens} is not closed before line {lines.number}, which is longer than any molecule"
                 return
             yield f"{line}\n"
-            # If quotes open and close in every line, the row could gain cells up to the end of the file. So their number
-            # is checked each time the row has doubled in length.
+            # If quotes open and close in every line, the row could gain cells up to the end of the file. So they are
+            # counted each time the row has doubled in length.
             if len(taken) >= _FIRST_CHECK_LINES and len(taken).bit_count() == 1:
                 so_far = [f"{one}\n" for one in (first, *taken) if one is not None]
                 if len(next(csv.reader(so_far, delimiter=rows.delimiter))) > max(rows.widths):

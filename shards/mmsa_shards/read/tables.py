@@ -70,12 +70,14 @@ def parquet_records(
     """
     num_bytes = stream.seek(0, SEEK_END)
     try:
-        table = pq.ParquetFile(stream, pre_buffer=False)  # a thread that still reads when the program ends would abort it
+        table = pq.ParquetFile(
+            stream, pre_buffer=False
+        )  # a thread that still reads when the program ends would abort it
     except pa.ArrowInvalid as error:
         stream.seek(0)
         if stream.read(4) == b"PAR1":
             raise PrepareError(f"cannot read {file}: it is cut off ({error}): fetch it again") from error
-        raise PrepareError(f"cannot read {file}: it is no Parquet file: rename it to what it is") from error
+        raise PrepareError(f"cannot read {file}: it is not a Parquet file: rename it to what it is") from error
     names = table.schema_arrow.names
     smiles_at, id_at = _columns(names, file, options)
     wanted = [names[smiles_at]] + ([] if id_at is None else [names[id_at]])
