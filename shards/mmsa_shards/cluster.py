@@ -258,11 +258,11 @@ def ended_by_sigterm() -> Iterator[Callable[[], None]]:
     Yields:
         A function that installs the handler again, in case another one has replaced it.
     """
-    told = False
+    by_sigterm = False
 
     def end(*_: object) -> NoReturn:
-        nonlocal told
-        told = True
+        nonlocal by_sigterm
+        by_sigterm = True
         raise KeyboardInterrupt  # which Ray passes on; it replaces a SystemExit by one with status 1
 
     def take_signal() -> None:
@@ -276,7 +276,7 @@ def ended_by_sigterm() -> Iterator[Callable[[], None]]:
     try:
         yield take_signal
     except KeyboardInterrupt:
-        if told:
+        if by_sigterm:
             raise SystemExit(TERMINATED) from None
         raise
     finally:

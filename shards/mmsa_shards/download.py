@@ -157,7 +157,7 @@ class _Workers:
         names = ", ".join(name for _, name in others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
         also = f"; {names} failed too" if others else ""
         is_kept = any(job.state == "fetched" or job.transfer.can_go_on for job in self._jobs)
-        kept = " (what has come is kept, and the same command goes on from it)" if is_kept else ""
+        kept = " (received data is kept; run the same command again to resume)" if is_kept else ""
         raise DownloadError(f"{worst}{also}{kept}") from worst
 
     def outcome(self) -> Outcome:

@@ -78,14 +78,14 @@ class Transfer:
                 self._remove_part()  # of a run that was killed during its cleanup
                 return "present"
             modified = self._fill(expected)
-            self.note = "is checked"
+            self.note = "checking"
             digest = _md5(self._part)
             fault = self._fault(digest, expected)
             if not fault:
                 self._keep(digest, modified)
                 return "fetched"
             self._remove_part()
-            self.note, self.left, self.retries = f"({fault}; once more)", None, self.retries + 1
+            self.note, self.left, self.retries = f"({fault}; retrying)", None, self.retries + 1
         raise DownloadError(f"{self.file.path} came wrong twice: {fault}; try later, or another server with --base-url")
 
     @property
@@ -121,7 +121,7 @@ class Transfer:
             )  # HTTP has a resolution of one second
             return there.size in (None, here.st_size) and same_time
         if recorded != expected:
-            self.note = "is checked"
+            self.note = "checking"
             if _md5(self.target) != expected:
                 return False
             self._write_record(expected)
@@ -136,7 +136,7 @@ class Transfer:
             except _Advanced as error:  # the count of retries starts again
                 longest = error.size
                 self.retries += 1
-                self.note = f"({error}; goes on)"
+                self.note = f"({error}; resuming)"
                 self._halt.wait(self._patience.first_wait_s)
 
     def _attempt(self, expected: str | None, longest: int) -> float | None:

@@ -100,8 +100,8 @@ def describe(inputs: Sequence[str], options: PrepareOptions, before: Job | None,
     """Checks every input and returns the job.
 
     Args:
-        inputs: paths or URLs; a folder stands for all files below it of a kind that can be read, and a pattern with
-            ``*`` for the files that it matches.
+        inputs: paths or URLs; a folder expands to all files below it of a kind that can be read, and a pattern with
+            ``*`` to the files that it matches.
         options: of the preparation.
         before: the job from which the folder was prepared; its inputs become inputs of the new job.
         out: the output folder; files in it are not inputs, even if it lies below an input folder.

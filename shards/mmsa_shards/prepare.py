@@ -293,13 +293,15 @@ class Preparation:
                     done += of_piece
                 else:
                     calls.append((piece, path, number, options, self.work / "making" / piece.name))
-        told = without_gpu = 0
+        reported = without_gpu = 0
 
         def tell() -> None:
-            nonlocal told
+            nonlocal reported
             under_way = sum(how_many_made(path) for path in (self.work / "making").iterdir())
-            told = max(told, min(done + under_way, total))  # a piece that has just ended may be counted in neither
-            self.progress("build", told, total, rejected)
+            reported = max(
+                reported, min(done + under_way, total)
+            )  # a piece that has just ended may be counted in neither
+            self.progress("build", reported, total, rejected)
 
         tell()
         for made, refused, why in self.pool.map(build_piece, calls, gpus=gpus, heartbeat=tell):

@@ -66,9 +66,9 @@ def read_records(
                 "prepare.allow_truncated=true"
             ) from error
         reason = "truncated_file" if truncated else "damaged_file"
-        told = "" if truncated else "; records just before may be wrong"
+        warning = "" if truncated else "; records just before may be wrong"
         place = Place(file, number + 1)
-        yield Refused(place.as_id, place, reason, f"the file {what} here ({error}): what follows is lost{told}")
+        yield Refused(place.as_id, place, reason, f"the file {what} here ({error}): what follows is lost{warning}")
         return
     except FileNotFoundError:
         raise PrepareError(f"input {path} does not exist: check the path") from None
@@ -126,7 +126,7 @@ def files_of(path: str, without: str = "") -> list[str]:
     ]
     files = [file for file in files if left_out is None or not file.startswith(left_out)]
     if not files:
-        raise PrepareError(f"input {path} stands for no file that can be read: check the path")
+        raise PrepareError(f"input {path} matches no file that can be read: check the path")
     return files
 
 

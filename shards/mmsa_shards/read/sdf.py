@@ -88,7 +88,7 @@ def _molfiles(record: bytes) -> list[bytes]:
     cuts = [1]  # offsets of titles
     first: dict[bytes, int] = {}
 
-    def stands(what: bytes, title: int) -> bool:
+    def occurs(what: bytes, title: int) -> bool:
         """Returns whether `what` is between the last cut and a title; searched only once after each cut."""
         if first.get(what, -1) < cuts[-1]:
             at = record.find(what, cuts[-1])
@@ -99,10 +99,10 @@ def _molfiles(record: bytes) -> list[bytes]:
         title = counts.start()  # the line end before it, three lines up
         for _ in range(3):
             title = record.rfind(b"\n", 0, max(title, 0))
-        if title < cuts[-1] or not (_COUNTS.search(record, cuts[-1] - 1, title + 1) or stands(_CTAB_END, title)):
+        if title < cuts[-1] or not (_COUNTS.search(record, cuts[-1] - 1, title + 1) or occurs(_CTAB_END, title)):
             continue  # this is the header of the current molfile
         line_before = record[record.rfind(b"\n", 0, title) + 1 : title]
-        if stands(_DATA, title) and line_before.strip():
+        if occurs(_DATA, title) and line_before.strip():
             continue
         glued = record.startswith(_CTAB_END, title)  # the previous file had no final line end
         cuts.append(title + (len(_CTAB_END) if glued else 1))

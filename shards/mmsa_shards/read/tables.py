@@ -120,5 +120,5 @@ def _columns(names: Sequence[str], file: str, options: PrepareOptions) -> tuple[
 def _find(names: Sequence[str], asked: str, usual: Iterable[str]) -> int | None:
     if asked:
         return names.index(asked) if asked in names else None
-    told = ["_".join(name.lower().split()) for name in names]
-    return next((told.index(name) for name in usual if name in told), None)
+    normalized = ["_".join(name.lower().split()) for name in names]
+    return next((normalized.index(name) for name in usual if name in normalized), None)
