@@ -93,7 +93,7 @@ class Pool:
             function: a module-level function.
             calls: tuples of arguments.
             gpus: number of GPUs per call, possibly a fraction.
-            heartbeat: called at least about every second, and before each result.
+            heartbeat: called about every second while waiting, and before each result.
 
         Raises:
             PrepareError: the cluster has no GPU and `gpus` is not 0, or Ray lost a task.

@@ -116,9 +116,7 @@ class Transfer:
             if recorded is None:
                 return False
             here, there = self.target.stat(), self._with_retries(lambda: self._source.version(self.file.path))
-            same_time = (
-                there.modified is None or abs(there.modified - here.st_mtime) < 1
-            )  # HTTP has a resolution of one second
+            same_time = there.modified is None or abs(there.modified - here.st_mtime) < 1  # HTTP has whole seconds
             return there.size in (None, here.st_size) and same_time
         if recorded != expected:
             self.note = "checking"

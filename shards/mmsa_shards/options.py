@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Literal
 
-#: Whether InChIKeys are computed. A molecule without one is refused (`needed`) or kept with an empty key (`wanted`).
+#: Whether InChIKeys are computed. A molecule without one is refused (`needed`) or kept without one (`wanted`).
 Keys = Literal["needed", "wanted", "none"]
 
 

@@ -298,9 +298,7 @@ class Preparation:
         def tell() -> None:
             nonlocal reported
             under_way = sum(how_many_made(path) for path in (self.work / "making").iterdir())
-            reported = max(
-                reported, min(done + under_way, total)
-            )  # a piece that has just ended may be counted in neither
+            reported = max(reported, min(done + under_way, total))  # a piece just finished may be in neither count
             self.progress("build", reported, total, rejected)
 
         tell()

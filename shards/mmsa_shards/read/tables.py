@@ -70,9 +70,7 @@ def parquet_records(
     """
     num_bytes = stream.seek(0, SEEK_END)
     try:
-        table = pq.ParquetFile(
-            stream, pre_buffer=False
-        )  # a thread that still reads when the program ends would abort it
+        table = pq.ParquetFile(stream, pre_buffer=False)  # a thread still reading at exit would abort the program
     except pa.ArrowInvalid as error:
         stream.seek(0)
         if stream.read(4) == b"PAR1":
