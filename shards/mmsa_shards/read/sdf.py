@@ -23,7 +23,7 @@ _COUNTS = re.compile(rb"\n[ \d]{6,40}V[23]000[ \t]*(?=\n)")
 
 # Names of data items, in lower case.
 _CID = b"pubchem_compound_cid"
-_CONFORMER = b"pubchem_conformer_rmsd"  # in all PubChem3D records; 2D records refer to a conformer by its id only
+_CONFORMER = b"pubchem_conformer_rmsd"  # in all PubChem3D records; 2D records may cite a conformer, but by id
 _ID_NAMES = tuple(name.encode() for name in ID_COLUMNS)
 
 
