@@ -234,7 +234,7 @@ def test_adding_comparing_and_repairing(molecules: Path, tmp_path: Path) -> None
     assert compared.stdout.splitlines() == added.stdout.splitlines()[-len(compared.stdout.splitlines()) :]
     assert json.loads(mmsa("inspect", out, "--since", earlier, "--json").stdout)["molecules"] == 1
     missing = mmsa("inspect", out, "--since", "0123")
-    said = f"no 0123.json in {out}/manifests: name one of {earlier.stem}, or a file"
+    said = f"no 0123.json in {out}/manifests: name one of {earlier.stem}, or name a file"
     assert (missing.returncode, said in missing.stderr) == (2, True)
     nowhere = mmsa("inspect", out, "--sheet", "/proc/x.png")
     said = "cannot draw /proc/x.png (No such file or directory): name another file with --sheet"
