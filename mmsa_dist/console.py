@@ -94,6 +94,7 @@ class _Bars:
 
     def __init__(self, in_bytes: bool = False, rated: bool = True) -> None:
         self._rated = rated
+        self._counts_units = not in_bytes
         self._amount: Callable[[int], str] = decimal if in_bytes else "{:,}".format
         self._console = _console(stderr=True)
         self._progress = Progress(
@@ -129,7 +130,7 @@ class _Bars:
             self._begun[stage] = (time.monotonic(), done)  # a resumed stage starts above zero
         begun, before = self._begun[stage]
         per_second = (done - before) / max(time.monotonic() - begun, 1e-3)
-        rate = f"{self._amount(round(per_second))}/s" if self._rated else ""
+        rate = f"{self._rate(per_second)}/s" if self._rated else ""
         self._progress.update(self._tasks[stage], completed=done, total=total, rate=rate, note=note)
         finished = total is not None and 0 < total <= done
         due = time.monotonic() - self._spoke > _LINE_EVERY_S or (finished and stage not in self._finished)
@@ -141,6 +142,10 @@ class _Bars:
             if total is not None and not finished and per_second > 0:
                 words.append(f"{timedelta(seconds=round((total - done) / per_second))} to go")
             self._console.print(" · ".join([*words, note] if note else words))
+
+    def _rate(self, per_second: float) -> str:
+        # Rounded to a whole number, a slow stage, such as one that writes shards, would seem to stand still.
+        return f"{per_second:.2g}" if self._counts_units and 0 < per_second < 10 else self._amount(round(per_second))
 
     def say(self, words: str) -> None:
         """Prints a sentence above the bars."""

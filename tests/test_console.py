@@ -1,11 +1,12 @@
-"""What is printed stands there as it was given."""
+"""What a person sees on the console: text as it was given, tables uncut, rates that say something."""
 
 from __future__ import annotations
 
 import pytest
 from rich.table import Table
 
-from mmsa_dist.console import fail, results_tables, say
+from mmsa_dist import console
+from mmsa_dist.console import fail, preparation_progress, results_tables, say
 from mmsa_dist.evaluate import Results
 from tests.evaluate.test_results import score
 
@@ -92,3 +93,19 @@ def test_a_console_too_narrow_for_a_task_cuts_nothing(
     for table in results_tables(results(TASKS[:1])):
         say(table)
     assert "30.5 ± 0.7" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("done", "rate"), [(4, "0.067/s"), (71, "1.2/s"), (600, "10/s"), (72_000, "1,200/s"), (0, "0/s")]
+)
+def test_a_slow_stage_has_a_rate(
+    done: int, rate: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(console.time, "monotonic", lambda: now)
+    with preparation_progress() as (report, _):
+        report("write", 0, 100_000, 0)
+        now = 60.0
+        report("write", done, 100_000, 0)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"write {done:,}/100,000 · {rate}")

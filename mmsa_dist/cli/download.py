@@ -1,4 +1,4 @@
-"""`mmsa download`: the files that others publish."""
+"""`mmsa download`: files that others publish."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mmsa_dist.console import say
 
 def pubchem(
     first: Annotated[int, typer.Option("--from", help="Smallest compound id (CID), from 1.")],
-    last: Annotated[int, typer.Option("--to", help="Largest compound id, itself included.")],
-    out: Annotated[str, typer.Option("--out", "-o", help="Folder; the files lie in it as on the server.")],
+    last: Annotated[int, typer.Option("--to", help="Largest compound id, inclusive.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder, laid out as on the server.")],
     compounds: Annotated[
         bool, typer.Option("--2d/--no-2d", help="SDF, 500,000 CIDs a file, about 300 MB each.")
     ] = True,
@@ -24,16 +24,16 @@ def pubchem(
     base_url: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
-            help="A mirror: http(s)://, file://, s3:// (with mmsa-dist\\[cloud]), ...; left out, PubChem's own server."
+            help="A mirror: http(s)://, file://, s3:// (with mmsa-dist\\[cloud]), ...; default: PubChem's own server."
         ),
     ] = None,
     parallel: Annotated[int, typer.Option(help="Files at a time; be polite.", min=1, max=16)] = 4,
 ) -> None:
     """Fetch the files of PubChem that hold a range of compounds.
 
-    Files with 2D coordinates have about 300 MB each. A file takes its name once its checksum is right: that of
-    PubChem, or where it has none, as for 3D, the one inside gzip. Stop it when you like: the same command goes on
-    with what lacks, and fetches again only what has changed on the server.
+    Files with 2D coordinates have about 300 MB each. A file gets its final name once its checksum is verified:
+    PubChem's, or, where it has none, as for 3D, the one inside gzip. You can stop at any time: the same command
+    continues with what is missing, and fetches again only what has changed on the server.
 
     Example: mmsa download pubchem --from 1 --to 5000000 --3d --out pubchem
     """
@@ -57,4 +57,4 @@ def pubchem(
         )
     say(download_summary(out, **vars(done.outcome)))
     inputs = " ".join(f"{shlex.quote(out)}/{pattern}" for pattern in done.inputs)
-    say(Text(f"next: mmsa prepare {inputs} --out shards"))  # as it is: a path may hold brackets
+    say(Text(f"next: mmsa prepare {inputs} --out shards"))  # not as markup: a path may contain brackets

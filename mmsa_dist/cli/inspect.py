@@ -1,4 +1,4 @@
-"""`mmsa inspect`: what shards hold, whether they are whole, and what changed."""
+"""`mmsa inspect`: what shards hold, whether they are intact, and what changed."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def inspect(
     folder: Annotated[str, typer.Argument(help="Folder with manifest.json.", metavar="SHARDS")],
     sheet: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--sheet", help="PNG to draw; left out: contact_sheet.png beside the manifest."),
+        typer.Option("--sheet", help="PNG to draw; default: contact_sheet.png beside the manifest."),
     ] = None,
     molecules: Annotated[int, typer.Option(help="Molecules on the sheet.", min=1, max=400)] = 24,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read everything instead and name all that is broken (exit 1).")
+        bool, typer.Option("--verify", help="Instead, read everything and list what is broken (exit 1).")
     ] = False,
     since: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--since", help="Print what changed since a manifest instead: a file, or a name in manifests/."),
+        typer.Option("--since", help="Instead, print what changed since a manifest: a file, or a name in manifests/."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; no sheet unless --sheet names one.")] = False,
 ) -> None:
-    """Print what shards hold, and draw a sheet of molecules as the model sees them; or verify or compare them.
+    """Print what shards hold and draw a sheet of molecules as the model sees them, or verify or compare shards.
 
     Example: mmsa inspect shards --verify
     """
@@ -68,8 +68,12 @@ def _compare(folder: str, since: str, as_json: bool) -> None:
         kept = f"{folder.rstrip('/')}/manifests"
         names = [name.removesuffix(".json") for name in Folder(kept).names()]
         if since not in names:
-            mend = f"name one of {', '.join(names)}" if names else "none is kept there before inputs are added"
-            raise ValueError(f"no {since}.json in {kept}: {mend}, or a file")
+            mend = (
+                f"name one of {', '.join(names)}"
+                if names
+                else "manifests are kept there only once inputs have been added"
+            )
+            raise ValueError(f"no {since}.json in {kept}: {mend}, or name a file")
         earlier = f"{kept}/{since}.json"
     changes = changes_between(Manifest.load_file(earlier), now)
     if as_json:

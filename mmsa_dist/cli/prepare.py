@@ -24,7 +24,7 @@ def prepare(
     ] = None,
     out: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--out", "-o", help="Folder or URL of the shards; left out: data.shards, or <run.dir>/shards."),
+        typer.Option("--out", "-o", help="Folder or URL of the shards; default: data.shards, or <run.dir>/shards."),
     ] = None,
     config: ConfigFile = None,
     exclude: Annotated[
@@ -37,27 +37,27 @@ def prepare(
         ),
     ] = None,
     allow_truncated: Annotated[
-        bool, typer.Option("--allow-truncated", help="Take what there is of files that end too early or are damaged.")
+        bool, typer.Option("--allow-truncated", help="Accept truncated or damaged files and read what is left of them.")
     ] = False,
     mend: Annotated[
-        bool, typer.Option("--repair", help="Make broken shards of --out again, from the inputs it was prepared from.")
+        bool, typer.Option("--repair", help="Rebuild broken files of --out from the inputs that it was prepared from.")
     ] = False,
 ) -> None:
-    """Turn molecules into shards, with every rejected record in a ledger.
+    """Turn molecules into shards, and list every rejected record in a ledger.
 
-    The same command again goes on from what is finished. Other inputs with the same --out are added: only the
-    shards that their molecules belong to are written again.
+    Running the same command again continues from what is finished. Other inputs with the same --out are added: only
+    the shards that their molecules belong to are rewritten.
 
     Example: mmsa prepare molecules.smi.gz --out shards --exclude moleculenet prepare.workers=8
     """
     refuse_empty("--out", out)
     inputs, settings = split_settings(words)
     if not inputs and not mend:
-        raise ValueError("no input was named; say mmsa prepare FILE... --out FOLDER")
+        raise ValueError("no input was named; run mmsa prepare FILE... --out FOLDER")
     if inputs and mend:
-        raise ValueError("--repair takes no inputs, the folder knows its own; to add some leave --repair out")
+        raise ValueError("--repair takes no inputs, as the folder records its own; leave --repair out to add inputs")
     if exclude and mend:
-        raise ValueError("--repair leaves out what the folder was prepared without; leave --exclude out")
+        raise ValueError("--repair excludes what the preparation of the folder excluded; leave --exclude out")
     resolved = load_config(config, [*settings, *(["prepare.allow_truncated=true"] if allow_truncated else [])])
     options = replace(resolved.prepare, exclude=(*resolved.prepare.exclude, *(exclude or [])))
 
@@ -71,7 +71,7 @@ def prepare(
     if mend:
         with preparation_progress() as (progress, tell):
             made = repair(folder, options, progress=progress, say=tell)
-        say(f"made again: {', '.join(made)}" if made else "every shard is what the manifest says")
+        say(f"rebuilt: {', '.join(made)}" if made else "every file matches the manifest")
         return
     before = held_manifest(folder)
     with preparation_progress() as (progress, tell):

@@ -1,4 +1,4 @@
-"""Files that appear under their name whole or not at all."""
+"""Atomic writes: a file appears under its name complete or not at all."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-# Told by a write without the name of the file.
+# Errors of a write, which do not carry the name of the file.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[BinaryIO]:
-    """Opens a temporary file beside `path`; when the block ends well it is synced to disk and takes the name.
+    """Opens a temporary file beside `path`; when the block succeeds, syncs it to disk and renames it to `path`.
 
-    An exception in the block, and a process killed in it, leave `path` as it was. The temporary name is random,
-    so two writers never share one, on whichever nodes they are.
+    An exception in the block leaves `path` unchanged, and so does a killed process. The temporary name is random,
+    so two writers never share one, whichever nodes they run on.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
@@ -33,9 +33,9 @@ def write_atomically(path: Path) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and (
             error.filename == str(temporary) or (error.filename is None and error.errno in _NO_ROOM)
         ):
-            error.filename = str(path)  # the name that a person knows
+            error.filename = str(path)  # the name that the user knows
         raise
-    flush(path.parent)  # a rename is durable only once its folder is
+    flush(path.parent)  # a rename is durable only once its folder is synced
 
 
 def flush(path: Path) -> None:

@@ -1,6 +1,6 @@
 """Molecules <-> block: one Arrow record batch of columns, and its bytes.
 
-Needs numpy and pyarrow alone, no rdkit.
+Needs only numpy and pyarrow, not rdkit.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from mmsa_shards.schema import (
 Compression = Literal["zstd", "lz4", "none"]
 
 # Of 2,560 random PubChem molecules with a conformer, in blocks of 256, each takes 348 bytes and 5 µs at level 3,
-# 322 and 27 at 9, 307 and 102 at 12, 300 and 185 at 15, 297 and 607 at 19. Decoding takes the same time at each.
+# 322 and 27 at 9, 307 and 102 at 12, 300 and 185 at 15, 297 and 607 at 19. Decoding time is the same at all levels.
 _ZSTD_LEVEL = 12
 
 
 @dataclass(frozen=True)
 class Molecule:
-    """A molecule of A atoms and E bonds as the block holds it: one field per column of the schema."""
+    """A molecule of A atoms and E bonds, with one field per column of the schema."""
 
     id: str
     inchikey: str
@@ -42,24 +42,23 @@ class Molecule:
     bonds: NDArray[np.uint8]
     """(E, 4): columns of `mmsa_shards.schema.BondColumn`."""
     bond_ends: NDArray[np.uint16]
-    """(E, 2): numbers of the two atoms."""
+    """(E, 2): indices of the two atoms."""
     xy: NDArray[np.float32]
-    """(A, 2): depiction, RDKit's units; (0, 2) where none was made, which no shard may hold. The block keeps where
-    atoms lie to each other, within 0.01."""
+    """(A, 2): depiction, RDKit's units; (0, 2) if none was made, which is not allowed in shards. The block stores
+    relative positions, exact to 0.01."""
     conformers: NDArray[np.float32]
-    """(n, A, 3), Å: n conformers, 0 where there is none. The block keeps where atoms lie to each other, within
-    0.001 Å."""
+    """(n, A, 3), Å: n conformers, possibly 0. The block stores relative positions, exact to 0.001 Å."""
     conformer_source: str
     """One of `mmsa_shards.schema.CONFORMER_SOURCES`."""
     descriptors: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
-    """(F,): values of `mmsa_shards.descriptors.NAMES`, NaN where there is none; (0,) where they were not asked for."""
+    """(F,): values of `mmsa_shards.descriptors.NAMES`, NaN if undefined; (0,) if they were not requested."""
 
 
 def molecules_to_block(molecules: Sequence[Molecule]) -> pa.RecordBatch:
-    """Packs molecules into one record batch of `BLOCK_SCHEMA`, in their order.
+    """Packs molecules into one record batch of `BLOCK_SCHEMA`, preserving their order.
 
     Raises:
-        ValueError: coordinates that do not pass `fits`.
+        ValueError: there are coordinates for which `fits` is false.
     """
     conformers = [conformer for molecule in molecules for conformer in molecule.conformers]
     drawings = [molecule.xy for molecule in molecules]
@@ -81,7 +80,7 @@ def molecules_to_block(molecules: Sequence[Molecule]) -> pa.RecordBatch:
             xyz,
             type=BLOCK_SCHEMA.field("conformers").type,
         ),
-        # The dictionary is the same in every block, so that codes mean the same everywhere.
+        # Every block has the same dictionary, so that codes mean the same everywhere.
         "conformer_source": pa.DictionaryArray.from_arrays(
             pa.array([CONFORMER_SOURCES.index(m.conformer_source) for m in molecules], pa.int8()),
             pa.array(CONFORMER_SOURCES, pa.string()),
@@ -96,18 +95,17 @@ def molecules_to_block(molecules: Sequence[Molecule]) -> pa.RecordBatch:
 
 
 def fits(places: NDArray[np.float32], steps_per_unit: int) -> bool:
-    """Whether a block can keep coordinates: finite, each atom within 32,767 steps of the one before it.
+    """Returns whether a block can store coordinates: finite, each atom within 32,767 steps of the one before it.
 
-    For conformers that is 32 Å. How long the whole molecule is does not matter: an all-trans chain of 500 carbons,
-    620 Å long, fits. What does not are fully stretched branches over 32 Å long, from whose end the numbering of
-    atoms jumps back.
+    For conformers that is 32 Å. The length of the whole molecule does not matter: an all-trans chain of 500 carbons,
+    620 Å long, fits. Fully stretched branches over 32 Å long, from whose end the numbering of atoms jumps back, do
+    not.
 
     Args:
         places: (A, D).
         steps_per_unit: `STEPS_PER_ANGSTROM` or `STEPS_PER_DRAWING_UNIT` of `mmsa_shards.schema`.
     """
-    # No step is longer than the way from the lowest to the highest coordinate; what has a larger one, or a NaN, is
-    # looked at step by step.
+    # No step exceeds the range of the coordinates. Only if that is too large, or NaN, each step is checked.
     if len(places) and (places.max() - places.min()) * steps_per_unit < np.iinfo(np.int16).max - 1:
         return True
     try:
@@ -118,9 +116,9 @@ def fits(places: NDArray[np.float32], steps_per_unit: int) -> bool:
 
 
 def conformers_to_bytes(conformers: Sequence[NDArray[np.float32]]) -> list[bytes | None]:
-    """Returns conformers, (A, 3) in Å each, as a block keeps them; None for one that does not pass `fits`.
+    """Returns conformers, (A, 3) in Å each, as a block stores them; None for one for which `fits` is false.
 
-    Equal bytes are what a block cannot tell apart.
+    Conformers that a block cannot tell apart give equal bytes.
     """
     try:
         steps = _steps(conformers, STEPS_PER_ANGSTROM)
@@ -133,7 +131,7 @@ def conformers_to_bytes(conformers: Sequence[NDArray[np.float32]]) -> list[bytes
 
 
 def conformer_from_bytes(data: bytes) -> NDArray[np.float32]:
-    """Returns the (A, 3) float32 places, Å, of `conformers_to_bytes`; the first atom is at the origin."""
+    """Returns the (A, 3) float32 coordinates, Å, from `conformers_to_bytes`; the first atom is at the origin."""
     steps = np.frombuffer(data, np.int16).reshape(-1, 3)
     return (np.cumsum(steps, axis=0, dtype=np.int32) / STEPS_PER_ANGSTROM).astype(np.float32)
 
@@ -149,16 +147,16 @@ def encode_block(block: pa.RecordBatch, compression: Compression) -> bytes:
 
 
 def decode_block(data: bytes | memoryview, columns: Sequence[str] = BLOCK_SCHEMA.names) -> pa.RecordBatch:
-    """Reads the bytes of `encode_block`.
+    """Reads a block from the bytes of `encode_block`.
 
     Args:
         data: the bytes.
-        columns: of `BLOCK_SCHEMA`, in its order; the others are not unpacked.
+        columns: of `BLOCK_SCHEMA`, in its order; others are not decompressed.
 
     Raises:
-        ValueError: `data` is no Arrow stream, or not of this schema or version.
+        ValueError: `data` is not an Arrow stream, or not of this schema or version.
     """
-    # None for all: a list of them would be looked at for every block.
+    # None for all columns: a list would be checked for every block.
     fields = None if len(columns) == len(BLOCK_SCHEMA) else [BLOCK_SCHEMA.get_field_index(name) for name in columns]
     try:
         with pa.ipc.open_stream(
@@ -178,11 +176,11 @@ def decode_block(data: bytes | memoryview, columns: Sequence[str] = BLOCK_SCHEMA
 
 
 def _steps(places: Sequence[NDArray[np.float32]], scale: int) -> NDArray[np.int16]:
-    """The step to each atom from the one before it, the first of each array zero, in 1/`scale`.
+    """Returns the step to each atom from the one before it, in units of 1/`scale`; the first of each array is zero.
 
     Args:
         places: (A, D) each.
-        scale: steps in a unit of `places`.
+        scale: steps per unit of `places`.
 
     Returns:
         (sum of A, D).
@@ -192,7 +190,7 @@ def _steps(places: Sequence[NDArray[np.float32]], scale: int) -> NDArray[np.int1
     """
     if not places:
         return np.empty((0, 1), np.int16)
-    # Places are rounded, not steps, so that errors do not add up along a molecule.
+    # Positions are rounded, not steps, so that errors do not accumulate along a molecule.
     grid = np.rint(np.concatenate(places).astype(np.float64) * scale)
     longest = np.iinfo(np.int16).max
     finite = bool(np.isfinite(grid).all())
@@ -214,12 +212,12 @@ def _offsets(lengths: Iterable[int]) -> pa.Array:
 
 
 def _rows(column: str, arrays: Sequence[NDArray]) -> pa.ListArray:
-    """Packs (length, width) arrays as a list column."""
+    """Packs (length, width) arrays into a list column."""
     return _list_of_rows(column, np.concatenate(arrays) if arrays else np.empty(0), map(len, arrays))
 
 
 def _list_of_rows(column: str, rows: NDArray, lengths: Iterable[int], *, inner: bool = False) -> pa.ListArray:
-    """Cuts `rows` into lists of `lengths`; `inner` is the list within the lists of `column`."""
+    """Splits `rows` into lists of `lengths`; `inner` means the lists within those of `column`."""
     kind = BLOCK_SCHEMA.field(column).type
     kind = kind.value_type if inner else kind
     fixed = kind.value_type

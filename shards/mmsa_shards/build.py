@@ -1,9 +1,9 @@
-"""Second stage: intervals of the catalogue -> shards. Three steps, each from files to a file that appears whole.
+"""Second stage: intervals of the catalogue -> shards. Three steps, each of which writes its files atomically.
 
-*Deal* gathers the interval of a shard, with what the shard holds already, and merges duplicates. *Build* makes
-the columns of one piece of what is new, which is where the time goes; a piece is small enough to keep all
-workers busy to the end, whatever the sizes of shards and blocks. *Pack* puts everything into its final order
-and writes the shard.
+*Deal* collects the records of a shard's interval and the molecules already in the shard, and merges duplicates.
+*Build* computes the columns of the new molecules, one piece at a time, and takes most of the time; pieces are small
+enough to keep all workers busy to the end, whatever the sizes of shards and blocks. *Pack* puts everything into its
+final order and writes the shard.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from mmsa_shards.schema import BLOCK_SCHEMA
 from mmsa_shards.shard import read_block, write_shard
 from mmsa_shards.standardize import Refusal
 
-# A task makes a thousandth of the job, within these bounds.
+# A piece is about a thousandth of the job, within these bounds.
 _PIECES = 1024
 _SMALLEST_PIECE, _LARGEST_PIECE = 32, 4096
 
-# Molecules of a piece after which it says how many it has been through.
-_MADE_TOGETHER = 128
+# A piece reports its progress after this many molecules.
+_MOLECULES_PER_REPORT = 128
 
-# Records that are merged at a time: what they take in memory, some 2 kB each, does not grow with the shard.
-_RECORDS_TOGETHER = 1 << 14
+# Records merged at a time, at about 2 kB each, so that memory does not grow with the shard.
+_RECORDS_PER_MERGE = 1 << 14
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """A shard to be: an interval of the axis of `mmsa_shards.catalog`."""
+    """A planned shard: an interval of the axis of `mmsa_shards.catalog`."""
 
     stem: str
     split: Split
@@ -55,45 +55,45 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class Dealt:
-    """What `deal` found."""
+    """Counts that `deal` wrote."""
 
     molecules: int
-    """That the shard will hold, those that cannot be made among them."""
+    """Molecules of the future shard, including those that will turn out to be refused."""
     duplicates: int
     joined: int
     untouched: bool
-    """Whether there is nothing new, so that the shard stays as it is."""
+    """Whether there are no new records, so that the shard stays as it is."""
 
     @classmethod
     def load(cls, deal_path: Path) -> Dealt:
-        """Reads what `deal` wrote beside its file."""
+        """Reads the counts that `deal` wrote beside `deal_path`."""
         return cls(**json.loads(deal_path.with_suffix(".json").read_bytes()))
 
 
 @dataclass(frozen=True)
 class ShardDone:
-    """What became of a plan."""
+    """The outcome of a `ShardPlan`."""
 
     entry: ShardEntry | None
-    """None where the interval holds no molecule."""
+    """None if the interval holds no molecule."""
     duplicates: int
     joined: int
     conformer_sources: dict[str, int]
-    """By how many molecules each source has grown."""
+    """Growth of each source, in molecules."""
 
     def save(self, path: Path) -> None:
-        """Writes the record of a shard, whole or not at all."""
+        """Writes the record of a shard atomically."""
         with write_atomically(path) as file:
             file.write(json.dumps(asdict(self)).encode())
 
     @classmethod
     def load(cls, path: Path) -> ShardDone:
-        """Reads what `save` wrote."""
+        """Reads a record that `save` wrote."""
         data = json.loads(path.read_bytes())
         return cls(**{**data, "entry": data["entry"] and ShardEntry.from_json(data["entry"])})
 
 
-# What is to be made, and of what stays where in the shard it is.
+# Molecules to build, and rows of the existing shard that stay.
 _MAKE_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -110,10 +110,10 @@ _STAY_SCHEMA = pa.schema([pa.field("row", pa.int64(), nullable=False), pa.field(
 
 
 def plan_shards(intervals: Mapping[Split, int], options: PrepareOptions) -> list[ShardPlan]:
-    """Cuts the axis into shards.
+    """Divides the axis into shards.
 
     Args:
-        intervals: how many of each split.
+        intervals: number of shards of each split.
         options: `val_fraction` is used.
     """
     border = end_of_val(options.val_fraction)
@@ -123,12 +123,12 @@ def plan_shards(intervals: Mapping[Split, int], options: PrepareOptions) -> list
 def count_intervals(
     num_train: int, num_val: int, before: Mapping[Split, int], options: PrepareOptions
 ) -> dict[Split, int]:
-    """Returns into how many shards each split is to be cut.
+    """Returns the number of shards of each split.
 
     Args:
-        num_train: records, duplicates among them, in the training interval.
+        num_train: records, including duplicates, in the training interval.
         num_val: likewise in the validation interval.
-        before: into how many it is cut already; where it is, it stays so.
+        before: number of existing shards of each split, which is kept.
         options: `shards` and `molecules_per_shard` are used.
     """
     wanted = {
@@ -141,7 +141,7 @@ def count_intervals(
 
 
 def piece_size(num_records: int) -> int:
-    """Returns how many molecules one task makes, for a job of so many records; the workers have no say in it."""
+    """Returns the number of molecules per piece for a number of records, independent of the number of workers."""
     return min(_LARGEST_PIECE, max(_SMALLEST_PIECE, num_records // _PIECES))
 
 
@@ -154,21 +154,21 @@ def deal(
     size: int,
     options: PrepareOptions,
 ) -> None:
-    """Decides what a shard is to hold.
+    """Decides which molecules a shard will hold.
 
-    Writes what stays under the suffix ``.stay`` and counts under ``.json``, then what is to be made, a record batch
-    for every piece.
+    Writes the rows that stay with the suffix ``.stay`` and counts with ``.json``, then the molecules to build, one
+    record batch per piece.
 
     Args:
-        path: of the file to write.
-        chunks: of the catalogue.
+        path: file to write.
+        chunks: files of the catalogue.
         plan: the interval.
-        held: the shard as it is; None where there is none yet.
-        folder: of the shards.
+        held: the existing shard; None if there is none.
+        folder: folder of the shards.
         size: molecules in a piece.
         options: `conformers_per_molecule` is used.
     """
-    shard: _Held | None = None
+    shard: _ExistingShard | None = None
     counts = Counter(duplicates=0, joined=0, molecules=0)
     waiting: list[Entry] = []
     with (
@@ -178,11 +178,11 @@ def deal(
         pa.ipc.new_file(stay_file, _STAY_SCHEMA) as stay,
     ):
         beside = held.molecules if held is not None else 0
-        parts = read_interval(chunks, plan.start, plan.end, _RECORDS_TOGETHER, beside)
+        parts = read_interval(chunks, plan.start, plan.end, _RECORDS_PER_MERGE, beside)
         untouched = True
         for start, end, new in parts:
             if untouched and held is not None:
-                shard = _Held(folder, held)
+                shard = _ExistingShard(folder, held)
             untouched = False
             entries = [*map(_entry_of_record, new.to_pylist()), *(shard.entries(start, end) if shard else ())]
             merged = merge(entries, options.conformers_per_molecule, coordinates_fit)
@@ -208,7 +208,7 @@ def _piece(entries: Sequence[Entry]) -> pa.RecordBatch:
 
 
 def piece_sizes(deal_path: Path) -> list[int]:
-    """Returns how many molecules there are in every piece that was dealt."""
+    """Returns the number of molecules in every piece that `deal` wrote."""
     dealt = _open(deal_path)
     return [dealt.get_batch(number).num_rows for number in range(dealt.num_record_batches)]
 
@@ -216,23 +216,23 @@ def piece_sizes(deal_path: Path) -> list[int]:
 def build_piece(
     path: Path, deal_path: Path, number: int, options: PrepareOptions, making: Path | None = None
 ) -> tuple[int, int, str]:
-    """Makes the molecules of one piece and writes them as a block, with the refusals beside it.
+    """Builds the molecules of one piece and writes them as a block, with the refusals beside it.
 
     Args:
-        path: of the file to write; refusals take the same name with ``.rejects``.
-        deal_path: what `deal` wrote.
-        number: of the piece.
-        options: those of conformers are used.
-        making: a file that says, while this is at work, how many molecules it has been through; see `how_many_made`.
+        path: file to write; refusals are written to the same name with ``.rejects``.
+        deal_path: file that `deal` wrote.
+        number: number of the piece.
+        options: those of conformers and `descriptors` are used.
+        making: file that holds the number of molecules processed so far while this runs; see `how_many_made`.
 
     Returns:
-        How many molecules were made, how many refused, and why RDKit embedded all of them where nvMolKit should have.
+        Number of molecules built, number refused, and, if RDKit had to embed in place of nvMolKit, why.
     """
     rows = [Entry(**{**row, "xyz": tuple(row["xyz"])}) for row in _open(deal_path).get_batch(number).to_pylist()]
     orders = [_order(row) for row in rows]
     columns = Columns.from_options(options)
-    # What a GPU embeds may depend on what it embeds together; all else is made molecule by molecule.
-    step = len(orders) if columns.conformers.backend == "nvmolkit" else _MADE_TOGETHER
+    # On a GPU, results may depend on the batch; everything else is computed molecule by molecule.
+    step = len(orders) if columns.conformers.backend == "nvmolkit" else _MOLECULES_PER_REPORT
     told: list[str] = []
     made: list[Molecule | Refusal] = []
     for start in range(0, len(orders), max(1, step)):
@@ -254,7 +254,7 @@ def build_piece(
 
 
 def how_many_made(making: Path) -> int:
-    """Reads what a piece that is being built says of itself; 0 where it says nothing, or no more."""
+    """Reads the progress of a piece that is being built; 0 if the file is not there yet, or no longer."""
     try:
         return int(making.read_text() or 0)
     except FileNotFoundError:
@@ -270,15 +270,15 @@ def pack(
     folder: str,
     options: PrepareOptions,
 ) -> ShardDone:
-    """Writes a shard beside its `record`, by which it counts as done.
+    """Writes a shard, then its `record` beside it, which marks it as done.
 
     Args:
-        record: of the file to write last.
-        deal_path: what `deal` wrote.
-        pieces: what `build_piece` wrote.
+        record: file for the returned record, written last.
+        deal_path: file that `deal` wrote.
+        pieces: files that `build_piece` wrote.
         plan: the interval.
-        held: the shard as it is; None where there is none yet.
-        folder: of the shards.
+        held: the existing shard; None if there is none.
+        folder: folder of the shards.
         options: `molecules_per_block`, `compression` and `seed` are used.
     """
     dealt = Dealt.load(deal_path)
@@ -308,7 +308,7 @@ def _cut(split: Split, start: int, end: int, count: int) -> Iterator[ShardPlan]:
 
 
 def _blocks(table: pa.Table, options: PrepareOptions) -> Iterator[pa.RecordBatch]:
-    """Yields molecules in their final order, which is random but for the seed."""
+    """Yields blocks of molecules in their final order: pseudo-random, determined by the seed."""
     keys = [
         hashlib.blake2b(f"{options.seed}:{inchikey}".encode(), digest_size=16).digest()
         for inchikey in table["inchikey"].to_pylist()
@@ -342,8 +342,8 @@ def _entry_of_record(row: dict[str, Any]) -> Entry:
     return Entry(**{**row, "xyz": xyz, "xyz_smiles": row["smiles"]})
 
 
-class _Held:
-    """The molecules of a shard, by where they stand on the axis."""
+class _ExistingShard:
+    """The molecules of an existing shard, by their position on the axis."""
 
     def __init__(self, folder: str, shard: ShardEntry) -> None:
         self._name = shard.name
@@ -353,7 +353,7 @@ class _Held:
         self._positions = np.array([position_of(key) for key in table["inchikey"].to_pylist()], dtype=np.uint64)
 
     def entries(self, start: int, end: int) -> Iterator[Entry]:
-        """Yields those in [start, end)."""
+        """Yields the molecules with a position in [start, end)."""
         inside = (self._positions >= np.uint64(start)) & (self._positions <= np.uint64(end - 1))
         rows = np.flatnonzero(inside).tolist()
         for row, molecule in zip(rows, self._table.take(rows).to_pylist(), strict=True):

@@ -1,13 +1,13 @@
-"""First stage: records -> standardized molecules, sorted along one axis that says where each will go.
+"""First stage: records -> standardized molecules, sorted along one axis that determines their shard.
 
-The axis is a hash of the InChIKey's first block (the skeleton), spread evenly over [0, 2^64). A shard is an
-interval of it, so stereoisomers and duplicates meet in one shard whatever files they come from, and how many
-shards there are can be decided after everything has been read. A chunk of records becomes one file sorted
-along the axis, from which a shard later reads its interval alone.
+The axis is a hash of the InChIKey's first block (the skeleton), uniform over [0, 2^64). A shard is an interval of
+it, so stereoisomers and duplicates meet in one shard whatever files they come from, and the number of shards can be
+chosen after everything has been read. A chunk of records becomes one file sorted along the axis, of which a shard
+later reads only its interval.
 
-An input is cut into chunks that depend on nothing but its content. One task, or a few where there are more
-workers than inputs, reads an input from end to end and standardizes every so many-th chunk; what travels
-between machines is files.
+An input is divided into chunks that depend only on its content. One task, or several if there are more workers than
+inputs, reads an input from end to end and standardizes its share of the chunks. Machines exchange data only through
+files.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CATALOG_SCHEMA = pa.schema(
         pa.field("inchikey", pa.string(), nullable=False),
         pa.field("smiles", pa.string(), nullable=False),
         pa.field("id", pa.string(), nullable=False),
-        # As `conformers_to_bytes` has it, atoms in the order of the SMILES; null where the input gave no 3D.
+        # From `conformers_to_bytes`, atoms in the order of the SMILES; null if the input has no 3D.
         pa.field("xyz", pa.binary()),
         pa.field("conformer_source", pa.string(), nullable=False),
         pa.field("file", pa.string(), nullable=False),
@@ -49,8 +49,8 @@ CATALOG_SCHEMA = pa.schema(
     ]
 )
 
-# Few records at first, so that all workers soon have something to do, then more, so that there are not too
-# many files; and never more text than is comfortable to hold.
+# The first chunks are small, so that all workers soon have something to do; later ones are larger, so that there are
+# not too many files. Their text is limited too, to bound memory.
 _FIRST_CHUNK, _LARGEST_CHUNK = 256, 32768
 _CHUNKS_PER_DOUBLING = 8
 _CHUNK_CHARACTERS = 1 << 25
@@ -60,18 +60,18 @@ _DONE = "done.json"
 
 @dataclass(frozen=True)
 class ChunkCounts:
-    """What became of the records of one chunk, or of several added up."""
+    """Counts of the records of one chunk by outcome, or sums over several chunks."""
 
     read: int = 0
     kept: int = 0
     excluded: int = 0
     rejected: int = 0
     kept_val: int = 0
-    """How many of those kept lie in the validation interval."""
+    """Kept records in the validation interval."""
     input_bytes: int = 0
-    """How much of the input the records take up, as far as that is known."""
+    """Bytes of the input that the records take up, as far as known."""
     changes: dict[str, int] = field(default_factory=dict)
-    """How many of those kept standardization changed, by what it did."""
+    """Kept records that standardization changed, by kind of change."""
 
     def __add__(self, other: ChunkCounts) -> ChunkCounts:
         mine, theirs = asdict(self), asdict(other)
@@ -80,7 +80,7 @@ class ChunkCounts:
 
 
 class Chapter:
-    """The chunks that one input becomes, in a folder of their own.
+    """The chunks of one input, in a folder of their own.
 
     Args:
         catalog: the folder of all chapters.
@@ -95,13 +95,13 @@ class Chapter:
 
     @property
     def chunks(self) -> list[Path]:
-        """The files that a chapter which is done consists of, in the order of the records."""
+        """Files of all chunks in the order of the records; the chapter must be done."""
         count = json.loads((self.folder / _DONE).read_bytes())["chunks"]
         return [self.chunk(number) for number in range(count)]
 
     @property
     def is_done(self) -> bool:
-        """Whether all chunks are there."""
+        """Whether all chunks have been written."""
         return (self.folder / _DONE).exists()
 
     def chunk(self, number: int) -> Path:
@@ -109,12 +109,12 @@ class Chapter:
         return self.folder / f"{number:06d}.arrow"
 
     def close(self, num_chunks: int) -> None:
-        """Says that the chapter has so many chunks and that they are all there."""
+        """Marks the chapter as done, with this number of chunks."""
         with write_atomically(self.folder / _DONE) as file:
             file.write(json.dumps({"chunks": num_chunks}).encode())
 
     def counts(self) -> ChunkCounts:
-        """Adds up the chunks that are there."""
+        """Returns the summed counts of the chunks written so far."""
         for path in self.folder.glob("*.arrow"):
             if path.name not in self._seen:
                 self._seen[path.name] = _chunk_counts(path)
@@ -124,10 +124,10 @@ class Chapter:
 def catalog_input(
     chapter: Chapter, part: int, parts: int, excluded: frozenset[str], options: PrepareOptions
 ) -> tuple[str, int | PrepareError]:
-    """Reads an input and standardizes the chunks ``part, part + parts, ...`` of it that are not there yet.
+    """Reads an input and standardizes those of its chunks ``part, part + parts, ...`` that have not been written yet.
 
     Returns:
-        The key of the input, and of how many chunks it is in all, or why it cannot be used.
+        The key of the input, and its total number of chunks, or the error that makes it unusable.
     """
     number, taken, before = -1, 0, 0
 
@@ -148,9 +148,9 @@ def catalog_input(
 
 
 def skeletons(source: Input, options: PrepareOptions) -> frozenset[str]:
-    """Returns the first blocks of the InChIKeys in a file of molecules that must not enter.
+    """Returns the first blocks of the InChIKeys in a file of molecules to exclude.
 
-    A table that lacks the columns that `options` names, which are those of the inputs, is read by the usual names.
+    `options` names the columns of the inputs; a table without these columns is read by the usual names.
     """
     try:
         return _skeletons(source, options)
@@ -169,25 +169,25 @@ def _skeletons(source: Input, options: PrepareOptions) -> frozenset[str]:
 
 
 def end_of_val(val_fraction: float) -> int:
-    """Returns where the validation interval, which begins at 0, ends and the training interval begins."""
+    """Returns the end of the validation interval, which begins at 0, and so the start of the training interval."""
     return int(val_fraction * AXIS)
 
 
 def read_interval(
     paths: Sequence[Path], start: int, end: int, most: int, beside: int = 0
 ) -> Iterator[tuple[int, int, pa.Table]]:
-    """Yields what chunks hold of the interval [start, end) of the axis, by parts of it.
+    """Yields the records of chunks in the interval [start, end) of the axis, one part of the interval at a time.
 
     Args:
-        paths: of the chunks.
-        start: where the interval begins.
-        end: where it ends.
-        most: records in a part, about; those of one skeleton are never parted.
-        beside: how many molecules, spread over the interval, count with the records.
+        paths: files of the chunks.
+        start: start of the interval.
+        end: end of the interval.
+        most: approximate number of records in a part; those of one skeleton are never separated.
+        beside: number of other molecules, spread over the interval, to be counted with the records.
 
     Yields:
-        Where a part begins and ends, and its records as a table of `CATALOG_SCHEMA`, perhaps none; together the parts
-        are the interval. Nothing where the interval holds no record.
+        Start and end of a part, and its records as a table of `CATALOG_SCHEMA`, possibly empty; together the parts
+        cover the interval. Yields nothing if the interval holds no record.
     """
     opened = (_open_table(path).read_all().replace_schema_metadata(None) for path in paths if end > start)
     chunks = [chunk for table in opened if (chunk := _between(table, start, end)).num_rows]
@@ -198,13 +198,13 @@ def read_interval(
 
 
 def position_of(inchikey: str) -> int:
-    """Returns where a molecule stands on the axis, in [0, 2^64)."""
+    """Returns the position of a molecule on the axis, in [0, 2^64)."""
     skeleton = inchikey.partition("-")[0]
     return int.from_bytes(hashlib.blake2b(skeleton.encode(), digest_size=8).digest(), "little")
 
 
 def _between(table: pa.Table, start: int, end: int) -> pa.Table:
-    """Returns the rows in [start, end) of a table that is sorted along the axis."""
+    """Returns the rows of a table, sorted along the axis, with positions in [start, end)."""
     positions = table["position"].to_numpy()
     first = np.searchsorted(positions, np.uint64(start), side="left")
     last = np.searchsorted(positions, np.uint64(end - 1), side="right")
@@ -212,7 +212,7 @@ def _between(table: pa.Table, start: int, end: int) -> pa.Table:
 
 
 def _chunks_of(records: Iterable[Record | Refused]) -> Iterator[list[Record | Refused]]:
-    """Cuts records into chunks; equal records give equal chunks."""
+    """Groups records into chunks; equal records give equal chunks."""
     number, chunk, characters = 0, list[Record | Refused](), 0
     for record in records:
         chunk.append(record)
@@ -228,7 +228,7 @@ def _chunks_of(records: Iterable[Record | Refused]) -> Iterator[list[Record | Re
 def _catalog_chunk(
     path: Path, chunk: Sequence[Record | Refused], num_bytes: int, excluded: frozenset[str], options: PrepareOptions
 ) -> None:
-    """Standardizes a chunk and writes it sorted along the axis, after the refusals beside it."""
+    """Standardizes a chunk and writes it sorted along the axis, after writing the refusals beside it."""
     records = [record for record in chunk if isinstance(record, Record)]
     refused = [record for record in chunk if isinstance(record, Refused)]
     rows: list[tuple[Any, ...]] = []
@@ -269,7 +269,7 @@ def _catalog_chunk(
 
 
 def _given(parents: Sequence[Parent | Refusal], options: PrepareOptions) -> dict[int, bytes | None]:
-    """Returns the coordinates of the parents that bring such, by their number; None where a block cannot keep them."""
+    """Returns the coordinates of the parents that have any, by index; None if a block cannot store them."""
     if options.conformers == "none":
         return {}
     given = {n: p.xyz for n, p in enumerate(parents) if isinstance(p, Parent) and p.xyz is not None}
@@ -281,5 +281,5 @@ def _chunk_counts(path: Path) -> ChunkCounts:
 
 
 def _open_table(path: Path) -> pa.RecordBatchFileReader:
-    # Mapped, so that of a chunk only the interval asked for is ever read.
+    # Memory-mapped, so that only the requested interval of a chunk is read.
     return pa.ipc.open_file(pa.memory_map(str(path)))

@@ -1,4 +1,4 @@
-"""What changed in a folder of shards between two manifests."""
+"""Differences between two manifests of a folder of shards."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ class Changes:
     """The differences from one manifest to a later one."""
 
     same: tuple[ShardEntry, ...]
-    """Shards that are what they were."""
+    """Shards that did not change."""
     rewritten: tuple[tuple[ShardEntry, ShardEntry], ...]
-    """Shards as they were and as they are."""
+    """Shards before and after."""
     added: tuple[ShardEntry, ...]
     removed: tuple[ShardEntry, ...]
     molecules: int
-    """By how many molecules the folder has grown."""
+    """Growth of the folder, in molecules."""
     inputs: dict[str, int]
-    """Records of the inputs that came in."""
+    """Number of records in each added input."""
     conformer_sources: dict[str, int]
-    """By how many molecules each source has grown; sources that did not change are left out."""
+    """Growth of each source, in molecules; sources that did not change are left out."""
     options: dict[str, tuple[object, object]]
-    """Options and library versions that differ: before, after."""
+    """Options and library versions that differ, as (before, after)."""
 
 
 def changes_between(before: Manifest, after: Manifest) -> Changes:
-    """Compares two manifests of one folder, or of two."""
+    """Compares two manifests, of the same folder or of different ones."""
     old = {shard.name: shard for shard in before.shards}
     new = {shard.name: shard for shard in after.shards}
     both = [(old[name], new[name]) for name in sorted(old.keys() & new.keys())]

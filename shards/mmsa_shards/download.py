@@ -1,4 +1,4 @@
-"""Files fetched from a source into a folder, several at a time."""
+"""Fetches files from a source into a folder, several at a time."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from mmsa_shards.download_sources import DownloadError, Interrupted, Source
 from mmsa_shards.download_transfer import RemoteFile, Transfer
 
 Progress = Callable[[int, int | None, str], None]
-"""Called with bytes received, bytes to receive in all as far as known, and what is going on."""
+"""Called with the bytes received, the total bytes to receive (None if unknown), and a note on the current activity."""
 
-_POLL_S = 0.2  # between two reports of progress
+_POLL_S = 0.2  # between progress reports
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a download came to."""
+    """Counts of a finished download."""
 
     fetched: int
     received_bytes: int
-    """Over the network, in this run; what an earlier one had of a file is not counted again."""
+    """Bytes received over the network in this run, without those of earlier runs."""
     present: int
-    """Files that were here already."""
+    """Files that were present already."""
     present_bytes: int
     retries: int
-    """Failures of the server or the connection that passed."""
+    """Failures of the server or the connection that a retry resolved."""
     without_md5: int
-    """Fetched files without a checksum on the server: gzip's own and the length were compared instead."""
+    """Fetched files without a checksum on the server, checked by length and gzip's own checksum instead."""
 
 
 def list_names(source: Source, folder: str, patience: Patience, progress: Progress) -> frozenset[str] | None:
-    """Returns the names in a folder of a source, or None where it gives no listing.
+    """Returns the names in a folder of a source, or None if it gives no listing.
 
     Raises:
         DownloadError: the server does not answer.
@@ -64,32 +64,32 @@ def download(
     patience: Patience,
     progress: Progress,
 ) -> Outcome:
-    """Fetches files into the same places under `folder`. Each is compared with its checksum before it takes its name.
+    """Fetches files to the same paths under `folder`; each gets its name only after its checksum is verified.
 
-    A file that is not on the server, or is wrong, does not keep the others from being fetched. A full disk ends it
-    all, and so does a server that fails for as many files in a row as are fetched at a time. Parts are always kept.
+    If a file is missing on the server, or fails its check, the others are still fetched. A full disk ends the whole
+    download, and so does a server that fails for `parallel` files in a row. Partial files are always kept.
 
     Args:
-        source: where from.
-        files: what.
+        source: the source of the files.
+        files: files to fetch.
         folder: local; no other download may be writing to it.
         parallel: files at a time.
-        patience: with failures of the server and the connection.
-        progress: see `Progress`; called by the thread that called this.
+        patience: how often to retry after failures of the server and the connection.
+        progress: see `Progress`; called from the calling thread.
 
     Raises:
-        DownloadError: a file could not be fetched; the gravest failure is explained, the other files are named.
+        DownloadError: a file could not be fetched; explains the most severe failure and names the other files.
     """
     folder = Path(folder)
     with _locked(folder):
-        crew = _Crew(source, files, folder, patience)
-        crew.work(parallel, progress)
-    crew.raise_failures()
-    return crew.outcome()
+        workers = _Workers(source, files, folder, patience)
+        workers.work(parallel, progress)
+    workers.raise_failures()
+    return workers.outcome()
 
 
 class _Job:
-    """A transfer and what became of it."""
+    """A transfer and its state."""
 
     def __init__(self, transfer: Transfer) -> None:
         self.transfer = transfer
@@ -97,18 +97,18 @@ class _Job:
         self.error: DownloadError | None = None
 
 
-class _Fatal(DownloadError):
-    """Would meet every other file too."""
+class _FatalError(DownloadError):
+    """A failure that would affect every other file too."""
 
 
-class _OutOfPatience(DownloadError):
-    """The server failed once too often."""
+class _RetriesExhausted(DownloadError):
+    """The server still failed after all retries."""
 
 
-class _Crew:
+class _Workers:
     """The threads of one download.
 
-    They are daemons: a Ctrl-C must not wait for a silent server, and a part is in order at any moment.
+    They are daemons: a Ctrl-C must not wait for an unresponsive server, and partial files are valid at any moment.
     """
 
     def __init__(self, source: Source, files: Sequence[RemoteFile], folder: Path, patience: Patience) -> None:
@@ -117,7 +117,7 @@ class _Crew:
         self._jobs = [_Job(Transfer(file, folder, source, patience, self._halt)) for file in files]
 
     def work(self, parallel: int, progress: Progress) -> None:
-        """Works through all files, until something ends it all."""
+        """Fetches all files, unless a failure ends the whole download."""
         waiting: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         ended: queue.SimpleQueue[_Job | Exception | None] = queue.SimpleQueue()
         for job in self._jobs:
@@ -138,8 +138,8 @@ class _Crew:
                 if end is None:
                     running -= 1
                     continue
-                failures_in_a_row = failures_in_a_row + 1 if isinstance(end.error, _OutOfPatience) else 0
-                if isinstance(end.error, _Fatal) or failures_in_a_row >= parallel:
+                failures_in_a_row = failures_in_a_row + 1 if isinstance(end.error, _RetriesExhausted) else 0
+                if isinstance(end.error, _FatalError) or failures_in_a_row >= parallel:
                     self._halt.set()
         finally:
             self._halt.set()
@@ -148,20 +148,20 @@ class _Crew:
         progress(*self._progress())
 
     def raise_failures(self) -> None:
-        """Raises what kept files from being fetched, the gravest first."""
+        """Raises DownloadError if files could not be fetched, with the most severe failure first."""
         failed = [(job.error, job.transfer.file.name) for job in self._jobs if job.error]
         if not failed:
             return
-        failed.sort(key=lambda pair: not isinstance(pair[0], _Fatal))
+        failed.sort(key=lambda pair: not isinstance(pair[0], _FatalError))
         (worst, _), *others = failed
         names = ", ".join(name for _, name in others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
         also = f"; {names} failed too" if others else ""
         is_kept = any(job.state == "fetched" or job.transfer.can_go_on for job in self._jobs)
-        kept = " (what has come is kept, and the same command goes on from it)" if is_kept else ""
+        kept = " (received data is kept; run the same command again to resume)" if is_kept else ""
         raise DownloadError(f"{worst}{also}{kept}") from worst
 
     def outcome(self) -> Outcome:
-        """Sums up."""
+        """Returns the counts of the download."""
         fetched = [job.transfer for job in self._jobs if job.state == "fetched"]
         present = [job.transfer for job in self._jobs if job.state == "present"]
         return Outcome(
@@ -174,7 +174,7 @@ class _Crew:
         )
 
     def _run(self, waiting: queue.SimpleQueue[_Job], ended: queue.SimpleQueue[_Job | Exception | None]) -> None:
-        """The life of a thread: puts every job that it ends, what went wrong with the program, and at last None."""
+        """Main loop of a thread: puts finished jobs, or an unexpected exception, and finally None, into `ended`."""
         try:
             while not self._halt.is_set():
                 job = waiting.get_nowait()
@@ -196,17 +196,17 @@ class _Crew:
             job.error = error
         except Interrupted as error:
             if not self._halt.is_set():
-                job.error = _OutOfPatience(
+                job.error = _RetriesExhausted(
                     f"cannot fetch {self._source.url}{transfer.file.path} ({error}; tried {self._patience.tries} times "
                     "without a new byte): check the network, or try later"
                 )
-        except OSError as error:  # of this machine; those of the network are `Interrupted`
+        except OSError as error:  # of this machine; errors of the network are `Interrupted`
             where = error.filename or transfer.target
-            job.error = _Fatal(f"cannot write {where} ({error.strerror}): make room, or choose another --out")
+            job.error = _FatalError(f"cannot write {where} ({error.strerror}): make room, or choose another --out")
         job.state = "failed"
 
     def _progress(self) -> tuple[int, int | None, str]:
-        """Returns what `Progress` is told. A file that has not begun counts as the mean of its folder's others."""
+        """Returns the arguments of `Progress`; files of unknown size count as the mean of their folder's others."""
         sizes: dict[str, list[int]] = {}
         for job in self._jobs:
             if job.transfer.size is not None:
@@ -220,13 +220,13 @@ class _Crew:
                 left = mean if left is None else left
                 total = None if left is None else total + left
         running = [job.transfer for job in self._jobs if job.state == "running"]
-        running.sort(key=lambda transfer: not transfer.note)  # those in trouble first
+        running.sort(key=lambda transfer: not transfer.note)  # those with problems first
         return received, total, ", ".join(f"{transfer.file.name} {transfer.note}".strip() for transfer in running)
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keeps a second download out of the folder, until this process ends in whatever way."""
+    """Locks the folder against a second download; the lock ends with the process, even if that is killed."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".download.lock").open("w")
@@ -237,6 +237,6 @@ def _locked(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DownloadError(
-                f"another download is writing to {folder}: wait for its end, or choose another --out"
+                f"another download is writing to {folder}: wait until it ends, or choose another --out"
             ) from None
         yield

@@ -1,4 +1,4 @@
-"""How often, and after which waits, a server that fails is asked again."""
+"""Retries of failed requests to a server, with backoff."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from mmsa_shards.download_sources import Interrupted
 
 T = TypeVar("T")
 
-_LONGEST_ASKED_WAIT_S = 300.0  # of what a server may ask for with Retry-After
+_LONGEST_ASKED_WAIT_S = 300.0  # limit on what a server requests with Retry-After
 
 
 @dataclass(frozen=True)
 class Patience:
-    """Tries and waits; the waits double, with some chance in them so that clients do not come all at once."""
+    """Number of tries and waiting times, which double, with jitter so that clients do not retry all at once."""
 
     tries: int = 7
     first_wait_s: float = 1.0
@@ -31,12 +31,12 @@ class Patience:
         halt: threading.Event | None = None,
         tell: Callable[[str], None] | None = None,
     ) -> T:
-        """Calls a function again where it raises `Interrupted`, and raises the last one where patience ends.
+        """Calls a function, retrying while it raises `Interrupted`; after the last try that error is raised.
 
         Args:
-            function: what may fail.
-            halt: ends waiting and trying when set.
-            tell: called with what failed and when it is tried again.
+            function: function that may fail.
+            halt: stops waiting and retrying when set.
+            tell: called with the failure and the time of the next try.
         """
         halt = halt or threading.Event()
         backoff = tenacity.wait_exponential_jitter(self.first_wait_s, self.longest_wait_s, jitter=self.first_wait_s / 2)

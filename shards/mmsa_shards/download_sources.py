@@ -1,7 +1,7 @@
-"""Where files are fetched from: an HTTP server, or anything that fsspec knows.
+"""Sources of files to download: an HTTP server, or any file system that fsspec supports.
 
-A source opens a file at an offset and tells apart what may pass (`Interrupted`) from what will not
-(`DownloadError`). It never tries again by itself.
+A source opens a file at an offset and distinguishes temporary failures (`Interrupted`) from permanent ones
+(`DownloadError`). It never retries by itself.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ import urllib3
 from mmsa_shards.errors import PlaceError
 from mmsa_shards.places import locate, reaching
 
-_PIECE = 1 << 16  # bytes; what a broken connection can lose of what has come
-_TIMEOUT_S = (20, 60)  # to connect, and of silence in the middle
-_MAY_PASS = {408, 425, 429, 500, 502, 503, 504}
-_LONGEST_TEXT = 1 << 16
+_PIECE_BYTES = 1 << 16  # bytes; the most that a broken connection loses
+_TIMEOUT_S = (20, 60)  # to connect, and between two reads
+_TEMPORARY_STATUSES = {408, 425, 429, 500, 502, 503, 504}
+_MAX_TEXT_BYTES = 1 << 16
 
 
 class DownloadError(ValueError):
-    """One sentence that names what could not be fetched, why, and what to do about it."""
+    """A download failed; the message is one sentence that says what could not be fetched, why, and what to do."""
 
 
 class Interrupted(Exception):
-    """A failure that may pass, with the seconds that the server asks to wait."""
+    """A temporary failure, with the wait that the server requests, in seconds."""
 
     def __init__(self, reason: str, wait_s: float = 0.0) -> None:
         super().__init__(reason)
@@ -42,49 +42,49 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Version:
-    """What a server says of a file before it sends it."""
+    """Metadata of a file on a server."""
 
     size: int | None
     """Bytes."""
     modified: float | None
     """Unix time in seconds."""
     validator: str | None
-    """Differs where the content differs: a strong ETag, or the time of the last change."""
+    """Changes with the content: a strong ETag, or the time of the last change."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A file on its way."""
+    """A file opened for transfer."""
 
     version: Version
     start: int
-    """Offset of the first byte; 0 where the rest alone is not to be had."""
+    """Offset of the first byte; 0 if the server cannot send only the rest."""
     pieces: Iterator[bytes]
 
 
 class Source(Protocol):
-    """A folder of a server; paths are relative to it. Several threads may use one."""
+    """A folder of a server, to which paths are relative; safe for use by several threads."""
 
     url: str
 
     def names(self, folder: str) -> frozenset[str] | None:
-        """Returns the names in a folder, or None where the server does not list it."""
+        """Returns the names in a folder, or None if the server does not list it."""
 
     def text(self, path: str) -> str | None:
-        """Returns the content of a small file, or None where there is no such file."""
+        """Returns the content of a small file, or None if there is no such file."""
 
     def version(self, path: str) -> Version:
-        """Returns what the server says of a file now."""
+        """Returns the present metadata of a file."""
 
     def open(self, path: str, offset: int, validator: str | None) -> AbstractContextManager[Opened]:
-        """Opens a file at `offset`, or at its beginning where it is no longer the one of `validator`."""
+        """Opens a file at `offset`, or at its beginning if it no longer matches `validator`."""
 
 
 def open_source(url: str) -> Source:
     """Returns the source for a base URL.
 
     Raises:
-        DownloadError: fsspec does not know this kind of URL, or lacks the package or the credentials for it.
+        DownloadError: fsspec does not support this kind of URL, or lacks the package or the credentials for it.
     """
     url = url.rstrip("/") + "/"
     if urlsplit(url).scheme in ("http", "https"):
@@ -122,17 +122,17 @@ class HttpSource:
                 return None
             _refuse_failure(answer)
             with _network_errors():
-                return answer.raw.read(_LONGEST_TEXT, decode_content=True).decode("latin-1")
+                return answer.raw.read(_MAX_TEXT_BYTES, decode_content=True).decode("latin-1")
 
     def version(self, path: str) -> Version:
-        """Returns what a HEAD request tells."""
+        """Returns the metadata of a file, by a HEAD request."""
         with self._ask("HEAD", path) as answer:
             _refuse_failure(answer)
             return _version(answer)
 
     @contextmanager
     def open(self, path: str, offset: int, validator: str | None) -> Iterator[Opened]:
-        """Opens a file with a Range request, which If-Range makes void where the file has changed."""
+        """Opens a file by a Range request, with If-Range so that a changed file is sent whole."""
         headers = {"Range": f"bytes={offset}-"} if offset else {}
         if offset and validator:
             headers["If-Range"] = validator
@@ -146,7 +146,7 @@ class HttpSource:
                     with self.open(path, 0, None) as whole:
                         yield whole
                     return
-            elif answer.status_code == 416:  # the file has become shorter than what we have of it
+            elif answer.status_code == 416:  # the file is now shorter than the part that was received
                 with self.open(path, 0, None) as whole:
                     yield whole
                 return
@@ -156,10 +156,10 @@ class HttpSource:
     @contextmanager
     def _ask(self, method: str, path: str, headers: dict[str, str] | None = None) -> Iterator[requests.Response]:
         session = getattr(self._of_thread, "session", None)
-        if session is None:  # a session is not for several threads
+        if session is None:  # sessions are not thread-safe
             session = self._of_thread.session = requests.Session()
             session.headers["User-Agent"] = f"mmsa-dist {requests.utils.default_user_agent()}"
-            # The bytes of the file itself, which the checksum is of; not packed once more on the way.
+            # The raw bytes of the file, to which the checksum refers, without compression in transit.
             session.headers["Accept-Encoding"] = "identity"
         with _network_errors():
             answer = session.request(
@@ -170,7 +170,7 @@ class HttpSource:
 
 
 class _Links(HTMLParser):
-    """The last parts of the links of a page."""
+    """Collects the last path components of the links of a page."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -183,7 +183,7 @@ class _Links(HTMLParser):
 
 @contextmanager
 def _network_errors() -> Iterator[None]:
-    """Turns the failures of a connection into `Interrupted`."""
+    """Converts failures of a connection into `Interrupted`, and invalid URLs into `DownloadError`."""
     try:
         yield
     except (requests.exceptions.InvalidURL, requests.exceptions.TooManyRedirects) as error:
@@ -198,7 +198,7 @@ def _refuse_failure(answer: requests.Response) -> None:
     status = answer.status_code
     if status < 400:
         return
-    if status in _MAY_PASS:
+    if status in _TEMPORARY_STATUSES:
         asked = answer.headers.get("Retry-After", "")
         raise Interrupted(f"HTTP {status} {answer.reason}", float(asked) if asked.isdecimal() else 0.0)
     what = "is not on the server" if status in (404, 410) else "is refused by the server"
@@ -226,14 +226,14 @@ def _start_of_range(answer: requests.Response) -> int | None:
 def _body(answer: requests.Response) -> Iterator[bytes]:
     while True:
         with _network_errors():
-            piece = answer.raw.read(_PIECE, decode_content=False)
+            piece = answer.raw.read(_PIECE_BYTES, decode_content=False)
         if not piece:
             return
         yield piece
 
 
 class FileSystemSource:
-    """A folder of anything that fsspec knows: ``file://``, ``s3://``, ``gs://``, ``ftp://``."""
+    """A folder on any file system that fsspec supports: ``file://``, ``s3://``, ``gs://``, ``ftp://``."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -253,12 +253,12 @@ class FileSystemSource:
         with self._errors(path):
             try:
                 with self._files.open(self._at(path), "rb") as file:
-                    return file.read(_LONGEST_TEXT).decode("latin-1")
+                    return file.read(_MAX_TEXT_BYTES).decode("latin-1")
             except FileNotFoundError:
                 return None
 
     def version(self, path: str) -> Version:
-        """Returns size and time of a file."""
+        """Returns size and modification time of a file."""
         with self._errors(path):
             size = self._files.info(self._at(path)).get("size")
             try:
@@ -269,7 +269,7 @@ class FileSystemSource:
 
     @contextmanager
     def open(self, path: str, offset: int, validator: str | None) -> Iterator[Opened]:
-        """Opens a file, further on where it is still the same."""
+        """Opens a file at `offset`, or at its beginning if it no longer matches `validator`."""
         version = self.version(path)
         start = offset if validator in (None, version.validator) else 0
         with self._errors(path):
@@ -282,7 +282,7 @@ class FileSystemSource:
             file.seek(start)
         while True:
             with self._errors(path):
-                piece = file.read(_PIECE)
+                piece = file.read(_PIECE_BYTES)
             if not piece:
                 return
             yield piece

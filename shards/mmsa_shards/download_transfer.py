@@ -1,8 +1,8 @@
-"""One file fetched from a source: gone on with where it broke off, checked, and whole or not there.
+"""Fetches one file from a source: resumes an interrupted transfer, checks it, and names it only when complete.
 
-What has come stands in ``<name>.part``; ``<name>.part.json`` remembers which version of the file it is of. A part
-that is whole and right takes the name, and ``<name>.md5`` is written after it, with which later runs (and
-``md5sum -c``) know it again. So the process may be killed at any moment, and the next one goes on.
+Received bytes are in ``<name>.part``; ``<name>.part.json`` records the version of the file to which they belong. A
+complete and verified part is renamed, and ``<name>.md5`` is written after it, by which later runs (and ``md5sum -c``)
+recognize the file. So the process may be killed at any moment, and the next one continues.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class RemoteFile:
     folder: str
     name: str
     has_checksum: bool = True
-    """Whether ``<name>.md5`` may lie beside it; False saves the question."""
+    """Whether ``<name>.md5`` may exist beside it; False saves the request."""
 
     @property
     def path(self) -> str:
@@ -44,62 +44,62 @@ class RemoteFile:
 
 
 class Transfer:
-    """A file, and how far it has come. One thread fetches it, another may read its fields."""
+    """A file and the progress of its transfer. One thread fetches it, another may read its attributes."""
 
     def __init__(self, file: RemoteFile, root: Path, source: Source, patience: Patience, halt: threading.Event) -> None:
         self.file = file
         self.target = root / file.path
         self.received = 0
-        """Bytes over the network, those of spoilt attempts included."""
+        """Bytes received over the network, including failed attempts."""
         self.size: int | None = None
         self.left: int | None = None
-        """Bytes to come, where known."""
+        """Bytes still to receive, if known."""
         self.note = ""
         self.retries = 0
         self.checked_by: Literal["md5", "gzip", "size"] = "md5"
         self._source, self._patience, self._halt = source, patience, halt
         self._part = self._beside(".part")
-        self._memory_file = self._beside(".part.json")
+        self._version_file = self._beside(".part.json")
         self._record = self._beside(".md5")
 
     def run(self) -> Literal["fetched", "present"]:
-        """Fetches the file, if the one that the server has now is not here already.
+        """Fetches the file, unless its current version is present already.
 
         Raises:
-            DownloadError: it is not on the server, or came wrong twice.
-            Interrupted: patience ended, or `halt` was set; the part is kept.
-            OSError: of this machine.
+            DownloadError: the file is not on the server, or failed its check twice.
+            Interrupted: retries were exhausted, or `halt` was set; the part is kept.
+            OSError: an error of the local file system.
         """
         self.target.parent.mkdir(parents=True, exist_ok=True)
         fault = ""
         for again in (False, True):
-            expected = self._checksum()  # asked twice: it may have been the checksum that was wrong, or it is new
+            expected = self._checksum()  # fetched again after a fault: the checksum may have been wrong or changed
             if not again and self._is_here(expected):
-                self._forget_the_part()  # of a run that was killed while it tidied up
+                self._remove_part()  # of a run that was killed during its cleanup
                 return "present"
             modified = self._fill(expected)
-            self.note = "is checked"
+            self.note = "checking"
             digest = _md5(self._part)
             fault = self._fault(digest, expected)
             if not fault:
                 self._keep(digest, modified)
                 return "fetched"
-            self._forget_the_part()
-            self.note, self.left, self.retries = f"({fault}; once more)", None, self.retries + 1
+            self._remove_part()
+            self.note, self.left, self.retries = f"({fault}; retrying)", None, self.retries + 1
         raise DownloadError(f"{self.file.path} came wrong twice: {fault}; try later, or another server with --base-url")
 
     @property
     def can_go_on(self) -> bool:
-        """Whether there is a part that a later run can go on from."""
-        known = self._remembered()
+        """Whether there is a part that a later run can resume."""
+        known = self._recorded_version()
         return known is not None and _size(self._part) > 0 and bool(known.validator or known.md5)
 
     def _checksum(self) -> str | None:
-        """Returns the MD5 that the server gives for the file, or None where it gives none."""
+        """Returns the MD5 that the server gives for the file, or None if it gives none."""
         if not self.file.has_checksum:
             return None
         path = f"{self.file.path}.md5"
-        text = self._ask(lambda: self._source.text(path))
+        text = self._with_retries(lambda: self._source.text(path))
         if text is None:
             return None
         found = re.search(r"\b[0-9a-fA-F]{32}\b", text)
@@ -108,41 +108,41 @@ class Transfer:
         return found[0].lower()
 
     def _is_here(self, expected: str | None) -> bool:
-        """Whether the whole file is here, and is the one that the server has now."""
+        """Returns whether the complete file is present in the version that the server has now."""
         if not self.target.exists():
             return False
-        recorded = self._recorded()
+        recorded = self._recorded_md5()
         if expected is None:
             if recorded is None:
                 return False
-            here, there = self.target.stat(), self._ask(lambda: self._source.version(self.file.path))
-            same_time = there.modified is None or abs(there.modified - here.st_mtime) < 1  # HTTP counts seconds
+            here, there = self.target.stat(), self._with_retries(lambda: self._source.version(self.file.path))
+            same_time = there.modified is None or abs(there.modified - here.st_mtime) < 1  # HTTP has whole seconds
             return there.size in (None, here.st_size) and same_time
         if recorded != expected:
-            self.note = "is checked"
+            self.note = "checking"
             if _md5(self.target) != expected:
                 return False
             self._write_record(expected)
         return True
 
     def _fill(self, expected: str | None) -> float | None:
-        """Fetches what lacks of the part, and returns the time of the file on the server."""
+        """Completes the part, and returns the modification time of the file on the server."""
         longest = _size(self._part)
         while True:
             try:
-                return self._ask(lambda longest=longest: self._attempt(expected, longest))  # type: ignore[misc]
-            except _Advanced as error:  # patience begins anew
+                return self._with_retries(lambda longest=longest: self._attempt(expected, longest))  # type: ignore[misc]
+            except _Advanced as error:  # the count of retries starts again
                 longest = error.size
                 self.retries += 1
-                self.note = f"({error}; goes on)"
+                self.note = f"({error}; resuming)"
                 self._halt.wait(self._patience.first_wait_s)
 
     def _attempt(self, expected: str | None, longest: int) -> float | None:
-        """Asks once for what lacks of the part.
+        """Tries once to complete the part.
 
         Raises:
-            _Advanced: it broke off, but later than ever before.
-            Interrupted: it broke off.
+            _Advanced: the transfer broke off, but the part is longer than `longest`.
+            Interrupted: the transfer broke off.
         """
         try:
             return self._receive(expected)
@@ -152,19 +152,19 @@ class Transfer:
             raise
 
     def _receive(self, expected: str | None) -> float | None:
-        known = self._memory(expected)
+        known = self._resumable_version(expected)
         offset = _size(self._part) if known else 0
         if known and known.size is not None and offset >= known.size:
-            if offset == known.size:  # it had come to its end, and the process to its own before the check
+            if offset == known.size:  # complete, but the process ended before the check
                 return known.modified
             offset = 0
         validator = known.validator if known else None
         with self._source.open(self.file.path, offset, validator) as opened:
             if known is None or opened.start == 0:
                 there = opened.version
-                known = _Memory(there.size, there.modified, there.validator, expected)
+                known = _PartVersion(there.size, there.modified, there.validator, expected)
                 self._part.unlink(missing_ok=True)
-                with write_atomically(self._memory_file) as file:
+                with write_atomically(self._version_file) as file:
                     file.write(json.dumps(dataclasses.asdict(known)).encode())
             self.size, self.note = known.size, ""
             with self._part.open("ab") as part:
@@ -184,7 +184,7 @@ class Transfer:
             if self._halt.is_set():
                 raise Interrupted("stopped")
 
-    def _ask(self, function: Callable[[], T]) -> T:
+    def _with_retries(self, function: Callable[[], T]) -> T:
         def tell(words: str) -> None:
             self.retries += 1
             self.note = f"({words})"
@@ -192,7 +192,7 @@ class Transfer:
         return self._patience.call(function, halt=self._halt, tell=tell)
 
     def _fault(self, digest: str, expected: str | None) -> str:
-        """Returns what is wrong with a part that has come to its end, or nothing."""
+        """Returns what is wrong with a complete part; empty if nothing is."""
         if expected is not None:
             self.checked_by = "md5"
             return "" if digest == expected else f"expected MD5 {expected}, got {digest}"
@@ -200,7 +200,7 @@ class Transfer:
             self.checked_by = "size"
             return ""
         self.checked_by = "gzip"
-        try:  # which holds a checksum of its content
+        try:  # gzip has a checksum of its content
             with gzip.open(self._part) as file:
                 while file.read(1 << 20):
                     pass
@@ -209,35 +209,35 @@ class Transfer:
         return ""
 
     def _keep(self, digest: str, modified: float | None) -> None:
-        """Gives the part its name, and the time that the file has on the server, by which it is known again."""
+        """Renames the part, with the modification time of the server, by which later runs recognize the file."""
         if modified is not None:
             os.utime(self._part, (time.time(), modified))
         flush(self._part)
         self._record.unlink(missing_ok=True)  # of the file that is replaced
         self._part.replace(self.target)
         self._write_record(digest)
-        self._forget_the_part()
+        self._remove_part()
 
-    def _forget_the_part(self) -> None:
+    def _remove_part(self) -> None:
         self._part.unlink(missing_ok=True)
-        self._memory_file.unlink(missing_ok=True)
+        self._version_file.unlink(missing_ok=True)
 
-    def _memory(self, expected: str | None) -> _Memory | None:
-        """Returns what is remembered of the part, or None where the rest of the file might not fit to it."""
-        known = self._remembered()
+    def _resumable_version(self, expected: str | None) -> _PartVersion | None:
+        """Returns the recorded version of the part, or None if the rest of the file might be of another one."""
+        known = self._recorded_version()
         return known if known and known.md5 == expected and (known.validator or expected) else None
 
-    def _remembered(self) -> _Memory | None:
-        if not (self._part.exists() and self._memory_file.exists()):
+    def _recorded_version(self) -> _PartVersion | None:
+        if not (self._part.exists() and self._version_file.exists()):
             return None
-        return _Memory(**json.loads(self._memory_file.read_bytes()))
+        return _PartVersion(**json.loads(self._version_file.read_bytes()))
 
     def _write_record(self, digest: str) -> None:
         with write_atomically(self._record) as file:
             file.write(f"{digest}  {self.file.name}\n".encode())
 
-    def _recorded(self) -> str | None:
-        """Returns the MD5 that was written down for the file, if the file was not touched since."""
+    def _recorded_md5(self) -> str | None:
+        """Returns the recorded MD5 of the file, or None if there is none or the file has changed since."""
         if not self._record.exists() or self._record.stat().st_mtime_ns < self.target.stat().st_mtime_ns:
             return None
         return self._record.read_text().partition(" ")[0]
@@ -247,8 +247,8 @@ class Transfer:
 
 
 @dataclass(frozen=True)
-class _Memory:
-    """Which version of a file a part is of."""
+class _PartVersion:
+    """The version of the file to which a part belongs."""
 
     size: int | None
     modified: float | None
@@ -257,7 +257,7 @@ class _Memory:
 
 
 class _Advanced(Exception):
-    """A part has become longer than ever, then broke off."""
+    """A transfer broke off after receiving more of the file than any before it."""
 
     def __init__(self, reason: str, size: int) -> None:
         super().__init__(reason)

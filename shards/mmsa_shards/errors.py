@@ -1,4 +1,4 @@
-"""The errors of preparation that a person can mend."""
+"""Errors of a preparation that a user can fix."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ class PrepareError(ValueError):
 
 
 class ColumnError(PrepareError):
-    """A table without a column that is needed."""
+    """A required column is missing from a table."""
 
 
 class PlaceError(PrepareError):
-    """A path or URL that cannot be reached from this machine as it is set up."""
+    """A path or URL cannot be reached with the setup of this machine."""

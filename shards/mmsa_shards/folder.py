@@ -1,4 +1,4 @@
-"""A folder that is filled with whole files, on a local disk or at any URL that fsspec knows."""
+"""A folder to which complete files are written, on a local disk or at any URL that fsspec supports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmsa_shards.places import file_in, locate, reaching
 
 
 def is_in_memory(url: str | os.PathLike[str]) -> bool:
-    """Whether a URL, or the end of a chain, is of fsspec's file system in memory, one for each process."""
+    """Returns whether a URL, or the end of a chained one, is on fsspec's in-memory file system, one per process."""
     system, _ = locate(os.fspath(url))
     while (inner := getattr(system, "fs", None)) is not None:
         system = inner
@@ -23,30 +23,30 @@ def is_in_memory(url: str | os.PathLike[str]) -> bool:
 
 
 class Folder:
-    """A folder whose files appear under their names whole or not at all.
+    """A folder whose files appear under their names complete or not at all.
 
     Args:
         url: a path, or a URL such as ``s3://bucket/shards`` or ``file:///data/shards``.
 
     Raises:
-        PlaceError: here and wherever it is used, where the URL cannot be reached as this machine is set up.
+        PlaceError: the URL cannot be reached with the setup of this machine; raised by all methods too.
     """
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
         self._system, self._root = locate(os.fspath(url))
         self.path = Path(self._root) if isinstance(self._system, LocalFileSystem) else None
-        """Where it is on this machine; None where it is elsewhere."""
+        """Its path on this machine; None if it is not on a local disk."""
         self.url = str(self.path) if self.path is not None else self._system.unstrip_protocol(self._root)
-        """By which `fsspec.open` finds it from any process."""
+        """URL or absolute path, valid for `fsspec.open` in any process."""
 
     def names(self) -> list[str]:
-        """Returns what is in the folder; nothing where there is no folder."""
+        """Returns the sorted names of the entries of the folder; an empty list if it does not exist."""
         with reaching(self.url):
             entries = self._system.ls(self._root, detail=False) if self._system.isdir(self._root) else []
         return sorted(entry.rstrip("/").rpartition("/")[2] for entry in entries)
 
     def read(self, name: str) -> bytes | None:
-        """Returns the content of a file, None where there is none."""
+        """Returns the content of a file, or None if there is none."""
         try:
             with reaching(self.url):
                 return self._system.cat_file(self._at(name))
@@ -54,8 +54,8 @@ class Folder:
             return None
 
     def write(self, name: str, content: bytes) -> None:
-        """Writes a file, replacing the one of that name."""
-        if self.path is None:  # an object store shows an object when all of it has arrived
+        """Writes a file, replacing any of that name."""
+        if self.path is None:  # an object store shows an object only once it is complete
             with reaching(self.url):
                 self._system.pipe_file(self._at(name), content)
             return
@@ -64,12 +64,12 @@ class Folder:
             file.write(content)
 
     def remove(self, name: str) -> None:
-        """Removes a file, if it is there."""
+        """Removes a file if it exists."""
         with contextlib.suppress(FileNotFoundError), reaching(self.url):
             self._system.rm_file(self._at(name))
 
     def take(self, file: Path, name: str) -> None:
-        """Moves a local file here, replacing the one of that name."""
+        """Moves a local file into the folder, replacing any of that name."""
         if self.path is None:
             with reaching(self.url):
                 self._system.put_file(str(file), self._at(name))

@@ -1,4 +1,4 @@
-"""What decides the outcome of a preparation: its inputs, options and the versions of libraries."""
+"""Everything that determines the result of a preparation: inputs, options and library versions."""
 
 from __future__ import annotations
 
@@ -23,52 +23,52 @@ from mmsa_shards.places import locate, reaching
 from mmsa_shards.read import check_kind, files_of
 from mmsa_shards.schema import SCHEMA_VERSION
 
-# Options that change how long it takes or what is refused, not what becomes of an input that is taken. What is left of
-# a truncated input is the same whenever it is allowed, and the ledger of refusals names every one that was.
+# Options that affect the run time or which inputs are accepted, but not the result of an accepted input. What can be
+# read of a truncated input does not depend on when it is allowed, and the ledger of refusals lists every such input.
 _WITHOUT_EFFECT = ("workers", "work_dir", "allow_truncated")
 _LIBRARIES = ("numpy", "pyarrow")
 
-# Under which names file systems and servers tell the state of a file, the surest first.
+# Keys under which file systems and servers report the state of a file, the most reliable first.
 _STATES = ("mtime", "ETag", "etag", "LastModified", "Last-Modified", "last_modified", "updated")
 _UNKNOWN = "None"
 
 
 @dataclass(frozen=True)
 class Input:
-    """A file of molecules, as it was when it was named."""
+    """A file of molecules, in the state in which it was found."""
 
     url: str
     name: str
-    """Under which the ledger speaks of it: the shortest end of its path that no other input has."""
+    """Its name in the ledger: the shortest end of its path that no other input has."""
     bytes: int
     changed: str
-    """When it changed last, in the words of its file system; "None" where that does not say."""
+    """Its last change as its file system reports it; "None" if it does not."""
 
     @property
     def key(self) -> str:
-        """Tells it from every other input and from its own earlier states."""
+        """Hash that identifies the input and its state."""
         return hashlib.blake2b("\0".join(map(str, asdict(self).values())).encode(), digest_size=12).hexdigest()
 
 
 @dataclass(frozen=True)
 class Job:
-    """A preparation; equal jobs give equal shards."""
+    """The specification of a preparation; equal jobs give equal shards."""
 
     inputs: tuple[Input, ...]
-    """In the order of their names."""
+    """Sorted by name."""
     exclude: tuple[Input, ...]
     options: dict[str, Any]
-    """Those that bear on the outcome; `exclude` has the names of the files above."""
+    """Options that affect the result; `exclude` has the names of the files above."""
     versions: dict[str, str]
     schema_version: int
 
     def to_json(self) -> bytes:
-        """Returns what `from_json` reads."""
+        """Returns the job as JSON for `from_json`."""
         return json.dumps(asdict(self), indent=1, sort_keys=True).encode()
 
     @classmethod
     def from_json(cls, content: bytes) -> Job:
-        """Reads what `to_json` wrote.
+        """Reads a job from the JSON of `to_json`.
 
         Raises:
             PrepareError: another version of this package wrote it.
@@ -84,7 +84,7 @@ class Job:
             ) from error
 
     def difference(self, other: Job) -> str:
-        """Says in what the options of two jobs differ; empty where they agree."""
+        """Returns a description of the first difference between two jobs other than inputs; empty if there is none."""
         for name, ours, theirs in (
             *((name, value, other.options.get(name)) for name, value in self.options.items() if name != "exclude"),
             ("exclude", [entry.url for entry in self.exclude], [entry.url for entry in other.exclude]),
@@ -97,25 +97,25 @@ class Job:
 
 
 def describe(inputs: Sequence[str], options: PrepareOptions, before: Job | None, out: str = "") -> Job:
-    """Looks at every input and draws up the job.
+    """Checks every input and returns the job.
 
     Args:
-        inputs: paths or URLs; a folder stands for all files below it of a kind that can be read, and ``*`` for
-            what it matches.
+        inputs: paths or URLs; a folder expands to all files below it of a kind that can be read, and a pattern with
+            ``*`` to the files that it matches.
         options: of the preparation.
-        before: what the folder was prepared from; its inputs are among those of the new job.
-        out: the folder; what is in it is no input where it lies below one.
+        before: the job from which the folder was prepared; its inputs become inputs of the new job.
+        out: the output folder; files in it are not inputs, even if it lies below an input folder.
 
     Raises:
-        PrepareError: there is no input, or one that is missing, empty, of no known kind, named twice, or not what
-            it was `before`.
+        PrepareError: there is no input, or one is missing, empty, of an unknown kind, named twice, or has changed
+            since `before`.
     """
     if not inputs:
         raise PrepareError("no input was named: name at least one file of molecules")
     known = {entry.url: entry for entry in before.inputs} if before else {}
     found: dict[str, dict[str, Any]] = {}
-    for path in chain.from_iterable(files_of(_straight(path), without=out) for path in inputs):
-        facts = _look_at(path)
+    for path in chain.from_iterable(files_of(_without_dots(path), without=out) for path in inputs):
+        facts = _facts_of(path)
         if facts["url"] in found:
             raise PrepareError(f"input {facts['url']} is named twice: name it once")
         found[facts["url"]] = facts
@@ -123,14 +123,14 @@ def describe(inputs: Sequence[str], options: PrepareOptions, before: Job | None,
         states = {known[url].changed, found[url]["changed"]} - {_UNKNOWN}
         if found[url]["bytes"] != known[url].bytes or len(states) > 1:
             raise PrepareError(
-                f"input {url} has changed since this folder was prepared from it: prepare all into another folder"
+                f"input {url} has changed since this folder was prepared: prepare all inputs into another folder"
             )
     added = _named((found[url] for url in found.keys() - known.keys()), {entry.name for entry in known.values()})
     exclude = tuple(
-        _named(map(_look_at, chain.from_iterable(files_of(_straight(path)) for path in options.exclude)), ())
+        _named(map(_facts_of, chain.from_iterable(files_of(_without_dots(path)) for path in options.exclude)), ())
     )
     kept = {name: value for name, value in asdict(options).items() if name not in _WITHOUT_EFFECT}
-    kept["exclude"] = [entry.name for entry in exclude]  # however they were asked for, and wherever they lie
+    kept["exclude"] = [entry.name for entry in exclude]  # independent of how they were named and where they are
     return Job(
         inputs=tuple(sorted((*known.values(), *added), key=attrgetter("name"))),
         exclude=exclude,
@@ -140,17 +140,19 @@ def describe(inputs: Sequence[str], options: PrepareOptions, before: Job | None,
     )
 
 
-def _straight(path: str) -> str:
-    """Returns a path of this machine without ``..``, so that a file has one URL wherever it is named from."""
+def _without_dots(path: str) -> str:
+    """Returns a local path without ``..``, so that a file has the same URL from any working folder."""
     return str(Path(path).resolve()) if "://" not in path and ".." in path.split("/") else path
 
 
-def _look_at(path: str) -> dict[str, Any]:
+def _facts_of(path: str) -> dict[str, Any]:
     try:
         path.encode()
     except UnicodeEncodeError:
         shown = os.fsencode(path).decode(errors="backslashreplace")
-        raise PrepareError(f"the name of input {shown} is no UTF-8, as ids and the ledger are: rename it") from None
+        raise PrepareError(
+            f"the name of input {shown} is not UTF-8, which ids and the ledger require: rename it"
+        ) from None
     check_kind(path)
     if is_in_memory(path):
         raise PrepareError(
@@ -174,7 +176,7 @@ def _look_at(path: str) -> dict[str, Any]:
 
 
 def _named(files: Iterable[dict[str, Any]], taken: Collection[str]) -> list[Input]:
-    """Gives each file the shortest end of its path that is neither `taken` nor another file's."""
+    """Names each file by the shortest end of its path that is neither `taken` nor another file's."""
     facts = sorted(files, key=itemgetter("url"))
     parts = [entry["url"].split("/") for entry in facts]
     lengths = [1] * len(facts)

@@ -1,4 +1,4 @@
-"""What a folder of shards holds: every shard with its blocks and digest, the ledger, how it was made."""
+"""The manifest of a folder of shards: every shard with its blocks and digest, the ledger, options and versions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Split = Literal["train", "val"]
 
 
 class ManifestError(ValueError):
-    """One sentence: which manifest, what is wrong with it, what to do."""
+    """A manifest is missing or invalid; the message is one sentence that says which, what is wrong, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class BlockEntry:
     """A block within its shard file."""
 
     offset: int
-    """Byte at which the data of the tar member begins."""
+    """Byte offset of the data of the tar member."""
     size: int
     """Bytes."""
     molecules: int
     crc32: int
-    """Of those bytes, as in zlib."""
+    """Checksum of those bytes, by zlib."""
 
 
 @dataclass(frozen=True)
@@ -54,19 +54,19 @@ class ShardEntry:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ShardEntry:
-        """Builds the entry from what `dataclasses.asdict` and json made of it."""
+        """Returns the entry from its JSON, as written by `dataclasses.asdict`."""
         return cls(**{**data, "blocks": tuple(BlockEntry(**block) for block in data["blocks"])})
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """What became of the records that were read."""
+    """Counts of the records that were read, by outcome."""
 
     read: int = 0
     written: int = 0
     duplicates: int = 0
     joined: int = 0
-    """PubChem3D's records whose coordinates went to the 2D record of the same CID and skeleton."""
+    """PubChem3D records whose coordinates were given to the 2D record of the same CID and skeleton."""
     rejected: int = 0
     excluded: int = 0
 
@@ -80,8 +80,8 @@ class Ledger:
 class Manifest:
     """The table of contents of a folder of shards.
 
-    The number of a molecule in its split is its position in the concatenation of that split's shards in the
-    order of their names, blocks in order, rows in order.
+    The number of a molecule in its split is its position in the concatenation of that split's shards, sorted by
+    name, with blocks and rows in order.
     """
 
     shards: tuple[ShardEntry, ...]
@@ -89,17 +89,17 @@ class Manifest:
     reject_reasons: dict[str, int] = field(default_factory=dict)
     conformer_sources: dict[str, int] = field(default_factory=dict)
     standardization: dict[str, int] = field(default_factory=dict)
-    """How many records standardization changed, by what it did; a record may be counted under several."""
+    """Number of records that standardization changed, by kind of change; a record may count under several."""
     inputs: dict[str, int] = field(default_factory=dict)
-    """How many records each input held, by the name under which the ledger speaks of it."""
+    """Number of records in each input, by its name in the ledger."""
     intervals: dict[Split, int] = field(default_factory=dict)
-    """Into how many shards each split is cut, the empty ones, which are no files, among them."""
+    """Number of shards of each split, including empty ones, for which there are no files."""
     options: dict[str, Any] = field(default_factory=dict)
-    """The options of the preparation that bear on its outcome."""
+    """Options of the preparation that affect its result."""
     versions: dict[str, str] = field(default_factory=dict)
-    """Of the libraries that bear on its outcome."""
+    """Versions of the libraries that affect the result."""
     files: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of the files beside the shards: those of refused records, and the job. Empty in older manifests."""
+    """SHA-256 of the files beside the shards: refused records, and the job. Empty in older manifests."""
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -109,7 +109,7 @@ class Manifest:
     def digest(self) -> str:
         """SHA-256 of the canonical JSON: two folders with equal digests hold the same molecules in the same order.
 
-        `files` is left out: the job knows where its inputs lay and when they changed, which no molecule hangs on.
+        `files` is left out: the job records paths and modification times of its inputs, which affect no molecule.
         """
         facts = {name: value for name, value in dataclasses.asdict(self).items() if name != "files"}
         canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"))
@@ -124,23 +124,23 @@ class Manifest:
         return sum(shard.molecules for shard in self.split(split))
 
     def save(self, folder: str | Path) -> None:
-        """Writes ``manifest.json`` into a local `folder`, whole or not at all."""
+        """Writes ``manifest.json`` into a local `folder` atomically."""
         text = json.dumps({**dataclasses.asdict(self), "digest": self.digest}, indent=1, sort_keys=True)
         with write_atomically(Path(folder) / MANIFEST_NAME) as file:
             file.write(text.encode() + b"\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> Manifest:
-        """Reads the manifest of a folder, which may be any URL that fsspec knows.
+        """Reads the manifest of a folder, which may be any URL that fsspec supports.
 
         Raises:
-            ManifestError: there is no such folder or manifest, it is damaged, or of another schema version.
+            ManifestError: the folder or manifest is missing, damaged, or of another schema version.
         """
         return cls.load_file(file_in(folder, MANIFEST_NAME))
 
     @classmethod
     def load_file(cls, path: str | Path) -> Manifest:
-        """Reads a manifest under any name, as `load` does."""
+        """Reads a manifest of any file name, as `load` does."""
         folder, _, name = str(path).rpartition("/")
         folder = folder or "."
         try:
@@ -150,7 +150,7 @@ class Manifest:
             mend = "folder that `mmsa prepare` has finished" if name == MANIFEST_NAME else "manifest that is there"
             raise ManifestError(f"no {name} in {folder}: name a {mend}") from None
         except NotADirectoryError:
-            raise ManifestError(f"{folder} is no folder: name one that `mmsa prepare` has finished") from None
+            raise ManifestError(f"{folder} is not a folder: name one that `mmsa prepare` has finished") from None
         except PlaceError as error:
             raise ManifestError(str(error)) from error
         except OSError as error:
@@ -171,10 +171,14 @@ class Manifest:
             raise ManifestError(f"{path} is not a manifest of shards ({error!r}): prepare the shards again") from error
         if digest != manifest.digest:
             raise ManifestError(f"{path} does not match its own digest: it was changed by hand or damaged")
-        for shard in manifest.shards:  # a name is all that stands between a manifest and any file of the reader's
+        for shard in manifest.shards:  # a manifest must not be able to name other files of the reader's machine
             if not _SHARD_NAME.fullmatch(shard.name):
-                raise ManifestError(f"{path} names a shard {shard.name!r}, which is no file of its folder: distrust it")
+                raise ManifestError(
+                    f"{path} names a shard {shard.name!r}, which is not a file of its folder: do not trust it"
+                )
         for other in others:
             if not _OTHER_NAME.fullmatch(other):
-                raise ManifestError(f"{path} names a file {other!r}, which is none of its folder: distrust it")
+                raise ManifestError(
+                    f"{path} names a file {other!r}, which is not a file of its folder: do not trust it"
+                )
         return manifest

@@ -1,7 +1,7 @@
-"""Records of one interval -> the molecules that they are: duplicates merged, conformers joined.
+"""Records of one interval -> distinct molecules: duplicates are merged, conformers joined.
 
-Nothing here depends on the order of the records, and what a shard holds already counts as a record: merging
-new records into a shard gives what merging all of them at once would.
+The result does not depend on the order of the records, and molecules already in a shard count as records: merging
+new records into a shard gives the same as merging all of them at once.
 """
 
 from __future__ import annotations
@@ -11,57 +11,57 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
 
-#: Of pairs of SMILES, whether coordinates of the second are coordinates of the first.
+#: For pairs of SMILES, whether coordinates of the second are valid for the first.
 Fit = Callable[[Sequence[tuple[str, str]]], Sequence[bool]]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A standardized record, or a molecule that a shard holds."""
+    """A standardized record, or a molecule of an existing shard."""
 
     id: str
     inchikey: str
     smiles: str
     xyz: tuple[bytes, ...]
-    """The conformers that were given, each as `mmsa_shards.block.conformers_to_bytes` has it."""
+    """Conformers of the input, each as returned by `mmsa_shards.block.conformers_to_bytes`."""
     xyz_smiles: str
-    """The SMILES in whose order the atoms of `xyz` are."""
+    """The SMILES that defines the atom order of `xyz`."""
     conformer_source: str
     file: str
     number: int
     row: int | None = None
-    """Of a molecule that a shard holds: where, if it can stay as it is."""
+    """Row of a molecule in its existing shard; None if it cannot stay as it is."""
 
 
 @dataclass(frozen=True)
 class Merged:
-    """What becomes of the records of an interval."""
+    """The molecules of an interval, and how many records were merged."""
 
     stay: list[Entry]
-    """Molecules of the shard whose columns stay; the id may be another."""
+    """Molecules of the shard whose columns are kept; the id may change."""
     make: list[Entry]
-    """Molecules whose columns are to be made, in the order of their InChIKeys."""
+    """Molecules whose columns are to be computed, sorted by InChIKey."""
     duplicates: int
     joined: int
 
 
 def merge(entries: Sequence[Entry], conformers: int, fit: Fit) -> Merged:
-    """Merges the records of an interval, or of a part of it that parts no skeleton.
+    """Merges the records of an interval, or of a part of it that splits no skeleton.
 
-    Of records with one InChIKey the first by content becomes the molecule, one with 3D before one without; the
-    conformers of the others that are drawn alike join its own.
+    Of the records with one InChIKey the first by content becomes the molecule, where 3D sorts before none;
+    conformers of the others are added to it if they have the same SMILES, atom order and source.
 
     Args:
-        entries: records, and the molecules that the shard holds.
-        conformers: how many conformers a molecule may have.
-        fit: asked of records of PubChem3D that are drawn otherwise than the 2D record of the same CID.
+        entries: records, and the molecules already in the shard.
+        conformers: maximum number of conformers of a molecule.
+        fit: called for PubChem3D records whose SMILES differs from that of the 2D record of the same CID.
     """
     entries, joined = _join_by_cid(sorted(entries, key=_rank), fit)
     stay: list[Entry] = []
     make: list[Entry] = []
     for _, group in groupby(sorted(entries, key=_rank), key=attrgetter("inchikey")):
         first, *others = group
-        alike = [first, *(other for other in others if _drawing(other) == _drawing(first))]
+        alike = [first, *(other for other in others if _combination_key(other) == _combination_key(first))]
         xyz = tuple(sorted({conformer for entry in alike for conformer in entry.xyz})[:conformers])
         held = next((entry for entry in alike if entry.row is not None and entry.xyz == xyz), None)
         if held is None:
@@ -73,20 +73,28 @@ def merge(entries: Sequence[Entry], conformers: int, fit: Fit) -> Merged:
 
 def _rank(entry: Entry) -> tuple[object, ...]:
     place = (entry.file, entry.number)
-    return (entry.inchikey, not entry.xyz, *_drawing(entry), entry.id, entry.xyz, *place, entry.conformer_source)
+    return (
+        entry.inchikey,
+        not entry.xyz,
+        *_combination_key(entry),
+        entry.id,
+        entry.xyz,
+        *place,
+        entry.conformer_source,
+    )
 
 
-def _drawing(entry: Entry) -> tuple[object, ...]:
+def _combination_key(entry: Entry) -> tuple[object, ...]:
     """Key under which the conformers of two records may be combined."""
     return (entry.smiles, entry.conformer_source if entry.xyz else "", entry.xyz_smiles)
 
 
 def _join_by_cid(entries: Sequence[Entry], fit: Fit) -> tuple[list[Entry], int]:
-    """Gives PubChem3D's coordinates to the 2D record of the same CID and skeleton, which says what the molecule is.
+    """Gives PubChem3D's coordinates to the 2D record of the same CID and skeleton, which defines the molecule.
 
-    The two often differ: PubChem3D's record has every stereo centre of its conformer, the 2D record those that
-    its depositor knew. Where they differ so that the coordinates do not `fit` (a tautomer, another stereo), each is a
-    record by itself, as all others are.
+    The two often differ: the PubChem3D record defines every stereo centre of its conformer, the 2D record those that
+    its depositor knew. If the coordinates do not `fit` (another tautomer or stereoisomer), the two are treated as
+    separate records.
     """
     flat: dict[tuple[str, str], Entry] = {}
     for entry in entries:

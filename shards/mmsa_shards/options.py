@@ -1,4 +1,4 @@
-"""Options of a preparation, and the parts of them that decide what becomes of a molecule.
+"""Options of a preparation, and the subsets of them that determine how a molecule is processed.
 
 The defaults and the reasons for them are in ``default.yaml``.
 """
@@ -8,55 +8,55 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Literal
 
-#: Whether InChIKeys are made. A molecule for which InChI has none is refused (`needed`) or kept without one (`wanted`).
+#: Whether InChIKeys are computed. A molecule without one is refused (`needed`) or kept without one (`wanted`).
 Keys = Literal["needed", "wanted", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareOptions:
-    """Options of one preparation; every field is a key ``prepare.<name>`` of the configuration."""
+    """Options of a preparation; every field is a key ``prepare.<name>`` of the configuration."""
 
-    # Read by pydantic where this class is a section of the configuration: unknown keys are errors.
+    # For pydantic, when this class is a section of the configuration: unknown keys are errors.
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
     workers: int
-    """Ray workers at a time; 0 takes every core that Ray has."""
+    """Number of Ray workers; 0 uses every core that Ray has."""
     shards: int
-    """Training shards; 0 chooses from the number of molecules and `molecules_per_shard`."""
+    """Number of training shards; 0 derives it from the number of molecules and `molecules_per_shard`."""
     molecules_per_shard: int
     molecules_per_block: int
     compression: Literal["zstd", "lz4", "none"]
     val_fraction: float
-    """Share of molecules that go to the validation shard, chosen by InChIKey, in [0, 1)."""
+    """Fraction of the molecules for validation, chosen by InChIKey, in [0, 1)."""
     seed: int
     conformers: Literal["etkdg", "given", "none"]
-    """`etkdg` embeds where the input has no 3D, `given` only takes what is there, `none` drops it."""
+    """`etkdg` embeds where the input has no 3D, `given` only uses 3D of the input, `none` drops it."""
     conformers_per_molecule: int
     conformer_timeout_s: float
     conformer_backend: Literal["rdkit", "nvmolkit"]
-    """What embeds: RDKit on the CPU, or nvMolKit on a GPU with RDKit for what it leaves."""
+    """Embedding by RDKit on the CPU, or by nvMolKit on a GPU with RDKit for molecules that nvMolKit fails on."""
     mmff_iterations: int
     """Steps of MMFF94 minimization after embedding; 0 leaves the ETKDG geometry."""
     descriptors: bool
-    """Whether blocks keep RDKit's descriptors, which `loss.descriptor` asks for."""
+    """Whether blocks store RDKit's descriptors, which `loss.descriptor` requires."""
     max_atoms: int
     """Molecules with more heavy atoms are rejected with a reason."""
     groups: Literal["standardize", "keep"]
-    """`standardize` takes metals off, draws functional groups in one form, and puts charges on the strongest acids."""
+    """`standardize` disconnects metals, normalizes functional groups, and moves charges to the strongest acids."""
     salts: Literal["strip", "keep"]
-    """`strip` keeps the largest fragment of a record, `keep` all of them."""
+    """`strip` keeps the largest fragment of a record, `keep` keeps all of them."""
     charges: Literal["neutralize", "keep"]
     tautomers: Literal["keep", "canonical"]
     isotopes: Literal["keep", "remove"]
     smiles_column: str
-    """Column of CSV and Parquet inputs; empty looks for the usual names."""
+    """Column of CSV and Parquet inputs; if empty, the usual names are tried."""
     id_column: str
     exclude: tuple[str, ...]
-    """Files of molecules that must not enter (matched by the first block of the InChIKey), folders or patterns."""
+    """Files, folders or patterns of molecules to exclude, matched by the first block of the InChIKey."""
     allow_truncated: bool
-    """Accept an input that ends in mid-record or mid-gzip; it is still named in the ledger."""
+    """Accept an input that ends in mid-record or mid-gzip; it is still listed in the ledger."""
     work_dir: str
-    """Folder of what is under way, seen by all nodes; empty takes ``.work`` in the output folder."""
+    """Folder for intermediate files, visible to all nodes; empty means ``.work`` in the output folder."""
 
     def __post_init__(self) -> None:
         rules = {
@@ -77,9 +77,9 @@ class PrepareOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Standardization:
-    """What decides the standardized parent of a molecule; fields as in `PrepareOptions`.
+    """Options that determine the standardized parent of a molecule; fields as in `PrepareOptions`.
 
-    Models carry it along, so that they standardize what they embed as their shards were.
+    Models store them, so that molecules to be embedded are standardized as the shards were.
     """
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
@@ -93,33 +93,33 @@ class Standardization:
 
     @classmethod
     def from_options(cls, options: PrepareOptions) -> Standardization:
-        """The part of the options of a preparation that standardization reads."""
+        """Returns those options of a preparation that standardization uses."""
         return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
 
     def as_drawn(self) -> Standardization:
-        """The same with every step left out: a molecule is its own parent."""
+        """Returns a copy that skips every step: a molecule is its own parent."""
         return replace(self, groups="keep", salts="keep", charges="keep", tautomers="keep", isotopes="keep")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conformers:
-    """How molecules get conformers."""
+    """Options for the conformers of molecules."""
 
     mode: Literal["etkdg", "given", "none"]
-    """As `PrepareOptions.conformers`."""
+    """See `PrepareOptions.conformers`."""
     count: int
     """Conformers per molecule."""
     seed: int
     timeout_s: float
     """CPU seconds after which a molecule is left without conformers."""
     backend: Literal["rdkit", "nvmolkit"] = "rdkit"
-    """As `PrepareOptions.conformer_backend`."""
+    """See `PrepareOptions.conformer_backend`."""
     mmff_iterations: int = 0
     """Steps of MMFF94 minimization after embedding."""
 
     @classmethod
     def from_options(cls, options: PrepareOptions) -> Conformers:
-        """Returns what the options of a preparation say about conformers."""
+        """Returns those options of a preparation that concern conformers."""
         return cls(
             mode=options.conformers,
             count=options.conformers_per_molecule,
@@ -135,33 +135,33 @@ NO_CONFORMERS = Conformers(mode="none", count=0, seed=0, timeout_s=0.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which columns of molecules are made besides those of atoms and bonds."""
+    """Which columns are computed besides those of atoms and bonds."""
 
     conformers: Conformers = NO_CONFORMERS
     depiction: bool = True
-    """Whether molecules are laid out in the plane, which takes longer than all other columns together without
-    conformers. Without it `xy` is empty, no picture can be drawn, and no molecule is refused for its layout."""
+    """Whether a 2D layout is computed, which takes longer than all other columns together except conformers.
+    Without it `xy` is empty, no picture can be drawn, and no molecule is refused for its layout."""
     descriptors: bool = False
     """Whether RDKit's descriptors are computed; otherwise `descriptors` is empty."""
 
     @classmethod
     def from_options(cls, options: PrepareOptions) -> Columns:
-        """Returns the columns that a preparation makes."""
+        """Returns the columns that a preparation computes."""
         return cls(conformers=Conformers.from_options(options), descriptors=options.descriptors)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SmilesOptions:
-    """What `mmsa_shards.from_smiles.smiles_to_block` does with SMILES.
+    """Options of `mmsa_shards.from_smiles.smiles_to_block`.
 
     Raises:
-        ValueError: conformers are to be embedded without InChIKeys, from which their seeds are drawn.
+        ValueError: conformers are to be embedded without InChIKeys, from which their seeds are derived.
     """
 
     standardization: Standardization | None
-    """As in a preparation. None takes the SMILES, which must parse, as they are given, and makes no InChIKeys."""
+    """As in a preparation. None uses the SMILES, which must parse, as given, and computes no InChIKeys."""
     keys: Keys = "needed"
-    """InChIKeys take a third of the time if there are no conformers."""
+    """Without conformers, InChIKeys take a third of the time."""
     columns: Columns = Columns()
 
     def __post_init__(self) -> None:

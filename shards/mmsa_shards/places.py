@@ -1,7 +1,7 @@
-"""Paths and URLs that fsspec knows. What the libraries behind it raise comes out as one sentence with the mend.
+"""Paths and URLs that fsspec supports. Errors of the libraries behind it become one sentence that says what to do.
 
-Each of them has errors of its own for missing credentials or a server that does not answer, most of which are no
-OSErrors. Those that are pass as they are: what a missing file or a full disk means, the caller knows.
+Each library has its own errors for missing credentials or an unresponsive server, most of which are not OSErrors.
+OSErrors pass unchanged, because the caller knows what a missing file or a full disk means.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import fsspec
 
 from mmsa_shards.errors import PlaceError
 
-_OF_THE_EXTRA = ("s3", "s3a", "gs", "gcs")
+_CLOUD_PROTOCOLS = ("s3", "s3a", "gs", "gcs")
 
 
 def file_in(folder: str | Path, name: str) -> str:
@@ -28,7 +28,7 @@ def locate(url: str) -> tuple[Any, str]:
     """Returns the file system of a path or URL, and the path within it.
 
     Raises:
-        PlaceError: fsspec does not know this kind of URL, or lacks the package or the credentials for it.
+        PlaceError: fsspec does not support this kind of URL, or lacks the package or the credentials for it.
     """
     with reaching(url):
         return fsspec.core.url_to_fs(url)
@@ -40,7 +40,7 @@ def opened(url: str) -> Iterator[BinaryIO]:
 
     Raises:
         PlaceError: as `locate`.
-        OSError: there is no such file, or it cannot be read.
+        OSError: the file does not exist or cannot be read.
     """
     with ExitStack() as stack:
         with reaching(url):
@@ -53,24 +53,24 @@ def sha256_of(url: str) -> str:
 
     Raises:
         PlaceError: as `locate`.
-        OSError: there is no such file, or it cannot be read.
+        OSError: the file does not exist or cannot be read.
     """
     with opened(url) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # fsspec's have `readinto`
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # files of fsspec have `readinto`
 
 
 @contextmanager
 def reaching(url: str) -> Iterator[None]:
-    """Around calls of fsspec and nothing else: turns what is no OSError into `PlaceError`."""
+    """Converts errors other than OSError into `PlaceError`; to be put around calls of fsspec only."""
     try:
         yield
     except (OSError, PlaceError):
         raise
     except ImportError as error:
         protocol = url.partition("://")[0].rpartition("::")[2]
-        mend = "run pip install 'mmsa-dist[cloud]'" if protocol in _OF_THE_EXTRA else "install the package it names"
-        raise PlaceError(f"cannot reach {url} ({error}): {mend}, on every machine that takes part") from error
-    except Exception as error:  # the libraries behind fsspec share no narrower class
+        mend = "run pip install 'mmsa-dist[cloud]'" if protocol in _CLOUD_PROTOCOLS else "install the package it names"
+        raise PlaceError(f"cannot reach {url} ({error}): {mend} on every machine that takes part") from error
+    except Exception as error:  # the libraries behind fsspec have no narrower class in common
         said = " ".join(str(error).split()) or type(error).__name__
         unknown = said.startswith("Protocol not known")
         mend = (

@@ -1,8 +1,8 @@
 """Preparation as a whole: files of molecules -> a folder of shards with its manifest and its ledger.
 
-Every step writes files that appear whole, in a work folder, until all shards are there; then they move into the
-folder of the shards and the manifest is replaced last. A job that was stopped finds its files and goes on.
-`mmsa_shards.catalog` and `mmsa_shards.build` say what the steps do, `mmsa_shards.publish` how the work ends.
+Every step writes its files atomically into a work folder. Once all shards are written, they move into the output
+folder, and the manifest is replaced last. A job that was stopped finds its files and continues from them.
+`mmsa_shards.catalog` and `mmsa_shards.build` describe the steps, `mmsa_shards.publish` how the work ends.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ from mmsa_shards.shard import is_intact
 from mmsa_shards.verify import broken_files, size_faults
 from mmsa_shards.workplace import Prepared, alone_in, claim, clear, prepared, work_folder, writing_to
 
-#: Called with the stage (``read``, ``sort``, ``build`` or ``write``), records, shards or molecules done, how many
-#: there are in all (None while it is not known, estimated while reading), and records refused so far.
+#: Called with the stage (``read``, ``sort``, ``build`` or ``write``), the records, shards or molecules done, their
+#: total (None if unknown, an estimate while reading), and the records refused so far.
 Progress = Callable[[str, int, int | None, int], None]
 
 _LOG = logging.getLogger(__name__)
 
-# One input is read by several tasks where workers would have nothing to do; each reads all of it.
+# If workers would be idle, several tasks share an input; each of them reads all of it.
 _SMALLEST_PART = 1 << 16  # bytes
 _PARTS_PER_WORKER = 2
 
-# Of what prepare.molecules_per_shard asks for: from here on it is said, and from there on refused.
-_LARGE, _ABSURD = 2, 10
+# Multiples of prepare.molecules_per_shard: from the first on there is a warning, from the second on a refusal.
+_WARN_FACTOR, _REFUSE_FACTOR = 2, 10
 
 
 def prepare(
@@ -69,31 +69,31 @@ def prepare(
 ) -> Manifest:
     """Turns files of molecules into shards in `out`, or adds them to the shards that are there.
 
-    The same inputs in any order, with the same options, give the same bytes for any number of workers. What a
-    job that was stopped had finished is not done again; inputs that the folder was prepared from already are
-    left alone, and of its shards only those that new molecules belong to are written again.
+    The same inputs in any order, with the same options, give the same bytes for any number of workers. A job that
+    was stopped continues from what it had finished. Inputs that the folder was prepared from already are not read
+    again, and only the shards that new molecules belong to are rewritten.
 
     Args:
-        inputs: paths or URLs; `mmsa_shards.read.read_records` says of which kinds.
-        out: a folder, local or at a URL that fsspec can write to; made where it is missing.
+        inputs: paths or URLs, of the kinds listed in `mmsa_shards.read.read_records`.
+        out: a folder, local or at a URL that fsspec can write to; created if missing.
         options: of the preparation.
-        progress: told how far it is.
-        say: told in a sentence what is waited for, and what a person should know before it goes on.
+        progress: called with the progress of each stage.
+        say: called with a sentence when the run waits for something, or has a warning for the user.
 
     Returns:
         The manifest, which is also in `out`.
 
     Raises:
-        PrepareError: an input or `out` cannot be used; nothing incomplete stands under a final name.
+        PrepareError: an input or `out` cannot be used; no incomplete file has a final name.
     """
     with writing_to(out, options.work_dir), ended_by_sigterm():
         folder = Folder(out)
         work = work_folder(folder, options)
         before = prepared(folder, work)
-        # Before anything is written, so that a wrong input leaves nothing.
+        # Before anything is written, so that a bad input leaves no files.
         job = describe(inputs, options, before.job if before else None, folder.url)
         with alone_in(work):
-            finished = finish_publishing(work, folder)  # and the work folder is gone
+            finished = finish_publishing(work, folder)  # which also removes the work folder
         if finished:
             before = prepared(folder, work)
             job = describe(inputs, options, before.job if before else None, folder.url)
@@ -111,7 +111,7 @@ def prepare(
 
 
 class Preparation:
-    """One run of the steps; each finds what an earlier run has left and goes on from there. First is `set_up`."""
+    """One run of the steps, each of which continues from the files of an earlier run. Call `set_up` first."""
 
     def __init__(
         self,
@@ -125,8 +125,8 @@ class Preparation:
         say: Callable[[str], None] | None = None,
     ) -> None:
         self.folder, self.work, self.job, self.before = folder, work, job, before
-        self.options, self.pool, self.progress = options, pool, progress or _silent
-        self.say = say or _unheard
+        self.options, self.pool, self.progress = options, pool, progress or _ignore_progress
+        self.say = say or _ignore_message
         self.gpus = 1 if options.conformers == "etkdg" and options.conformer_backend == "nvmolkit" else 0
         known = {source.key for source in before.job.inputs} if before else set()
         self.chapters = [Chapter(work / "catalog", source) for source in job.inputs if source.key not in known]
@@ -135,13 +135,13 @@ class Preparation:
         )
 
     def set_up(self, *, embed: bool = True) -> None:
-        """Makes the folders of the steps.
+        """Creates the folders of the steps.
 
         Args:
             embed: whether molecules are to be embedded.
 
         Raises:
-            PrepareError: a node does not see the work folder, or there is no GPU where one is to embed.
+            PrepareError: a node cannot see the work folder, or embedding requires a GPU and there is none.
         """
         self.pool.check_that_all_see(self.work)
         if self.gpus and embed:
@@ -153,7 +153,7 @@ class Preparation:
             abandoned.unlink()
 
     def run(self) -> None:
-        """Takes every step up to the manifest, which waits in the work folder to be published."""
+        """Runs all steps up to the manifest, which is left in the work folder to be published."""
         self.set_up()
         chunks, counts = self.read()
         if counts.kept == 0 and self.before is None:
@@ -175,16 +175,16 @@ class Preparation:
         shards = self.write(plans, deals, pieces)
         manifest = self.account(counts, intervals, shards, chunks, [*chain.from_iterable(pieces.values())])
         dataclasses.replace(manifest, files=digests(self.work)).save(self.work)
-        if self.folder.path is None:  # an upload is work for all nodes
+        if self.folder.path is None:  # all nodes share the upload
             moves = [(self.work / "shards" / shard.name, self.folder.url) for shard in manifest.shards]
             for _ in self.pool.map(publish_shard, moves):
                 pass
 
     def read(self) -> tuple[list[Path], ChunkCounts]:
-        """Reads and standardizes every new input; returns the chunks, and their counts added up.
+        """Reads and standardizes every new input; returns the chunks and their summed counts.
 
         Raises:
-            PrepareError: names all inputs that cannot be used, once the others are done.
+            PrepareError: lists all inputs that cannot be used; raised after the others are done.
         """
         excluded = self.pool.map(skeletons, ((source, self.options) for source in self.job.exclude))
         shared = self.pool.share(reduce(or_, excluded, frozenset()))
@@ -208,12 +208,12 @@ class Preparation:
         return chunks, sum((chapter.counts() for chapter in self.chapters), ChunkCounts())
 
     def parts_of(self, chapter: Chapter, inputs: int) -> int:
-        """Returns by how many tasks an input is read, where so many are to be read."""
+        """Returns the number of tasks that share an input, given the number of inputs to read."""
         wanted = -(-self.pool.workers * _PARTS_PER_WORKER // inputs) if inputs < self.pool.workers else 1
         return max(1, min(wanted, chapter.source.bytes // _SMALLEST_PART))
 
     def tell_how_much_is_read(self) -> None:
-        """Reports the records read, with their whole number estimated from the bytes they took."""
+        """Reports the number of records read, with a total estimated from the bytes read."""
         counts = sum((chapter.counts() for chapter in self.chapters), ChunkCounts())
         total = sum(chapter.source.bytes for chapter in self.chapters)
         done = all(chapter.is_done for chapter in self.chapters)
@@ -221,7 +221,7 @@ class Preparation:
         self.progress("read", counts.read, counts.read if done else estimate, counts.rejected)
 
     def sort(self, plans: Sequence[ShardPlan], chunks: list[Path], counts: ChunkCounts) -> dict[ShardPlan, Path]:
-        """Decides what every shard is to hold; returns the files that say it."""
+        """Decides which molecules every shard will hold; returns the files of `mmsa_shards.build.deal`."""
         deals = {plan: self.work / "deals" / f"{plan.stem}.arrow" for plan in plans}
         size, shared = piece_size(counts.kept), self.pool.share(chunks)
         missing = [
@@ -235,7 +235,7 @@ class Preparation:
     def make(
         self, function: Callable[..., object], missing: Sequence[tuple[Any, ...]], stage: str, total: int, rejected: int
     ) -> None:
-        """Makes what is missing of so many files, and tells how many are there."""
+        """Writes the `missing` ones of `total` files, and reports how many exist."""
         done = total - len(missing)
 
         def tell() -> None:
@@ -246,7 +246,7 @@ class Preparation:
             tell()
 
     def check_sizes(self, deals: dict[ShardPlan, Path]) -> None:
-        """Says it where what is added makes shards far larger than was asked: how many there are stays as it was.
+        """Warns if added molecules make shards far larger than requested, as the number of shards is fixed.
 
         Raises:
             PrepareError: they would be absurdly large.
@@ -255,28 +255,28 @@ class Preparation:
             return
         asked = self.options.molecules_per_shard
         for split in get_args(Split):
-            if split == "train" and self.options.shards:  # whoever names the number wants just that
+            if split == "train" and self.options.shards:  # an explicit number is used as given
                 continue
             molecules = [Dealt.load(path).molecules for plan, path in deals.items() if plan.split == split]
             each = sum(molecules) // max(1, len(molecules))
-            if each < _LARGE * asked:
+            if each < _WARN_FACTOR * asked:
                 continue
             what = (
-                f"{self.folder.url} has {len(molecules)} intervals for {split}, as many as its first inputs asked for, "
+                f"{self.folder.url} has {len(molecules)} intervals for {split}, chosen for its first inputs, "
                 f"and with these inputs about {each:,} molecules in each, {each / asked:.0f} times "
                 f"prepare.molecules_per_shard={asked}"
             )
             mend = "prepare all inputs into another folder" + (
-                ", which may name prepare.shards, if more are to follow" if split == "train" else ""
+                ", with prepare.shards set if more are to follow" if split == "train" else ""
             )
-            if each >= _ABSURD * asked:
-                raise PrepareError(f"{what}: {mend}; this one stays as it was")
-            self.say(f"{what}; to have smaller shards, {mend}")
+            if each >= _REFUSE_FACTOR * asked:
+                raise PrepareError(f"{what}: {mend}; this one is unchanged")
+            self.say(f"{what}; for smaller shards, {mend}")
 
     def build(self, deals: dict[ShardPlan, Path], rejected: int, *, embed: bool = True) -> dict[ShardPlan, list[Path]]:
-        """Makes the columns of all new molecules; returns the pieces of every shard.
+        """Computes the columns of all new molecules; returns the pieces of every shard.
 
-        Without embedding, which takes most of the time, they are of no use for shards, but the same are refused.
+        Pieces built without embedding, which takes most of the time, cannot go into shards, but have the same refusals.
         """
         options, gpus, folder = self.options, self.gpus, self.work / "pieces"
         if not embed and options.conformers == "etkdg":
@@ -293,13 +293,13 @@ class Preparation:
                     done += of_piece
                 else:
                     calls.append((piece, path, number, options, self.work / "making" / piece.name))
-        told = without_gpu = 0
+        reported = without_gpu = 0
 
         def tell() -> None:
-            nonlocal told
+            nonlocal reported
             under_way = sum(how_many_made(path) for path in (self.work / "making").iterdir())
-            told = max(told, min(done + under_way, total))  # what has just been done is counted in neither
-            self.progress("build", told, total, rejected)
+            reported = max(reported, min(done + under_way, total))  # a piece just finished may be in neither count
+            self.progress("build", reported, total, rejected)
 
         tell()
         for made, refused, why in self.pool.map(build_piece, calls, gpus=gpus, heartbeat=tell):
@@ -315,7 +315,7 @@ class Preparation:
     def write(
         self, plans: Sequence[ShardPlan], deals: dict[ShardPlan, Path], pieces: dict[ShardPlan, list[Path]]
     ) -> list[ShardDone]:
-        """Writes every shard that changes; returns what became of all of them."""
+        """Writes every shard that changes; returns the outcomes of all shards."""
         records = {plan: self.work / "shards" / f"{plan.stem}.json" for plan in plans}
         missing = [
             (record, deals[plan], pieces[plan], plan, self.held.get(plan.stem), self.folder.url, self.options)
@@ -333,14 +333,14 @@ class Preparation:
         chunks: Sequence[Path],
         pieces: Sequence[Path],
     ) -> Manifest:
-        """Writes the ledger of refusals and draws up the manifest.
+        """Writes the ledger of refusals and returns the manifest.
 
         Args:
-            counts: of the new inputs.
-            intervals: into how many shards each split is cut.
-            shards: all of them.
-            chunks: of the catalogue.
-            pieces: all that were built.
+            counts: counts of the new inputs.
+            intervals: number of shards of each split.
+            shards: outcomes of all shards.
+            chunks: files of the catalogue.
+            pieces: all pieces that were built.
 
         Raises:
             PrepareError: records are unaccounted for.
@@ -377,12 +377,12 @@ class Preparation:
         )
 
     def write_ledger(self, beside: Sequence[Path]) -> Counter[str]:
-        """Writes every record that was refused, earlier or beside these files; returns how many for each reason."""
+        """Writes all refused records, of earlier runs and beside these files; returns their number for each reason."""
         earlier = stored_rejects(self.folder.url) if self.before else ()
         return write_rejects(self.work / REJECTS_NAME, chain(earlier, read_refused(beside)))
 
     def stands(self, record: Path) -> bool:
-        """Whether the shard of a record is written, and is still what was written."""
+        """Returns whether the shard of a record has been written and is intact."""
         if not record.exists():
             return False
         entry = ShardDone.load(record).entry
@@ -390,20 +390,20 @@ class Preparation:
 
 
 def _refuse_what_is_broken(folder: Folder, held: Manifest) -> None:
-    """Looks at the sizes of all shards, and at the refused records, which go on into the next ledger."""
+    """Checks the sizes of all shards, and the refused records, which the next ledger will include."""
     rejects = {name: what for name, what in broken_files(folder.url, held).items() if name != JOB_NAME}
     faults = [
         *size_faults(folder.url),
         *(f"{folder.url}/{name} {what}; make it again with mmsa prepare --repair" for name, what in rejects.items()),
     ]
     if faults:
-        more = f" (and {len(faults) - 1} more; mmsa inspect --verify names them)" if len(faults) > 1 else ""
+        more = f" (and {len(faults) - 1} more; mmsa inspect --verify lists them)" if len(faults) > 1 else ""
         raise PrepareError(f"{faults[0]}{more}")
 
 
-def _unheard(words: str) -> None:
-    """Says it to nobody."""
+def _ignore_message(words: str) -> None:
+    """Ignores the message."""
 
 
-def _silent(stage: str, done: int, total: int | None, rejected: int) -> None:
-    """Reports to nobody."""
+def _ignore_progress(stage: str, done: int, total: int | None, rejected: int) -> None:
+    """Ignores the progress."""

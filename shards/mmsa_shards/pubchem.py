@@ -1,8 +1,8 @@
-"""PubChem's bulk files: where they lie on its server, and which of them hold a range of compounds.
+"""PubChem's bulk files: their layout on the server, and which of them hold a range of compounds.
 
 The layout is that of https://ftp.ncbi.nlm.nih.gov/pubchem/: compounds with 2D coordinates in files of 500,000
-compound ids (CIDs), their conformers in files of 25,000 with holes in the series, and one table of all SMILES.
-PubChem puts a checksum ``<name>.md5`` beside the first and the last, and none beside the conformers.
+compound ids (CIDs), their conformers in files of 25,000 with gaps in the series, and one table of all SMILES.
+PubChem provides a checksum ``<name>.md5`` for the first and the last, and none for the conformers.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from mmsa_shards.download_transfer import RemoteFile
 
 BASE_URL = "https://ftp.ncbi.nlm.nih.gov/pubchem/"
 
-_HIGHEST_CID = 999_999_999  # the names of the files have nine digits
+_HIGHEST_CID = 999_999_999  # file names have nine digits
 
 
 @dataclass(frozen=True)
 class Series:
-    """Files of one folder that divide the CIDs among them, so many to a file."""
+    """Files of one folder, each of which holds a range of `cids_per_file` CIDs."""
 
     title: str
     folder: str
@@ -32,16 +32,16 @@ class Series:
     cids_per_file: int
 
     def name(self, first: int) -> str:
-        """Returns the name of the file that begins with the CID `first`."""
+        """Returns the name of the file that begins with CID `first`."""
         return self.template.format(first, first + self.cids_per_file - 1)
 
     def cids(self, name: str) -> range | None:
-        """Returns the CIDs that a file is for, or None where the name is none of this series."""
+        """Returns the range of CIDs of a file, or None if the name is not of this series."""
         found = re.fullmatch(re.sub(r"\{[^}]*\}", r"(\\d{8,})", self.template.replace(".", r"\.")), name)
         return range(int(found[1]), int(found[2]) + 1) if found else None
 
     def begins(self, first: int, last: int) -> range:
-        """Returns the CIDs with which the files begin that a series without holes would have for this range."""
+        """Returns the first CIDs of the files that a series without gaps would have for this range."""
         return range((first - 1) // self.cids_per_file * self.cids_per_file + 1, last + 1, self.cids_per_file)
 
 
@@ -52,11 +52,11 @@ ALL_SMILES = RemoteFile("Compound/Extras", "CID-SMILES.gz")
 
 @dataclass(frozen=True)
 class PubChemDownload:
-    """What a download came to."""
+    """The result of a download."""
 
     outcome: Outcome
     inputs: tuple[str, ...]
-    """What `mmsa prepare` is to be given: patterns of files under the folder of the download."""
+    """Inputs for `mmsa prepare`: patterns of files, relative to the folder of the download."""
 
 
 def download_pubchem(
@@ -75,32 +75,32 @@ def download_pubchem(
 ) -> PubChemDownload:
     """Fetches the files of PubChem that hold the CIDs `first` to `last` into `folder`, laid out as on the server.
 
-    What is there already is left alone, and what was begun is gone on with; see `mmsa_shards.download.download`.
+    Files that are present are kept, and partial ones are resumed; see `mmsa_shards.download.download`.
 
     Args:
-        folder: local; made where it is not there.
+        folder: local; created if missing.
         first: smallest CID, from 1.
-        last: largest CID, itself included.
+        last: largest CID, inclusive.
         compounds: the SDF files with 2D coordinates.
         conformers: the SDF files with one conformer of each compound.
-        smiles: ``CID-SMILES.gz``, which holds all CIDs whatever the range.
-        base_url: of PubChem's folder or a mirror of it: http(s), or any URL that fsspec knows.
+        smiles: ``CID-SMILES.gz``, which holds all CIDs regardless of the range.
+        base_url: URL of PubChem's folder or of a mirror: http(s), or any URL that fsspec supports.
         parallel: files at a time.
-        patience: with a server that fails; left out, `Patience()`.
+        patience: how often to retry after failures of the server; default `Patience()`.
         progress: see `mmsa_shards.download.Progress`.
-        say: called with a sentence where the server's series has holes or no listing of it is to be had.
+        say: called with a sentence if the server's series has gaps or cannot be listed.
 
     Raises:
-        DownloadError: the range is none, no file holds it, or a file cannot be fetched.
+        DownloadError: the range is invalid, no file holds it, or a file cannot be fetched.
     """
     if not 1 <= first <= last <= _HIGHEST_CID:
         raise DownloadError(
-            f"compounds {first} to {last} are no range: take 1 <= from <= to <= {_HIGHEST_CID}, such as --from 1 "
+            f"compounds {first} to {last} are not a range: choose 1 <= from <= to <= {_HIGHEST_CID}, such as --from 1 "
             "--to 500000"
         )
     wanted = [series for series, asked in ((COMPOUNDS, compounds), (CONFORMERS, conformers)) if asked]
     if not wanted and not smiles:
-        raise DownloadError("nothing was asked for: take the 2D files, --3d or --smiles")
+        raise DownloadError("nothing was asked for: choose the 2D files, --3d or --smiles")
     source = open_source(base_url)
     patience = patience or Patience()
     files = []
@@ -119,13 +119,13 @@ def download_pubchem(
 def _files(
     url: str, listed: frozenset[str] | None, series: Series, first: int, last: int, say: Callable[[str], None]
 ) -> list[RemoteFile]:
-    """Returns the files of a series that meet the range, from the server's listing where it gives one."""
+    """Returns the files of a series that overlap the range, from the server's listing if there is one."""
     asked = series.begins(first, last)
     held = {name: cids for name in listed or () if (cids := series.cids(name)) is not None}
     if not listed or not held:
         say(
             f"{url} gives no listing, so the names of the {len(asked):,} {series.title} files "
-            "were worked out from the range; one that is not there will be an error"
+            "were worked out from the range; a missing one will be an error"
         )
         return [RemoteFile(series.folder, series.name(begin)) for begin in asked]
     end = max(cids.stop for cids in held.values()) - 1

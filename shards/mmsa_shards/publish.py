@@ -1,7 +1,7 @@
-"""The end of a preparation: what is ready in the work folder moves to where it is read.
+"""The end of a preparation: finished files move from the work folder to the output folder.
 
-The manifest in the work folder is the point of no return. Whoever finds one there, this run or the next, moves
-what has not been moved yet and replaces the manifest of the folder last.
+The manifest in the work folder is the point of no return. Any run that finds one there moves the files that have
+not been moved yet and replaces the manifest of the output folder last.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from mmsa_shards.manifest import JOB_NAME, MANIFEST_NAME, Manifest
 from mmsa_shards.rejects import REJECTS_NAME
 from mmsa_shards.workplace import clear
 
-#: Manifests that were replaced, by the first digits of their digest.
+#: Folder of replaced manifests, named by the first digits of their digests.
 EARLIER_MANIFESTS = "manifests"
 
 
 def digests(work: Path) -> dict[str, str]:
-    """Returns the SHA-256 of what is ready beside the shards, for `mmsa_shards.manifest.Manifest.files`."""
+    """Returns the SHA-256 of finished files other than shards, for `mmsa_shards.manifest.Manifest.files`."""
     ready = [*sorted((work / REJECTS_NAME).parent.glob("*.parquet")), work / JOB_NAME]
     found = {}
     for path in ready:
@@ -29,7 +29,7 @@ def digests(work: Path) -> dict[str, str]:
 
 
 def finish_publishing(work: Path, folder: Folder) -> bool:
-    """Publishes what is ready and removes the work folder; returns whether there was anything ready."""
+    """Publishes finished files and removes the work folder; returns whether there was anything to publish."""
     ready = work / MANIFEST_NAME
     if not ready.exists():
         return False
@@ -42,12 +42,12 @@ def finish_publishing(work: Path, folder: Folder) -> bool:
         folder.write(f"{EARLIER_MANIFESTS}/{Manifest.load(folder.url).digest[:12]}.json", before)
     folder.write(MANIFEST_NAME, content)
     folder.write(JOB_NAME, (work / JOB_NAME).read_bytes())
-    ready.unlink()  # before what it speaks of, so that nobody finds it without
+    ready.unlink()  # before the files that it lists, so that no run finds it without them
     clear(work)
     return True
 
 
 def publish_shard(shard: Path, folder: str) -> None:
-    """Moves a shard that is new, or made anew, to its place; does nothing where that is done."""
+    """Moves a new or rewritten shard to its place; does nothing if it was moved already."""
     if shard.exists():
         Folder(folder).take(shard, shard.name)

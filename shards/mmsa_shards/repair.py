@@ -1,4 +1,4 @@
-"""Shards and refused records that were lost or damaged -> the same files, made again from the inputs of the folder."""
+"""Rebuilds lost or damaged files of a folder of shards, byte for byte, from the inputs of the folder."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from mmsa_shards.workplace import alone_in, claim, clear, prepared, work_folder,
 def repair(
     out: str, options: PrepareOptions, *, progress: Progress | None = None, say: Callable[[str], None] | None = None
 ) -> tuple[str, ...]:
-    """Makes the broken files of a finished folder again, from its inputs, which must be what they were.
+    """Rebuilds the broken files of a finished folder from its inputs, which must not have changed.
 
-    A shard takes what its own molecules took. For the refused records all inputs are read, and where that does not
-    account for all of them all molecules are made without being embedded.
+    For a shard, only its own molecules are built. For the refused records all inputs are read; if that does not yield
+    all of them, all molecules are built too, without conformers.
 
     Args:
         out: the folder.
         options: `workers` and `work_dir` are used; the others are those that the folder was prepared with.
-        progress: told how far it is.
-        say: told in a sentence what is waited for.
+        progress: called with the progress of each stage.
+        say: called with a sentence when the run waits for something.
 
     Returns:
-        Names of the files that were made again; each has the bytes that the manifest says.
+        Names of the rebuilt files, whose digests equal those of the manifest.
 
     Raises:
-        PrepareError: the folder is not finished, an input is not what it was, or a file comes out otherwise; the
-            folder stays as it is.
+        PrepareError: the folder is not finished, an input has changed, or a rebuilt file differs from the manifest;
+            the folder stays as it is.
     """
     with writing_to(out, options.work_dir), ended_by_sigterm():
         return _repair(Folder(out), options, progress, say)
@@ -51,8 +51,8 @@ def _repair(
     work = work_folder(folder, options)
     before = prepared(folder, work)
     if before is None:
-        raise PrepareError(f"{folder.url} holds no finished preparation: run the same without --repair")
-    # An input that is truncated was so when it was allowed: none has changed since.
+        raise PrepareError(f"{folder.url} holds no finished preparation: run the same command without --repair")
+    # A truncated input was accepted when the folder was prepared, and no input has changed since.
     theirs = {
         **before.job.options,
         "exclude": tuple(entry.url for entry in before.job.exclude),
@@ -60,7 +60,7 @@ def _repair(
     }
     try:
         options = PrepareOptions(**theirs, workers=options.workers, work_dir=options.work_dir)
-    except TypeError as error:  # another version had other options
+    except TypeError as error:  # another version had different options
         raise PrepareError(
             f"{folder.url} was prepared by another version ({error}): prepare all inputs into another folder"
         ) from error
@@ -80,7 +80,7 @@ def _repair(
             deals = preparation.sort(plans, chunks, counts)
             made = preparation.write(plans, deals, preparation.build(deals, counts.rejected))
             if rejects and preparation.write_ledger(chunks) != Counter(before.manifest.reject_reasons):
-                # The others were refused where molecules are made.
+                # The others were refused when molecules were built.
                 deals = preparation.sort(every, chunks, counts)
                 pieces = preparation.build(deals, counts.rejected, embed=False)
                 preparation.write_ledger([*chunks, *chain.from_iterable(pieces.values())])
@@ -90,7 +90,8 @@ def _repair(
             others += [name for name in rejects if found.get(name) != before.manifest.files[name]]
         if others:
             raise PrepareError(
-                f"{', '.join(others)} of {folder.url} would not be what it was; prepare all inputs into another folder"
+                f"{', '.join(others)} of {folder.url} cannot be rebuilt identically; prepare all inputs into another "
+                "folder"
             )
         for name in broken:
             folder.take(work / "shards" / name, name)

@@ -1,7 +1,7 @@
-"""Where a preparation is made, and the right to be at work there.
+"""The work folder of a preparation, and its lock.
 
-A work folder belongs to one job, which a run that was stopped finds again, and to one process at a time. Whenever a run
-is killed, it leaves a work folder that the same command takes again.
+A work folder belongs to one job, with which a stopped run can be resumed, and to one process at a time. Whenever a run
+is killed, the same command can continue in the work folder that it leaves.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _WORK_NAME = ".work"
 _LOCK_NAME = "lock"
 _TARGET_NAME = "target"
 
-# What a disk has at its root.
-_OF_A_DISK = "lost+found"
+# Exists at the root of a file system.
+_LOST_AND_FOUND = "lost+found"
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a folder of shards holds, and what it was prepared from."""
+    """The manifest of a finished folder of shards, and the job that produced it."""
 
     job: Job
     manifest: Manifest
@@ -42,14 +42,14 @@ class Prepared:
 
 @contextmanager
 def writing_to(out: str, work_dir: str = "") -> Iterator[None]:
-    """Turns what a disk refuses into a sentence.
+    """Converts errors of the file system into `PrepareError`.
 
     Args:
         out: the folder of shards.
-        work_dir: as in the options; empty where what is under way is in `out` too.
+        work_dir: as in the options; empty if the work folder is in `out`.
 
     Raises:
-        PrepareError: names the folder, and the setting that names another.
+        PrepareError: names the folder, and the setting by which to choose another.
     """
     try:
         yield
@@ -60,32 +60,32 @@ def writing_to(out: str, work_dir: str = "") -> Iterator[None]:
             where, mend = out, "another folder with --out"
         else:
             where, mend = f"{out} or {work_dir}", "other folders with --out and prepare.work_dir"
-        raise PrepareError(f"cannot write to {where}: {error}; mend that, or name {mend}") from error
+        raise PrepareError(f"cannot write to {where}: {error}; fix that, or name {mend}") from error
 
 
 def _concerns(error: OSError, folder: str) -> bool:
-    """Whether an error is of something in a folder."""
+    """Returns whether an error is about a file in a folder."""
     if not isinstance(error.filename, str | os.PathLike):
         return False
     return Path(error.filename).resolve().is_relative_to(Path(folder).resolve())
 
 
 def held_manifest(out: str) -> Manifest | None:
-    """Returns the manifest of a folder that may be added to; None where there is none yet.
+    """Returns the manifest of an output folder; None if there is none yet.
 
     Raises:
-        PrepareError: there can be no folder.
+        PrepareError: the folder cannot be accessed.
     """
     with writing_to(out):
         return Manifest.load(out) if Folder(out).read(MANIFEST_NAME) is not None else None
 
 
 def work_folder(folder: Folder, options: PrepareOptions) -> Path:
-    """Returns the folder of what is under way.
+    """Returns the work folder.
 
     Raises:
-        PrepareError: the folder of the shards is elsewhere, and no other was named; or it is where only one process
-            could see it.
+        PrepareError: the folder of shards is remote and no work folder was named, or it is in the memory of a process,
+            or the work folder holds other files.
     """
     if is_in_memory(folder.url):
         raise PrepareError(
@@ -98,43 +98,43 @@ def work_folder(folder: Folder, options: PrepareOptions) -> Path:
         return work
     if folder.path is None:
         raise PrepareError(
-            f"{folder.url} is no folder of this machine: name one for what is under way, which all nodes see, with "
-            "prepare.work_dir=..."
+            f"{folder.url} is not a folder of this machine: name one for intermediate files, visible to all nodes, "
+            "with prepare.work_dir=..."
         )
     return folder.path / _WORK_NAME
 
 
 def _check_ours(work: Path, folder: Folder) -> None:
-    """Refuses a folder that holds anything but this preparation, for in the end all of it is removed."""
+    """Raises PrepareError if a folder holds anything but this preparation, as its contents are removed at the end."""
     if folder.path is not None and work.resolve() in (folder.path.resolve(), *folder.path.resolve().parents):
         raise PrepareError(f"prepare.work_dir={work} holds {folder.url} itself: name another")
     target = work / _TARGET_NAME
     if target.exists():
         if (theirs := target.read_text()) != folder.url:
             raise PrepareError(f"prepare.work_dir={work} belongs to the preparation of {theirs}: name another")
-    elif work.exists() and any(not _is_as_good_as_nothing(entry) for entry in work.iterdir()):
+    elif work.exists() and any(not _is_negligible(entry) for entry in work.iterdir()):
         raise PrepareError(f"prepare.work_dir={work} is not empty: name a folder for this preparation alone")
 
 
-def _is_as_good_as_nothing(entry: Path) -> bool:
-    """Whether an entry of a work folder is what the disk has there, or what a run left that was killed in `claim`."""
+def _is_negligible(entry: Path) -> bool:
+    """Returns whether an entry of a work folder belongs to the file system, or to a run that was killed in `claim`."""
     name = entry.name
     being_written = name.startswith(f".{_TARGET_NAME}.") and name.endswith(".tmp")
-    return name == _LOCK_NAME or being_written or _is_of_the_disk(entry)
+    return name == _LOCK_NAME or being_written or _is_lost_and_found(entry)
 
 
-def _is_of_the_disk(entry: Path) -> bool:
-    return entry.name == _OF_A_DISK and entry.parent.is_mount()
+def _is_lost_and_found(entry: Path) -> bool:
+    return entry.name == _LOST_AND_FOUND and entry.parent.is_mount()
 
 
 def prepared(folder: Folder, work: Path) -> Prepared | None:
-    """Returns what a folder holds; None where it is empty, or an earlier job has not come to its end.
+    """Returns what a folder holds; None if it is empty, or an earlier job is unfinished.
 
     Raises:
         PrepareError: it holds something else.
     """
     job = folder.read(JOB_NAME)
-    is_moving = (work / MANIFEST_NAME).exists()  # what is ready moves one file after the other
+    is_moving = (work / MANIFEST_NAME).exists()  # finished files move one after the other
     if job is not None:
         manifest, digest = Manifest.load(folder.url), hashlib.sha256(job).hexdigest()
         if manifest.files.get(JOB_NAME, digest) != digest and not is_moving:
@@ -142,7 +142,7 @@ def prepared(folder: Folder, work: Path) -> Prepared | None:
         return Prepared(Job.from_json(job), manifest)
     if folder.read(MANIFEST_NAME) is not None and not is_moving:
         raise PrepareError(f"{folder.url} holds shards but no {JOB_NAME}; {WITHOUT_JOB}")
-    theirs = {name for name in folder.names() if folder.path is None or not _is_of_the_disk(folder.path / name)}
+    theirs = {name for name in folder.names() if folder.path is None or not _is_lost_and_found(folder.path / name)}
     if not (work / JOB_NAME).exists() and theirs - {_WORK_NAME}:
         raise PrepareError(f"{folder.url} is not empty and holds no preparation: name another folder")
     return None
@@ -150,21 +150,21 @@ def prepared(folder: Folder, work: Path) -> Prepared | None:
 
 @contextmanager
 def alone_in(work: Path) -> Iterator[None]:
-    """Keeps other preparations out of a work folder, which is made where it is missing."""
+    """Locks a work folder, which is created if missing, against other preparations."""
     work.mkdir(parents=True, exist_ok=True)
-    refusal = PrepareError(f"another preparation is at work in {work}: wait for its end, or stop it")
+    refusal = PrepareError(f"another preparation is at work in {work}: wait until it ends, or stop it")
     with locked(work / _LOCK_NAME, refusal):
         yield
 
 
 def clear(work: Path) -> None:
-    """Removes a work folder, and last in it what says whose it is.
+    """Removes a work folder; the files that identify its owner go last.
 
-    The folder itself stays where it cannot be removed: where it is a mount point, or in a folder of somebody else's.
+    The folder itself stays if it cannot be removed, such as a mount point, or in a folder that is not writable.
     """
     entries = [entry for entry in work.iterdir() if entry.name not in (_TARGET_NAME, _LOCK_NAME)]
     for entry in (*entries, work / _TARGET_NAME, work / _LOCK_NAME):
-        if _is_of_the_disk(entry):
+        if _is_lost_and_found(entry):
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
@@ -175,15 +175,15 @@ def clear(work: Path) -> None:
 
 
 def claim(work: Path, folder: Folder, job: Job, before: Prepared | None) -> None:
-    """Makes a work folder that of a job, or finds that it is; what of another job can serve is kept.
+    """Assigns a work folder to a job, if it is not already; reusable files of another job are kept.
 
     Raises:
-        PrepareError: the work folder is in use for something else, or the folder was prepared otherwise.
+        PrepareError: the work folder is in use by another job, or the output folder was prepared with other settings.
     """
     if before is not None and (difference := job.difference(before.job)):
         raise PrepareError(
-            f"{folder.url} holds shards prepared otherwise ({difference}): name another folder, or delete this one to "
-            "prepare it again"
+            f"{folder.url} holds shards prepared with other settings ({difference}): name another folder, or delete "
+            "this one to prepare it again"
         )
     path, target = work / JOB_NAME, work / _TARGET_NAME
     if path.exists():
@@ -192,12 +192,12 @@ def claim(work: Path, folder: Folder, job: Job, before: Prepared | None) -> None
             return
         difference = job.difference(theirs)
         if any((work / "pieces").glob("*")):
-            what = difference or "its inputs were others"
+            what = difference or "it has other inputs"
             raise PrepareError(
-                f"{folder.url} holds a preparation begun otherwise ({what}): finish it first, or name another folder, "
-                f"or delete {work}, which loses what that one has made so far"
+                f"{folder.url} holds another preparation, which is unfinished ({what}): finish it first, or name "
+                f"another folder, or delete {work}, which discards what it has made so far"
             )
-        # The other job came to nothing, perhaps for an input that has been mended since.
+        # The other job built nothing, perhaps because of an input that has been fixed since.
         for name in ("deals", "shards", *(["catalog"] if difference else [])):
             shutil.rmtree(work / name, ignore_errors=True)
     with write_atomically(target) as file:

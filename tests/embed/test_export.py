@@ -343,7 +343,7 @@ def test_bad_input_leaves_nothing_behind(embedder, tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
         export_embeddings(embedder, tmp_path / "none.csv", tmp_path / "out")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(ValueError, match="folder stands for no file that can be read"):
+    with pytest.raises(ValueError, match="folder matches no file that can be read"):
         export_embeddings(embedder, tmp_path / "folder", tmp_path / "out")
     (tmp_path / "folder" / "train-00000.tar").write_bytes(b"")
     with pytest.raises(ValueError, match=r"no manifest\.json"):

@@ -195,7 +195,7 @@ def test_an_input_that_cannot_be_used_is_named_and_nothing_is_left(
             "cannot reach nope://x/s (Protocol not known: nope): name a path",
         ),
         (["prepare", MINI, "--out", f"{MINI}/x"], f"cannot write to {MINI}/x: [Errno 20] Not a directory"),
-        (["prepare", "--repair", "--out", f"{MINI}/x"], "mend that, or name another folder with --out"),
+        (["prepare", "--repair", "--out", f"{MINI}/x"], "fix that, or name another folder with --out"),
         (["prepare", MINI, "--out", ""], "--out is empty: name a folder, or leave --out out where it may be"),
         (["download", "pubchem", "--from", "1", "--to", "5", "--out", ""], "--out is empty: name a folder"),
         (["inspect", "nope://x/s"], "Protocol not known: nope"),
@@ -234,7 +234,7 @@ def test_adding_comparing_and_repairing(molecules: Path, tmp_path: Path) -> None
     assert compared.stdout.splitlines() == added.stdout.splitlines()[-len(compared.stdout.splitlines()) :]
     assert json.loads(mmsa("inspect", out, "--since", earlier, "--json").stdout)["molecules"] == 1
     missing = mmsa("inspect", out, "--since", "0123")
-    said = f"no 0123.json in {out}/manifests: name one of {earlier.stem}, or a file"
+    said = f"no 0123.json in {out}/manifests: name one of {earlier.stem}, or name a file"
     assert (missing.returncode, said in missing.stderr) == (2, True)
     nowhere = mmsa("inspect", out, "--sheet", "/proc/x.png")
     said = "cannot draw /proc/x.png (No such file or directory): name another file with --sheet"
@@ -243,7 +243,7 @@ def test_adding_comparing_and_repairing(molecules: Path, tmp_path: Path) -> None
     assert "3  shards stay, as the manifests say; `mmsa inspect --verify` reads them" in again.stdout
     (tmp_path / "one.smi").write_text("CCO\n")
     on_a_file = mmsa("prepare", tmp_path / "one.smi", "--out", "/proc/nope", *SMALL)
-    said = "cannot write to /proc/nope: [Errno 2] No such file or directory: '/proc/nope'; mend that, or name another"
+    said = "cannot write to /proc/nope: [Errno 2] No such file or directory: '/proc/nope'; fix that, or name another"
     assert (on_a_file.returncode, said in on_a_file.stderr) == (2, True)
 
     job = (out / "job.json").read_bytes()
@@ -259,7 +259,7 @@ def test_adding_comparing_and_repairing(molecules: Path, tmp_path: Path) -> None
     assert "mmsa prepare --repair" in verified.stdout
     repaired = mmsa("prepare", "--repair", "--out", out)
     assert repaired.returncode == 0, repaired.stderr
-    assert "made again: train-00000.tar" in repaired.stdout
+    assert "rebuilt: train-00000.tar" in repaired.stdout
     assert mmsa("inspect", out, "--verify").returncode == 0
 
 

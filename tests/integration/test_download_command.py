@@ -116,7 +116,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_part(server, tmp_path):
     words = err.strip().splitlines()[-1]
     assert words.startswith(f"mmsa: cannot write {tmp_path}/Compound/CURRENT-Full/SDF/Compound_000")
     assert "make room, or choose another --out" in words
-    assert "(what has come is kept, and the same command goes on from it)" in words
+    assert "(received data is kept; run the same command again to resume)" in words
     assert max(part.stat().st_size for part in tmp_path.rglob("*.part")) == 300_000
 
     code, _, err = end(start(server, tmp_path))
@@ -128,8 +128,8 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_part(server, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--from", "0", "--to", "5"), "compounds 0 to 5 are no range"),
-        (("--from", "7", "--to", "5"), "compounds 7 to 5 are no range"),
+        (("--from", "0", "--to", "5"), "compounds 0 to 5 are not a range"),
+        (("--from", "7", "--to", "5"), "compounds 7 to 5 are not a range"),
         (("--from", "2000000", "--to", "2000001"), "has no file for compounds 2,000,000 to 2,000,001"),
     ],
 )
@@ -143,4 +143,4 @@ def test_help_teaches(server, tmp_path):
     code, out, _ = end(start(server, tmp_path, "--help"))
     assert code == 0
     assert "mmsa download pubchem --from 1 --to 5000000 --3d --out pubchem" in out
-    assert "the same command goes on" in " ".join(out.split())
+    assert "the same command continues" in " ".join(out.split())

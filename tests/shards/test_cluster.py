@@ -32,10 +32,10 @@ def environment(**more: str) -> dict[str, str]:
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "[::1]:1", "no.such.host.invalid:6379"])
 def test_a_cluster_that_is_not_there_is_named(address, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", address)
-    monkeypatch.setattr("mmsa_shards.cluster._PATIENCE_S", 1.5)
+    monkeypatch.setattr("mmsa_shards.cluster._CLUSTER_TIMEOUT_S", 1.5)
     said: list[str] = []
     begun = time.monotonic()
-    words = rf"RAY_ADDRESS={re.escape(address)} \(.*\): see that it runs .* unset RAY_ADDRESS"
+    words = rf"RAY_ADDRESS={re.escape(address)} \(.*\): check that it runs .* unset RAY_ADDRESS"
     with pytest.raises(PrepareError, match=words), ray_pool(1, said.append):
         pass
     assert time.monotonic() - begun < 20

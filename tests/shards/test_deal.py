@@ -66,7 +66,7 @@ def test_an_interval_merged_by_parts_is_what_it_is_at_once(options, tmp_path, mo
     chunks = write_chunks(tmp_path / "chunks", 5000)
     found = {}
     for together in (100, 100_000):
-        monkeypatch.setattr("mmsa_shards.build._RECORDS_TOGETHER", together)
+        monkeypatch.setattr("mmsa_shards.build._RECORDS_PER_MERGE", together)
         path = tmp_path / f"{together}.arrow"
         deal(path, chunks, WHOLE, None, str(tmp_path), 64, options)
         made = list(pieces(path))

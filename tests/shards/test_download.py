@@ -128,7 +128,7 @@ def test_a_server_that_never_comes_further_is_given_up(server, tmp_path):
     server.ranges = False
     server.always[A.path] = Fault("truncate", 200_000)
     server.put(B.path, noise(2))
-    words = r"a\.sdf\.gz \(Connection broken.*tried 4 times without a new byte\).* \(what has come is kept"
+    words = r"a\.sdf\.gz \(Connection broken.*tried 4 times without a new byte\).* \(received data is kept"
     with pytest.raises(DownloadError, match=words):
         fetch(server, tmp_path, A, B)
     assert len(server.asked(A.path)) == 1 + HASTY.tries  # the first of them brought bytes
@@ -139,7 +139,7 @@ def test_a_server_that_never_comes_further_is_given_up(server, tmp_path):
 def test_what_is_not_there_is_an_error_at_once_and_the_others_come(server, tmp_path):
     words = r"b\.sdf\.gz is not on the server \(HTTP 404 Not Found\)"
     with pytest.raises(
-        DownloadError, match=rf"{words}.* \(what has come is kept, and the same command goes on from it"
+        DownloadError, match=rf"{words}.* \(received data is kept; run the same command again to resume"
     ):
         fetch(server, tmp_path, B, A)
     assert len(server.asked(B.path)) == 1

@@ -91,8 +91,8 @@ def test_without_a_listing_the_names_come_from_the_range_and_that_is_said(server
     _, here, said = fetch(server, tmp_path, 1, 600_000)
     assert here == set(FILES[:2])
     assert said == [
-        f"{server.url}{TWO_D}/ gives no listing, so the names of the 2 2D files were worked out from the range; one "
-        "that is not there will be an error"
+        f"{server.url}{TWO_D}/ gives no listing, so the names of the 2 2D files were worked out from the range; a "
+        "missing one will be an error"
     ]
     with pytest.raises(DownloadError, match=r"00025001_00050000\.sdf\.gz is not on the server"):
         fetch(server, tmp_path, 1, 50_000, compounds=False, conformers=True)
@@ -107,7 +107,7 @@ def test_a_listing_that_fails_at_first_is_asked_for_again(server, tmp_path):
 
 @pytest.mark.parametrize(("first", "last"), [(0, 10), (-5, 10), (11, 10), (1, 10**9)])
 def test_a_range_that_is_none_is_said_before_anything_is_asked(server, tmp_path, first, last):
-    with pytest.raises(DownloadError, match=f"compounds {first} to {last} are no range"):
+    with pytest.raises(DownloadError, match=f"compounds {first} to {last} are not a range"):
         fetch(server, tmp_path / "out", first, last)
     assert not server.log
     assert not (tmp_path / "out").exists()

@@ -179,8 +179,8 @@ def test_shards_that_become_far_larger_than_asked_are_told_and_absurd_ones_refus
     prepare([str(tmp_path / "more.smi")], str(out), small, say=said.append)
     (words,) = said
     assert re.search(
-        r"out has 1 intervals for train, .* about 60 molecules in each, 2 times prepare\.molecules_per_shard=30; to "
-        r"have smaller shards, prepare all inputs into another folder, which may name prepare\.shards",
+        r"out has 1 intervals for train, .* about 60 molecules in each, 2 times prepare\.molecules_per_shard=30; "
+        r"for smaller shards, prepare all inputs into another folder, with prepare\.shards set",
         words,
     )
     held = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}

@@ -117,7 +117,7 @@ def test_a_name_that_is_no_utf_8_is_told_at_once(tmp_path, options):
     (tmp_path / "caf\udce9.smi").write_text("C")
     for path in (tmp_path, tmp_path / "caf\udce9.smi"):
         with pytest.raises(
-            PrepareError, match=r"the name of input \S*/caf\\xe9\.smi is no UTF-8.*: rename it"
+            PrepareError, match=r"the name of input \S*/caf\\xe9\.smi is not UTF-8.*: rename it"
         ) as error:
             describe([str(path)], options, None)
         str(error.value).encode()
@@ -129,5 +129,5 @@ def test_what_was_made_of_a_folder_is_no_input_of_it(options, files):
     (out / "rejects" / "part-00000.parquet").write_bytes(b"not molecules")
     (files / "._y.smi").write_bytes(b"of a file browser")
     assert describe([str(files)], options, None, str(out)) == before
-    with pytest.raises(PrepareError, match="stands for no file that can be read"):
+    with pytest.raises(PrepareError, match="matches no file that can be read"):
         describe([str(out)], options, None, str(out))

@@ -65,7 +65,7 @@ def test_files_beside_the_shards_are_no_part_of_the_digest(tmp_path):
 @pytest.mark.parametrize("name", ["../job.json", "/etc/x.json", "rejects/../x.parquet", "shards/x.parquet", "x.pkl"])
 def test_a_file_outside_the_folder_is_refused(tmp_path, name):
     dataclasses.replace(MANIFEST, files={name: "0" * 64}).save(tmp_path)
-    with pytest.raises(ManifestError, match="which is none of its folder"):
+    with pytest.raises(ManifestError, match="which is not a file of its folder"):
         Manifest.load(tmp_path)
 
 
@@ -77,7 +77,7 @@ def test_missing_folder_and_missing_manifest_are_one_sentence(tmp_path):
 
 def test_a_file_in_place_of_a_folder_is_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "a.smi").write_text("C")
-    with pytest.raises(ManifestError, match=r"a\.smi is no folder: name one that `mmsa prepare` has finished"):
+    with pytest.raises(ManifestError, match=r"a\.smi is not a folder: name one that `mmsa prepare` has finished"):
         Manifest.load(tmp_path / "a.smi")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ManifestError, match=r"no b\.json in \.: name a manifest that is there"):
@@ -108,5 +108,5 @@ def test_other_schema_damage_and_editing_are_refused(tmp_path):
 )
 def test_a_shard_outside_the_folder_is_refused(tmp_path, name):
     dataclasses.replace(MANIFEST, shards=(*MANIFEST.shards, _shard(name, 4))).save(tmp_path)
-    with pytest.raises(ManifestError, match="which is no file of its folder"):
+    with pytest.raises(ManifestError, match="which is not a file of its folder"):
         Manifest.load(tmp_path)

@@ -299,8 +299,8 @@ def test_inputs_that_cannot_be_used_are_one_sentence_and_leave_nothing(inputs, o
         ([str(tmp_path / "nowhere.smi")], out, "nowhere.smi does not exist"),
         ([str(tmp_path / "empty.smi")], out, "empty.smi is empty"),
         ([str(tmp_path / "thesis.tex")], out, "no kind that can be read"),
-        ([str(tmp_path / "used")], out, "used stands for no file that can be read"),
-        ([str(tmp_path / "*.sdf")], out, "sdf stands for no file that can be read"),
+        ([str(tmp_path / "used")], out, "used matches no file that can be read"),
+        ([str(tmp_path / "*.sdf")], out, "sdf matches no file that can be read"),
         ([inputs[0], inputs[0]], out, "named twice"),
         ([str(tmp_path / "blank.smi")], out + "1", "holds no records"),
         ([str(tmp_path / "bad.smi")], out + "2", r"none of the 2 records .* \{'syntax': 2\}"),
@@ -341,7 +341,7 @@ def test_a_piece_tells_how_far_it_is_and_is_made_as_it_would_be_at_once(inputs, 
 
     one = dataclasses.replace(options, val_fraction=0)
     prepare(inputs, str(tmp_path / "whole"), one)
-    monkeypatch.setattr("mmsa_shards.build._MADE_TOGETHER", 10)
+    monkeypatch.setattr("mmsa_shards.build._MOLECULES_PER_REPORT", 10)
     monkeypatch.setattr("mmsa_shards.build.make_molecules", watched)
     calls = []
     prepare(inputs, str(tmp_path / "out"), one, progress=lambda *call: calls.append(call))

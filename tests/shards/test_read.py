@@ -120,7 +120,7 @@ def test_parquet(tmp_path, options):
 
 
 def test_parquet_of_bytes(tmp_path, options):
-    """Columns of bytes, and of text that is no UTF-8: a SMILES that RDKit will refuse, and a name in Latin-1."""
+    """Columns of bytes, and of text that is not UTF-8: a SMILES that RDKit will refuse, and a name in Latin-1."""
     path = tmp_path / "a.parquet"
     texts = pa.array([b"CCO", b"C\xff", None], pa.binary())
     names = pa.array(["éthanol".encode(), "é".encode("latin-1"), None], pa.binary())
@@ -140,7 +140,7 @@ def test_a_parquet_file_that_is_cut_off_is_said_to_be(tmp_path, options):
         with pytest.raises(PrepareError, match=r"cannot read a\.parquet: it is cut off .*: fetch it again"):
             _read(path, options)
     path.write_bytes(b"smiles\nCCO\n")
-    with pytest.raises(PrepareError, match=r"a\.parquet: it is no Parquet file: rename it"):
+    with pytest.raises(PrepareError, match=r"a\.parquet: it is not a Parquet file: rename it"):
         _read(path, options)
 
 

@@ -89,7 +89,7 @@ def test_shards_made_there_are_those_made_here(there, options, tmp_path):
 
 def test_what_is_under_way_needs_a_place_on_this_machine(bucket, options, tmp_path):
     (tmp_path / "a.smi").write_text("CCO")
-    with pytest.raises(PrepareError, match=r"s3://bucket/shards is no folder of this machine.*prepare\.work_dir"):
+    with pytest.raises(PrepareError, match=r"s3://bucket/shards is not a folder of this machine.*prepare\.work_dir"):
         prepare([str(tmp_path / "a.smi")], f"{bucket}/shards", options)
 
 

@@ -137,7 +137,7 @@ def test_a_folder_that_may_not_be_removed_is_emptied(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("place", "work_dir", "words"),
     [
-        ("{}/out/a", "", "cannot write to {}/out: .*mend that, or name another folder with --out$"),
+        ("{}/out/a", "", "cannot write to {}/out: .*fix that, or name another folder with --out$"),
         (None, "", "cannot write to {}/out: .* --out$"),
         ("{}/work/a", "{}/work", "cannot write to {}/work: .* name another folder with prepare.work_dir$"),
         ("{}/out/work/a", "{}/out/work", "cannot write to {}/out/work: .* with prepare.work_dir$"),

@@ -1,7 +1,7 @@
 """Files of molecules -> records as text, each with its place in its file. No chemistry happens here.
 
-What a file does not hold properly (a record cut off, a line of ten megabytes) comes out as `Refused` between
-the good records around it.
+Malformed records (such as one that is cut off, or a line of ten megabytes) are yielded as `Refused`, in order with
+the good records around them.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ __all__ = ["Place", "Record", "Refused", "Structure", "check_kind", "files_of", 
 def read_records(
     path: str, options: PrepareOptions, *, name: str | None = None, progress: Callable[[int], None] | None = None
 ) -> Iterator[Record | Refused]:
-    """Reads a file by the kind that its name says, gzipped or not.
+    """Yields the records of a file, gzipped or not, whose kind is determined by its name.
 
     Args:
-        path: local or any URL that fsspec knows; ``.smi .csv .tsv .parquet .sdf .mol``, text also with ``.gz``.
-            PubChem's own ``CID-SMILES`` is known by its name.
+        path: local or any URL that fsspec supports; ``.smi .csv .tsv .parquet .sdf .mol``, text also with ``.gz``.
+            PubChem's ``CID-SMILES`` is recognized by its name.
         options: `smiles_column`, `id_column` and `allow_truncated` are used.
-        name: what the file is called in the places of records and in the ids of those that have none; None takes
-            the last part of `path`.
-        progress: told the bytes of the file that have been taken in; of Parquet, the share of the rows.
+        name: name of the file in the places of records, and in the ids of records that have none; None uses the last
+            component of `path`.
+        progress: called with the number of bytes read so far; for Parquet, estimated from the rows.
 
     Raises:
-        PrepareError: the file cannot be opened, is of no known kind, holds no record, lacks a column, unpacks to
+        PrepareError: the file cannot be opened, is of an unknown kind, holds no record, lacks a column, unpacks to
             far more than molecules do, or ends in the middle of a record and `allow_truncated` is off.
     """
     check_kind(path)
@@ -57,7 +57,7 @@ def read_records(
                 count += 1
                 number = record.place.number
                 yield record
-    except _breaks() as error:
+    except _truncation_errors() as error:
         truncated = not isinstance(error, zlib.error)
         what = "ends in the middle" if truncated else "is damaged"
         if not options.allow_truncated:
@@ -66,24 +66,24 @@ def read_records(
                 "prepare.allow_truncated=true"
             ) from error
         reason = "truncated_file" if truncated else "damaged_file"
-        told = "" if truncated else "; records just before may be wrong"
+        warning = "" if truncated else "; records just before may be wrong"
         place = Place(file, number + 1)
-        yield Refused(place.as_id, place, reason, f"the file {what} here ({error}): what follows is lost{told}")
+        yield Refused(place.as_id, place, reason, f"the file {what} here ({error}): what follows is lost{warning}")
         return
     except FileNotFoundError:
         raise PrepareError(f"input {path} does not exist: check the path") from None
-    except _refusals() as error:
+    except _access_errors() as error:
         raise PrepareError(f"cannot read {path}: {error}") from error
     if count == 0:
         raise PrepareError(f"{path} holds no records: leave it out or name another file")
 
 
 def check_kind(path: str) -> None:
-    """Raises PrepareError where the name of a file says no kind that `read_records` knows."""
+    """Raises PrepareError if the name of a file is not of a kind that `read_records` supports."""
     kind = _kind(path)
     if kind in _UNPACKERS:
         raise PrepareError(
-            f"{path} is packed in a way that is not read: unpack it with {_UNPACKERS[kind]}, or pack it with gzip"
+            f"{path} is packed in an unsupported format: unpack it with {_UNPACKERS[kind]}, or pack it with gzip"
         )
     if not is_known_kind(path):
         raise PrepareError(
@@ -92,15 +92,15 @@ def check_kind(path: str) -> None:
 
 
 def files_of(path: str, without: str = "") -> list[str]:
-    """Returns the files that a path or URL stands for.
+    """Returns the files to which a path or URL expands.
 
     Args:
-        path: a file; a folder, which stands for all files below it of a kind that `read_records` knows; or a pattern
-            with ``*``, for what it matches of these. Hidden files count only where they are named.
-        without: folder whose files do not count, because what is made of them is written there.
+        path: a file; a folder, which expands to all files below it of a kind that `read_records` supports; or a
+            pattern with ``*``, which expands to matching files of these kinds. Hidden files must be named explicitly.
+        without: folder whose files are left out, because it is the output folder.
 
     Raises:
-        PrepareError: nothing is named, a folder or pattern stands for no file, or a server refuses.
+        PrepareError: `path` is empty, a folder or pattern expands to no file, or the file system or server fails.
     """
     if not path:
         raise PrepareError("the name of an input is empty: name a file, a folder or a pattern")
@@ -126,7 +126,7 @@ def files_of(path: str, without: str = "") -> list[str]:
     ]
     files = [file for file in files if left_out is None or not file.startswith(left_out)]
     if not files:
-        raise PrepareError(f"input {path} stands for no file that can be read: check the path")
+        raise PrepareError(f"input {path} matches no file that can be read: check the path")
     return files
 
 
@@ -136,22 +136,22 @@ def _url(path: str) -> str:
 
 
 def is_known_kind(path: str) -> bool:
-    """Whether the name of a file says a kind that `read_records` knows."""
+    """Returns whether the name of a file is of a kind that `read_records` supports."""
     return _kind(path) in _KINDS
 
 
-def _breaks() -> tuple[type[Exception], ...]:
-    """How a file breaks off, or its packing breaks."""
-    return EOFError, zlib.error, *_of_servers("ClientPayloadError")
+def _truncation_errors() -> tuple[type[Exception], ...]:
+    """Returns the errors of truncated files or damaged compression."""
+    return EOFError, zlib.error, *_aiohttp_error("ClientPayloadError")
 
 
-def _refusals() -> tuple[type[Exception], ...]:
-    """How a file, a disk or a server refuses."""
-    return OSError, pa.ArrowException, *_of_servers("ClientError")
+def _access_errors() -> tuple[type[Exception], ...]:
+    """Returns the errors of unreadable files, disks and servers."""
+    return OSError, pa.ArrowException, *_aiohttp_error("ClientError")
 
 
-def _of_servers(name: str) -> tuple[type[Exception], ...]:
-    """Returns an error of aiohttp's, which fsspec lets pass: they are no OSErrors, nor EOFErrors."""
+def _aiohttp_error(name: str) -> tuple[type[Exception], ...]:
+    """Returns an error class of aiohttp, which fsspec does not convert to an OSError or EOFError."""
     return (getattr(sys.modules["aiohttp"], name),) if "aiohttp" in sys.modules else ()
 
 

@@ -1,4 +1,4 @@
-"""Files of lines: SMILES files, and PubChem's ``CID-SMILES``."""
+"""Line-based files: SMILES files, and PubChem's ``CID-SMILES``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from mmsa_shards.options import PrepareOptions
 from mmsa_shards.read.record import Place, Record, Refused, smiles_record, text_of, too_long
 from mmsa_shards.read.tables import SMILES_COLUMNS
 
-# Longer than any molecule that can be used; what is longer is refused without being held in memory.
+# Bytes, more than any usable molecule needs; longer lines are refused without being held in memory.
 _LONGEST_LINE = 1 << 20
 
 
 def line_batches(pieces: Iterable[bytes]) -> Iterator[list[str | None]]:
-    r"""Yields the lines that end in \n, many at a time, without it, and None for one too long to be of use."""
+    r"""Yields batches of lines without their \n; a line that is too long is None."""
     tail, dropped = b"", False
     for piece in pieces:
         tail += piece
@@ -35,14 +35,14 @@ def _split(block: bytes) -> list[str | None]:
         try:
             return [*block.decode().split("\n")]
         except UnicodeDecodeError:
-            pass  # for single lines to say
+            pass  # decoded line by line below
     return [None if len(line) > _LONGEST_LINE else text_of(line) for line in block.split(b"\n")]
 
 
 def smiles_records(pieces: Iterable[bytes], file: str, options: PrepareOptions) -> Iterator[Record | Refused]:
-    """Lines of a SMILES, white space, and the id up to the next tab or the end; ``#`` begins a comment.
+    """Yields records from lines of a SMILES, white space, and an id up to the next tab or the end of the line.
 
-    Blank lines are no records; an id behind a tab is one without a SMILES.
+    Blank lines and lines that begin with ``#`` are skipped; an id after a leading tab is a record without a SMILES.
     """
     number = 0
     for lines in line_batches(pieces):
@@ -59,14 +59,14 @@ def smiles_records(pieces: Iterable[bytes], file: str, options: PrepareOptions) 
                 if not rest.strip():
                     continue
             elif smiles[0] == "#" or (number == 1 and smiles.lower() in SMILES_COLUMNS):
-                continue  # a comment, a header
+                continue  # a comment or a header
             if "|" in rest and rest.lstrip().startswith("|"):  # ChemAxon's extension, between the SMILES and the id
                 rest = rest.lstrip()[1:].partition("|")[2].lstrip()
             yield smiles_record(rest.strip().partition("\t")[0], smiles, file, number)
 
 
 def cid_smiles_records(pieces: Iterable[bytes], file: str, options: PrepareOptions) -> Iterator[Record | Refused]:
-    """Lines of a CID, a tab and a SMILES."""
+    """Yields records from lines of a CID, a tab and a SMILES."""
     number = 0
     for lines in line_batches(pieces):
         for line in lines:

@@ -1,6 +1,6 @@
-"""What reading gives: a record as text with its place in its file, or the refusal of one.
+"""Results of reading: a record as text with its place in its file, or the refusal of one.
 
-They are tuples, because millions of them are made and sent to other processes.
+They are tuples, because millions of them are created and sent to other processes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Structure(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a record stands."""
+    """The position of a record in a file."""
 
     file: str
     number: int
@@ -27,7 +27,7 @@ class Place(NamedTuple):
 
     @property
     def as_id(self) -> str:
-        """The id of a record that has none of its own."""
+        """Id for a record that has none of its own."""
         return f"{self.file}:{self.number}"
 
 
@@ -39,11 +39,11 @@ class Record(NamedTuple):
     structure: Structure
     place: Place
     conformer_source: Literal["input", "pubchem3d"] = "input"
-    """What 3D coordinates of the record, if it has such, are to be called."""
+    """Source of the 3D coordinates of the record, if it has any."""
 
 
 class Refused(NamedTuple):
-    """A record that did not make it, here or in a later stage."""
+    """A record that was refused, while reading or in a later stage."""
 
     id: str
     place: Place
@@ -52,8 +52,8 @@ class Refused(NamedTuple):
 
 
 def id_of(text: str, place: Place) -> str:
-    """Returns an id as it is to be written: control characters as blanks, none at the ends; never empty."""
-    if not text.isprintable():  # quicker than the search, and almost always enough
+    """Returns an id with control characters replaced by blanks, without blanks at the ends; never empty."""
+    if not text.isprintable():  # faster than the regex, and almost always sufficient
         text = _CONTROL.sub(" ", text)
     return text.strip() or place.as_id
 
@@ -64,7 +64,7 @@ def too_long(place: Place) -> Refused:
 
 
 def text_of(line: bytes) -> str:
-    """Returns bytes as text: UTF-8, else Latin-1, in which every byte means something (names in old files)."""
+    """Decodes bytes as UTF-8, else as Latin-1, which never fails and occurs in names of old files."""
     try:
         return line.decode()
     except UnicodeDecodeError:
@@ -73,7 +73,7 @@ def text_of(line: bytes) -> str:
 
 def smiles_record(name: str, smiles: str, file: str, number: int) -> Record:
     """Returns the record of a SMILES; `name` becomes its id by `id_of`."""
-    # tuple.__new__, for the constructors take three times as long, and one process reads all lines of a file.
+    # tuple.__new__, as the constructors take three times as long, and one process reads all lines of a file.
     place = tuple.__new__(Place, (file, number))
     structure = tuple.__new__(Structure, ("SMILES", smiles))
     return tuple.__new__(Record, (id_of(name, place), structure, place, "input"))

@@ -1,4 +1,4 @@
-"""SDF and molfiles, cut at the ``$$$$`` lines, and where those are missing, before the heads of molfiles."""
+"""SDF and molfiles, split at the ``$$$$`` lines, or, if those are missing, before the headers of molfiles."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmsa_shards.options import PrepareOptions
 from mmsa_shards.read.record import Place, Record, Refused, Structure, id_of, text_of, too_long
 from mmsa_shards.read.tables import ID_COLUMNS
 
-# Longer than any molecule that can be used; what is longer is refused without being held in memory.
+# Bytes, more than any usable molecule needs; longer records are refused without being held in memory.
 _LONGEST_RECORD = 1 << 24
 
 _END = b"\n$$$$"
@@ -23,15 +23,15 @@ _COUNTS = re.compile(rb"\n[ \d]{6,40}V[23]000[ \t]*(?=\n)")
 
 # Names of data items, in lower case.
 _CID = b"pubchem_compound_cid"
-_CONFORMER = b"pubchem_conformer_rmsd"  # of every record of PubChem3D; drawings may cite a conformer too, by its id
+_CONFORMER = b"pubchem_conformer_rmsd"  # in all PubChem3D records; 2D records may cite a conformer, but by id
 _ID_NAMES = tuple(name.encode() for name in ID_COLUMNS)
 
 
 def sdf_records(pieces: Iterable[bytes], file: str, options: PrepareOptions) -> Iterator[Record | Refused]:
-    """Records with the id that a data item or the title gives.
+    """Yields records, with the id from a data item or the title.
 
     Raises:
-        EOFError: the file ends in a record: before its ``M  END``, or among data items.
+        EOFError: the file ends within a record: before its ``M  END``, or among data items.
     """
     for number, record in enumerate(_records(pieces), 1):
         place = Place(file, number)
@@ -39,7 +39,7 @@ def sdf_records(pieces: Iterable[bytes], file: str, options: PrepareOptions) -> 
 
 
 def _records(pieces: Iterable[bytes]) -> Iterator[bytes | None]:
-    """Yields records, each with a line end before it, and None for one too long to be of use."""
+    """Yields records, each preceded by a line end, and None for one that is too long."""
     rest, searched, dropped = b"\n", 0, False  # the line end before the next record, and what follows it
     for piece in pieces:
         rest += piece
@@ -76,18 +76,18 @@ def _records(pieces: Iterable[bytes]) -> Iterator[bytes | None]:
 
 
 def _molfiles(record: bytes) -> list[bytes]:
-    """Parts molfiles that follow each other without a ``$$$$`` line, each with its data items and a line end before it.
+    """Separates molfiles without a ``$$$$`` line between them; each is preceded by a line end and keeps its data items.
 
-    A data item may hold a molfile too. That one's head follows the line with the item's name, or other text of the
-    item; the head of a record follows a structure, or the blank line that ends a data item.
+    A data item may contain a molfile too. The header of such a molfile follows the line with the item's name, or other
+    text of the item; the header of a record follows a structure, or the blank line that ends a data item.
     """
-    if len(_VERSION.findall(record)) < 2:  # all that almost every record costs
+    if len(_VERSION.findall(record)) < 2:  # the only check that almost every record needs
         return [record]
-    cuts = [1]  # where titles begin
+    cuts = [1]  # offsets of titles
     first: dict[bytes, int] = {}
 
-    def stands(what: bytes, title: int) -> bool:
-        """Whether something stands between the last cut and a title; it is looked for once after each cut."""
+    def occurs(what: bytes, title: int) -> bool:
+        """Returns whether `what` is between the last cut and a title; searched only once after each cut."""
         if first.get(what, -1) < cuts[-1]:
             at = record.find(what, cuts[-1])
             first[what] = at if at >= 0 else len(record)
@@ -97,12 +97,12 @@ def _molfiles(record: bytes) -> list[bytes]:
         title = counts.start()  # the line end before it, three lines up
         for _ in range(3):
             title = record.rfind(b"\n", 0, max(title, 0))
-        if title < cuts[-1] or not (_COUNTS.search(record, cuts[-1] - 1, title + 1) or stands(_CTAB_END, title)):
-            continue  # this is its own head
+        if title < cuts[-1] or not (_COUNTS.search(record, cuts[-1] - 1, title + 1) or occurs(_CTAB_END, title)):
+            continue  # this is the header of the current molfile
         line_before = record[record.rfind(b"\n", 0, title) + 1 : title]
-        if stands(_DATA, title) and line_before.strip():
+        if occurs(_DATA, title) and line_before.strip():
             continue
-        glued = record.startswith(_CTAB_END, title)  # a file that had no line end
+        glued = record.startswith(_CTAB_END, title)  # the previous file had no final line end
         cuts.append(title + (len(_CTAB_END) if glued else 1))
     return [b"\n" + record[begin:end] for begin, end in pairwise([*cuts, len(record)])]
 
@@ -138,7 +138,7 @@ def _record(record: bytes, place: Place, options: PrepareOptions) -> Record | Re
 
 @cache
 def _items(id_column: str) -> re.Pattern[bytes]:
-    """Finds the data items of use, of each its name and the first line of its value."""
+    """Returns the pattern of relevant data items, with groups for the name and the first line of the value."""
     names = [re.escape(id_column.encode())] if id_column else [b"(?i:%s)" % b"|".join(_ID_NAMES)]
     names += [_CID.upper(), _CONFORMER.upper()]
     return re.compile(rb"\n>[^\n<]*<(%s)>[^\n]*(?=\n([^\n]*))" % b"|".join(names))

@@ -1,4 +1,4 @@
-"""Tables with named columns: CSV of any make, and Parquet."""
+"""Tables with named columns: CSV of any dialect, and Parquet."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ID_COLUMNS = (
 def csv_records(
     batches: Iterable[Sequence[str | None]], file: str, options: PrepareOptions
 ) -> Iterator[Record | Refused]:
-    """Rows below a row of names, delimited by comma, semicolon or tab, whichever the names are."""
+    """Yields records from the rows of a table with a header, delimited by comma, semicolon or tab as the header is."""
     lines = Lines(batches)
     header = next(lines, None) or ""
     delimiter = delimiter_of(header)
@@ -53,7 +53,7 @@ def csv_records(
 
 
 def delimiter_of(header: str) -> str:
-    """Comma, tab or semicolon, whichever parts most names of a CSV file's first line; what is quoted does not count."""
+    """Returns the most frequent of comma, tab and semicolon in the header of a CSV file, ignoring quoted text."""
     bare = re.sub(r'"[^"]*"', "", header)
     return max(",\t;", key=bare.count)
 
@@ -61,21 +61,21 @@ def delimiter_of(header: str) -> str:
 def parquet_records(
     stream: BinaryIO, file: str, options: PrepareOptions, progress: Callable[[int], None] | None = None
 ) -> Iterator[Record | Refused]:
-    """Rows of a Parquet file; a null is an empty cell, and columns of bytes are read as those of text.
+    """Yields records from the rows of a Parquet file; nulls are empty cells, and columns of bytes are decoded as text.
 
-    `progress` is told their share of the bytes of the file.
+    `progress` is called with the size of the file in proportion to the rows read.
 
     Raises:
-        PrepareError: the file has no end that says what it holds.
+        PrepareError: the file has no Parquet footer.
     """
     num_bytes = stream.seek(0, SEEK_END)
     try:
-        table = pq.ParquetFile(stream, pre_buffer=False)  # a thread that still reads when the program ends aborts it
+        table = pq.ParquetFile(stream, pre_buffer=False)  # a thread still reading at exit would abort the program
     except pa.ArrowInvalid as error:
         stream.seek(0)
         if stream.read(4) == b"PAR1":
             raise PrepareError(f"cannot read {file}: it is cut off ({error}): fetch it again") from error
-        raise PrepareError(f"cannot read {file}: it is no Parquet file: rename it to what it is") from error
+        raise PrepareError(f"cannot read {file}: it is not a Parquet file: rename it to what it is") from error
     names = table.schema_arrow.names
     smiles_at, id_at = _columns(names, file, options)
     wanted = [names[smiles_at]] + ([] if id_at is None else [names[id_at]])
@@ -93,13 +93,13 @@ def parquet_records(
 def _texts(column: pa.Array) -> list[str]:
     try:
         values = column.to_pylist()
-    except UnicodeDecodeError:  # where a program wrote other text than it said
+    except UnicodeDecodeError:  # if a program wrote text in another encoding than UTF-8
         values = column.cast(pa.binary()).to_pylist()
     return ["" if value is None else text_of(value) if isinstance(value, bytes) else str(value) for value in values]
 
 
 def _columns(names: Sequence[str], file: str, options: PrepareOptions) -> tuple[int, int | None]:
-    """Returns the positions of the SMILES and the id column."""
+    """Returns the indices of the SMILES column and the id column, the latter None if there is none."""
     smiles_at = _find(names, options.smiles_column, SMILES_COLUMNS)
     id_at = _find(names, options.id_column, ID_COLUMNS)
     for at, option, wanted in (
@@ -118,5 +118,5 @@ def _columns(names: Sequence[str], file: str, options: PrepareOptions) -> tuple[
 def _find(names: Sequence[str], asked: str, usual: Iterable[str]) -> int | None:
     if asked:
         return names.index(asked) if asked in names else None
-    told = ["_".join(name.lower().split()) for name in names]
-    return next((told.index(name) for name in usual if name in told), None)
+    normalized = ["_".join(name.lower().split()) for name in names]
+    return next((normalized.index(name) for name in usual if name in normalized), None)

@@ -1,4 +1,4 @@
-r"""A file -> its bytes: unzipped, without byte order mark, with \n at the end of lines, piece by piece."""
+r"""A file -> its bytes piece by piece: decompressed, without byte order mark, with \n at line ends."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import BinaryIO
 
 from mmsa_shards.errors import PrepareError
 
-_PIECE = 1 << 18  # bytes read or unzipped at a time
+_PIECE_BYTES = 1 << 18  # read or decompressed at a time
 
-# Gzipped files of molecules unpack to 3 to 60 times their size, gzip's utmost is 1032. The ratio is looked at
-# over stretches of 16 MiB, so that a large good file does not hide a bomb at its end.
+# Gzipped files of molecules unpack to 3 to 60 times their size, and gzip's maximum is 1032. The ratio is checked for
+# each 16 MiB of output, so that a large good file cannot hide a bomb at its end.
 _HIGHEST_RATIO = 250
-_STRETCH = 1 << 24
+_CHECKED_BYTES = 1 << 24
 
 
 def read_pieces(stream: BinaryIO, progress: Callable[[int], None] | None) -> Iterator[bytes]:
-    """Yields the bytes of a file as they are, telling `progress` how many have been asked for.
+    """Yields the raw bytes of a file, calling `progress` with the number read so far.
 
     Raises:
-        EOFError: fewer come than there were when it was opened; servers may answer so without an error.
+        EOFError: fewer bytes came than the size at opening; servers may send so without an error.
     """
     taken, size = 0, getattr(stream, "size", None)
-    while piece := stream.read(_PIECE):
+    while piece := stream.read(_PIECE_BYTES):
         taken += len(piece)
         if progress is not None:
             progress(taken)
@@ -33,10 +33,10 @@ def read_pieces(stream: BinaryIO, progress: Callable[[int], None] | None) -> Ite
 
 
 def unpacked(pieces: Iterator[bytes], path: str) -> Iterator[bytes]:
-    """Yields the content of a file, unzipped if it is gzipped, to the last byte before it breaks off.
+    """Yields the content of a file, decompressed if gzipped, up to the last byte before a truncation.
 
     Raises:
-        EOFError: a gzip member is cut short. (The gzip module raises it before it has given out all there is.)
+        EOFError: a gzip member is truncated. (The gzip module raises it before it has returned all data.)
         zlib.error: a gzip member is damaged.
         PrepareError: the file unpacks to far more than molecules do.
     """
@@ -46,12 +46,12 @@ def unpacked(pieces: Iterator[bytes], path: str) -> Iterator[bytes]:
         yield from pieces
         return
     member = zlib.decompressobj(wbits=31)
-    taken = given = 0  # bytes in this stretch
+    taken = given = 0  # bytes of input and output since the last check
     while packed:
-        piece = member.decompress(packed, _PIECE)  # bounded, however far it would expand
+        piece = member.decompress(packed, _PIECE_BYTES)  # limits the output, however far it would expand
         taken += len(packed) - len(member.unconsumed_tail) - len(member.unused_data)
         given += len(piece)
-        if given >= _STRETCH:
+        if given >= _CHECKED_BYTES:
             if given > _HIGHEST_RATIO * taken:
                 raise PrepareError(
                     f"{path} unpacks to {given // max(taken, 1)} times its size, as a gzip bomb does and molecules do "
@@ -70,7 +70,7 @@ def unpacked(pieces: Iterator[bytes], path: str) -> Iterator[bytes]:
 
 
 def plain(pieces: Iterable[bytes], path: str) -> Iterator[bytes]:
-    r"""Yields the same text without byte order mark and with \n for \r\n and for \r.
+    r"""Yields the same text without byte order mark, and with \r\n and \r replaced by \n.
 
     Raises:
         PrepareError: the text is in UTF-16.
@@ -83,7 +83,7 @@ def plain(pieces: Iterable[bytes], path: str) -> Iterator[bytes]:
             piece, first = piece.removeprefix(b"\xef\xbb\xbf"), False
         if held or b"\r" in piece:
             piece = held + piece
-            held = b"\r" if piece.endswith(b"\r") else b""  # what follows may be its \n
+            held = b"\r" if piece.endswith(b"\r") else b""  # its \n may follow in the next piece
             piece = piece[: len(piece) - len(held)].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         yield piece
     if held:
