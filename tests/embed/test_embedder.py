@@ -174,7 +174,7 @@ def test_3d_takes_part_only_where_it_is_asked_for(embedder):
 
 
 def test_a_molecule_that_the_view_cannot_see_has_no_vector(embedder):
-    flat, _, _ = smiles_to_block(DRUGS[:2], conformers="none", standardization=DEFAULT)
+    flat = smiles_to_block(DRUGS[:2], SmilesOptions(standardization=DEFAULT)).block
     vectors, without = clone(embedder).set_params(view="comenet", conformers="given").embed_block(flat)
     assert np.isnan(vectors).all()
     assert [reason for reason, _ in without.values()] == ["no_modality"] * 2
