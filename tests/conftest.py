@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.fixtures.browser import browser  # noqa: F401  (one for all folders: Playwright starts once a process)
+
 # Without a GPU Triton's kernels are interpreted, where a test asks for them: this must be set before their module is
 # imported, once in the life of a process.
 if not torch.cuda.is_available():

@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.browser import browser  # noqa: F401  (a fixture)
-
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
@@ -34,7 +32,7 @@ def served(folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def page(browser: Any) -> Iterator[Any]:  # noqa: F811
+def page(browser: Any) -> Iterator[Any]:
     """A page of a browser; the test fails where its scripts do."""
     wrong: list[str] = []
     context = browser.new_context(viewport={"width": 1280, "height": 900})

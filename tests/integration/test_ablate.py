@@ -66,7 +66,7 @@ def test_two_arms(tiny_shards: Path, tmp_path: Path) -> None:
 
     again = ablate(tmp_path, shards, *FEW)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "1 of 2: 2D+3D is trained" in again.stdout
+    assert "1 of 2: 2D+3D is already trained" in again.stdout
     assert json.loads((tmp_path / "out/results.json").read_text()) == about
 
     probe = ablate(tmp_path, shards, "--protocol", "probe", "--seeds", 1)
@@ -83,7 +83,7 @@ def test_two_arms(tiny_shards: Path, tmp_path: Path) -> None:
 
     other = ablate(tmp_path, shards, "train.lr=1e-4")
     assert other.returncode == 2
-    assert "holds an arm '2D+3D' with other settings; take another --out, or remove it" in other.stderr
+    assert "holds an arm '2D+3D' with other settings; choose another --out, or remove it" in other.stderr
     unused = ablate(tmp_path, shards, "--protocol", "probe", "finetune.epochs=1", "run.dir=x")
     assert unused.returncode == 2
     assert "mmsa ablate --protocol probe does not use finetune.epochs=1, run.dir=x: an arm has its" in unused.stderr

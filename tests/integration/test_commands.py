@@ -182,7 +182,7 @@ def test_an_input_that_cannot_be_used_is_named_and_nothing_is_left(
         ),
         (
             ["evaluate", "-o", "{tmp}/e", "model.gin.layers=3", "embed.standardize=true", "train.lr=3"],
-            "mmsa evaluate --protocol probe does not use embed.standardize=true, train.lr=3: SMILES are taken as",
+            "mmsa evaluate --protocol probe does not use embed.standardize=true, train.lr=3: SMILES are used as",
         ),
         (["report", "{tmp}/nowhere"], "does not exist"),
         (["prepare", "prepare.workers=2"], "no input was named"),

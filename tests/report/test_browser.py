@@ -13,7 +13,7 @@ from mmsa_dist.embed import export_embeddings
 from mmsa_dist.embed.search import Neighbour
 from mmsa_dist.report import write_report
 from mmsa_dist.report.gallery import write_gallery
-from tests.fixtures.browser import Opened, browser  # noqa: F401  (a fixture)
+from tests.fixtures.browser import Opened
 from tests.fixtures.embedders import DRUGS, random_embedder
 
 pytest.importorskip("bokeh", reason="the report needs bokeh, of the extra report")
@@ -32,13 +32,13 @@ CANVASES = """() => [...document.querySelectorAll("section [data-root-id]")].map
 
 
 @pytest.fixture
-def opened(browser, report: Path) -> Iterator[Opened]:  # noqa: F811
+def opened(browser, report: Path) -> Iterator[Opened]:
     with Opened(browser, report.as_uri()) as page:
         yield page
         assert page.wrong == []
 
 
-def test_every_figure_of_one_modality_is_drawn(browser, lone):  # noqa: F811
+def test_every_figure_of_one_modality_is_drawn(browser, lone):
     with Opened(browser, write_report(lone).resolve().as_uri()) as opened:
         drawn = opened.page.evaluate(CANVASES)
         assert len(drawn) == 2 + 4 + 1 + 3 + 1 + 2 + 1
@@ -46,7 +46,7 @@ def test_every_figure_of_one_modality_is_drawn(browser, lone):  # noqa: F811
         assert opened.wrong == []
 
 
-def test_a_page_that_is_not_drawn_is_not_ready(browser, report, tmp_path):  # noqa: F811
+def test_a_page_that_is_not_drawn_is_not_ready(browser, report, tmp_path):
     html = re.sub(r'<div id="[0-9a-f-]{36}" data-root-id', "<div data-root-id", report.read_text(), count=1)
     (tmp_path / "broken.html").write_text(html)
     with Opened(browser, (tmp_path / "broken.html").as_uri(), ready="#name") as opened:
@@ -75,7 +75,7 @@ def test_hover_shows_the_structure_and_a_click_chooses_it(opened):
     assert not page.is_visible("#tip")
 
 
-def test_a_long_smiles_is_cut_with_a_sign(browser, tmp_path):  # noqa: F811
+def test_a_long_smiles_is_cut_with_a_sign(browser, tmp_path):
     (tmp_path / "in.smi").write_text("".join(f"{'C' * n}O L{n}\n" for n in (89, 90, 120)))
     export_embeddings(random_embedder(), tmp_path / "in.smi", tmp_path / "embeddings")
     shown = []
@@ -208,7 +208,7 @@ def test_headings_and_names_for_those_who_do_not_see(opened):
 
 
 @pytest.mark.parametrize("width", [1280, 768, 390])
-def test_nothing_is_wider_than_the_window(browser, report, width):  # noqa: F811
+def test_nothing_is_wider_than_the_window(browser, report, width):
     with Opened(browser, report.as_uri(), width=width) as opened:
         assert opened.page.evaluate(WIDER_THAN_THE_WINDOW) == []
 
@@ -230,7 +230,7 @@ def test_on_paper(opened, tmp_path):
     assert pdf.startswith(b"%PDF")
 
 
-def test_names_that_are_markup_stay_names(browser, tmp_path):  # noqa: F811
+def test_names_that_are_markup_stay_names(browser, tmp_path):
     (tmp_path / "in.csv").write_text("smiles,id\n" + "".join(f'{s},"{EVIL}{n}"\n' for n, s in enumerate(DRUGS)))
     export_embeddings(random_embedder(), tmp_path / "in.csv", tmp_path / "embeddings")
     with Opened(browser, write_report(tmp_path).resolve().as_uri()) as opened:
@@ -247,7 +247,7 @@ def test_names_that_are_markup_stay_names(browser, tmp_path):  # noqa: F811
         assert opened.wrong == []
 
 
-def test_answers_of_a_search_that_are_markup_stay_answers(browser, tmp_path):  # noqa: F811
+def test_answers_of_a_search_that_are_markup_stay_answers(browser, tmp_path):
     long = "C" * 300
     answers = {EVIL: [Neighbour(EVIL, "CCO", "K", 0.5), Neighbour("b", EVIL, "K", 0.4)]}
     answers |= {long: [Neighbour(long, long, "K", 0.3)]}

@@ -13,7 +13,7 @@ from mmsa_dist.embed.parquet import EmbeddedRow, ExportSummary, Origin, write_pa
 from mmsa_dist.report import write_report
 from mmsa_dist.report.space import LARGEST_MAP, ChemicalSpace
 from mmsa_shards.folder import Folder
-from tests.fixtures.browser import Opened, browser  # noqa: F401  (a fixture)
+from tests.fixtures.browser import Opened
 
 pytest.importorskip("bokeh", reason="the report needs bokeh, of the extra report")
 
@@ -42,7 +42,7 @@ def large(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_twenty_thousand_molecules(large, browser, monkeypatch):  # noqa: F811
+def test_twenty_thousand_molecules(large, browser, monkeypatch):
     monkeypatch.setattr(ChemicalSpace, "method", "PCA")  # a minute less; where the dots lie matters nothing here
     path = write_report(large)
     assert path.stat().st_size < 7e6, "300 bytes a molecule, and Bokeh"
