@@ -86,7 +86,7 @@ def test_two_arms(tiny_shards: Path, tmp_path: Path) -> None:
     assert "holds an arm '2D+3D' with other settings; choose another --out, or remove it" in other.stderr
     unused = ablate(tmp_path, shards, "--protocol", "probe", "finetune.epochs=1", "run.dir=x")
     assert unused.returncode == 2
-    assert "mmsa ablate --protocol probe does not use finetune.epochs=1, run.dir=x: an arm has its" in unused.stderr
+    assert "mmsa ablate --protocol probe does not use finetune.epochs=1, run.dir=x: each arm has its" in unused.stderr
     refused = ablate(tmp_path)
     assert refused.returncode == 2
-    assert "say data.shards=FOLDER" in refused.stderr
+    assert "set data.shards=FOLDER" in refused.stderr
