@@ -94,8 +94,7 @@ class _Bars:
 
     def __init__(self, in_bytes: bool = False, rated: bool = True) -> None:
         self._rated = rated
-        self._counts_units = not in_bytes
-        self._amount: Callable[[int], str] = decimal if in_bytes else "{:,}".format
+        self._in_bytes = in_bytes
         self._console = _console(stderr=True)
         self._progress = Progress(
             SpinnerColumn(),
@@ -143,9 +142,12 @@ class _Bars:
                 words.append(f"{timedelta(seconds=round((total - done) / per_second))} to go")
             self._console.print(" · ".join([*words, note] if note else words))
 
+    def _amount(self, number: int) -> str:
+        return decimal(number) if self._in_bytes else f"{number:,}"
+
     def _rate(self, per_second: float) -> str:
         # Rounded to a whole number, a slow stage, such as one that writes shards, would seem to stand still.
-        return f"{per_second:.2g}" if self._counts_units and 0 < per_second < 10 else self._amount(round(per_second))
+        return f"{per_second:.2g}" if not self._in_bytes and 0 < per_second < 10 else self._amount(round(per_second))
 
     def say(self, words: str) -> None:
         """Prints a sentence above the bars."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +13,7 @@ from typing import Literal
 from mmsa_shards.download_patience import Patience
 from mmsa_shards.download_sources import DownloadError, Interrupted, Source
 from mmsa_shards.download_transfer import RemoteFile, Transfer
+from mmsa_shards.lock import locked
 
 Progress = Callable[[int, int | None, str], None]
 """Called with the bytes received, the total bytes to receive (None if unknown), and a note on the current activity."""
@@ -227,16 +227,11 @@ class _Workers:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Locks the folder against a second download; the lock ends with the process, even if that is killed."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".download.lock").open("w")
-    except OSError as error:
-        raise DownloadError(f"cannot write to {folder} ({error.strerror}): choose another --out") from error
-    with lock:
+    refusal = DownloadError(f"another download is writing to {folder}: wait until it ends, or choose another --out")
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DownloadError(
-                f"another download is writing to {folder}: wait until it ends, or choose another --out"
-            ) from None
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder / ".download.lock", refusal))
+        except OSError as error:
+            raise DownloadError(f"cannot write to {folder} ({error.strerror}): choose another --out") from error
         yield

@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from operator import attrgetter, itemgetter
-from pathlib import Path
 from typing import Any
 
 from mmsa_shards import from_smiles
@@ -114,7 +113,7 @@ def describe(inputs: Sequence[str], options: PrepareOptions, before: Job | None,
         raise PrepareError("no input was named: name at least one file of molecules")
     known = {entry.url: entry for entry in before.inputs} if before else {}
     found: dict[str, dict[str, Any]] = {}
-    for path in chain.from_iterable(files_of(_without_dots(path), without=out) for path in inputs):
+    for path in chain.from_iterable(files_of(path, without=out) for path in inputs):
         facts = _facts_of(path)
         if facts["url"] in found:
             raise PrepareError(f"input {facts['url']} is named twice: name it once")
@@ -126,9 +125,7 @@ def describe(inputs: Sequence[str], options: PrepareOptions, before: Job | None,
                 f"input {url} has changed since this folder was prepared: prepare all inputs into another folder"
             )
     added = _named((found[url] for url in found.keys() - known.keys()), {entry.name for entry in known.values()})
-    exclude = tuple(
-        _named(map(_facts_of, chain.from_iterable(files_of(_without_dots(path)) for path in options.exclude)), ())
-    )
+    exclude = tuple(_named(map(_facts_of, chain.from_iterable(files_of(path) for path in options.exclude)), ()))
     kept = {name: value for name, value in asdict(options).items() if name not in _WITHOUT_EFFECT}
     kept["exclude"] = [entry.name for entry in exclude]  # independent of how they were named and where they are
     return Job(
@@ -138,11 +135,6 @@ def describe(inputs: Sequence[str], options: PrepareOptions, before: Job | None,
         versions={**{name: importlib.metadata.version(name) for name in _LIBRARIES}, **from_smiles.versions()},
         schema_version=SCHEMA_VERSION,
     )
-
-
-def _without_dots(path: str) -> str:
-    """Returns a local path without ``..``, so that a file has the same URL from any working folder."""
-    return str(Path(path).resolve()) if "://" not in path and ".." in path.split("/") else path
 
 
 def _facts_of(path: str) -> dict[str, Any]:

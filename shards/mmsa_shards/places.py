@@ -7,12 +7,14 @@ OSErrors pass unchanged, because the caller knows what a missing file or a full 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from mmsa_shards.errors import PlaceError
 
@@ -31,7 +33,19 @@ def locate(url: str) -> tuple[Any, str]:
         PlaceError: fsspec does not support this kind of URL, or lacks the package or the credentials for it.
     """
     with reaching(url):
-        return fsspec.core.url_to_fs(url)
+        system, path = fsspec.core.url_to_fs(url)
+    return system, _without_dots(path) if isinstance(system, LocalFileSystem) else path
+
+
+def _without_dots(path: str) -> str:
+    """Returns an absolute path without ``..``, so that a file has one path from any working folder.
+
+    Symbolic links stay, except where a ``..`` behind one leads elsewhere than the text suggests.
+    """
+    if ".." not in path.split("/"):
+        return path
+    shortened = os.path.normpath(path)
+    return shortened if os.path.realpath(shortened) == os.path.realpath(path) else os.path.realpath(path)
 
 
 @contextmanager

@@ -93,11 +93,10 @@ def prepare(
         # Before anything is written, so that a bad input leaves no files.
         job = describe(inputs, options, before.job if before else None, folder.url)
         with alone_in(work):
-            finished = finish_publishing(work, folder)  # which also removes the work folder
-        if finished:
-            before = prepared(folder, work)
-            job = describe(inputs, options, before.job if before else None, folder.url)
-        with alone_in(work):
+            finish_publishing(work, folder)
+            if (now := prepared(folder, work)) != before:  # published just now, or by another run in the meantime
+                before = now
+                job = describe(inputs, options, before.job if before else None, folder.url)
             if before is not None:
                 _refuse_what_is_broken(folder, before.manifest)
             if before is not None and before.job == job:
@@ -227,7 +226,7 @@ class Preparation:
         missing = [
             (path, shared, plan, self.held.get(plan.stem), self.folder.url, size, self.options)
             for plan, path in deals.items()
-            if not (path.exists() and path.with_suffix(".json").exists())
+            if not path.exists()
         ]
         self.make(deal, missing, "sort", len(deals), counts.rejected)
         return deals

@@ -6,11 +6,11 @@ not been moved yet and replaces the manifest of the output folder last.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from mmsa_shards.folder import Folder
 from mmsa_shards.manifest import JOB_NAME, MANIFEST_NAME, Manifest
+from mmsa_shards.places import sha256_of
 from mmsa_shards.rejects import REJECTS_NAME
 from mmsa_shards.workplace import clear
 
@@ -21,18 +21,14 @@ EARLIER_MANIFESTS = "manifests"
 def digests(work: Path) -> dict[str, str]:
     """Returns the SHA-256 of finished files other than shards, for `mmsa_shards.manifest.Manifest.files`."""
     ready = [*sorted((work / REJECTS_NAME).parent.glob("*.parquet")), work / JOB_NAME]
-    found = {}
-    for path in ready:
-        with path.open("rb") as file:
-            found[path.relative_to(work).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    return {path.relative_to(work).as_posix(): sha256_of(str(path)) for path in ready}
 
 
-def finish_publishing(work: Path, folder: Folder) -> bool:
-    """Publishes finished files and removes the work folder; returns whether there was anything to publish."""
+def finish_publishing(work: Path, folder: Folder) -> None:
+    """Publishes finished files, if there are any, and empties the work folder."""
     ready = work / MANIFEST_NAME
     if not ready.exists():
-        return False
+        return
     for shard in Manifest.load(work).shards:
         publish_shard(work / "shards" / shard.name, folder.url)
     if (work / REJECTS_NAME).exists():
@@ -44,7 +40,6 @@ def finish_publishing(work: Path, folder: Folder) -> bool:
     folder.write(JOB_NAME, (work / JOB_NAME).read_bytes())
     ready.unlink()  # before the files that it lists, so that no run finds it without them
     clear(work)
-    return True
 
 
 def publish_shard(shard: Path, folder: str) -> None:

@@ -78,12 +78,14 @@ def _repair(
             every = plan_shards(before.manifest.intervals, options)
             plans = [plan for plan in every if f"{plan.stem}.tar" in broken]
             deals = preparation.sort(plans, chunks, counts)
-            made = preparation.write(plans, deals, preparation.build(deals, counts.rejected))
-            if rejects and preparation.write_ledger(chunks) != Counter(before.manifest.reject_reasons):
-                # The others were refused when molecules were built.
-                deals = preparation.sort(every, chunks, counts)
-                pieces = preparation.build(deals, counts.rejected, embed=False)
-                preparation.write_ledger([*chunks, *chain.from_iterable(pieces.values())])
+            pieces = preparation.build(deals, counts.rejected)
+            made = preparation.write(plans, deals, pieces)
+            known = [*chunks, *chain.from_iterable(pieces.values())]
+            if rejects and preparation.write_ledger(known) != Counter(before.manifest.reject_reasons):
+                # The others were refused when the molecules of the other shards were built.
+                rest = preparation.sort([plan for plan in every if plan not in deals], chunks, counts)
+                more = preparation.build(rest, counts.rejected, embed=False)
+                preparation.write_ledger([*known, *chain.from_iterable(more.values())])
         others = [done.entry.name for done in made if done.entry and done.entry != broken[done.entry.name]]
         if rejects:
             found = digests(work)

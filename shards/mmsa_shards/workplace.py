@@ -150,28 +150,39 @@ def prepared(folder: Folder, work: Path) -> Prepared | None:
 
 @contextmanager
 def alone_in(work: Path) -> Iterator[None]:
-    """Locks a work folder, which is created if missing, against other preparations."""
+    """Locks a work folder, which is created if missing, against other preparations.
+
+    At the end an empty folder is removed, if possible: it may be a mount point, or in a folder of another user.
+    """
     work.mkdir(parents=True, exist_ok=True)
     refusal = PrepareError(f"another preparation is at work in {work}: wait until it ends, or stop it")
-    with locked(work / _LOCK_NAME, refusal):
-        yield
+    try:
+        with locked(work / _LOCK_NAME, refusal):
+            yield
+    finally:
+        with contextlib.suppress(OSError):
+            work.rmdir()
 
 
 def clear(work: Path) -> None:
-    """Removes a work folder; the files that identify its owner go last.
+    """Empties a work folder, apart from its lock.
 
-    The folder itself stays if it cannot be removed, such as a mount point, or in a folder that is not writable.
+    The job goes first, because files without a job are leftovers, and the file that identifies the owner goes last.
     """
-    entries = [entry for entry in work.iterdir() if entry.name not in (_TARGET_NAME, _LOCK_NAME)]
-    for entry in (*entries, work / _TARGET_NAME, work / _LOCK_NAME):
-        if _is_lost_and_found(entry):
+    (work / JOB_NAME).unlink(missing_ok=True)
+    _remove_leftovers(work)
+    (work / _TARGET_NAME).unlink(missing_ok=True)
+
+
+def _remove_leftovers(work: Path) -> None:
+    """Removes all files of a job from a work folder that has none."""
+    for entry in work.iterdir():
+        if entry.name in (_TARGET_NAME, _LOCK_NAME) or _is_lost_and_found(entry):
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:
-            entry.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        work.rmdir()
+            entry.unlink()
 
 
 def claim(work: Path, folder: Folder, job: Job, before: Prepared | None) -> None:
@@ -200,6 +211,8 @@ def claim(work: Path, folder: Folder, job: Job, before: Prepared | None) -> None
         # The other job built nothing, perhaps because of an input that has been fixed since.
         for name in ("deals", "shards", *(["catalog"] if difference else [])):
             shutil.rmtree(work / name, ignore_errors=True)
+    else:
+        _remove_leftovers(work)  # of a run that was killed in `clear`
     with write_atomically(target) as file:
         file.write(folder.url.encode())
     with write_atomically(path) as file:

@@ -129,5 +129,7 @@ def test_what_was_made_of_a_folder_is_no_input_of_it(options, files):
     (out / "rejects" / "part-00000.parquet").write_bytes(b"not molecules")
     (files / "._y.smi").write_bytes(b"of a file browser")
     assert describe([str(files)], options, None, str(out)) == before
+    roundabout = f"{files}/shards/.."
+    assert describe([roundabout], options, None, f"{roundabout}/shards") == before
     with pytest.raises(PrepareError, match="matches no file that can be read"):
         describe([str(out)], options, None, str(out))

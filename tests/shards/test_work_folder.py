@@ -12,7 +12,8 @@ import pytest
 from mmsa_shards.atomic import write_atomically
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.folder import Folder
-from mmsa_shards.workplace import clear, prepared, work_folder, writing_to
+from mmsa_shards.job import describe
+from mmsa_shards.workplace import alone_in, claim, clear, prepared, work_folder, writing_to
 
 
 @pytest.fixture
@@ -87,16 +88,29 @@ def test_what_a_run_leaves_that_is_killed_while_it_clears_up_is_taken(choose, tm
 
     for name in ("unlink", "rmdir"):
         monkeypatch.setattr(os, name, may_be_killed(getattr(os, name)))
-    for removals in range(1, 8):
+    for removals in range(1, 6):
         filled(work, Folder(tmp_path / "shards").url)
         left = removals
         with pytest.raises(Killed):
             clear(work)
+        assert (work / "job.json").exists() == (removals == 1), "what is left without a job belongs to none"
         assert choose("work") == work
     filled(work, Folder(tmp_path / "shards").url)
-    left = 8
+    left = 6
     clear(work)
+    assert [entry.name for entry in work.iterdir()] == ["lock"]
+    left = -1
+    with alone_in(work):
+        pass
     assert not work.exists()
+
+
+def test_what_is_left_without_a_job_is_no_part_of_the_next(tmp_path, options):
+    (tmp_path / "a.smi").write_text("CCO a\n")
+    work = filled(tmp_path / "work", "/shards")
+    (work / "job.json").unlink()  # as `clear` does before all others
+    claim(work, Folder("/shards"), describe([str(tmp_path / "a.smi")], options, None), None)
+    assert sorted(entry.name for entry in work.iterdir()) == ["job.json", "lock", "target"]
 
 
 def test_what_a_run_leaves_that_is_killed_while_it_claims_is_taken(choose, tmp_path):
@@ -111,7 +125,8 @@ def test_a_mount_point_is_taken_and_stays(choose, tmp_path, small_disk):
     (disk / "lost+found").mkdir()
     assert choose("disk") == disk
     assert prepared(Folder(disk), disk / ".work") is None
-    clear(filled(disk, Folder(tmp_path / "shards").url))
+    with alone_in(disk):
+        clear(filled(disk, Folder(tmp_path / "shards").url))
     assert [entry.name for entry in disk.iterdir()] == ["lost+found"]
 
 
@@ -130,7 +145,8 @@ def test_a_folder_that_may_not_be_removed_is_emptied(tmp_path, monkeypatch):
         remove(path)
 
     monkeypatch.setattr(Path, "rmdir", refuse)
-    clear(work)
+    with alone_in(work):
+        clear(work)
     assert list(work.iterdir()) == []
 
 

@@ -183,7 +183,6 @@ def _first_absorbed_row(first: str, taken: Sequence[str | None], rows: _RowForma
     """Returns the index in `taken`, from 1, of the first row that a cell has absorbed; 0 if there is none."""
     if not rows.may_begin(first):
         return 0
-    found = [rows.matches(line) for line in taken if line]
-    if 2 * sum(found) <= len(found):
-        return 0
-    return next(number for number, line in enumerate(taken, 1) if line and rows.matches(line))
+    below = [(number, line) for number, line in enumerate(taken, 1) if line]
+    found = [number for number, line in below if rows.matches(line)]
+    return found[0] if 2 * len(found) > len(below) else 0
