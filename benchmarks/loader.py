@@ -31,7 +31,7 @@ from mmsa_dist.data.pictures import draw_pictures
 from mmsa_dist.data.sizes import BlockSizes
 from mmsa_shards.from_smiles import smiles_to_block
 from mmsa_shards.manifest import Ledger, Manifest
-from mmsa_shards.options import Columns, Conformers, SmilesOptions, Standardization
+from mmsa_shards.options import Columns, SmilesOptions, Standardization
 from mmsa_shards.shard import write_shard
 
 BLOCK, COPIES, LANES = 256, 64, 64
@@ -57,9 +57,8 @@ def write_drugs(folder: Path) -> None:
     """Shards of the same blocks over and over: what a loader does not know."""
     smiles = drugs(most_characters=79)[: 2 * BLOCK]
     preparation = load_config().prepare
-    conformers = Conformers(mode="etkdg", count=1, seed=0, timeout_s=preparation.conformer_timeout_s)
     as_prepared = SmilesOptions(
-        standardization=Standardization.from_options(preparation), columns=Columns(conformers=conformers)
+        standardization=Standardization.from_options(preparation), columns=Columns.from_options(preparation)
     )
     blocks = [
         smiles_to_block(

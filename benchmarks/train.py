@@ -137,10 +137,12 @@ def measure(config: Config, device: torch.device, steps: int, turns: int, folder
     parts = split.seconds(steps)
     whole_s = sum(parts.values())
     stall = begin_s / (config.train.save_every * step_s)
+    side = picture_size(config)
+    pictures = f", pictures of {side} px" if side else ""
     figures = [
         Figure("molecules in a step", config.data.batch_size),
         Figure("ranks", world_size()),
-        Figure(f"whole step, {', '.join(config.model.encoders)}, pictures of {picture_size(config)} px", step_s, "s"),
+        Figure(f"whole step, {', '.join(config.model.encoders)}{pictures}", step_s, "s"),
         Figure("molecules", config.data.batch_size / step_s, "/s"),
         Figure("the same encoders bare", bare_step_s, "s"),
         Figure("time of the whole step against bare encoders", step_s / bare_step_s, "x", most=MOST),

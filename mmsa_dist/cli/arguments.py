@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from mmsa_dist.config.load import sections_of
+from mmsa_dist.config.load import is_used, sections_of
 
 SETTINGS = "[section.key=value]..."
 
@@ -56,12 +56,7 @@ def refuse_unused(settings: Sequence[str], used: Sequence[str], command: str, wh
     Raises:
         ValueError: `command` does not use one of `settings`.
     """
-    keys = [word.partition("=")[0] for word in settings]
-    unused = [
-        word
-        for word, key in zip(settings, keys, strict=True)
-        if not any(key == of or key.startswith(f"{of}.") for of in used)
-    ]
+    unused = [word for word in settings if not is_used(word.partition("=")[0], used)]
     if unused:
         raise ValueError(f"{command} does not use {', '.join(unused)}: {why}. It uses {', '.join(used)}")
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mmsa_dist.cli.arguments import SETTINGS, ConfigFile, ModelFolder, refuse_unused, split_settings
+from mmsa_dist.cli.arguments import SETTINGS, ConfigFile, ModelFolder, refuse_empty, refuse_unused, split_settings
 from mmsa_dist.config.load import load_config
 from mmsa_dist.config.schema import Embed
 from mmsa_dist.console import fail, say
@@ -58,6 +58,7 @@ def embed(
     sources, settings = split_settings(words)
     if not sources:
         raise ValueError("no source was named; say mmsa embed FILE --model FOLDER --out FOLDER")
+    refuse_empty("--out", out)
     resolved = load_config(config, settings)
     refuse_unused(settings, _USED, "mmsa embed", "standardization and the largest molecule are those of the model")
 

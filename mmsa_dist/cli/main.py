@@ -101,13 +101,21 @@ def main(command: str | None = None) -> None:
 
 
 def _is_raised_by_us(error: Exception) -> bool:
-    """Returns whether a `raise` in our packages made the error, so that its text is meant for users.
+    """Returns whether our packages made the error, so that its text is meant for users.
 
-    The innermost frame alone does not tell: it is also ours if a compiled function fails in numpy, torch or Python.
+    Errors of our own classes are, wherever they come out, such as those of a loader process that torch raises again. Of
+    the others the innermost frame alone does not tell: it is also ours if a compiled function fails in numpy, torch or
+    Python; so it must be at a `raise`.
     """
+    if _is_our_module(type(error).__module__):
+        return True
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
-    if last is None or last.tb_frame.f_globals.get("__name__", "").partition(".")[0] not in _OURS:
+    if last is None or not _is_our_module(last.tb_frame.f_globals.get("__name__", "")):
         return False
     return last.tb_frame.f_code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+
+
+def _is_our_module(name: str) -> bool:
+    return name.partition(".")[0] in _OURS

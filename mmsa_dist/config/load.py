@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_origin
@@ -83,6 +83,11 @@ def _summary(error: Exception) -> str:
     return " ".join(str(error).split("\n")[:2]).strip()
 
 
+def is_used(key: str, used: Collection[str]) -> bool:
+    """Returns whether `used`, which holds keys and whole sections, covers a key."""
+    return any(key == of or key.startswith(f"{of}.") for of in used)
+
+
 def explain(error: ValidationError, root: type[BaseModel] = Config) -> str:
     """Describes why a mapping is not a valid `root`, one line per key."""
     lines: list[str] = []
@@ -98,7 +103,8 @@ def explain(error: ValidationError, root: type[BaseModel] = Config) -> str:
         elif problem["type"] == "value_error":
             lines.append(problem["msg"].removeprefix("Value error, "))
         elif problem["type"] in {"list_type", "tuple_type"}:
-            lines.append(f"{key}={problem['input']!r}: it takes a list; write '{key}=[{problem['input']}]'")
+            inside = "" if problem["input"] is None else problem["input"]
+            lines.append(f"{key}={problem['input']!r}: it takes a list; write '{key}=[{inside}]'")
         elif problem["type"] == "missing":
             lines.append(f"{key} is missing")
         else:  # each branch of a union reports its own

@@ -69,7 +69,7 @@ def model_card(about: Mapping[str, Any], model: Model, *, parameters: int) -> st
         model: its architecture.
         parameters: number of trained parameters.
     """
-    from huggingface_hub import ModelCard, ModelCardData  # here, so that a model loads without the hub client
+    from huggingface_hub import ModelCardData  # here, so that a model loads without the hub client
 
     inference = about["inference"]
     view, standardization = inference["view"], inference["standardization"]
@@ -90,7 +90,7 @@ def model_card(about: Mapping[str, Any], model: Model, *, parameters: int) -> st
         training=_table(_flat(about["training"])),
         metrics=_table(metrics),
     )
-    return str(ModelCard(f"---\n{header}\n---\n\n{text}"))
+    return f"---\n{header}\n---\n\n{text}"
 
 
 def _described(encoder: type[Encoder]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mmsa_dist.config.load import ConfigError, explain, load_config, read_yaml, to_yaml
+from mmsa_dist.config.load import ConfigError, explain, is_used, load_config, read_yaml, to_yaml
 from mmsa_dist.config.schema import Config
 from mmsa_dist.embed.pretrained import PretrainedModel
 from mmsa_dist.evaluate.protocols import Protocol
@@ -24,13 +24,13 @@ from mmsa_dist.runtime.run_folder import RunFolder
 
 _RESERVED_NAMES = ("no-pre-training", "jobs", "splits")
 """Names that the results table or folder already uses."""
-_NOT_ARM_SECTIONS = ("finetune", "run")
-"""Sections of the configuration that an arm must not set."""
-_PRE_TRAINING_SETTINGS = (
-    *("run.seed", "data", "model", "loss", "train", "prepare.val_fraction"),
+_ARM_SETTINGS = (
+    *("data", "model", "loss", "train"),
     *("embed.view", "embed.conformers", "embed.pictures", "embed.reference_molecules"),  # of the exported model
 )
-"""Sections and keys of the configuration that pre-training uses."""
+"""Sections and keys of the configuration that an arm may set: those that shape its model."""
+_PRE_TRAINING_SETTINGS = ("run.seed", "prepare.val_fraction", *_ARM_SETTINGS)
+"""Those that pre-training uses; all arms share the first two."""
 
 
 class _ArmsFile(BaseModel):
@@ -56,19 +56,9 @@ class Arm:
 
     @property
     def ranks(self) -> int | None:
-        """Number of processes that pre-trained the arm; None if not recorded."""
-        return int(self._ranks.read_text()) if self._ranks.exists() else None
-
-    @property
-    def _ranks(self) -> Path:
-        return self.folder.root / "ranks.txt"
-
-    def begin(self, text: str, ranks: int) -> Path:
-        """Records configuration `text` and `ranks` before pre-training starts; returns the configuration file."""
-        self.folder.root.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(self.yaml, text)
-        write_text_atomically(self._ranks, f"{ranks}\n")
-        return self.yaml
+        """Number of processes of the last start of the pre-training; None if not recorded."""
+        path = self.folder.environment
+        return json.loads(path.read_text()).get("ranks") if path.exists() else None
 
     @property
     def yaml(self) -> Path:
@@ -104,10 +94,11 @@ def read_arms(file: Path, out: Path, config: Path | None, settings: Sequence[str
                 f"{file}: the arm {name!r} needs a unique name of letters and digits, other than "
                 f"{', '.join(_RESERVED_NAMES)}"
             )
-        stray = [key for key in own if key.split(".")[0] in _NOT_ARM_SECTIONS]
+        stray = [key for key in own if not is_used(key, _ARM_SETTINGS)]
         if stray:
             raise ConfigError(
-                f"{file}, arm {name!r}: {stray[0]} is not a setting of an arm; give it on the command line"
+                f"{file}, arm {name!r}: {stray[0]} is not a setting of an arm; give it on the command line. An arm may "
+                f"set {', '.join(_ARM_SETTINGS)}"
             )
         words = [f"{key}={json.dumps(value)}" for key, value in so_far.items()]
         try:
@@ -147,9 +138,10 @@ def pretrain_arms(arms: Sequence[Arm], ranks: int, say: Callable[[str], None]) -
             say(f"{number} of {len(arms)}: {arm.name} is already trained")
             continue
         say(f"{number} of {len(arms)}: {arm.name}")
-        path = arm.begin(wanted, ranks)
+        arm.folder.root.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(arm.yaml, wanted)
         begun = arm.folder.checkpoints.exists()
-        command = [*_launcher(ranks), "pretrain", "--config", str(path), *(["--resume"] if begun else [])]
+        command = [*_launcher(ranks), "pretrain", "--config", str(arm.yaml), *(["--resume"] if begun else [])]
         if status := subprocess.run(command, env=_environment()).returncode:
             raise ValueError(f"the pre-training of {arm.name!r} ended with status {status}; see its output above")
     models = {arm.name: PretrainedModel.load(arm.folder.model) for arm in arms}

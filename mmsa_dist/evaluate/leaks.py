@@ -59,11 +59,6 @@ class Leak:
     examples: tuple[str, ...]
     """SMILES of the first test molecules that were seen."""
 
-    @property
-    def sentence(self) -> str:
-        """The note for a reader of the results."""
-        return _sentence(self, self.which)
-
 
 @dataclass(frozen=True)
 class NotChecked:
@@ -109,12 +104,13 @@ def look_for_leaks(
         return Findings((found.sentence,), {"leaks": {"checked": False, "reason": found.reason}})
     by_sentence: dict[str, list[Leak]] = {}
     for leak in found:
-        by_sentence.setdefault(_sentence(leak, ""), []).append(leak)
-    sentences = tuple(_sentence(same[0], "".join(leak.which for leak in same)) for same in by_sentence.values())
+        by_sentence.setdefault(note_on(leak, ""), []).append(leak)
+    sentences = tuple(note_on(same[0], "".join(leak.which for leak in same)) for same in by_sentence.values())
     return Findings(sentences, {"leaks": {"checked": True, "splits": [asdict(leak) for leak in found]}})
 
 
-def _sentence(leak: Leak, which: str) -> str:
+def note_on(leak: Leak, which: str) -> str:
+    """Returns the note for a reader of the results, on the splits `which`."""
     counts = {part: f"{leak.seen[part]:,} of {leak.molecules[part]:,} {part}" for part in PARTS}
     where = leak.task + which
     others = f"{counts['valid']} and {counts['train']} molecules"

@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmsa_dist.runtime.distributed import world_size
 from mmsa_dist.runtime.files import write_text_atomically
 
 _LIBRARIES = (
@@ -82,10 +83,10 @@ class RunFolder:
         return self.root / "report.html"
 
     def describe(self, config_yaml: str) -> None:
-        """Writes the configuration and the environment of the run."""
+        """Writes the configuration, and the environment and number of ranks of this start of the run."""
         self.root.mkdir(parents=True, exist_ok=True)
         write_text_atomically(self.config, config_yaml)
-        write_text_atomically(self.environment, json.dumps(environment(), indent=2) + "\n")
+        write_text_atomically(self.environment, json.dumps(environment() | {"ranks": world_size()}, indent=2) + "\n")
 
 
 def environment() -> dict[str, object]:

@@ -101,7 +101,9 @@ class Watchdog:
                 self._check_heartbeats(latest)
                 self._last_exchange = self._awake_s
             self._store.set(_key(rank()), "left")
-        except Exception:  # rank 0 has left or is lost; `_guard` finds out by the time that passes
+        except (
+            RuntimeError
+        ):  # the store of rank 0 is gone, because that has left or is lost; `_guard` finds out by the time that passes
             return
 
     def _check_heartbeats(self, latest: dict[int, tuple[str, float]]) -> None:

@@ -27,7 +27,7 @@ from mmsa_dist.train.engine import Engine
 from mmsa_dist.train.engine_files import EngineFilesError, load_engine
 
 ENGINE_FOLDER = "engine"
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 
 _UNSET = type("Unset", (), {"__repr__": lambda self: "(not set)"})()
 """Stands for a setting that only one of the two versions has: the one that saved the checkpoint, or this one."""
@@ -103,7 +103,8 @@ class Checkpoints:
         about = json.loads((path / "run.json").read_text())
         if about["format"] != CHECKPOINT_FORMAT:
             raise CheckpointError(
-                f"{path} has checkpoint format {about['format']}; this version reads {CHECKPOINT_FORMAT}"
+                f"{path} has checkpoint format {about['format']}; this version reads {CHECKPOINT_FORMAT}: start a new "
+                "run.dir, or resume with the version that saved it"
             )
         if about["manifest"] != manifest_digest:
             raise CheckpointError(

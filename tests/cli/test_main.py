@@ -14,6 +14,7 @@ from mmsa_dist import __version__
 from mmsa_dist.embed import PretrainedModel
 from mmsa_dist.embed.parquet import vectors_of
 from mmsa_shards.folder import Folder
+from mmsa_shards.shard import ShardError
 
 main = importlib.import_module("mmsa_dist.cli.main")  # the package's attribute of that name is the function
 
@@ -34,6 +35,19 @@ def test_what_our_packages_raise_is_a_sentence(monkeypatch, capsys):
         lines = said(monkeypatch, capsys, work)
         assert lines.startswith(words)
         assert lines.count("\n") == 1
+
+
+def test_what_a_loader_process_raises_is_a_sentence(monkeypatch, capsys):
+    loader = torch.utils.data.DataLoader(Damaged(), num_workers=1)
+    assert said(monkeypatch, capsys, lambda: next(iter(loader))).startswith("2 mmsa: Caught ShardError in DataLoader")
+
+
+class Damaged(torch.utils.data.Dataset[int]):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, number: int) -> int:
+        raise ShardError("train-00000.tar is damaged")
 
 
 def test_what_the_system_refuses_is_a_sentence_that_names_the_way_to_its_place(monkeypatch, capsys, tmp_path):

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from mmsa_dist.evaluate import leaks
-from mmsa_dist.evaluate.leaks import Leak, LeakError, NotChecked, check_leaks, find_leaks, look_for_leaks, shards_of
+from mmsa_dist.evaluate.leaks import (
+    Leak,
+    LeakError,
+    NotChecked,
+    check_leaks,
+    find_leaks,
+    look_for_leaks,
+    note_on,
+    shards_of,
+)
 from mmsa_dist.evaluate.moleculenet import Task
 from mmsa_dist.evaluate.splits import Split
 from mmsa_dist.evaluate.tasks import TaskData
@@ -82,7 +91,7 @@ def test_by_hand(shards, monkeypatch, at_a_time):
         refused=1,
         examples=("C[NH3+].[Cl-]", "OC(=O)c1ccccc1OC(C)=O", "[2H]c1ccccc1"),
     )
-    assert leak.sentence == (
+    assert note_on(leak, leak.which) == (
         "mine, seed 0: 3 of 5 test molecules (60.0 %) were in the pre-training data (1 of 1 valid and 1 of 2 train "
         "molecules), such as `C[NH3+].[Cl-]`, `OC(=O)c1ccccc1OC(C)=O`, `[2H]c1ccccc1`; to remove them, prepare the "
         "shards with --exclude and retrain"
@@ -96,7 +105,7 @@ def test_several_tasks_and_splits_at_once(shards):
     clean = task_of("CCCC", "CCCCC", "CCCCCC", name="clean")
     found = find_leaks(shards, [(DATA, SPLIT), (DATA, other), (clean, split_of([0], [1], [2]))])
     assert [(leak.task, leak.seen["test"]) for leak in found] == [("mine", 3), ("mine", 0), ("clean", 0)]
-    assert found[1].sentence == (
+    assert note_on(found[1], found[1].which) == (
         "mine, seed 0: none of 1 test molecules was in the pre-training data (1 of 1 valid and 3 of 5 train molecules)"
     )
 
