@@ -13,9 +13,9 @@ from mmsa_shards.folder import Folder
 from mmsa_shards.job import describe
 from mmsa_shards.manifest import JOB_NAME
 from mmsa_shards.options import PrepareOptions
-from mmsa_shards.prepare import Preparation, Progress
 from mmsa_shards.publish import digests
 from mmsa_shards.shard import is_intact
+from mmsa_shards.steps import Preparation, Progress
 from mmsa_shards.verify import broken_files
 from mmsa_shards.workplace import alone_in, claim, clear, prepared, work_folder, writing_to
 

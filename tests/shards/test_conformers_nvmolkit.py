@@ -19,7 +19,7 @@ from mmsa_shards.conformers_nvmolkit import BatchError, embed_many, require_nvmo
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.molecule import Order, make_molecules
 from mmsa_shards.options import Columns, Conformers
-from mmsa_shards.prepare import Preparation
+from mmsa_shards.steps import Preparation
 
 RDKIT = Columns(conformers=Conformers(mode="etkdg", count=1, seed=0, timeout_s=10.0))
 GPU = Columns(conformers=dataclasses.replace(RDKIT.conformers, backend="nvmolkit"))
