@@ -36,8 +36,8 @@ from mmsa_dist.structure.sources import NeighbourSource
 from mmsa_shards.options import Standardization
 from mmsa_shards.schema import SCHEMA_VERSION
 
-FORMAT = 4
-"""Version of the folder layout and of the architecture options in it."""
+FORMAT = 5
+"""Version of the folder layout, of the architecture options in it and of what they mean."""
 
 CONFIG, WEIGHTS, REFERENCE, CARD = "config.json", "model.safetensors", "reference.safetensors", "README.md"
 

@@ -64,6 +64,7 @@ class GlobalNeighbours(NeighbourSource):
         self._index: NeighbourIndex | None = None
         self._step = 0
         self._recall = torch.nan
+        self._spread = torch.zeros((), dtype=torch.float64)
 
     def find(self, u_BC: Tensor, index_B: Tensor) -> Neighbours:
         """See `NeighbourSource`."""
@@ -75,7 +76,7 @@ class GlobalNeighbours(NeighbourSource):
         fresh_BK = (ids_BK >= 0) & (sorted_B[place_BK] == ids_BK)
         vertex_BK, stale_V = number_vertices(ids_BK, (ids_BK >= 0) & ~fresh_BK, len(index_B))
         vertex_BK = torch.where(fresh_BK, position_B[place_BK], vertex_BK)
-        return Neighbours(ids_BK, distance_BK, vertex_BK, self.bank.fetch(stale_V).to(u_BC.device))
+        return Neighbours(ids_BK, distance_BK, vertex_BK, self.bank.fetch(stale_V).to(u_BC.device), self._spread)
 
     def observe(self, index_B: Tensor, u_BC: Tensor, step: int) -> None:
         """See `NeighbourSource`."""
@@ -110,6 +111,7 @@ class GlobalNeighbours(NeighbourSource):
     def _use(self, index: NeighbourIndex) -> None:
         self._index = index
         self._recall = index.recall(self._options.recall_sample, self._options.k)
+        self._spread = index.spread()
 
     def warnings(self) -> list[str]:
         """See `NeighbourSource`: warns if recall at the last rebuild was below its target."""
@@ -138,6 +140,7 @@ class GlobalNeighbours(NeighbourSource):
         if self._index is not None:
             state |= {"index.ids": self._index.ids_F, "index.rows": self._index.rows_FC}
             state["index.recall"] = torch.tensor(self._recall, dtype=torch.float64)
+            state["index.spread"] = self._spread
         if self._pending is not None:
             ids_F, rows_FC = self._pending.snapshot
             state |= {"pending.ids": ids_F, "pending.rows": rows_FC, "pending.due": torch.tensor(self._pending.due)}
@@ -160,7 +163,7 @@ class GlobalNeighbours(NeighbourSource):
         device = self.bank.device
         if "index.ids" in state:
             self._index = self._build((state["index.ids"].to(device), state["index.rows"].to(device)))
-            self._recall = float(state["index.recall"])
+            self._recall, self._spread = float(state["index.recall"]), state["index.spread"].to(device)
         if "pending.ids" in state:
             snapshot = (state["pending.ids"].to(device), state["pending.rows"].to(device))
             self._start(snapshot, due=int(state["pending.due"]))
@@ -181,7 +184,7 @@ def reshard(states: Sequence[Mapping[str, Tensor]], rank: int, world: int) -> di
     """
     shard = bank.reshard((_section(state, "bank.") for state in states), rank, world)
     new = {f"bank.{name}": tensor for name, tensor in shard.items()} | {"step": states[0]["step"]}
-    for snapshot, scalar in (("index", "recall"), ("pending", "due")):
+    for snapshot, scalars in (("index", ("recall", "spread")), ("pending", ("due",))):
         if f"{snapshot}.ids" not in states[0]:
             continue
         ids = torch.cat([state[f"{snapshot}.ids"] for state in states])
@@ -189,7 +192,7 @@ def reshard(states: Sequence[Mapping[str, Tensor]], rank: int, world: int) -> di
         mine = (ids % world == rank).nonzero().flatten()
         mine = mine[ids[mine].argsort()]
         new |= {f"{snapshot}.ids": ids[mine], f"{snapshot}.rows": rows[mine]}
-        new[f"{snapshot}.{scalar}"] = states[0][f"{snapshot}.{scalar}"]
+        new |= {f"{snapshot}.{scalar}": states[0][f"{snapshot}.{scalar}"] for scalar in scalars}
     return new
 
 

@@ -32,9 +32,10 @@ class StructureOutput(NamedTuple):
 class StructureLayer(nn.Module):
     """g = G · (X Θ) over the hypergraph of a batch (HGNN, Feng et al. 2019), and its read-out of the memory.
 
-    Hyperedge e_i holds molecule i with membership 1 and its neighbours with exp(-d² / (bandwidth · C)), d their
-    distance in u when the index was built: the probabilistic incidence of HGNN's published code, with a bandwidth that
-    does not depend on the batch. Computes in float32 whatever the surrounding precision.
+    Hyperedge e_i holds molecule i with membership 1 and its neighbours with exp(-d² / (bandwidth · spread)), d their
+    distance in u when the index was built and spread the mean of d² over pairs of molecules: the probabilistic
+    incidence of HGNN's published code, whose unit does not depend on the batch but on all molecules searched. Computes
+    in float32 whatever the surrounding precision.
 
     Args:
         code: C, width of the unified embedding u.
@@ -64,7 +65,9 @@ class StructureLayer(nn.Module):
         """
         membership_BK = None
         if self._bandwidth:
-            membership_BK = (neighbours.distances_BK / (-self._bandwidth * u_BC.shape[1])).exp().float()
+            # Molecules without any spread are all the same: those at no distance are members, others are not.
+            unit = (self._bandwidth * neighbours.spread).clamp(min=torch.finfo(torch.float64).tiny)
+            membership_BK = (-neighbours.distances_BK / unit).exp().float()
         rowptr, col, membership = hyperedges_from_neighbours(neighbours.vertices_BK, membership_BK)
         num_vertices = len(u_BC) + len(neighbours.stale_VC)
         if isolated:

@@ -193,3 +193,21 @@ def by_distance(distance_Gk: Tensor, id_Gk: Tensor) -> tuple[Tensor, Tensor]:
 def centre(rows_FC: Tensor) -> Tensor:
     """Returns the mean row, (C,) float32; zero if there are no rows."""
     return rows_FC.sum(dim=0, dtype=torch.float32) / max(1, len(rows_FC))
+
+
+def moments(rows_FC: Tensor) -> Tensor:
+    """Returns the number of rows, the sum of their squares and their sum, (2 + C,) float64; those of parts add up."""
+    total_C = torch.zeros(rows_FC.shape[1], dtype=torch.float64, device=rows_FC.device)
+    square = torch.zeros((), dtype=torch.float64, device=rows_FC.device)
+    for part in rows_FC.split(_ROWS_PER_PRODUCT):
+        wide = part.double()
+        total_C, square = total_C + wide.sum(dim=0), square + wide.square().sum()
+    return torch.cat([torch.full_like(square, len(rows_FC))[None], square[None], total_C])
+
+
+def spread_of(moments: Tensor) -> Tensor:
+    """Returns the mean squared distance of two different rows with these `moments`, () float64; 0 below two rows."""
+    rows, square, total_C = moments[0], moments[1], moments[2:]
+    # Σ_{i≠j} |x_i − x_j|² = 2 (F Σ |x_i|² − |Σ x_i|²), over F (F − 1) pairs.
+    pairs = (rows * (rows - 1)).clamp(min=1)
+    return (2 * (rows * square - total_C.square().sum()) / pairs).clamp(min=0)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mmsa_dist.runtime.distributed import gather, world_size
 from mmsa_dist.runtime.onednn import linear
-from mmsa_dist.structure.nearest import Candidates, ProductCandidates, by_distance, centre, nearest
+from mmsa_dist.structure.nearest import Candidates, ProductCandidates, by_distance, centre, moments, nearest, spread_of
 from mmsa_dist.structure.routing import swap
 from mmsa_dist.structure.sources import look_up
 
@@ -200,7 +200,7 @@ def _search(index: faiss.Index, query_GC: Tensor, k: int) -> tuple[Tensor, Tenso
 class NeighbourIndex:
     """A snapshot of the filled rows of the bank that answers nearest-neighbour queries.
 
-    `search` and `recall` are collective: every rank must call them at the same time, with equally many queries.
+    `search`, `recall` and `spread` are collective: every rank must call them at the same time, with equally many queries.
     Building is not and may run in another thread.
 
     Args:
@@ -277,6 +277,13 @@ class NeighbourIndex:
         found = ((found_BK <= farthest_B1) & exists_BK).sum()
         hits, total = gather(torch.stack([found, exists_BK.sum()])[None]).sum(dim=0).tolist()
         return hits / total if total else torch.nan
+
+    def spread(self) -> Tensor:
+        """Returns the mean squared distance of two molecules of all ranks, () float64 (collective).
+
+        0 if there are fewer than two.
+        """
+        return spread_of(gather(moments(self.rows_FC)[None]).sum(dim=0))
 
     @torch.no_grad()
     def _search(self, candidates: Candidates, query_BC: Tensor, index_B: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmsa_dist.structure.nearest import ProductCandidates, nearest
+from mmsa_dist.structure.nearest import ProductCandidates, moments, nearest, spread_of
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,9 @@ class Neighbours:
     """(B, K) int64 in 0..B+V-1; -1 where missing."""
     stale_VC: Tensor
     """(V, C) float16: rows of the distinct neighbours outside the batch."""
+    spread: Tensor
+    """() float64: mean squared distance of two of the molecules among which neighbours were searched; the unit in
+    which `distances_BK` are near or far. 0 if there are fewer than two."""
 
 
 class NeighbourSource(ABC):
@@ -87,7 +90,8 @@ class NoNeighbours(NeighbourSource):
     def find(self, u_BC: Tensor, index_B: Tensor) -> Neighbours:
         """See `NeighbourSource`."""
         empty_B0 = index_B.new_empty(len(index_B), 0)
-        return Neighbours(empty_B0, empty_B0.double(), empty_B0, u_BC.new_empty(0, u_BC.shape[1], dtype=torch.float16))
+        stale_0C = u_BC.new_empty(0, u_BC.shape[1], dtype=torch.float16)
+        return Neighbours(empty_B0, empty_B0.double(), empty_B0, stale_0C, spread_of(moments(stale_0C)))
 
 
 class BatchNeighbours(NeighbourSource):
@@ -111,7 +115,8 @@ class BatchNeighbours(NeighbourSource):
         itself_Bk = vertex_Bk == torch.arange(len(u_BC), device=u_BC.device)[:, None]
         order_BK = itself_Bk.int().argsort(dim=1, stable=True)[:, : self._k]
         vertex_BK, distance_BK = vertex_Bk.gather(1, order_BK), distance_Bk.gather(1, order_BK)
-        return Neighbours(look_up(index_B, vertex_BK), distance_BK, vertex_BK, rows_BC[:0])
+        spread = spread_of(moments(rows_FC))
+        return Neighbours(look_up(index_B, vertex_BK), distance_BK, vertex_BK, rows_BC[:0], spread)
 
 
 class TableNeighbours(NeighbourSource):
@@ -130,12 +135,13 @@ class TableNeighbours(NeighbourSource):
         if not self._rows_RC.isfinite().all():
             raise ValueError(f"rows_RC: {int((~self._rows_RC.isfinite().all(1)).sum())} reference rows are not finite")
         self._candidates = ProductCandidates(self._rows_RC)
+        self._spread = spread_of(moments(self._rows_RC))
 
     def find(self, u_BC: Tensor, index_B: Tensor) -> Neighbours:
         """See `NeighbourSource`; `ids_BK` are row numbers of the table, and `index_B` is ignored."""
         distance_BK, row_BK, _ = nearest(self._candidates, u_BC.detach().half(), self._rows_RC, self._k)
         vertex_BK, used_V = number_vertices(row_BK, row_BK >= 0, len(u_BC))
-        return Neighbours(row_BK, distance_BK, vertex_BK, self._rows_RC[used_V])
+        return Neighbours(row_BK, distance_BK, vertex_BK, self._rows_RC[used_V], self._spread)
 
 
 def look_up(table_N: Tensor, row_BK: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from mmsa_dist.train.engine import Engine
 from mmsa_dist.train.engine_files import EngineFilesError, load_engine
 
 ENGINE_FOLDER = "engine"
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
 
 _UNSET = type("Unset", (), {"__repr__": lambda self: "(not set)"})()
 """Stands for a setting that only one of the two versions has: the one that saved the checkpoint, or this one."""

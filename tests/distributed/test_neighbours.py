@@ -94,7 +94,8 @@ def scenario(rank: int, world: int) -> dict[str, Tensor]:
     assert meters["bank/age_max"] == float(age.max())
     assert meters["bank/filled"] == pytest.approx(len(age) / MOLECULES)
     state = {f"state.{name}": tensor for name, tensor in source.state_dict().items()}
-    return {"ids": found.ids_BK, "distances": found.distances_BK} | state | memory_of(part, world)
+    spread = {"spread": found.spread}
+    return {"ids": found.ids_BK, "distances": found.distances_BK} | spread | state | memory_of(part, world)
 
 
 def memory_of(part: slice, world: int) -> dict[str, Tensor]:
@@ -140,6 +141,8 @@ def test_ranks_together_are_one_process(world: int, tmp_path: Path, alone: dict[
         assert torch.equal(torch.cat([one[name] for one in ranks]), alone[name]), name
     for one in ranks:
         torch.testing.assert_close(one["meters"], alone["meters"])
+        torch.testing.assert_close(one["spread"], alone["spread"], rtol=1e-14, atol=0)
+        assert torch.equal(one["spread"], ranks[0]["spread"])
     torch.testing.assert_close(sum(one["loss"] for one in ranks), alone["loss"])
 
     # Their state, in the hands of one process, finds the same.
@@ -149,6 +152,7 @@ def test_ranks_together_are_one_process(world: int, tmp_path: Path, alone: dict[
     found = source.find(embedding(batch(0), 0), batch(0))
     assert torch.equal(found.ids_BK, alone["ids"])
     assert torch.equal(found.distances_BK, alone["distances"])
+    assert torch.equal(found.spread, ranks[0]["spread"])
 
 
 def test_the_scenario_has_ties(alone: dict[str, Tensor]):

@@ -28,7 +28,8 @@ def embeddings(rows: int, seed: int = 1) -> Tensor:
 
 def neighbours_of(vertices: list[list[int]], stale: Tensor) -> Neighbours:
     vertices_BK = torch.tensor(vertices)
-    return Neighbours(vertices_BK, torch.zeros(vertices_BK.shape).double(), vertices_BK, stale)
+    distances_BK = torch.zeros(vertices_BK.shape).double()
+    return Neighbours(vertices_BK, distances_BK, vertices_BK, stale, torch.tensor(1.0).double())
 
 
 def dense_operator(vertices: list[list[int]], num_vertices: int, normalization: str) -> Tensor:
@@ -65,11 +66,11 @@ def test_is_hgnn_over_the_molecules_and_their_neighbours(normalization):
 
 @pytest.mark.parametrize("normalization", ["random_walk", "symmetric"])
 def test_neighbours_are_members_by_how_near_they_are(normalization):
-    # exp(-d² / (0.5 · 6)): a neighbour at d² = 3 ln 2 is half a member, one at 3 ln 4 a quarter.
+    # exp(-d² / (0.5 · 6)), 6 the spread: a neighbour at d² = 3 ln 2 is half a member, one at 3 ln 4 a quarter.
     u, stale = embeddings(1), embeddings(2, seed=2).half()
     vertices_BK = torch.tensor([[1, 2, -1]])
     distances_BK = 3 * torch.tensor([[2.0, 4.0, torch.inf]]).double().log()
-    found = Neighbours(vertices_BK, distances_BK, vertices_BK, stale)
+    found = Neighbours(vertices_BK, distances_BK, vertices_BK, stale, torch.tensor(6.0).double())
     module = layer(normalization, bandwidth=0.5)
     share = torch.tensor([1, 0.5, 0.25])
     weight = (share if normalization == "random_walk" else share.sqrt()) / 1.75
@@ -162,3 +163,25 @@ def test_import_needs_no_faiss():
     environment = {"PYTHONPATH": ":".join(path for path in sys.path if path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("normalization", ["random_walk", "symmetric"])
+def test_the_unit_of_nearness_is_that_of_the_embeddings(normalization):
+    """Embeddings that are a thousandth as long have the same hypergraph."""
+    u, table, module = embeddings(9).double(), embeddings(50, seed=4), layer(normalization, bandwidth=0.1).double()
+
+    def embed(unit: float) -> Tensor:
+        found = TableNeighbours((table * 1024).half() * unit, 7).find(u * 1024 * unit, torch.full((9,), -1))
+        return module(u * 1024 * unit, found, isolated=True).g_BD / unit
+
+    torch.testing.assert_close(embed(2**-10), embed(1.0), rtol=2e-3, atol=0.5)
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_molecules_that_are_all_alike_are_whole_members(isolated):
+    u, module = embeddings(1).half().float(), layer(bandwidth=0.1)
+    found = TableNeighbours(u.half().expand(3, C), 2).find(u, torch.tensor([-1]))
+    assert found.spread == 0
+    torch.testing.assert_close(module(u, found, isolated=isolated).g_BD, u @ module.theta.weight.T)
+    far = TableNeighbours((u + 1).half().expand(3, C), 2).find(u, torch.tensor([-1]))
+    torch.testing.assert_close(module(u, far, isolated=isolated).g_BD, u @ module.theta.weight.T)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mmsa_dist.structure import nearest as module
-from mmsa_dist.structure.nearest import ProductCandidates, nearest, squared_distances
+from mmsa_dist.structure.nearest import ProductCandidates, moments, nearest, spread_of, squared_distances
 
 pytest.importorskip("faiss")
 from mmsa_dist.structure.neighbours import FlatCandidates
@@ -127,3 +127,15 @@ def test_a_lower_precision_of_products_changes_nothing():
     finally:
         torch.set_float32_matmul_precision("highest")
     assert torch.equal(found.row_Gk, expected.row_Gk)
+
+
+@pytest.mark.parametrize("rows", [2, 3, 40])
+def test_spread_is_the_mean_squared_distance_of_two_different_rows(rows):
+    rows_FC = (3 * torch.randn(rows, 5, generator=torch.Generator().manual_seed(rows)) + 2).half()
+    pairs = torch.pdist(rows_FC.double()).square()
+    torch.testing.assert_close(spread_of(moments(rows_FC)), pairs.mean())
+    torch.testing.assert_close(moments(rows_FC[:1]) + moments(rows_FC[1:]), moments(rows_FC))
+
+
+def test_spread_of_few_rows_is_zero():
+    assert [float(spread_of(moments(torch.ones(rows, 3).half()))) for rows in (0, 1, 2)] == [0, 0, 0]

@@ -38,6 +38,7 @@ def test_batch():
     assert found.vertices_BK.tolist() == [[1, 2], [0, 2], [3, 1], [2, 1]]
     assert found.ids_BK.tolist() == [[8, -1], [9, -1], [7, 8], [-1, 8]]
     assert found.distances_BK.tolist() == [[1, 9], [1, 4], [0, 4], [0, 4]]
+    assert found.spread == pytest.approx((1 + 9 + 9 + 4 + 4 + 0) / 6)
     assert found.stale_VC.shape == (0, 1)
 
 

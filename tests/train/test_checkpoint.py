@@ -110,19 +110,19 @@ def engine_of_stage(stage: int) -> Any:
 @pytest.mark.parametrize(
     ("about", "words"),
     [
-        ({"format": 99}, "checkpoint format 99; this version reads 2"),
-        ({"format": 2, "manifest": "a" * 64}, "was trained on other shards"),
+        ({"format": 99}, "checkpoint format 99; this version reads 3"),
+        ({"format": 3, "manifest": "a" * 64}, "was trained on other shards"),
         (
-            {"format": 2, "manifest": "b" * 64, "config": {"model": {"gin": {"width": 300, "layers": 5}}}},
+            {"format": 3, "manifest": "b" * 64, "config": {"model": {"gin": {"width": 300, "layers": 5}}}},
             r"saved with model.gin.width=300, now 100; restore that setting, or start a new run.dir",
         ),
         (
-            {"format": 2, "manifest": "b" * 64, "ranks": 4, "config": {"model": MODEL, "train": {"zero_stage": 1}}},
+            {"format": 3, "manifest": "b" * 64, "ranks": 4, "config": {"model": MODEL, "train": {"zero_stage": 1}}},
             r"saved at train.zero_stage=1 and cannot be read at 0; set train.zero_stage=1",
         ),
         (  # a version that had no model.gin.width saved it
             {
-                "format": 2,
+                "format": 3,
                 "manifest": "b" * 64,
                 "config": {"model": {"gin": {"layers": 5}}, "train": {"zero_stage": 2}},
             },
@@ -148,7 +148,7 @@ def test_settings_that_differ_are_told_with_both_values(tmp_path: Path, monkeypa
     path = make(tmp_path, 5)
     was = {"data": {"x": 1, "z": 2}, "loss": {"b": 1}, "run": {"dir": "here"}, "train": {"zero_stage": 0}}
     now = {"data": {"x": 2, "y": 3}, "loss": {"b": 1}, "run": {"dir": "there"}, "train": {"zero_stage": 0}}
-    about = {"format": 2, "manifest": "b", "config": was, "ranks": 1, "step": 5, "loader": {"epoch": 1, "step": 2}}
+    about = {"format": 3, "manifest": "b", "config": was, "ranks": 1, "step": 5, "loader": {"epoch": 1, "step": 2}}
     (path / "run.json").write_text(json.dumps(about))
     save_file({"rows": torch.ones(2)}, path / neighbours_file(0))
     monkeypatch.setattr("mmsa_dist.train.checkpoint.load_engine", lambda *_, **__: None)
