@@ -31,10 +31,19 @@ Csv = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option("--csv", help="Your own CSV file; see --smiles-column, --label-columns and --metric."),
 ]
-SmilesColumn = Annotated[str, typer.Option(help="Column of --csv with the SMILES.")]
-LabelColumns = Annotated[str, typer.Option(help="Columns of --csv with the labels, comma-separated.")]
+SmilesColumn = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Column of --csv with the SMILES. Default: smiles."),
+]
+LabelColumns = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Columns of --csv with the labels, comma-separated."),
+]
 Metric = Literal["roc_auc", "rmse", "mae"]
-MetricOfCsv = Annotated[Metric, typer.Option("--metric", help="Metric for --csv; roc_auc means classification.")]
+MetricOfCsv = Annotated[
+    Optional[Metric],  # noqa: UP045
+    typer.Option("--metric", help="Metric for --csv; roc_auc means classification. Default: roc_auc."),
+]
 SplitChoice = Annotated[
     str, typer.Option("--split", help="hu-scaffold, ogb-scaffold, random, or a path to a split file or folder.")
 ]
@@ -46,32 +55,38 @@ def load_tasks(
     tasks: str | None,
     data: Path | None,
     csv: Path | None,
-    smiles_column: str,
-    label_columns: str,
-    metric: Metric,
+    smiles_column: str | None,
+    label_columns: str | None,
+    metric: Metric | None,
 ) -> list[TaskData]:
     """Loads the tasks that the arguments name.
 
     Raises:
-        ValueError: a task is unknown, or a file or an argument is missing or invalid.
+        ValueError: a task is unknown, or a file or an argument is missing, invalid or without effect.
     """
     from mmsa_dist.evaluate import load_csv, load_task
     from mmsa_dist.evaluate.moleculenet import named_tasks
 
+    of_csv = {"--smiles-column": smiles_column, "--label-columns": label_columns, "--metric": metric}
+    given = [option for option, value in of_csv.items() if value is not None]
+    if csv is None and given:
+        raise ValueError(f"{', '.join(given)} without --csv: give the file that is meant, or leave this out")
     if tasks is None:
         names = [] if csv else ["freesolv"]
     else:
         names = named_tasks(tasks)
     loaded = [load_task(name, data) for name in names]
     if csv is not None:
-        columns = [name.strip() for name in label_columns.split(",") if name.strip()]
+        columns = [name.strip() for name in (label_columns or "").split(",") if name.strip()]
         if not columns:
             raise ValueError("--csv needs --label-columns, such as --label-columns active")
         if len(set(columns)) < len(columns):
             raise ValueError(f"--label-columns={label_columns!r} names a column twice; name each once")
         if not csv.is_file():
             raise ValueError(f"--csv={csv} is not a file; check the path")
-        loaded.append(load_csv(csv, smiles_column=smiles_column, label_columns=columns, metric=metric))
+        loaded.append(
+            load_csv(csv, smiles_column=smiles_column or "smiles", label_columns=columns, metric=metric or "roc_auc")
+        )
     return loaded
 
 

@@ -200,8 +200,8 @@ def _search(index: faiss.Index, query_GC: Tensor, k: int) -> tuple[Tensor, Tenso
 class NeighbourIndex:
     """A snapshot of the filled rows of the bank that answers nearest-neighbour queries.
 
-    `search`, `recall` and `spread` are collective: every rank must call them at the same time, with equally many queries.
-    Building is not and may run in another thread.
+    `search`, `recall` and `spread` are collective: every rank must call them at the same time, with equally many
+    queries. Building is not and may run in another thread.
 
     Args:
         snapshot: ids_F (F,) int64, ascending, molecules whose rows this rank owns; rows_FC (F, C) float16, finite,

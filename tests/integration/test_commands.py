@@ -173,6 +173,10 @@ def test_an_input_that_cannot_be_used_is_named_and_nothing_is_left(
         ),
         (["evaluate", "--model", "{tmp}", "--tasks", "toxicity", "--out", "{tmp}/e"], "there is no task 'toxicity'"),
         (
+            ["evaluate", "--tasks", "esol", "--metric", "roc_auc", "--smiles-column", "s", "--out", "{tmp}/e"],
+            "--smiles-column, --metric without --csv: give the file that is meant, or leave this out",
+        ),
+        (
             ["evaluate", "-m", "{tmp}", "--protocol", "finetune", "-o", "{tmp}/e", "model.gin.layers=3", "run.seed=4"],
             "mmsa evaluate --protocol finetune does not use model.gin.layers=3, run.seed=4: only the GIN is tuned",
         ),
