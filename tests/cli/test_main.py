@@ -58,7 +58,7 @@ def test_what_the_system_refuses_is_a_sentence_that_names_the_way_to_its_place(m
 @pytest.mark.parametrize(
     "work",
     [
-        lambda: torch.distributions.Normal(torch.tensor(0.0), torch.tensor(-1.0)),
+        lambda: torch.distributions.Normal(torch.tensor(0.0), torch.tensor(-1.0), validate_args=True),
         lambda: np.concatenate([np.zeros(2), np.zeros((2, 2))]),
         lambda: vectors_of(pa.table({"embedding": pa.array([[1.0, 2.0]], pa.list_(pa.float32(), 2))}), 4),
         lambda: {}["key"],

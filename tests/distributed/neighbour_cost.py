@@ -61,10 +61,11 @@ def step(world: int, batch: int, k: int, width: int) -> Traffic:
 
 
 def refresh(world: int, sample: int, k: int, width: int) -> Traffic:
-    """Whether there is a row, recall by two searches, and its sum; building sends nothing."""
+    """Whether there is a row, recall by two searches, its sum, and the moments of the rows; building sends nothing."""
     own = -(-sample // world)
     counts = Traffic(2, (world - 1) * (_INT64 + 2 * _INT64))
-    return search(world, own, k, width) + search(world, own, k, width) + counts
+    moments = Traffic(1, (world - 1) * (2 + width) * _FLOAT64)
+    return search(world, own, k, width) + search(world, own, k, width) + counts + moments
 
 
 def search_flops(molecules: int, world: int, batch: int, width: int) -> float:

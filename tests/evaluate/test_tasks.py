@@ -232,8 +232,8 @@ def test_tasks_are_named_one_by_one_or_as_groups_in_any_case():
 
 def test_no_task_is_not_the_one_at_hand():
     with pytest.raises(ValueError, match="'' names no task"):
-        judging.load_tasks("", None, None, "smiles", "", "roc_auc")
-    assert [data.task.name for data in judging.load_tasks(None, None, None, "smiles", "", "roc_auc")] == ["freesolv"]
+        judging.load_tasks("", None, None, None, None, None)
+    assert [data.task.name for data in judging.load_tasks(None, None, None, None, None, None)] == ["freesolv"]
 
 
 def test_a_set_of_many_labels_needs_one(tmp_path):
