@@ -76,7 +76,8 @@ class GlobalNeighbours(NeighbourSource):
         fresh_BK = (ids_BK >= 0) & (sorted_B[place_BK] == ids_BK)
         vertex_BK, stale_V = number_vertices(ids_BK, (ids_BK >= 0) & ~fresh_BK, len(index_B))
         vertex_BK = torch.where(fresh_BK, position_B[place_BK], vertex_BK)
-        return Neighbours(ids_BK, distance_BK, vertex_BK, self.bank.fetch(stale_V).to(u_BC.device), self._spread)
+        stale_VC, spread = (t.to(u_BC.device) for t in (self.bank.fetch(stale_V), self._spread))
+        return Neighbours(ids_BK, distance_BK, vertex_BK, stale_VC, spread)
 
     def observe(self, index_B: Tensor, u_BC: Tensor, step: int) -> None:
         """See `NeighbourSource`."""

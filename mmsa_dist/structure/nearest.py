@@ -205,9 +205,13 @@ def moments(rows_FC: Tensor) -> Tensor:
     return torch.cat([torch.full_like(square, len(rows_FC))[None], square[None], total_C])
 
 
-def spread_of(moments: Tensor) -> Tensor:
-    """Returns the mean squared distance of two different rows with these `moments`, () float64; 0 below two rows."""
-    rows, square, total_C = moments[0], moments[1], moments[2:]
+def spread_of(sums: Tensor) -> Tensor:
+    """Returns the mean squared distance of two different rows, () float64; 0 below two rows.
+
+    Args:
+        sums: (2 + C,) float64, as `moments` returns them.
+    """
+    rows, square, total_C = sums[0], sums[1], sums[2:]
     # Σ_{i≠j} |x_i − x_j|² = 2 (F Σ |x_i|² − |Σ x_i|²), over F (F − 1) pairs.
     pairs = (rows * (rows - 1)).clamp(min=1)
     return (2 * (rows * square - total_C.square().sum()) / pairs).clamp(min=0)

@@ -90,8 +90,8 @@ class NoNeighbours(NeighbourSource):
     def find(self, u_BC: Tensor, index_B: Tensor) -> Neighbours:
         """See `NeighbourSource`."""
         empty_B0 = index_B.new_empty(len(index_B), 0)
-        stale_0C = u_BC.new_empty(0, u_BC.shape[1], dtype=torch.float16)
-        return Neighbours(empty_B0, empty_B0.double(), empty_B0, stale_0C, spread_of(moments(stale_0C)))
+        stale_0C, spread = u_BC.new_empty(0, u_BC.shape[1]).half(), u_BC.new_zeros((), dtype=torch.float64)
+        return Neighbours(empty_B0, empty_B0.double(), empty_B0, stale_0C, spread)
 
 
 class BatchNeighbours(NeighbourSource):

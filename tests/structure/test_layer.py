@@ -174,7 +174,7 @@ def test_the_unit_of_nearness_is_that_of_the_embeddings(normalization):
         found = TableNeighbours((table * 1024).half() * unit, 7).find(u * 1024 * unit, torch.full((9,), -1))
         return module(u * 1024 * unit, found, isolated=True).g_BD / unit
 
-    torch.testing.assert_close(embed(2**-10), embed(1.0), rtol=2e-3, atol=0.5)
+    torch.testing.assert_close(embed(2**-10), embed(1.0))  # powers of two, so that float16 rounds alike
 
 
 @pytest.mark.parametrize("isolated", [True, False])
