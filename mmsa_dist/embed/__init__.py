@@ -5,8 +5,9 @@ torch-geometric with the first model that has ComENet, FAISS with the first sear
 model from the hub. Importing never loads Ray or DeepSpeed.
 """
 
-from mmsa_dist.embed.embedder import Embedder, EmbeddingError, InvalidMolecule
+from mmsa_dist.embed.embedder import Embedder
 from mmsa_dist.embed.export import export_embeddings
+from mmsa_dist.embed.outcome import EmbeddingError, InvalidMolecule
 from mmsa_dist.embed.parquet import Embeddings, ExportError, ExportSummary, read_embeddings
 from mmsa_dist.embed.pretrained import ModelFolderError, PretrainedModel
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Literal, Self, TypeVar
 
@@ -33,54 +32,16 @@ from mmsa_dist.embed.ahead import ahead
 from mmsa_dist.embed.column import rows_of
 from mmsa_dist.embed.device import computing_side_by_side, device_of, exact_float32
 from mmsa_dist.embed.memory import fitting_batch_size, is_out_of_memory
+from mmsa_dist.embed.outcome import NO_MODALITY, NOT_FINITE, EmbeddedMolecules, EmbeddingError, InvalidMolecule
 from mmsa_dist.embed.pretrained import Inference, PretrainedModel
 from mmsa_dist.embed.reading import is_one_piece, options_of, read_ahead, readers_for
 from mmsa_dist.encoders import Modality, modalities_of
 from mmsa_dist.model import MMSAModel
 
-NO_MODALITY = ("no_modality", "none of the modalities that the view sees could be made for this molecule")
-"""Reason and message of a molecule that parses but has no modality that the view reads."""
-
-NOT_FINITE = ("not_finite", "the model gives numbers that are not finite for this molecule")
-"""The same for a molecule whose vector holds NaN or infinity, as after a diverged training."""
-
 _FEWEST = 8  # molecules per forward pass: see the numerics above
-
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-class EmbeddingError(ValueError):
-    """A row has no vector, and `on_error` is ``raise``."""
-
-
-@dataclass(frozen=True)
-class InvalidMolecule:
-    """Why an input row has no vector."""
-
-    row: int
-    """Zero-based row number."""
-    smiles: object
-    """The input value."""
-    reason: str
-    """Machine-readable code, one per kind of failure."""
-    message: str
-    """Human-readable explanation."""
-
-
-@dataclass(frozen=True)
-class EmbeddedMolecules:
-    """Result for n input rows."""
-
-    vectors: NDArray[np.float32]
-    """(n, D); NaN in the rows of `invalid`."""
-    smiles: tuple[str | None, ...]
-    """n canonical isomeric SMILES, of the standardized parents if `standardize` is on; None where invalid."""
-    inchikeys: tuple[str | None, ...]
-    """InChIKeys of `smiles`; None where invalid, where InChI gives none, and if none are computed."""
-    invalid: tuple[InvalidMolecule, ...]
-    """Rows without a vector, ascending."""
 
 
 class Embedder(TransformerMixin, BaseEstimator):
@@ -303,11 +264,7 @@ class Embedder(TransformerMixin, BaseEstimator):
         self, molecules: Iterable[object], progress: Callable[[int], None] | None = None, *, keyed: bool
     ) -> EmbeddedMolecules:
         self._check()
-        if self.conformers == "given":
-            raise ValueError(
-                "conformers='given' takes those of shards, and SMILES have none; pass conformers='etkdg', or prepare "
-                "the molecules first (`mmsa prepare`) and embed the shards"
-            )
+        refuse_given_conformers(self.conformers, "SMILES")
         rows = rows_of(molecules)
         vectors = np.full((len(rows), self.width_), np.nan, dtype=np.float32)
         smiles: list[str | None] = [None] * len(rows)
@@ -451,6 +408,19 @@ class Embedder(TransformerMixin, BaseEstimator):
                 batch.to(device), self.view_, pretrained.neighbours(device)
             )
         return vectors[:rows].float().cpu().numpy(), seen[:rows].cpu().numpy()
+
+
+def refuse_given_conformers(conformers: str, source: object) -> None:
+    """Checks the option `conformers` for molecules that are not in shards.
+
+    Raises:
+        ValueError: it is ``given``, and `source`, which the message names, has no conformers that could be used.
+    """
+    if conformers == "given":
+        raise ValueError(
+            f"conformers='given' takes those of shards, not of {source}; prepare the molecules first (`mmsa prepare`) "
+            "and embed the shards, or pass conformers='etkdg' (embed.conformers=etkdg)"
+        )
 
 
 def _side_by_side(function: Callable[[T], R], items: Iterable[T], number: int) -> Iterator[R]:

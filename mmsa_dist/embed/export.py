@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, get_args
 
-from mmsa_dist.embed.embedder import Embedder
+from mmsa_dist.embed.embedder import Embedder, refuse_given_conformers
 from mmsa_dist.embed.npy import UNFINISHED, VECTORS, write_npy
 from mmsa_dist.embed.parquet import (
     SUMMARY,
@@ -75,7 +75,8 @@ def export_embeddings(
 
     Raises:
         ExportError: `out` holds something else, another export is writing there, or the vectors do not fit `dtype`.
-        ValueError: `source` cannot be read (the message says why).
+        ValueError: `source` cannot be read (the message says why), or `embedder` takes given conformers, and `source`
+            is no folder of shards.
     """
     if rows_per_part < 1:
         raise ValueError(f"rows_per_part={rows_per_part} must be 1 or more")
@@ -90,11 +91,8 @@ def export_embeddings(
     embedder.fit()  # validates its options before anything is written
     folder = Folder(out)
     rows = open_source(source, options, out)
-    if rows.read_by and embedder.conformers == "given":
-        raise ExportError(
-            f"conformers='given' takes those of shards, and {source} is no folder of shards; prepare it first "
-            "(`mmsa prepare`) and embed the shards, or pass conformers='etkdg' (embed.conformers=etkdg)"
-        )
+    if rows.read_by:  # files, not shards
+        refuse_given_conformers(embedder.conformers, source)
     origin = Origin(
         model=embedder.digest,
         view=embedder.view_,

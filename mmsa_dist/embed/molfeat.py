@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmsa_dist.embed.embedder import Embedder, EmbeddingError
+from mmsa_dist.embed.embedder import Embedder
+from mmsa_dist.embed.outcome import EmbeddingError
 from mmsa_dist.embed.pretrained import PretrainedModel
 
 if TYPE_CHECKING:

@@ -61,11 +61,11 @@ class Score:
 
 
 def label_rows(scores: Iterable[Score]) -> Iterator[dict[str, Any]]:
-    """Yields the rows of ``results_per_label.csv``: the score that a label belongs to and its result; None for NaN."""
+    """Yields the rows of ``results_per_label.csv``: the score that a label belongs to, and its result."""
     for score in scores:
         for label in score.per_label:
             row = {name: getattr(score, name, None) for name in OF_A_LABEL}
-            yield row | {**plain(label)}
+            yield row | dataclasses.asdict(label)
 
 
 def plain(item: Any) -> dict[str, Any]:

@@ -203,7 +203,7 @@ class Run:
             for line in (*self._news, self._first_line()):
                 log.say(line)
             while done < end:
-                result = step.run(done, asked_to_stop=stop.asked)
+                stopping = step.run(done, asked_to_stop=stop.asked)
                 done += 1
                 self._watchdog.step_done()
                 log.advance(done)
@@ -211,10 +211,10 @@ class Run:
                     renewed = at.neighbours.refresh(done)
                 for warning in at.neighbours.warnings() if renewed else ():
                     log.say(warning)
-                at_end = done == end or result.stop
+                at_end = done == end or stopping
                 self._measure(log, step, done, at_end=at_end)
                 self._save(log, RunState(done, at.loader.state), at_end=at_end)
-                if result.stop:
+                if stopping:
                     log.say(f"stopped by a signal after step {done}; --resume continues from there")
                     return
             if done == train.steps:

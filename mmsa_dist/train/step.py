@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from dataclasses import dataclass
 
 import psutil
 import torch
@@ -29,16 +28,6 @@ from mmsa_dist.train.engine import (
     set_learning_rate,
     whole,
 )
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """The outcome of an optimizer step, the same on all ranks."""
-
-    skipped: bool
-    """Whether a loss or gradient was not finite, so that nothing changed."""
-    stop: bool
-    """Whether some rank was asked to stop."""
 
 
 class TrainStep:
@@ -75,7 +64,7 @@ class TrainStep:
         self._wait_s = 0.0
         self._busy_s = 0.0
 
-    def run(self, step: int, *, asked_to_stop: bool) -> StepResult:
+    def run(self, step: int, *, asked_to_stop: bool) -> bool:
         """Makes optimizer step `step` (collective).
 
         If a loss or gradient is not finite on any rank, all ranks skip the step: no parameter, moment, running
@@ -84,6 +73,9 @@ class TrainStep:
         Args:
             step: number of the step, from 0.
             asked_to_stop: whether this rank was asked to stop; all ranks learn of it.
+
+        Returns:
+            Whether some rank was asked to stop; the same on all ranks.
 
         Raises:
             BadStepsInARow: `train.max_bad_steps` in a row were skipped.
@@ -131,7 +123,7 @@ class TrainStep:
         self._busy_s += time.perf_counter() - begin
         if not good:
             self._bad_steps.bad(step)
-        return StepResult(skipped=not good, stop=stop)
+        return stop
 
     def meters(self, step: int) -> dict[str, float]:
         """Returns the scalars since the last call by name, averaged over steps and ranks (collective).

@@ -181,7 +181,7 @@ def test_a_molecule_that_the_view_cannot_see_has_no_vector(embedder):
 
 
 def test_smiles_have_no_conformers_that_could_be_given(embedder):
-    with pytest.raises(ValueError, match="conformers='given' takes those of shards, and SMILES have none; pass conf"):
+    with pytest.raises(ValueError, match="conformers='given' takes those of shards, not of SMILES; prepare"):
         clone(embedder).set_params(conformers="given").transform(DRUGS[:2])
 
 

@@ -121,10 +121,7 @@ def test_shards_are_read_without_parsing(embedder, tiny_shards, tmp_path):
 
 def test_conformers_of_shards_are_not_taken_from_files(embedder, table, tmp_path):
     given = clone(embedder).set_params(conformers="given")
-    mend = (
-        r"is no folder of shards; prepare it first \(`mmsa prepare`\) and embed the shards, or pass conformers='etkdg'"
-    )
-    with pytest.raises(ExportError, match=mend):
+    with pytest.raises(ValueError, match=f"takes those of shards, not of {table}; prepare .*conformers='etkdg'"):
         export_embeddings(given, table, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
