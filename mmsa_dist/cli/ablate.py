@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from mmsa_dist.cli import judging
-from mmsa_dist.cli.arguments import SETTINGS, ConfigFile, only_settings, refuse_unused
+from mmsa_dist.cli.arguments import SETTINGS, ConfigFile, only_settings, refuse_empty, refuse_unused
 from mmsa_dist.config.load import load_config
 from mmsa_dist.console import evaluation_progress, say
 
@@ -45,6 +45,7 @@ def ablate(
     Example: mmsa ablate --arms launch/ablation.yaml data.shards=shards train.steps=10000 --tasks bbbp,sider
     --data moleculenet --out runs/ablation
     """
+    refuse_empty("--out", out)
     settings = only_settings(words)
     shared = load_config(config, settings)
 
@@ -60,7 +61,7 @@ def ablate(
     for task in loaded:  # an impossible split must fail before days of pre-training
         for seed in range(seeds):
             choose_split(task, split, seed)
-    trained = read_arms(arms, out, config, settings)
+    trained = read_arms(arms, Path(out), config, settings)
     budget(trained)
     models = pretrain_arms(trained, ranks, say)
     first = trained[0].folder.model  # all arms were trained on the same molecules

@@ -59,6 +59,7 @@ def embed(
     if not sources:
         raise ValueError("no source was named; say mmsa embed FILE --model FOLDER --out FOLDER")
     refuse_empty("--out", out)
+    refuse_empty("--model", model)
     resolved = load_config(config, settings)
     refuse_unused(settings, _USED, "mmsa embed", "standardization and the largest molecule are those of the model")
 

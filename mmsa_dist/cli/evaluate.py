@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from mmsa_dist.cli import judging
-from mmsa_dist.cli.arguments import SETTINGS, ConfigFile, only_settings, refuse_unused
+from mmsa_dist.cli.arguments import SETTINGS, ConfigFile, only_settings, refuse_empty, refuse_unused
 from mmsa_dist.config.load import load_config
 from mmsa_dist.console import evaluation_progress
 
@@ -49,6 +49,8 @@ def evaluate(
     Example: mmsa evaluate --checkpoint runs/base/model --protocol finetune --tasks bbbp,sider --data moleculenet
     --seeds 10 --parallel 0 --out evaluation
     """
+    refuse_empty("--out", out)
+    refuse_empty("--checkpoint", checkpoint)
     settings = only_settings(words, example="finetune.epochs=30")
     resolved = load_config(config, settings)
     bare = checkpoint == "none"

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
+from mmsa_dist.cli.arguments import refuse_empty
 from mmsa_dist.console import results_tables, say
 
 if TYPE_CHECKING:
     from mmsa_dist.evaluate import Results, TaskData
 
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for results.{json,csv,md,png}, splits and jobs.")]
+# Paths that may be left empty by mistake are words: a Path of an empty word is the working directory.
+Out = Annotated[str, typer.Option("--out", "-o", help="Folder for results.{json,csv,md,png}, splits and jobs.")]
 Protocol = Annotated[
     Literal["probe", "finetune"],
     typer.Option(
@@ -24,13 +26,14 @@ Tasks = Annotated[
     typer.Option(help="Comma-separated names, or classification, regression, all. Default: freesolv, or only --csv."),
 ]
 Data = Annotated[
-    Optional[Path],  # noqa: UP045
+    Optional[str],  # noqa: UP045
     typer.Option(help="Folder of MoleculeNet's CSV files. Default: download once; FreeSolv needs no download."),
 ]
 Csv = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option("--csv", help="Your own CSV file; see --smiles-column, --label-columns and --metric."),
 ]
+# None tells these options left out from ones that equal the default, which `load_tasks` refuses without --csv.
 SmilesColumn = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="Column of --csv with the SMILES. Default: smiles."),
@@ -53,7 +56,7 @@ Parallel = Annotated[int, typer.Option(help="Parallel jobs in Ray; 1 = without R
 
 def load_tasks(
     tasks: str | None,
-    data: Path | None,
+    data: str | None,
     csv: Path | None,
     smiles_column: str | None,
     label_columns: str | None,
@@ -62,15 +65,18 @@ def load_tasks(
     """Loads the tasks that the arguments name.
 
     Raises:
-        ValueError: a task is unknown, or a file or an argument is missing, invalid or without effect.
+        ValueError: a task is unknown, a file or an argument is missing or invalid, or an argument for `csv` is given
+            without it.
     """
+    refuse_empty("--data", data)
+    of_csv = {"--smiles-column": smiles_column, "--label-columns": label_columns, "--metric": metric}
+    given = ", ".join(option for option, value in of_csv.items() if value is not None)
+    if given and csv is None:
+        raise ValueError(f"without --csv there is no use for {given}: name your file with --csv, or leave {given} out")
+
     from mmsa_dist.evaluate import load_csv, load_task
     from mmsa_dist.evaluate.moleculenet import named_tasks
 
-    of_csv = {"--smiles-column": smiles_column, "--label-columns": label_columns, "--metric": metric}
-    given = [option for option, value in of_csv.items() if value is not None]
-    if csv is None and given:
-        raise ValueError(f"{', '.join(given)} without --csv: give the file that is meant, or leave this out")
     if tasks is None:
         names = [] if csv else ["freesolv"]
     else:
@@ -84,13 +90,12 @@ def load_tasks(
             raise ValueError(f"--label-columns={label_columns!r} names a column twice; name each once")
         if not csv.is_file():
             raise ValueError(f"--csv={csv} is not a file; check the path")
-        loaded.append(
-            load_csv(csv, smiles_column=smiles_column or "smiles", label_columns=columns, metric=metric or "roc_auc")
-        )
+        smiles = "smiles" if smiles_column is None else smiles_column
+        loaded.append(load_csv(csv, smiles_column=smiles, label_columns=columns, metric=metric or "roc_auc"))
     return loaded
 
 
-def show(results: Results, out: Path) -> None:
+def show(results: Results, out: str) -> None:
     """Prints the tables and notes of `results`."""
     for table in results_tables(results):
         say(table)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 from rich.table import Table
 
-from mmsa_dist.cli.arguments import split_settings
+from mmsa_dist.cli.arguments import refuse_empty, split_settings
 from mmsa_dist.console import say
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def search(
 
     Example: mmsa search runs/quickstart/embeddings "CC(=O)Oc1ccccc1C(=O)O" --model runs/quickstart/model -k 5
     """
+    refuse_empty("--model", model)
     if settings := [] if by_id else split_settings(queries)[1]:
         raise ValueError(
             f"mmsa search takes no settings ({settings[0]}): molecules are embedded as those of the folder"

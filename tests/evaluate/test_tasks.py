@@ -236,6 +236,36 @@ def test_no_task_is_not_the_one_at_hand():
     assert [data.task.name for data in judging.load_tasks(None, None, None, None, None, None)] == ["freesolv"]
 
 
+@pytest.mark.parametrize(
+    ("options", "given"),
+    [
+        (("smiles", None, None), "--smiles-column"),
+        ((None, "", None), "--label-columns"),
+        (("structure", "active", "roc_auc"), "--smiles-column, --label-columns, --metric"),
+    ],
+)
+def test_what_describes_a_file_needs_the_file_even_if_it_equals_the_default(options, given):
+    mend = f"^without --csv there is no use for {given}: name your file with --csv, or leave {given} out$"
+    for tasks in (None, "freesolv"):
+        with pytest.raises(ValueError, match=mend):
+            judging.load_tasks(tasks, None, None, *options)
+
+
+def test_a_file_of_ones_own_has_defaults(tmp_path):
+    (tmp_path / "mine.csv").write_text("smiles,structure,y\nCCO,CCN,1\nCCC,CCCl,0\n")
+    (data,) = judging.load_tasks(None, None, tmp_path / "mine.csv", None, "y", None)
+    assert (data.smiles, data.task.metric) == (("CCO", "CCC"), "roc_auc")
+    (data,) = judging.load_tasks(None, None, tmp_path / "mine.csv", "structure", "y", "mae")
+    assert (data.smiles, data.task.metric) == (("CCN", "CCCl"), "mae")
+    with pytest.raises(ValueError, match="--csv needs --label-columns"):
+        judging.load_tasks(None, None, tmp_path / "mine.csv", None, None, None)
+
+
+def test_an_empty_folder_of_data_is_not_the_working_directory():
+    with pytest.raises(ValueError, match="--data is empty: name a folder, or leave --data out"):
+        judging.load_tasks("bbbp", "", None, None, None, None)
+
+
 def test_a_set_of_many_labels_needs_one(tmp_path):
     (tmp_path / "sider.csv").write_text("smiles\nCCO\n")
     with pytest.raises(TaskError, match="has no label column; it has smiles"):

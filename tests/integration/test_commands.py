@@ -173,10 +173,6 @@ def test_an_input_that_cannot_be_used_is_named_and_nothing_is_left(
         ),
         (["evaluate", "--model", "{tmp}", "--tasks", "toxicity", "--out", "{tmp}/e"], "there is no task 'toxicity'"),
         (
-            ["evaluate", "--tasks", "esol", "--metric", "roc_auc", "--smiles-column", "s", "--out", "{tmp}/e"],
-            "--smiles-column, --metric without --csv: give the file that is meant, or leave this out",
-        ),
-        (
             ["evaluate", "-m", "{tmp}", "--protocol", "finetune", "-o", "{tmp}/e", "model.gin.layers=3", "run.seed=4"],
             "mmsa evaluate --protocol finetune does not use model.gin.layers=3, run.seed=4: only the GIN is tuned",
         ),
@@ -188,6 +184,16 @@ def test_an_input_that_cannot_be_used_is_named_and_nothing_is_left(
             ["evaluate", "-o", "{tmp}/e", "model.gin.layers=3", "embed.standardize=true", "train.lr=3"],
             "mmsa evaluate --protocol probe does not use embed.standardize=true, train.lr=3: SMILES are used as",
         ),
+        (["evaluate", "--out", ""], "--out is empty: name a folder"),
+        (["ablate", "--arms", "launch/ablation.yaml", "--out", ""], "--out is empty: name a folder"),
+        (["evaluate", "-o", "{tmp}/e", "-m", ""], "--checkpoint is empty: name a folder, or leave --checkpoint out"),
+        (["evaluate", "-o", "{tmp}/e", "--metric", "roc_auc"], "without --csv there is no use for --metric: name your"),
+        (
+            ["ablate", "--arms", "launch/ablation.yaml", "-o", "{tmp}/e", "--label-columns", "y", "--metric", "mae"],
+            "without --csv there is no use for --label-columns, --metric: name your file with --csv, or leave",
+        ),
+        (["embed", "x.smi", "--model", "", "-o", "{tmp}/v"], "--model is empty: name a folder"),
+        (["search", "{tmp}", "CCO", "--model", ""], "--model is empty: name a folder"),
         (["report", "{tmp}/nowhere"], "does not exist"),
         (["prepare", "prepare.workers=2"], "no input was named"),
         (
