@@ -49,6 +49,9 @@ from mmsa_dist.train.step import TrainStep
 
 QUICKSTART = Path(__file__).parents[1] / "launch" / "configs" / "quickstart.yaml"
 MOST = 1.25  # of the bare encoders' time, that a whole step may take
+# Of the norm of a feature, in float32 and in bf16. Sums over atoms are atomic on a GPU, so bits change from run to run,
+# and a number that bf16 rounds the other way is off by 2^-8.
+MOST_OFF = {False: 1e-5, True: 4e-3}
 STALL = 0.05  # of the training time, that saving may take
 
 
@@ -103,8 +106,8 @@ def measure(config: Config, device: torch.device, steps: int, turns: int, folder
     numbers = count()
 
     def whole_step() -> None:
-        result = whole.run(next(numbers), asked_to_stop=False)
-        assert not result.skipped, "a skipped step is no step to time"
+        whole.run(next(numbers), asked_to_stop=False)
+        assert not bad_steps.total, "a skipped step is no step to time"
 
     for _ in range(2):  # compiles, starts loader processes, and fills the bank so that neighbours are searched in it
         whole_step()
@@ -228,7 +231,9 @@ def gate(objective: Objective, bare: Bare, batch: MoleculeBatch) -> None:
         for module in (objective, bare.encoders):
             module.eval()
         ours, theirs = (features(e, batch, bf16=bare.bf16) for e in (objective.model.encoders, bare.encoders))
-        torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=1e-5)
+        for feature, expected in zip(theirs, ours, strict=True):
+            off = (feature.float() - expected.float()).norm() / expected.float().norm()
+            assert off <= MOST_OFF[bare.bf16], f"a feature is off by {off:.1e} of its norm"
         for module in (objective, bare.encoders):
             module.train()
     assert all(torch.isfinite(feature).all() for feature in ours)

@@ -41,10 +41,13 @@ from mmsa_kernels.hyperedge_memory.arguments import (
     gather_constants,
     total_constants,
 )
-from mmsa_kernels.hyperedge_memory.tiles import Tile, most_shared_bytes, pieces_of, shipped_tiles
+from mmsa_kernels.hyperedge_memory.tiles import Tile, measured_tiles, most_shared_bytes, pieces_of, shipped_tiles
 
 SHARED_LIMIT = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
 """Bytes of shared memory that a program may have, by architecture (CUDA programming guide)."""
+
+MEASURED = {90: ("NVIDIA H200",)}
+"""The devices for which the package has measured tiles, by architecture."""
 
 NO_TILE = ("aggregate", "backward_entries", "backward_vertices", "anchor_totals")
 """The kernels that have a width and no tile."""
@@ -109,10 +112,12 @@ class Report:
 
 
 def cases(archs: list[int], dtypes: list[str], widths: list[int] | None) -> list[Case]:
-    """Returns the configurations that the tables can give, for both similarities."""
+    """Returns the configurations that the tables and the measured tiles can give, for both similarities."""
     found = []
     for arch, dtype in itertools.product(archs, dtypes):
         tiles = list(shipped_tiles(DTYPES[dtype]))
+        for device in MEASURED.get(arch, ()):
+            tiles += [tile for tile in measured_tiles(device, DTYPES[dtype]) if tile not in tiles]
         for (kernel, width, tile), cosine in itertools.product(tiles, (False, True)):
             found.append(Case(arch, dtype, kernel, width, cosine, tile))
         widths_of_all = dict.fromkeys(width for _, width, _ in tiles)

@@ -21,19 +21,28 @@ def dot(
     TRANSPOSE_A: tl.constexpr = False,
     TRANSPOSE_B: tl.constexpr = False,
 ):
-    """Returns `total` + a @ b, for a and b in pieces, each transposed on request."""
-    for i in tl.static_range(PIECES):
-        for j in tl.static_range(PIECES - i):
-            left, right = a[i], b[j]
+    """Returns `total` + a @ b, for a and b in pieces, each transposed on request.
+
+    Matrix units cut the bits off that do not fit into the sum they add to, instead of rounding. In pieces, a product of
+    blocks therefore has a sum of its own, the small products first, and only that is added to `total`.
+    """
+    product = total
+    if PIECES > 1:
+        product = tl.zeros_like(total)
+    for n in tl.static_range(PIECES):
+        for i in tl.static_range(n + 1):
+            left, right = a[PIECES - 1 - n], b[n - i]
             if TRANSPOSE_A:
                 left = tl.trans(left)
             if TRANSPOSE_B:
                 right = tl.trans(right)
             if INTERPRETED:  # Triton's interpreter multiplies bf16 wrongly, and does not say so
-                total = tl.dot(left.to(tl.float32), right.to(tl.float32), total)
+                product = tl.dot(left.to(tl.float32), right.to(tl.float32), product)
             else:
-                total = tl.dot(left, right, total)
-    return total
+                product = tl.dot(left, right, product)
+    if PIECES > 1:
+        product += total
+    return product
 
 
 @triton.jit

@@ -1,9 +1,8 @@
 """How the kernels divide their work, by the size of the problem and the device. Needs nothing but torch.
 
 The tables below hold tiles that spill no registers on Hopper under Triton 3.6.0 and 3.7.1, which allocate them
-differently (``kernels/benchmarks/compile_report.py``). Where ``tuned/<device>.json`` exists, its tiles come first. The
-repository has none: ``kernels/benchmarks/tune_hyperedge_memory.py`` writes that file from measurements on the GPU that
-it runs on.
+differently (``kernels/benchmarks/compile_report.py``). Where ``tuned/<device>.json`` exists, its tiles come first:
+``kernels/benchmarks/tune_hyperedge_memory.py`` writes that file from measurements on the GPU that it runs on.
 """
 
 from __future__ import annotations
@@ -47,7 +46,8 @@ class Tile:
 
 # By bytes of a number and padded width, the largest tile first: the first one is used that gives a GPU enough programs
 # and fits in its shared memory. Hopper's own matrix instructions need 64 rows or more (anchors in `backward_anchors`)
-# for every four warps. In bf16 the first tiles of widths 128 and 256 are the fastest of those timed on an H200.
+# for every four warps. The first tiles of width 256, and in bf16 those of width 128, are the fastest of those timed on an
+# H200. In float32 small tiles are: large ones leave too few registers for the pieces.
 _TABLES: dict[AttentionKernel, dict[int, dict[int, tuple[Tile, ...]]]] = {
     "forward": {
         2: {
@@ -57,9 +57,9 @@ _TABLES: dict[AttentionKernel, dict[int, dict[int, tuple[Tile, ...]]]] = {
             512: (Tile(32, 64, 8, 2), Tile(16, 64, 8, 2), Tile(16, 16, 8, 2)),
         },
         4: {
-            64: (Tile(64, 32, 4, 2), Tile(32, 64, 4, 2), Tile(16, 32, 4, 2)),
+            64: (Tile(64, 32, 4, 2), Tile(32, 32, 4, 2), Tile(16, 32, 4, 2)),
             128: (Tile(64, 16, 4, 2), Tile(16, 64, 4, 2)),
-            256: (Tile(32, 32, 8, 1), Tile(16, 32, 8, 2)),
+            256: (Tile(16, 32, 4, 2),),
         },
     },
     "backward_scores": {
@@ -72,7 +72,7 @@ _TABLES: dict[AttentionKernel, dict[int, dict[int, tuple[Tile, ...]]]] = {
         4: {
             64: (Tile(64, 32, 4, 2), Tile(32, 32, 4, 2), Tile(16, 32, 4, 2)),
             128: (Tile(64, 32, 4, 2), Tile(16, 32, 4, 2)),
-            256: (Tile(16, 32, 8, 2), Tile(16, 32, 4, 2)),
+            256: (Tile(16, 32, 4, 2),),
         },
     },
     "backward_rows": {
@@ -85,7 +85,7 @@ _TABLES: dict[AttentionKernel, dict[int, dict[int, tuple[Tile, ...]]]] = {
         4: {
             64: (Tile(64, 32, 4, 2), Tile(16, 32, 4, 2)),
             128: (Tile(64, 32, 4, 2), Tile(16, 32, 4, 2)),
-            256: (Tile(64, 16, 8, 2), Tile(16, 16, 4, 2)),
+            256: (Tile(32, 16, 4, 3), Tile(16, 32, 4, 3)),
         },
     },
     "backward_anchors": {
@@ -98,7 +98,7 @@ _TABLES: dict[AttentionKernel, dict[int, dict[int, tuple[Tile, ...]]]] = {
         4: {
             64: (Tile(32, 64, 4, 2),),
             128: (Tile(32, 64, 4, 2),),
-            256: (Tile(32, 32, 8, 2),),
+            256: (Tile(16, 32, 4, 2),),
         },
     },
 }
@@ -188,6 +188,15 @@ def shipped_tiles(dtype: torch.dtype) -> Iterator[tuple[AttentionKernel, int, Ti
             for tile in table_tiles(kernel, width, dtype):
                 yield kernel, width, tile
             width *= 2
+
+
+def measured_tiles(device: str, dtype: torch.dtype) -> Iterator[tuple[AttentionKernel, int, Tile]]:
+    """Yields the kernel, the padded width and the tile of every entry that was measured on a device."""
+    for key, tile in tuned_tiles(device).items():
+        for kernel in _TABLES:
+            start, end = f"{kernel} D=", f" {str(dtype).removeprefix('torch.')}"
+            if key.startswith(start) and key.endswith(end):
+                yield kernel, int(key.removeprefix(start).split()[0]), tile
 
 
 def tuned_key(kernel: AttentionKernel, *, width: int, rows: int, anchors: int, dtype: torch.dtype) -> str:
