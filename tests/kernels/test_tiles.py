@@ -109,9 +109,11 @@ def test_what_was_measured_on_a_device_goes_first(tmp_path, monkeypatch):
 @pytest.mark.parametrize("device", MEASURED)
 def test_the_tiles_that_were_measured_on_a_device_fit_it_and_are_all_compiled(device):
     given = [(*found, dtype) for dtype in LARGEST_WIDTHS for found in tiles.measured_tiles(device, dtype)]
-    assert given and len(given) == len(tiles.tuned_tiles(device))
+    assert given
+    assert len(given) == len(tiles.tuned_tiles(device))
     for kernel, width, tile, dtype in given:
-        assert kernel in KERNELS and padded_width(width) == width
+        assert kernel in KERNELS
+        assert padded_width(width) == width
         assert tiles.most_shared_bytes(kernel, width, tile, dtype) <= HOPPER
 
 

@@ -154,6 +154,12 @@ def test_every_output_and_gradient(similarity, dtype, shape):
     assert_close(got, expected, TOLERANCE[dtype])
 
 
+@pytest.mark.gpu
+def test_float32_is_as_exact_over_many_anchors_as_over_few():
+    """Matrix units cut off what does not fit into the sum that they add to; the interpreter does not."""
+    assert_close(*both(problem(width=16, anchors=8192, sizes=(5, 1)), "cosine"), TOLERANCE[torch.float32])
+
+
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize(
     "used", [used for n in (1, 2) for used in itertools.combinations(OUTPUTS, n)], ids=lambda used: "+".join(used)

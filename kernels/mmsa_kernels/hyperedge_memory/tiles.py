@@ -46,8 +46,8 @@ class Tile:
 
 # By bytes of a number and padded width, the largest tile first: the first one is used that gives a GPU enough programs
 # and fits in its shared memory. Hopper's own matrix instructions need 64 rows or more (anchors in `backward_anchors`)
-# for every four warps. The first tiles of width 256, and in bf16 those of width 128, are the fastest of those timed on an
-# H200. In float32 small tiles are: large ones leave too few registers for the pieces.
+# for every four warps. The first tiles of width 256, and in bf16 those of width 128, are the fastest of those timed on
+# an H200. In float32 small tiles are: large ones leave too few registers for the pieces.
 _TABLES: dict[AttentionKernel, dict[int, dict[int, tuple[Tile, ...]]]] = {
     "forward": {
         2: {
