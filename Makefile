@@ -36,10 +36,11 @@ test: setup  ## the tests, in about 16 minutes of two cores
 test-slow: setup  ## the full forms of the tests
 	@$(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)
 
-lint: setup  ## ruff and mypy
+lint: setup  ## ruff and mypy, benchmarks too
 	@$(BIN)/ruff check $(PARTS)
 	@$(BIN)/ruff format --check $(PARTS)
 	@$(BIN)/mypy
+	@$(BIN)/mypy benchmarks/*.py kernels/benchmarks/*.py
 
 format: setup  ## puts the code into its form
 	@$(BIN)/ruff check --fix $(PARTS)

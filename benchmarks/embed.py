@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ from mmsa_dist.runtime.threads import computing_threads
 from mmsa_shards.from_smiles import smiles_to_block
 from mmsa_shards.manifest import Ledger, Manifest
 from mmsa_shards.options import Columns, PrepareOptions, SmilesOptions, Standardization
-from mmsa_shards.read import read_records
+from mmsa_shards.read import Record, read_records
 from mmsa_shards.shard import read_block, write_shard
 
 LEAST_AGAINST_BARE = 0.85  # of the bare encoder's rate, from shards
@@ -63,7 +64,8 @@ def main() -> None:
 
 def write_smiles(path: Path, source: str, most: int, options: PrepareOptions) -> int:
     """Writes the first molecules of a file that standardization takes, as they stand there; returns how many."""
-    texts = [r.structure.text for _, r in zip(range(2 * most), read_records(source, options), strict=False)]
+    records = islice(read_records(source, options), 2 * most)
+    texts = [record.structure.text for record in records if isinstance(record, Record)]
     how = SmilesOptions(standardization=Standardization.from_options(options), columns=Columns(depiction=False))
     kept = smiles_to_block(texts, how).rows
     path.write_text("".join(f"{texts[row]} M{row}\n" for row in kept[:most]))

@@ -117,9 +117,11 @@ class PyG(nn.Module):
     def __init__(self, gin: GIN) -> None:
         super().__init__()
         self.gin = deepcopy(gin)
-        for layer in self.gin.gnns:
+        layers: list[Any] = list(self.gin.gnns)
+        for layer in layers:
             layer.mlp = nn.Sequential(_plain(layer.mlp[0]), nn.ReLU(), _plain(layer.mlp[2]))
-        self.convs = nn.ModuleList(_Conv(layer.mlp) for layer in self.gin.gnns)
+        self.convs = nn.ModuleList(_Conv(layer.mlp) for layer in layers)
+        self.edge_tables = [(layer.edge_embedding1, layer.edge_embedding2) for layer in layers]
         self.gin.load_state_dict(gin.state_dict())  # again, for `GINEConv` draws weights anew
         self.dropout = Dropout(gin.dropout.p)  # ours, so that the layers are compared
 
@@ -129,9 +131,9 @@ class PyG(nn.Module):
         x = self.gin.x_embedding1(atoms[:, AtomColumn.ATOMIC_NUMBER]) + self.gin.x_embedding2(
             atoms[:, AtomColumn.CHIRALITY]
         )
-        for number, (conv, layer, norm) in enumerate(zip(self.convs, self.gin.gnns, self.gin.batch_norms, strict=True)):
-            tables = layer.edge_embedding1.weight, layer.edge_embedding2.weight
-            edges = nn.functional.embedding(kind, tables[0]) + nn.functional.embedding(direction, tables[1])
+        layers = zip(self.convs, self.edge_tables, self.gin.batch_norms, strict=True)
+        for number, (conv, (kinds, directions), norm) in enumerate(layers):
+            edges = nn.functional.embedding(kind, kinds.weight) + nn.functional.embedding(direction, directions.weight)
             x = norm(conv(x, edge_index, edges))
             x = self.dropout(x if number == len(self.convs) - 1 else x.relu())
         return global_mean_pool(x, molecule, molecules)
@@ -158,7 +160,7 @@ class _Conv(GINEConv):
         return x_j + edge_attr
 
 
-def _plain(part: nn.Module) -> nn.Module:
+def _plain(part: nn.Linear) -> nn.Linear:
     """`torch.nn.Linear` where ours has a faster one."""
     linear = nn.Linear(part.weight.shape[1], part.weight.shape[0])
     linear.load_state_dict(part.state_dict())

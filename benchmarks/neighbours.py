@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import faiss
 import torch
@@ -59,7 +60,7 @@ def bare(index: NeighbourIndex, rows_FC: Tensor) -> tuple[faiss.Index, float]:
     start = time.perf_counter()
     if isinstance(index.candidates, InvertedLists):
         lists = index.candidates.lists
-        plain = faiss.IndexIVFFlat(faiss.IndexFlatL2(width), width, lists)
+        plain: Any = faiss.IndexIVFFlat(faiss.IndexFlatL2(width), width, lists)
         plain.train(x[evenly_spaced(len(x), lists * 39).numpy()])
         plain.nprobe = index.candidates.probes
     else:
@@ -102,7 +103,7 @@ def beside_faiss(
     start = time.perf_counter()
     index = NeighbourIndex(snapshot, kind=kind, recall_target=recall_target, k=k)
     built = time.perf_counter() - start
-    name = kind
+    name: str = kind
     if isinstance(index.candidates, InvertedLists):
         name = f"{kind}, {index.candidates.probes} of {index.candidates.lists} lists"
     else:

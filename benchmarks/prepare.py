@@ -36,6 +36,7 @@ from mmsa_dist.config.load import load_config
 from mmsa_shards.block import Molecule
 from mmsa_shards.build import build_piece, count_intervals, deal, pack, piece_sizes, plan_shards
 from mmsa_shards.catalog import Chapter, catalog_input
+from mmsa_shards.errors import PrepareError
 from mmsa_shards.job import describe
 from mmsa_shards.manifest import Manifest
 from mmsa_shards.molecule import Order, make_molecules
@@ -72,7 +73,7 @@ def main() -> None:
     arguments = options.parse_args()
     if arguments.smiles and not Path(arguments.smiles).is_file():
         options.error(f"--smiles: there is no file {arguments.smiles}")
-    RDLogger.DisableLog("rdApp.*")
+    RDLogger.DisableLog("rdApp.*")  # type: ignore[attr-defined]  # RDKit's stubs lack it
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=256 << 20)
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -133,6 +134,8 @@ class Bench:
         begun = time.perf_counter()
         chapter = Chapter(work / "catalog", describe([str(source)], options, None).inputs[0])
         _, chunks = catalog_input(chapter, 0, 1, frozenset(), options)
+        if isinstance(chunks, PrepareError):
+            raise chunks
         chapter.close(chunks)
         counts = chapter.counts()
         intervals = count_intervals(counts.kept - counts.kept_val, counts.kept_val, {}, options)
@@ -144,6 +147,7 @@ class Bench:
             for number, piece in enumerate(pieces):
                 build_piece(piece, dealt, number, options)
             done = pack(record, dealt, pieces, plan, None, str(work), options)
+            assert done.entry is not None, f"shard {plan.stem} is empty"
             molecules, size = molecules + done.entry.molecules, size + done.entry.bytes
             solid += done.entry.molecules - done.conformer_sources.get("none", 0)
         return time.perf_counter() - begun, molecules, solid, size
@@ -207,7 +211,7 @@ class Bench:
         file = self.write("shared.smi", smiles[: 3 * len(self.smiles)])
         for workers in (1, 2, 2, 1):
             chosen = replace(self.options, workers=workers)
-            seconds[workers].append(_seconds(lambda chosen=chosen: prepare([str(file)], str(self.place()), chosen)))
+            seconds[workers].append(_seconds(partial(prepare, [str(file)], str(self.place()), chosen)))
         one, two = sum(seconds[1]), sum(seconds[2])
         baseline = f"1 worker {2 * len(self.smiles) / one:.1f} molecules/s"
         yield Figure("2 workers against 1", one / two, "x", least=1.85, aim=1.95, baseline=baseline)
@@ -305,7 +309,7 @@ def _indispensable(text: str) -> None:
 
 
 def _one_try() -> Any:
-    parameters = rdDistGeom.ETKDGv3()
+    parameters: Any = rdDistGeom.ETKDGv3()
     parameters.useRandomCoords, parameters.maxIterations, parameters.randomSeed = True, 1, 1
     return parameters
 

@@ -12,6 +12,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 import faiss
 import numpy as np
@@ -22,6 +24,7 @@ from mmsa_dist.embed.vector_index import VectorIndex
 MOST_MS = 20.0
 LEAST_RECALL = 0.95
 K = 10
+T = TypeVar("T")
 
 
 def main() -> None:
@@ -38,15 +41,15 @@ def main() -> None:
     unit = clusters(random, arguments.vectors + arguments.queries, arguments.width, arguments.spread)
     unit, queries = unit[: -arguments.queries], unit[-arguments.queries :]
     with tempfile.TemporaryDirectory() as folder:
-        build_s, _ = timed(lambda: VectorIndex.kept(folder, unit, "benchmark"))
-        load_s, index = timed(lambda: VectorIndex.kept(folder, unit, "benchmark"))
+        build_s, _ = timed(partial(VectorIndex.kept, folder, unit, "benchmark"))
+        load_s, index = timed(partial(VectorIndex.kept, folder, unit, "benchmark"))
     assert index.about is not None, "so few vectors are searched exactly; ask for more"
     exhaustive = VectorIndex.exact(unit)
     ours, theirs, found = [], [], []
     for query in queries[:, None]:
-        seconds, (_, truth) = timed(lambda query=query: exhaustive.search(query, K))
+        seconds, (_, truth) = timed(partial(exhaustive.search, query, K))
         theirs.append(seconds)
-        seconds, (_, rows) = timed(lambda query=query: index.search(query, K))
+        seconds, (_, rows) = timed(partial(index.search, query, K))
         ours.append(seconds)
         found.append(len(np.intersect1d(rows, truth)) / K)
     query_ms, exact_ms = 1e3 * statistics.median(ours), 1e3 * statistics.median(theirs)
@@ -75,7 +78,7 @@ def clusters(random: np.random.Generator, n: int, width: int, spread: float) -> 
     return vectors
 
 
-def timed(call: Callable[[], object]) -> tuple[float, object]:
+def timed(call: Callable[[], T]) -> tuple[float, T]:
     begun = time.perf_counter()
     result = call()
     return time.perf_counter() - begun, result

@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 
@@ -116,7 +117,7 @@ def measure(config: Config, device: torch.device, steps: int, turns: int, folder
     ours_s, bare_s = [], []
     for _ in range(turns):
         for batch in ready[:steps]:
-            bare_s.append(_timed(lambda bare=bare, batch=batch: bare.step(batch), device))
+            bare_s.append(_timed(partial(bare.step, batch), device))
         for _ in range(steps):
             ours_s.append(_timed(whole_step, device))
     whole.meters(2)  # so that the waits from here on are those of the steps that are split
@@ -174,7 +175,7 @@ def measure_compiled(config: Config, device: torch.device, steps: int, turns: in
         compiled = deepcopy(plain)
         only = config.model_copy(update={"train": config.train.model_copy(update={"compile": (name,)})})
         graphs = counters["stats"]["unique_graphs"]
-        first_s = _timed(lambda compiled=compiled, only=only: compile_encoders(compiled, only, ready[0]), device)
+        first_s = _timed(partial(compile_encoders, compiled, only, ready[0]), device)
         compiled_graphs = counters["stats"]["unique_graphs"]
 
         def step(model: MMSAModel, batch: MoleculeBatch, name: str = name) -> Tensor:
@@ -189,8 +190,8 @@ def measure_compiled(config: Config, device: torch.device, steps: int, turns: in
         plain_s, compiled_s = [], []
         for _ in range(turns):
             for batch in ready[1:]:
-                plain_s.append(_timed(lambda batch=batch: step(plain, batch), device))
-                compiled_s.append(_timed(lambda batch=batch, model=compiled: step(model, batch), device))
+                plain_s.append(_timed(partial(step, plain, batch), device))
+                compiled_s.append(_timed(partial(step, compiled, batch), device))
         ratio = statistics.median(c / p for c, p in zip(compiled_s, plain_s, strict=True))
         baseline = f"not compiled {statistics.median(plain_s):.3f} s"
         figures += [
