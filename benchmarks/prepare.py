@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from rdkit import Chem, RDLogger
+from rdkit import Chem, rdBase
 from rdkit.Chem import rdDepictor, rdDistGeom
 from rich.console import Console
 from shared.drugs import drugs
@@ -73,10 +73,9 @@ def main() -> None:
     arguments = options.parse_args()
     if arguments.smiles and not Path(arguments.smiles).is_file():
         options.error(f"--smiles: there is no file {arguments.smiles}")
-    RDLogger.DisableLog("rdApp.*")  # type: ignore[attr-defined]  # RDKit's stubs lack it
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=256 << 20)
     figures: list[Figure] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with rdBase.BlockLogs(), tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), arguments)
         bench.gate()
         for name in arguments.only or PARTS:

@@ -330,6 +330,13 @@ def test_the_tiles_of_the_tables_are_among_the_candidates(benchmark_module, dtyp
 
 
 # Read from a file, for the processes that compile import it anew.
+def test_every_file_of_measured_tiles_belongs_to_a_device_whose_tiles_are_compiled(benchmark_module):
+    tiles = importlib.import_module("mmsa_kernels.hyperedge_memory.tiles")
+    compiled = [device for devices in benchmark_module("compile_report").MEASURED.values() for device in devices]
+    folder = Path(tiles.__file__).with_name("tuned")
+    assert {file.name for file in folder.iterdir()} == {tiles.tuned_file(device) for device in compiled}
+
+
 WORTH_TIMING = """
 import sys
 sys.path[:0] = [{benchmarks!r}]

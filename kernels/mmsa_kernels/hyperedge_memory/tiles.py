@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
 from importlib import resources
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 
@@ -193,10 +193,9 @@ def shipped_tiles(dtype: torch.dtype) -> Iterator[tuple[AttentionKernel, int, Ti
 def measured_tiles(device: str, dtype: torch.dtype) -> Iterator[tuple[AttentionKernel, int, Tile]]:
     """Yields the kernel, the padded width and the tile of every entry that was measured on a device."""
     for key, tile in tuned_tiles(device).items():
-        for kernel in _TABLES:
-            start, end = f"{kernel} D=", f" {str(dtype).removeprefix('torch.')}"
-            if key.startswith(start) and key.endswith(end):
-                yield kernel, int(key.removeprefix(start).split()[0]), tile
+        kernel, width, _, _, name = key.split()
+        if name == str(dtype).removeprefix("torch."):
+            yield cast(AttentionKernel, kernel), int(width.removeprefix("D=")), tile
 
 
 def tuned_key(kernel: AttentionKernel, *, width: int, rows: int, anchors: int, dtype: torch.dtype) -> str:
