@@ -65,14 +65,16 @@ def load_tasks(
     """Loads the tasks that the arguments name.
 
     Raises:
-        ValueError: a task is unknown, a file or an argument is missing or invalid, or an argument for `csv` is given
-            without it.
+        ValueError: a task is unknown, a file or an argument is missing or invalid, an argument for `csv` is given
+            without it, or `data` without a task.
     """
     refuse_empty("--data", data)
     of_csv = {"--smiles-column": smiles_column, "--label-columns": label_columns, "--metric": metric}
     given = ", ".join(option for option, value in of_csv.items() if value is not None)
     if given and csv is None:
         raise ValueError(f"without --csv there is no use for {given}: name your file with --csv, or leave {given} out")
+    if data is not None and csv is not None and tasks is None:
+        raise ValueError("without --tasks there is no use for --data: name tasks of MoleculeNet, or leave --data out")
 
     from mmsa_dist.evaluate import load_csv, load_task
     from mmsa_dist.evaluate.moleculenet import named_tasks

@@ -266,6 +266,15 @@ def test_an_empty_folder_of_data_is_not_the_working_directory():
         judging.load_tasks("bbbp", "", None, None, None, None)
 
 
+def test_a_folder_of_data_needs_a_task(tmp_path):
+    (tmp_path / "mine.csv").write_text("smiles,y\nCCO,1\nCCC,0\n")
+    with pytest.raises(ValueError, match="without --tasks there is no use for --data"):
+        judging.load_tasks(None, str(tmp_path), tmp_path / "mine.csv", None, "y", None)
+    (tmp_path / "bbbp.csv").write_text("smiles,p_np\nCCN,1\n")
+    tasks = judging.load_tasks("bbbp", str(tmp_path), tmp_path / "mine.csv", None, "y", None)
+    assert [data.task.name for data in tasks] == ["bbbp", "mine"]
+
+
 def test_a_set_of_many_labels_needs_one(tmp_path):
     (tmp_path / "sider.csv").write_text("smiles\nCCO\n")
     with pytest.raises(TaskError, match="has no label column; it has smiles"):
