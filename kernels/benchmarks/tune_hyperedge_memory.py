@@ -6,7 +6,8 @@
 Writes ``mmsa_kernels/hyperedge_memory/tuned/<device>.json`` after each kernel; tiles for other problems stay there. A
 tile is kept by kernel, D, B, S and dtype (`tuned_key`), whatever the similarity and the bank: the last run overrides
 earlier ones, so tune with those that you use. Candidates are first compiled in parallel, as in ``compile_report.py``,
-and those that spill registers are not timed. Times come from replays of a CUDA graph, so they are the GPU's alone.
+and those that spill registers for a similarity, with a bank or without, are not timed. Times come from replays of a
+CUDA graph, so they are the GPU's alone.
 """
 
 from __future__ import annotations
@@ -65,27 +66,31 @@ def candidates(kernel: AttentionKernel, shape: Shape, dtype: str) -> Iterator[Ti
             yield Tile(rows, anchors, warps, stages)
 
 
-def worth_timing(
-    shape: Shape, dtype: str, similarity: str, arch: int, shared_bytes: int
-) -> dict[AttentionKernel, list[Tile]]:
-    """Compiles the candidates of every kernel and returns those that fit in shared memory and do not spill."""
-    cases = [
-        Case(arch, dtype, kernel, shape.width, similarity == "cosine", tile, stale=not shape.fresh, grad_lse=False)
+def worth_timing(shape: Shape, dtype: str, arch: int, shared_bytes: int) -> dict[AttentionKernel, list[Tile]]:
+    """Compiles the candidates of every kernel and returns those that do not spill and fit in shared memory.
+
+    A tile is kept whatever the similarity and the bank, so it must do so for both similarities and with a bank.
+    """
+    tiles = [
+        (kernel, tile)
         for kernel in KERNELS
         for tile in candidates(kernel, shape, dtype)
         if most_shared_bytes(kernel, shape.width, tile, DTYPES[dtype]) <= shared_bytes
     ]
+    reports = compile_all(
+        [Case(arch, dtype, kernel, shape.width, cosine, tile) for kernel, tile in tiles for cosine in (False, True)]
+    )
     good: dict[AttentionKernel, list[Tile]] = {kernel: [] for kernel in KERNELS}
     refused = 0
-    for case, report in zip(cases, compile_all(cases), strict=True):
-        if not isinstance(report, Report):
+    for (kernel, tile), pair in zip(tiles, zip(reports, reports, strict=True), strict=True):
+        errors = [report for report in pair if isinstance(report, Exception)]
+        if errors:
             refused += 1
-            print(f"{case}: {type(report).__name__}: {report}", file=sys.stderr, flush=True)
-        elif not report.spill_bytes and report.shared_bytes <= shared_bytes:
-            assert case.tile is not None
-            good[case.kernel].append(case.tile)
+            print(f"{kernel} {tile}: {type(errors[0]).__name__}: {errors[0]}", file=sys.stderr, flush=True)
+        elif all(isinstance(report, Report) and report.keeps_bounds for report in pair):
+            good[kernel].append(tile)
     kept = sum(map(len, good.values()))
-    print(f"{shape.name}: {len(cases)} candidates, {kept} without spills, {refused} do not compile", flush=True)
+    print(f"{shape.name}: {len(tiles)} candidates, {kept} without spills, {refused} do not compile", flush=True)
     return good
 
 
@@ -181,7 +186,7 @@ def main() -> int:
     rows: list[Row] = []
     for name in arguments.shape or SHAPES:
         shape = SHAPES[name].as_in_training() if arguments.fresh else SHAPES[name]
-        good = worth_timing(shape, arguments.dtype, arguments.similarity, 10 * major + minor, shared_bytes)
+        good = worth_timing(shape, arguments.dtype, 10 * major + minor, shared_bytes)
         problem = Problem.draw(shape, DTYPES[arguments.dtype], arguments.similarity)
         for row in tune(problem, shape, good):
             ms = "-" if row.fastest.ms is None else f"{row.fastest.ms:.3f}"

@@ -346,8 +346,12 @@ from mmsa_kernels.hyperedge_memory.tiles import Tile
 if __name__ == "__main__":
     small, spills, unfit = Tile(16, 16, 8, 1), Tile(128, 128, 4, 1), Tile(128, 128, 8, 3)
     tune.candidates = lambda kernel, shape, dtype: [small, spills, unfit] if kernel == "forward" else []
-    good = tune.worth_timing(tune.SHAPES["P"].as_in_training(), "bf16", "cosine", 90, 227 << 10)
+    good = tune.worth_timing(tune.SHAPES["P"].as_in_training(), "bf16", 90, 227 << 10)
     assert good == {{"forward": [small], "backward_scores": [], "backward_rows": [], "backward_anchors": []}}, good
+    in_one_stage, spills = Tile(16, 32, 8, 1), Tile(32, 16, 8, 1)  # the bound of the first was once too low
+    tune.candidates = lambda kernel, shape, dtype: [in_one_stage, spills] if kernel == "forward" else []
+    good = tune.worth_timing(tune.SHAPES["P"].as_in_training(), "fp32", 90, 227 << 10)
+    assert good["forward"] == [in_one_stage], good
 """
 
 
