@@ -112,6 +112,11 @@ class Fusion(nn.Module):
         return {name: self.encode[name](x_BP).tanh() for name, x_BP in projected.items()}
 
 
+def has_any(present: Mapping[str, Tensor]) -> Tensor:
+    """Returns (B,) bool: the molecules that have a modality, from those that have each one."""
+    return torch.stack(list(present.values())).any(dim=0)
+
+
 def mean_of_present(codes: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
     """Returns (B, C) u: the mean of the codes that each molecule has; 0 if it has none."""
     present_MB = torch.stack([present[name] for name in codes])

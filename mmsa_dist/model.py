@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmsa_dist.config.schema import Config, Model
 from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.encoders import Encoder, build_encoder, modalities_of
-from mmsa_dist.fusion import Fusion, FusionOutput, mean_of_present
+from mmsa_dist.fusion import Fusion, FusionOutput, has_any, mean_of_present
 from mmsa_dist.structure.layer import StructureLayer, StructureOutput
 from mmsa_dist.structure.sources import NeighbourSource, NoNeighbours, TableNeighbours
 
@@ -104,7 +104,7 @@ class MMSAModel(nn.Module):
         codes = self.fusion.codes_of({name: self.encoders[name](batch) for name in names})
         if view in codes:
             return codes[view], present[view]
-        has_any_B = torch.stack(list(present.values())).any(dim=0)
+        has_any_B = has_any(present)
         unified_BC = mean_of_present(codes, present)
         if view == "unified":
             return unified_BC, has_any_B

@@ -72,6 +72,10 @@ class Watchdog:
             self._longest_s = max(self._longest_s, now - self._last_progress)
         self._last_progress = now
 
+    def going_on(self) -> None:
+        """Records that this rank has not stopped, during work that may take any time."""
+        self._last_progress = self._awake_s
+
     @contextmanager
     def slow(self, phase: str) -> Iterator[None]:
         """Allows `phase` half an hour; a rank lost meanwhile is still detected."""

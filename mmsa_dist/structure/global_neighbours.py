@@ -188,11 +188,14 @@ def reshard(states: Sequence[Mapping[str, Tensor]], rank: int, world: int) -> di
     for snapshot, scalars in (("index", ("recall", "spread")), ("pending", ("due",))):
         if f"{snapshot}.ids" not in states[0]:
             continue
-        ids = torch.cat([state[f"{snapshot}.ids"] for state in states])
-        rows = torch.cat([state[f"{snapshot}.rows"] for state in states])
-        mine = (ids % world == rank).nonzero().flatten()
-        mine = mine[ids[mine].argsort()]
-        new |= {f"{snapshot}.ids": ids[mine], f"{snapshot}.rows": rows[mine]}
+        # From each state its own part, because all of them together need not fit in memory.
+        mine = [(state[f"{snapshot}.ids"] % world == rank).nonzero().flatten() for state in states]
+        ids, rows = (
+            torch.cat([state[f"{snapshot}.{name}"][own] for state, own in zip(states, mine, strict=True)])
+            for name in ("ids", "rows")
+        )
+        order = ids.argsort()
+        new |= {f"{snapshot}.ids": ids[order], f"{snapshot}.rows": rows[order]}
         new |= {f"{snapshot}.{scalar}": states[0][f"{snapshot}.{scalar}"] for scalar in scalars}
     return new
 

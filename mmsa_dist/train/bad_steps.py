@@ -33,7 +33,8 @@ class BadSteps:
         self._folder = folder
         self._reader = reader
         self._limit = limit
-        self._in_a_row = 0
+        self.in_a_row = 0
+        """Number of bad steps since the last good one."""
         self.total = 0
         """Number of bad steps since the run was last started."""
 
@@ -62,14 +63,18 @@ class BadSteps:
             BadStepsInARow: the limit is reached.
         """
         self.total += 1
-        self._in_a_row += 1
-        if self._in_a_row >= self._limit:
-            raise BadStepsInARow(
-                f"{self._in_a_row} steps in a row, up to step {step}, had a loss or gradient that is not finite; their "
-                f"molecules are listed in {self._folder}. Lower train.lr, set train.clip, or train with "
-                "train.precision=fp32, then --resume"
-            )
+        self.in_a_row += 1
+        if self.in_a_row >= self._limit:
+            raise self.error(step)
+
+    def error(self, step: int) -> BadStepsInARow:
+        """Returns the error of a row of bad steps, of which `step` is the last."""
+        row = f"{self.in_a_row} steps in a row, up to step {step}," if self.in_a_row > 1 else f"step {step}, the last,"
+        return BadStepsInARow(
+            f"{row} had a loss or gradient that is not finite; their molecules are listed in {self._folder}. Lower "
+            "train.lr, set train.clip, or train with train.precision=fp32, then --resume"
+        )
 
     def good(self) -> None:
         """Resets the count of bad steps in a row."""
-        self._in_a_row = 0
+        self.in_a_row = 0

@@ -112,10 +112,10 @@ class Checkpoints:
                 "point data.shards at those, or start a new run.dir"
             )
         changed = _differences(about["config"], config)
-        of_model = {key: values for key, values in changed.items() if key.startswith("model.") and _UNSET not in values}
-        if of_model:
+        fixed = {key: values for key, values in changed.items() if _is_fixed(key, *values)}
+        if fixed:
             raise CheckpointError(
-                f"{path} was saved with {_described(of_model)}; restore that setting, or start a new run.dir"
+                f"{path} was saved with {_described(fixed)}; restore that setting, or start a new run.dir"
             )
         stage, now = about["config"]["train"]["zero_stage"], engine.zero_optimization_stage()
         if stage != now:
@@ -146,14 +146,26 @@ def _differences(was: Mapping[str, Any], now: Mapping[str, Any], section: str = 
     return found
 
 
+def _is_fixed(key: str, was: Any, now: Any) -> bool:
+    """Returns whether a run must keep a setting: its network, and the groups in which parameters are optimized."""
+    if key.startswith("train.lr_scale."):  # 1 where it is not set
+        return bool((1.0 if was is _UNSET else was) != (1.0 if now is _UNSET else now))
+    return key.startswith("model.") and _UNSET not in (was, now)
+
+
 def _described(changed: Mapping[str, tuple[Any, Any]]) -> str:
     return ", ".join(f"{key}={was!r}, now {now!r}" for key, (was, now) in changed.items())
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
     """Returns the complete checkpoints in `folder`, oldest first."""
-    found = [p for p in folder.glob("step_*") if p.name.removeprefix("step_").isdigit()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
+    found = [path for path in folder.glob("step_*") if path.name.removeprefix("step_").isdigit()]
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Returns the number of steps after which a checkpoint was saved."""
+    return int(checkpoint.name.removeprefix("step_"))
 
 
 def neighbours_file(number: int) -> str:

@@ -149,8 +149,21 @@ def gradients_are_finite(engine: Engine) -> bool:
     else:
         partitions = engine.optimizer.averaged_gradients.values()
         gradients = [gradient for partition in partitions for gradient in partition or () if gradient is not None]
+    return _finite_on_all_ranks(gradients)
+
+
+def parameters_are_finite(engine: Engine) -> bool:
+    """Returns whether every parameter is finite on every rank, the same on all ranks (collective).
+
+    At ZeRO 3 it takes the memory of all of them.
+    """
+    with whole(engine.module.parameters()):
+        return _finite_on_all_ranks([parameter.detach() for parameter in engine.module.parameters()])
+
+
+def _finite_on_all_ranks(tensors: list[Tensor]) -> bool:
     # A partition is empty if there are more ranks than numbers.
-    norms = torch._foreach_norm(gradients) if gradients else ()
+    norms = torch._foreach_norm(tensors) if tensors else ()
     (agreed,) = all_ranks_agree(not norms or bool(torch.isfinite(torch.stack(list(norms))).all()))
     return agreed
 

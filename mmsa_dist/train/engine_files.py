@@ -57,20 +57,23 @@ def copy_engine(engine: Engine, tag: str) -> dict[str, Any]:
     """Returns copies on the CPU of this rank's files of DeepSpeed's checkpoint `tag`, by name (collective)."""
     folder = Path("/nowhere")
     copying = _CopyingCheckpointEngine(str(folder / tag))
-    engine.checkpoint_engine = copying
+    before, engine.checkpoint_engine = engine.checkpoint_engine, copying
     engine._copy_recovery_script = lambda save_path: None  # a script that `mmsa` does not need
-    engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
+    try:
+        engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
+    finally:
+        engine.checkpoint_engine = before  # so that the engine does not keep the copies
     return copying.copies
 
 
 def load_engine(engine: Engine, folder: Path, tag: str, *, ranks: int) -> None:
-    """Restores parameters and moments from ``folder/tag`` (collective).
+    """Restores parameters and moments from ``folder/tag``, but not the options of the optimizer (collective).
 
     If ZeRO has partitioned them among a different number of ranks, rank 0 first joins the partitions in a temporary
     folder beside `folder`, which takes as much disk space as the checkpoint.
 
     Args:
-        engine: engine with the same model and ZeRO stage as the one that was saved.
+        engine: engine with the same model, groups of parameters and ZeRO stage as the one that was saved.
         folder: contains the folder `tag`; every rank must see it.
         tag: name of the folder with the files that `copy_engine` returned on each rank.
         ranks: number of ranks that saved it.
@@ -79,9 +82,18 @@ def load_engine(engine: Engine, folder: Path, tag: str, *, ranks: int) -> None:
         EngineFilesError: the partitions could not be joined, or DeepSpeed cannot read the files.
     """
     engine.checkpoint_engine = WeightsOnlyCheckpointEngine(engine._config)
+    # DeepSpeed restores the options of the optimizer too, and at stage 3 gives every group those of the first.
+    options = [{k: v for k, v in group.items() if k != "params"} for group in engine.optimizer.param_groups]
     if engine.zero_optimization_stage() == 0 or ranks == world_size():
         _load(engine, folder, tag)
-        return
+    else:
+        _load_joined(engine, folder, tag, ranks=ranks)
+    for group, own in zip(engine.optimizer.param_groups, options, strict=True):
+        group.update(own)
+
+
+def _load_joined(engine: Engine, folder: Path, tag: str, *, ranks: int) -> None:
+    """Restores what a different number of ranks saved; see `load_engine`."""
     joined = folder.with_name(f"{folder.name}.joined.tmp")
     fault = _join_partitions(folder / tag, joined / tag) if rank() == 0 else None
     try:
@@ -90,14 +102,10 @@ def load_engine(engine: Engine, folder: Path, tag: str, *, ranks: int) -> None:
                 f"was saved by {ranks} ranks, and its partitions could not be joined for {world_size()}: "
                 f"{fault or 'rank 0 says why'}; make room beside it, or start {ranks} ranks"
             )
-        # At stage 3 DeepSpeed gives every group of parameters the options of the first.
-        options = [{k: v for k, v in group.items() if k != "params"} for group in engine.optimizer.param_groups]
         engine._config.load_universal_checkpoint = True
         with _weights_only():
             _load(engine, joined, tag)
-        for group, own in zip(engine.optimizer.param_groups, options, strict=True):
-            group.update(own)
-        # And all parameters share one tensor as their count of steps, which every group would then increment.
+        # All parameters share one tensor as their count of steps, which every group would then increment.
         for moments in engine.optimizer.optimizer.state.values():
             if torch.is_tensor(moments.get("step")):
                 moments["step"] = moments["step"].clone()

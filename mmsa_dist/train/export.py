@@ -16,6 +16,7 @@ from mmsa_dist.config.schema import Config
 from mmsa_dist.data.collate import collate
 from mmsa_dist.data.loader import BlockReader
 from mmsa_dist.embed.embedder import Embedder
+from mmsa_dist.fusion import has_any
 from mmsa_dist.model import MMSAModel, picture_size
 from mmsa_dist.runtime.run_folder import RunFolder
 from mmsa_shards.options import PrepareOptions, Standardization
@@ -65,7 +66,7 @@ def reference_rows(model: MMSAModel, config: Config, reader: BlockReader, device
 
     Returns None if `embed.reference_molecules` is 0, and for a model trained without neighbours, which also embeds
     without. Rows use 3D and pictures only if embedding will (`embed.conformers`, `embed.pictures`), so that queries are
-    compared with rows of the same kind.
+    compared with rows of the same kind; molecules that then have no modality give none.
     """
     wanted = min(config.embed.reference_molecules, reader.molecules)
     if wanted == 0 or config.model.structure.neighbours == "none":
@@ -77,5 +78,7 @@ def reference_rows(model: MMSAModel, config: Config, reader: BlockReader, device
         batch = collate(reader.read(int(block)), picture_size=size)
         if config.embed.conformers == "none":
             batch = batch.without_conformers()
-        parts.append(model.fuse(batch.to(device)).unified_BC)
-    return torch.cat(parts)[:wanted].half().cpu()
+        fusion = model.fuse(batch.to(device))
+        parts.append(fusion.unified_BC[has_any(fusion.present)])
+    rows_RC = torch.cat(parts)[:wanted].half().cpu()
+    return rows_RC if len(rows_RC) else None

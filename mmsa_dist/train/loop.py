@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from mmsa_dist.train.checkpoint import CheckpointError, Checkpoints, RunState
 from mmsa_dist.train.compiling import compile_encoders
 from mmsa_dist.train.engine import (
     number_of_parameters,
+    parameters_are_finite,
     start_engine,
     start_processes,
     stop_processes,
@@ -46,6 +48,7 @@ from mmsa_shards.shard import ShardError
 from mmsa_shards.verify import size_faults, verify_folder
 
 _MOLECULES_CHECKED = 64  # to find out what encoders read
+_TELL_EVERY_S = 60.0  # rank 0 tells the others that it is still verifying shards
 
 
 @dataclass
@@ -84,7 +87,7 @@ def pretrain(config: Config, *, resume: bool = False, verify: bool = False) -> R
         device = start_processes()
         try:
             with Watchdog(config.train.lost_after_s) as watchdog:
-                _refuse_broken_shards(config.shards_dir, verify=verify)
+                _refuse_broken_shards(config.shards_dir, watchdog, verify=verify)
                 Run(config, device, watchdog, resume=resume).to_the_end()
             return RunFolder(Path(config.run.dir))
         finally:
@@ -152,15 +155,19 @@ class Run:
             self._folder.describe(to_yaml(self._config))
         try:
             self._train()
+            return
         except BadStepsInARow as error:
-            with self._watchdog.slow("going back to the newest checkpoint"):
+            with self._watchdog.slow("looking for the newest checkpoint"):
                 self._saver.finish()
                 newest, faults = self._checkpoints.newest_good()
-                if newest is None:
-                    raise
-                self._at = self._position(newest)
+            if newest is None:
+                raise
             self._news = [*faults, f"{error}. Going back to {newest.name} once; if this happens again, the run ends"]
-            self._train()
+        # Not in the handler: with its error, the bank, the index and the loader of the first training are kept alive.
+        del self._at
+        with self._watchdog.slow("going back to the newest checkpoint"):
+            self._at = self._position(newest)
+        self._train()
 
     def _position(self, checkpoint: Path | None) -> _Position:
         """Returns the position that `checkpoint` holds, and restores the engine; without one, the beginning."""
@@ -213,7 +220,18 @@ class Run:
                     log.say(warning)
                 at_end = done == end or stopping
                 self._measure(log, step, done, at_end=at_end)
-                self._save(log, RunState(done, at.loader.state), at_end=at_end)
+                if at_end and bad_steps.in_a_row and not parameters_are_finite(self._engine):
+                    self._finish_saving(log)
+                    if not stopping:
+                        raise bad_steps.error(done - 1)
+                    log.say(
+                        f"stopped by a signal after step {done}, but not saved, because parameters are not finite; "
+                        "--resume continues from the newest checkpoint"
+                    )
+                    return
+                self._save(log, RunState(done, at.loader.state), due=at_end or self._is_due(done, bad_steps))
+                if at_end:
+                    self._finish_saving(log, is_last=True)
                 if stopping:
                     log.say(f"stopped by a signal after step {done}; --resume continues from there")
                     return
@@ -235,24 +253,37 @@ class Run:
             for warning in self._health.look(done, scalars):
                 log.say(warning)
 
-    def _save(self, log: MetricsLog, state: RunState, *, at_end: bool) -> None:
-        """Begins a checkpoint if it is time to, and completes one that has been written meanwhile.
+    def _is_due(self, done: int, bad_steps: BadSteps) -> bool:
+        """Returns whether a checkpoint is due after `done` steps.
+
+        None is within a row of bad steps: the row may be due to damaged parameters, and the run may go back.
+        """
+        return done % self._config.train.save_every == 0 and not bad_steps.in_a_row
+
+    def _save(self, log: MetricsLog, state: RunState, *, due: bool) -> None:
+        """Begins a checkpoint if one is due, and completes one that has been written meanwhile."""
+        if due:
+            self._finish_saving(log)
+        with self._watchdog.slow("saving"):
+            outcome = self._saver.poll()
+            if due:
+                self._saver.begin(self._engine, self._at.neighbours.state_dict(), state)
+        if outcome is not None:
+            log.say(outcome.message)
+
+    def _finish_saving(self, log: MetricsLog, *, is_last: bool = False) -> None:
+        """Completes the checkpoint in progress.
 
         Raises:
-            CheckpointError: the last checkpoint of the run could not be saved.
+            CheckpointError: it is the last one of the run and could not be saved.
         """
-        is_time = state.step % self._config.train.save_every == 0 or at_end
         with self._watchdog.slow("saving"):
-            outcome = self._saver.finish() if is_time else self._saver.poll()
-            if outcome is not None:
-                log.say(outcome.message)
-            if is_time:
-                self._saver.begin(self._engine, self._at.neighbours.state_dict(), state)
-            outcome = self._saver.finish() if at_end else None
-        if outcome is not None:
-            if not outcome.saved:
-                raise CheckpointError(outcome.message)
-            log.say(outcome.message)
+            outcome = self._saver.finish()
+        if outcome is None:
+            return
+        if is_last and not outcome.saved:
+            raise CheckpointError(outcome.message)
+        log.say(outcome.message)
 
     def _export(self, log: MetricsLog) -> None:
         """Writes the model on rank 0 unless it is there already (collective)."""
@@ -286,18 +317,29 @@ class Run:
         )
 
 
-def _refuse_broken_shards(folder: str, *, verify: bool) -> None:
-    """Checks the shards, on rank 0 for all ranks (collective).
+def _refuse_broken_shards(folder: str, watchdog: Watchdog, *, verify: bool) -> None:
+    """Checks the shards, on rank 0 for all ranks, which hear of it that it is still at work (collective).
 
     Raises:
         ShardError: names what is broken.
     """
     answer: list[Any] = [()]
+    told = time.monotonic()
+
+    def tell(_read: int, _total: int | None) -> None:
+        nonlocal told
+        if time.monotonic() - told > _TELL_EVERY_S:
+            all_ranks_agree(False)
+            watchdog.going_on()
+            told = time.monotonic()
+
     if rank() == 0:
         try:
-            answer = [verify_folder(folder).faults if verify else size_faults(folder)]
+            answer = [verify_folder(folder, progress=tell).faults if verify else size_faults(folder)]
         except ManifestError as error:
             answer = [(str(error),)]
+    while not all(all_ranks_agree(True)):
+        watchdog.going_on()
     if is_distributed():
         torch.distributed.broadcast_object_list(answer, src=0)
     if answer[0]:

@@ -30,6 +30,7 @@ from mmsa_dist.train.checkpoint import (
     RunState,
     checkpoints_in,
     neighbours_file,
+    step_of,
 )
 from mmsa_dist.train.engine import Engine
 from mmsa_dist.train.engine_files import copied, copy_engine
@@ -131,8 +132,10 @@ class CheckpointSaver:
             try:
                 together = {name: digest for part in digests for name, digest in part.items()}
                 write_text_atomically(temporary / "digests.json", json.dumps(together, indent=2))
-                if final.exists():  # a damaged checkpoint, from before the one that this run resumed from
-                    shutil.rmtree(final)
+                # This step and later ones are from a future that the run went back from, as they are damaged.
+                for path in checkpoints_in(self._folder):
+                    if step_of(path) >= step_of(final):
+                        shutil.rmtree(path)
                 temporary.replace(final)
                 flush(self._folder)
                 write_text_atomically(self._folder / "latest", final.name + "\n")

@@ -104,7 +104,8 @@ MODEL = {"gin": {"width": 100, "layers": 5}}
 def engine_of_stage(stage: int) -> Any:
     """As much of an engine as is asked before DeepSpeed loads anything."""
     config = SimpleNamespace(checkpoint_config={"checkpoint_serialization": True})
-    return SimpleNamespace(zero_optimization_stage=lambda: stage, _config=config)
+    optimizer = SimpleNamespace(param_groups=[])
+    return SimpleNamespace(zero_optimization_stage=lambda: stage, _config=config, optimizer=optimizer)
 
 
 @pytest.mark.parametrize(
@@ -119,6 +120,14 @@ def engine_of_stage(stage: int) -> Any:
         (
             {"format": 3, "manifest": "b" * 64, "ranks": 4, "config": {"model": MODEL, "train": {"zero_stage": 1}}},
             r"saved at train.zero_stage=1 and cannot be read at 0; set train.zero_stage=1",
+        ),
+        (  # it has groups of parameters that are no longer there
+            {
+                "format": 3,
+                "manifest": "b" * 64,
+                "config": {"model": MODEL, "train": {"zero_stage": 0, "lr_scale": {"gin": 0.5, "comenet": 1.0}}},
+            },
+            r"saved with train.lr_scale.gin=0.5, now \(not set\); restore that setting",
         ),
         (  # a version that had no model.gin.width saved it
             {
@@ -140,7 +149,7 @@ def test_what_cannot_be_resumed_is_said_before_anything_is_loaded(
             path,
             engine=engine_of_stage(0),
             manifest_digest="b" * 64,
-            config={"model": MODEL, "train": {"zero_stage": 0}},
+            config={"model": MODEL, "train": {"zero_stage": 0, "lr_scale": {}}},
         )
 
 

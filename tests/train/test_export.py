@@ -54,6 +54,13 @@ def test_no_more_rows_than_molecules_and_none_where_none_are_asked_for(tiny_shar
     assert rows(tiny_shards, "model.structure.neighbours=batch")[1] is not None
 
 
+def test_molecules_without_a_modality_give_no_rows(tiny_shards: Path) -> None:
+    assert rows(tiny_shards, "model.encoders=[comenet]")[1] is None, "embed.conformers is none"
+    given = rows(tiny_shards, "model.encoders=[comenet]", "embed.conformers=given")[1]
+    assert given is not None
+    assert given.any(dim=1).all()
+
+
 def test_a_model_makes_molecules_as_its_shards_were_made(tiny_shards: Path, tmp_path: Path) -> None:
     config = load_config(MINI, ["prepare.salts=keep", "prepare.seed=5", "prepare.max_atoms=77"])
     reader = BlockReader(str(tiny_shards), "train")

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mmsa_dist.config.load import load_config
+from mmsa_dist.config.schema import Config
 from mmsa_dist.data.loader import BlockReader, Loader
 from mmsa_dist.model import MMSAModel
 from mmsa_dist.objective import Objective
+from mmsa_dist.runtime.watchdog import Watchdog
 from mmsa_dist.structure.global_neighbours import GlobalNeighbours
+from mmsa_dist.train import loop
 from mmsa_dist.train.bad_steps import BadSteps, BadStepsInARow
+from mmsa_dist.train.checkpoint import Checkpoints
 from mmsa_dist.train.engine import Engine, start_engine, start_processes, stop_processes
-from mmsa_dist.train.loop import loader_options
+from mmsa_dist.train.loop import Run, loader_options
 from mmsa_dist.train.step import TrainStep
+from tests.fixtures.pretraining import SMALL
 
 MINI = Path(__file__).parents[1] / "fixtures" / "mini.yaml"
 
@@ -31,6 +39,8 @@ class Sometimes(Objective):
     def forward(self, batch: Any, *arguments: Any) -> Any:
         if self.harm == "input":
             batch.xyz_A3.fill_(torch.inf)
+        if self.harm == "no 3D of the first":
+            batch.has_xyz_B[0] = False
         output = super().forward(batch, *arguments)
         if self.harm == "loss":
             output.total.data.fill_(torch.nan)
@@ -51,8 +61,10 @@ def device() -> Iterator[torch.device]:
 
 
 @pytest.fixture
-def parts(tiny_shards: Path, device: torch.device, tmp_path: Path) -> tuple[TrainStep, Engine, Any]:
-    config = load_config(MINI)
+def parts(
+    tiny_shards: Path, device: torch.device, tmp_path: Path, request: pytest.FixtureRequest
+) -> tuple[TrainStep, Engine, Any]:
+    config = load_config(MINI, getattr(request, "param", []))
     torch.manual_seed(0)
     objective = Sometimes(MMSAModel(config.model), config.loss)
     engine = start_engine(objective, config)
@@ -115,3 +127,86 @@ def test_a_good_step_ends_the_count(parts: tuple[TrainStep, Engine, Any]) -> Non
         engine.module.harm = "" if number == 2 else "loss" if number < 5 else ""
         step.run(number, asked_to_stop=False)
     assert step.meters(6)["train/skipped_steps"] == 4
+
+
+@pytest.mark.parametrize("parts", [["model.encoders=[comenet]"]], indirect=True)
+def test_a_molecule_without_a_modality_is_nobodys_neighbour(parts: tuple[TrainStep, Engine, Any]) -> None:
+    step, engine, source = parts
+    engine.module.harm = "no 3D of the first"
+    step.run(0, asked_to_stop=False)
+    assert int((source.bank.step_L == 0).sum()) == 7, "of the 8 molecules of the step"
+    known = source.bank.rows_LC[source.bank.step_L == 0]
+    assert known.any(dim=1).all()
+
+
+def settings(tiny_shards: Path, run: Path, *words: str) -> Config:
+    some = ("train.steps=6", "train.save_every=2", "train.max_bad_steps=3", *words, *SMALL)
+    return load_config(MINI, [f"data.shards={tiny_shards}", f"run.dir={run}", *some])
+
+
+def train(config: Config, device: torch.device, *, resume: bool = False) -> Run:
+    with Watchdog(60) as watchdog:
+        run = Run(config, device, watchdog, resume=resume)
+        run.to_the_end()
+    return run
+
+
+@pytest.mark.parametrize(
+    "damaged", [pytest.param(3, id="when it is time to save"), pytest.param(4, id="at the end of the run")]
+)
+def test_damaged_parameters_are_not_saved_and_the_run_heals(
+    tiny_shards: Path, device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: int
+) -> None:
+    train(settings(tiny_shards, tmp_path / "sound"), device)
+    sources: list[weakref.ref[Any]] = []
+    alive: list[int] = []
+    make, run = loop.neighbours_for, TrainStep.run
+
+    def noted(*arguments: Any) -> Any:
+        source = make(*arguments)
+        sources.append(weakref.ref(source))
+        return source
+
+    def run_and_damage(self: TrainStep, step: int, *, asked_to_stop: bool) -> bool:
+        if step == damaged and len(sources) == 1:
+            with torch.no_grad():
+                self._engine.module.model.fusion.project["gin"].weight[0, 0] = torch.nan
+        if step == 5:
+            gc.collect()
+            alive.append(sum(source() is not None for source in sources))
+        return run(self, step, asked_to_stop=asked_to_stop)
+
+    monkeypatch.setattr(loop, "neighbours_for", noted)
+    monkeypatch.setattr(TrainStep, "run", run_and_damage)
+    train(settings(tiny_shards, tmp_path / "healed"), device)
+    sound, healed = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("sound", "healed"))
+    assert sound.keys() == healed.keys()
+    assert all(torch.equal(sound[name], healed[name]) for name in sound)
+    assert (len(sources), alive) == (2, [1, 1]), "the bank of the first training is let go of"
+
+
+def test_a_new_checkpoint_takes_the_place_of_damaged_later_ones(
+    tiny_shards: Path, device: torch.device, tmp_path: Path
+) -> None:
+    checkpoints = tmp_path / "run" / "checkpoints"
+    for step in (20, 30):
+        (checkpoints / f"step_{step}").mkdir(parents=True)
+    train(settings(tiny_shards, tmp_path / "run", "train.stop_after=2"), device, resume=True)
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["latest", "step_2"]
+    newest, faults = Checkpoints(checkpoints).newest_good()
+    assert newest is not None
+    assert (newest.name, faults) == ("step_2", [])
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_options_of_the_optimizer_are_those_of_now(
+    tiny_shards: Path, device: torch.device, tmp_path: Path, stage: int
+) -> None:
+    words = (f"train.zero_stage={stage}", "train.stop_after=2")
+    run = train(settings(tiny_shards, tmp_path, *words, "train.weight_decay=0.5"), device)
+    assert not hasattr(run._engine.checkpoint_engine, "copies"), "they take memory only while they are written"
+    run = train(settings(tiny_shards, tmp_path, *words, "train.weight_decay=0.25"), device, resume=True)
+    groups = run._engine.optimizer.param_groups
+    assert {(group["lr_scale"], group["weight_decay"]) for group in groups} == {
+        *((scale, decay) for scale in (0.1, 1.0) for decay in (0.0, 0.25))
+    }
