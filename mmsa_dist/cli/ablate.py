@@ -49,25 +49,28 @@ def ablate(
     settings = only_settings(words)
     shared = load_config(config, settings)
 
-    from mmsa_dist.evaluate import choose_split, run_evaluation
+    from mmsa_dist.embed.pretrained import Inference
+    from mmsa_dist.evaluate import run_evaluation
     from mmsa_dist.evaluate.ablation import budget, described, pretrain_arms, read_arms, used_by_ablation
     from mmsa_dist.evaluate.leaks import look_for_leaks
-    from mmsa_dist.evaluate.protocols import methods_of
+    from mmsa_dist.evaluate.protocols import methods_of, untrained
     from mmsa_dist.evaluate.provenance import judged
+    from mmsa_dist.evaluate.run import all_jobs
 
     why = "each arm has its folder in --out and reads its molecules from the shards"
     refuse_unused(settings, used_by_ablation(protocol), f"mmsa ablate --protocol {protocol}", why)
     loaded = judging.load_tasks(tasks, data, csv, smiles_column, label_columns, metric)
-    for task in loaded:  # an impossible split must fail before days of pre-training
-        for seed in range(seeds):
-            choose_split(task, split, seed)
     trained = read_arms(arms, Path(out), config, settings)
     budget(trained)
+    embed = {arm.name: arm.config.embed for arm in trained}
+    # What cannot be evaluated must fail before days of pre-training.
+    drafts = {arm.name: untrained(Inference.of(arm.config), seed=0) for arm in trained}
+    all_jobs(methods_of(protocol, drafts, shared, embed), loaded, split, range(seeds))
     models = pretrain_arms(trained, ranks, say)
     first = trained[0].folder.model  # all arms were trained on the same molecules
     with evaluation_progress() as (progress, looked):
         results = run_evaluation(
-            methods_of(protocol, models, shared, {arm.name: arm.config.embed.view for arm in trained}),
+            methods_of(protocol, models, shared, embed),
             loaded,
             out=out,
             split=split,

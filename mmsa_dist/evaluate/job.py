@@ -35,7 +35,7 @@ from mmsa_shards.atomic import write_atomically
 
 _VERSION = 6
 """Incremented when the outcome of the same job would change."""
-_LIBRARIES = ("torch", "rdkit", "scikit-learn", "numpy")
+_LIBRARIES = ("torch", "rdkit", "scikit-learn", "scipy", "numpy")
 """Libraries whose versions affect an outcome."""
 
 
@@ -61,11 +61,12 @@ class Job:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything the outcome depends on, except the kind of processor."""
-        task = self.data.task
+        """SHA-256 of everything that its files depend on, except the kind of processor."""
+        task, method = self.data.task, self.method
         parts = (
             *(_VERSION, self.name, task.kind, task.metric, self.data.digest, self.split.digest),
-            *(self.method.identity, self.seed, [importlib.metadata.version(name) for name in _LIBRARIES]),
+            *(method.identity, self.seed, [importlib.metadata.version(name) for name in _LIBRARIES]),
+            *(method.features, method.model, self.data.label_names),  # as tables show them
         )
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rdkit import Chem
+
 from mmsa_dist.evaluate.markdown import code_span
 from mmsa_dist.evaluate.metrics import learnable_labels
 from mmsa_dist.evaluate.moleculenet import MetricName
@@ -36,6 +38,8 @@ def notes_on(scores: Sequence[Score], splits: Sequence[tuple[Split, TaskData]]) 
     """Returns notes on rows, labels, seeds and molecules that do not enter `scores`."""
     return [
         *_rows_left_out(splits),
+        *_seen_in_training(splits),
+        *_several_errors(splits),
         *_unvalidated_labels(splits),
         *_labels_left_out(scores),
         *_missing_molecules(scores),
@@ -49,6 +53,32 @@ def _rows_left_out(splits: Sequence[tuple[Split, TaskData]]) -> Iterator[str]:
             yield (
                 f"{data.task.name}: {len(rows)} of {len(data) + len(rows)} rows do not parse or have no atoms and are "
                 f"left out (record {_first(rows)})"
+            )
+
+
+def _seen_in_training(splits: Sequence[tuple[Split, TaskData]]) -> Iterator[str]:
+    """Yields notes on molecules that several rows hold, in two parts; a scaffold split keeps such rows together."""
+    canonical: dict[str, list[str]] = {}
+    for split, data in splits:
+        if split.name.endswith("scaffold"):
+            continue
+        if data.task.name not in canonical:
+            canonical[data.task.name] = [Chem.CanonSmiles(text) for text in data.smiles]
+        words = canonical[data.task.name]
+        trained = {words[row] for row in split.train}
+        if seen := sum(words[row] in trained for row in split.test):
+            yield (
+                f"{data.task.name}{split.which}: {seen} of {len(split.test)} test molecules are training molecules "
+                "too, in other rows of the file; merge such rows, or use a scaffold split"
+            )
+
+
+def _several_errors(splits: Sequence[tuple[Split, TaskData]]) -> Iterator[str]:
+    for data in {data.task.name: data for _, data in splits}.values():
+        if data.task.kind == "regression" and len(data.label_names) > 1:
+            yield (
+                f"{data.task.name}: its number is the mean of the errors of {len(data.label_names)} labels, and the "
+                "label with the largest numbers decides it; evaluate labels of different units one by one"
             )
 
 

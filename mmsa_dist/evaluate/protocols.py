@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from mmsa_dist.config.schema import Config
+from mmsa_dist.config.schema import Config, Embed
 from mmsa_dist.embed.embedder import Embedder
 from mmsa_dist.embed.pretrained import Inference, PretrainedModel
 from mmsa_dist.evaluate.finetune import ENCODER, finetune_method
@@ -21,6 +21,7 @@ from mmsa_dist.evaluate.methods import Method
 from mmsa_dist.evaluate.simple_models import TREES, constant, forest, linear, nearest, rbf, tanimoto
 from mmsa_dist.evaluate.vectors import embedded, fingerprints, nothing
 from mmsa_dist.model import MMSAModel
+from mmsa_shards.from_smiles import versions
 
 Protocol = Literal["probe", "finetune"]
 
@@ -36,7 +37,7 @@ _FINGERPRINT_MODELS = {"linear": linear, "Tanimoto kernel": tanimoto, "k-NN": ne
 
 
 def methods_of(
-    protocol: Protocol, models: Mapping[str, PretrainedModel], config: Config, views: Mapping[str, str] | None = None
+    protocol: Protocol, models: Mapping[str, PretrainedModel], config: Config, embed: Mapping[str, Embed] | None = None
 ) -> tuple[Method, ...]:
     """Returns the rows of the table.
 
@@ -44,33 +45,33 @@ def methods_of(
         protocol: protocol of the evaluation.
         models: models to evaluate, by name; without any, only the baselines, with the architecture of `config`.
         config: options of vectors (``embed``) and of fine-tuning (``finetune``), and the seed of untrained weights.
-        views: views of models, by name, that differ from that of `config`. The row without pre-training has the
-            architecture and the view of the first model.
+        embed: options of the vectors of models, by name, that differ from those of `config`. The row without
+            pre-training has the architecture and the options of the first model.
 
     Raises:
         ValueError: a model lacks what the protocol needs.
     """
-    lines = _probe(models, config, views or {}) if protocol == "probe" else _finetune(models, config)
+    lines = _probe(models, config, embed or {}) if protocol == "probe" else _finetune(models, config)
     return (*lines, *BASELINES)
 
 
-def _probe(models: Mapping[str, PretrainedModel], config: Config, views: Mapping[str, str]) -> list[Method]:
+def _probe(models: Mapping[str, PretrainedModel], config: Config, embed: Mapping[str, Embed]) -> list[Method]:
     first = next(iter(models), _UNTRAINED)
     inference = models[first].inference if models else Inference.of(config)
     methods = []
-    for name, model in {**models, _UNTRAINED: _untrained(inference, config.run.seed)}.items():
+    for name, model in {**models, _UNTRAINED: untrained(inference, config.run.seed)}.items():
+        own = embed.get(first if name == _UNTRAINED else name, config.embed)
         options: dict[str, Any] = {
-            "view": views.get(first if name == _UNTRAINED else name, config.embed.view),
-            "conformers": config.embed.conformers,
+            "view": own.view,
+            "conformers": own.conformers,
             # As given, salts and charges included, like fingerprints and fine-tuning; but molecules that are too large
             # or have unsupported atoms (*) are still rejected.
             "standardize": False,
             "batch_size": config.embed.batch_size,
-            # Given only if not the default, so that the identities of earlier jobs stay valid.
-            **({} if config.embed.pictures else {"pictures": False}),
+            "pictures": own.pictures,
         }
         embedder = Embedder(model, **options)
-        make, identity = partial(embedded, embedder), f"{embedder.digest} {options}"
+        make, identity = partial(embedded, embedder), f"{embedder.digest} {options} {versions()}"
         for kind, fit in _VECTOR_MODELS.items():
             line = f"MMSA, {name} ({embedder.view_})"
             methods.append(Method(line, kind, make, fit, seeded=False, identity=identity))
@@ -83,7 +84,7 @@ def _probe(models: Mapping[str, PretrainedModel], config: Config, views: Mapping
     ]
 
 
-def _untrained(inference: Inference, seed: int) -> PretrainedModel:
+def untrained(inference: Inference, seed: int) -> PretrainedModel:
     """Returns the same architecture with randomly initialized weights and no reference rows."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

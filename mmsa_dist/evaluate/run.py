@@ -65,7 +65,7 @@ def run_evaluation(
     from mmsa_dist.evaluate.plot import plot_results  # fail before hours of work: matplotlib or Ray may be missing
 
     run = _runner(parallel)
-    jobs = _all_jobs(methods, tasks, split, seeds)
+    jobs = all_jobs(methods, tasks, split, seeds)
     used = {(job.data.task.name, job.split.digest): (job.split, job.data) for job in jobs}
     folder = Path(out) / JOBS
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,8 @@ def _runner(parallel: int) -> Runner:
     return partial(side_by_side, parallel)
 
 
-def _all_jobs(methods: Sequence[Method], tasks: Sequence[TaskData], split: str, seeds: Sequence[int]) -> list[Job]:
+def all_jobs(methods: Sequence[Method], tasks: Sequence[TaskData], split: str, seeds: Sequence[int]) -> list[Job]:
+    """Returns the jobs of an evaluation; arguments and errors as for `run_evaluation`."""
     if not seeds or not tasks:
         raise ValueError(f"there must be at least one {'task' if seeds else 'seed'}")
     _check_names("tasks", [data.task.name for data in tasks])

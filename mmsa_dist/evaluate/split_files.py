@@ -100,8 +100,14 @@ def _find(path: Path, task: Task, seed: int) -> Path:
             (found if _task_of(entry) == task.name else others).append(entry)
     folders = (path, *(path / f"{form}{name}" for name in names for form in ("", "ogbg_mol")))
     found += [place for folder in folders for place in (folder, folder / _SCAFFOLD) if _part(place, "train")]
+    seeds = {place: number[1] for place in found if (number := re.search(r"-seed(\d+)$", _stem(place)))}
+    if found and len(seeds) == len(found) and str(seed) not in seeds.values():
+        raise SplitError(
+            f"{path} holds splits of {task.name} for seed {', '.join(seeds.values())}, none for seed {seed}: add one, "
+            "lower --seeds, or give the path of one file, which is then used for all seeds"
+        )
     if len(found) > 1:
-        found = [place for place in found if _stem(place).endswith(f"-seed{seed}")] or found
+        found = [place for place in found if seeds.get(place) == str(seed)] or found
     if len(found) > 1:
         raise SplitError(
             f"{path} holds more than one split of {task.name}, {', '.join(place.name for place in found)}: give "
@@ -126,6 +132,7 @@ def _task_of(place: Path) -> object:
 
 def _stem(place: Path) -> str:
     """Returns the name of the split in results: ``bbbp-random-seed0``, or OGB's name of the data set."""
+    place = place.resolve()
     if place.is_dir():
         return place.parents[1].name if place.parts[-2:] == _SCAFFOLD.parts else place.name
     return place.name.removesuffix(".gz").removesuffix(".json")

@@ -5,7 +5,9 @@ n molecules, T label columns.
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import os
 from collections.abc import Sequence
@@ -184,6 +186,7 @@ def read_text_table(path: Path) -> pa.Table:
         whole = pa.csv.ReadOptions(block_size=len(data) + 1, use_threads=False)
         names = data.lstrip().split(b"\n", 1)[0].decode(errors="replace")
         delimiter = delimiter_of(names)
+        _check_quotes(data, delimiter, path)
         how = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=refuse)
         header = pa.csv.read_csv(pa.BufferReader(data), read_options=whole, parse_options=how)
         text = pa.csv.ConvertOptions(column_types=dict.fromkeys(header.column_names, pa.string()))
@@ -199,6 +202,20 @@ def read_text_table(path: Path) -> pa.Table:
         raise TaskError(f"{path} cannot be read as CSV: {error}") from error
 
 
+def _check_quotes(data: bytes, delimiter: str, path: Path) -> None:
+    """Refuses stray quotes, after which Arrow would take the following records for a part of a field."""
+    records = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), delimiter=delimiter, strict=True)
+    read = 0
+    try:
+        for _ in records:
+            read += 1
+    except csv.Error as error:
+        raise TaskError(
+            f"{path}, {f'record {read}' if read else 'header'}: a stray quote ({error}); put a field that contains "
+            "quotes in double quotes and double those inside, or remove them"
+        ) from error
+
+
 def _check_utf8(data: bytes, path: Path) -> None:
     try:
         data.decode()
@@ -212,6 +229,7 @@ def _check_utf8(data: bytes, path: Path) -> None:
     raise TaskError(f"{path} is not UTF-8 (byte {at + 1:,}, {where}); save it as CSV UTF-8")
 
 
+_LARGEST = 1e100  # the squares of larger labels overflow
 _MISSING = pa.array(["", "na", "nan", "none", "null"])
 
 
@@ -225,7 +243,7 @@ def _numbers(table: pa.Table, column: str, rows: NDArray[np.int64], kind: Kind, 
         # Parse one by one to find the invalid one.
         values = np.array([np.nan if text is None else _number(text) for text in known.to_pylist()])
     missing = known.is_null().to_numpy(zero_copy_only=False)
-    fit = np.isfinite(values) if kind == "regression" else np.isin(values, (0.0, 1.0))
+    fit = np.abs(values) < _LARGEST if kind == "regression" else np.isin(values, (0.0, 1.0))
     unfit = np.flatnonzero(~fit & ~missing)
     if len(unfit) == 0:
         return np.asarray(values, dtype=np.float64)
@@ -235,6 +253,8 @@ def _numbers(table: pa.Table, column: str, rows: NDArray[np.int64], kind: Kind, 
         raise TaskError(f"{place} is not a number; leave it empty where missing")
     if not np.isfinite(values[first]):
         raise TaskError(f"{place} is not finite; leave it empty where missing")
+    if kind == "regression":
+        raise TaskError(f"{place} is larger than {_LARGEST:.0e}; use another unit, or its logarithm")
     others = f" ({len(unfit):,} records of this column are invalid)" if len(unfit) > 1 else ""
     raise TaskError(f"{place} is not a class: classification labels must be 0, 1 or missing{others}")
 

@@ -63,7 +63,8 @@ def test_probe(model):
     salt = replace(data, smiles=("CC(=O)O", "CC(=O)[O-].[Na+]", *data.smiles[2:]))
     vectors = methods[0].make(salt).value
     assert not np.allclose(vectors[0], vectors[1]), "molecules are taken as they are given, as fingerprints take them"
-    other = methods_of("probe", {"pre-trained": model}, load_config(), {"pre-trained": "unified"})
+    unified = load_config(None, ["embed.view=unified"]).embed
+    other = methods_of("probe", {"pre-trained": model}, load_config(), {"pre-trained": unified})
     assert [features for features, _ in lines(other)[:6:3]] == [
         "MMSA, pre-trained (unified)",
         "MMSA, no pre-training (unified)",
@@ -82,7 +83,15 @@ def test_probe(model):
 def test_the_line_without_pretraining_is_seen_as_the_first_arm_is(model):
     arms = {"2D+3D": model, "+ memory": model}
     views = {"2D+3D": "unified", "+ memory": "structure"}
-    methods = methods_of("probe", arms, load_config(), views)
+    embed = {name: load_config(None, [f"embed.view={view}"]).embed for name, view in views.items()}
+    methods = methods_of("probe", arms, load_config(), embed)
+    embed["+ memory"] = load_config(None, ["embed.pictures=false"]).embed
+    flat = methods_of("probe", arms, load_config(), embed)
+    assert [method.identity == other.identity for method, other in zip(methods[:9:3], flat[:9:3], strict=True)] == [
+        True,
+        False,
+        True,
+    ], "an arm's own options of vectors are those that it is judged with"
     assert [features for features, _ in lines(methods)[:9:3]] == [
         "MMSA, 2D+3D (unified)",
         "MMSA, + memory (structure)",

@@ -69,6 +69,13 @@ def test_what_is_done_is_kept_where_nothing_that_it_depends_on_has_changed(frees
     changed = job_files(tmp_path)
     assert {name.split("-")[0] for name in changed if changed[name] != after[name]} == {"told"}
 
+    renamed = [replace(freesolv, label_names=("energy",)), [replace(other[0], features="Told"), other[1]]]
+    results = run_evaluation(renamed[1], [renamed[0]], **options)
+    assert {score.features for score in results.scores} == {"Told", "none"}
+    assert {label.label for score in results.scores for label in score.per_label} == {"energy"}
+    run_evaluation(other, [freesolv], **options)
+    changed = job_files(tmp_path)
+
     labels = freesolv.labels.copy()
     labels[0] += 1
     run_evaluation(other, [replace(freesolv, labels=labels)], **options)
@@ -205,3 +212,22 @@ def test_side_by_side_in_ray_is_the_same(freesolv, tmp_path):
     assert without_times(together) == without_times(alone)
     assert told_[-1] == (12, 12)
     assert (tmp_path / "ray/results.csv").exists()
+
+
+def test_rows_of_one_molecule_in_two_parts_are_told(freesolv, tmp_path):
+    thrice = replace(freesolv, smiles=freesolv.smiles * 3, labels=np.tile(freesolv.labels, (3, 1)))
+    (note,) = [note for note in run_evaluation(TOLD, [thrice], out=tmp_path, split="random", seeds=(0,)).notes()
+               if "training molecules too" in note]  # fmt: skip
+    seen = int(note.split(": ")[1].split(" of ")[0])
+    split = make_split(thrice, "random", 0)
+    molecules = len(freesolv)
+    assert seen == len([row for row in split.test if row % molecules in {row % molecules for row in split.train}])
+    assert f"{seen} of {len(split.test)} test molecules" in note
+    assert not any("training molecules too" in note for note in
+                   run_evaluation(TOLD, [thrice], out=tmp_path, split="hu-scaffold", seeds=(0,)).notes())  # fmt: skip
+
+
+def test_errors_of_several_labels_are_a_mean_of_what_may_not_be_comparable(freesolv, tmp_path):
+    both = replace(freesolv, labels=np.repeat(freesolv.labels, 2, axis=1), label_names=("a", "b"))
+    notes = run_evaluation(TOLD, [both], out=tmp_path, seeds=(0,)).notes()
+    assert any("the mean of the errors of 2 labels" in note for note in notes)

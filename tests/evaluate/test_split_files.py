@@ -81,10 +81,12 @@ def test_what_is_written_is_read(tmp_path):
         assert again.name == f"mine-file-mine-random-seed{seed}.json"
         assert json.loads(again.read_text())["source"] == f"mine-random-seed{seed}"
         assert load_split(again, data).source == f"mine-random-seed{seed}"
-    with pytest.raises(
-        SplitError, match=r"more than one split of mine, mine-random-seed0.json, mine-random-seed1.json"
-    ):
+    with pytest.raises(SplitError, match=r"holds splits of mine for seed 0, 1, none for seed 7: add one, lower"):
         load_split(tmp_path, data, seed=7)
+    (tmp_path / "mine-random-seed1.json").unlink()
+    with pytest.raises(SplitError, match=r"for seed 0, none for seed 1"):
+        load_split(tmp_path, data, seed=1)
+    assert load_split(tmp_path / "mine-random-seed0.json", data, seed=1).source == "mine-random-seed0"
 
 
 def test_a_file_of_another_data_set_is_refused_with_its_digest(tmp_path):

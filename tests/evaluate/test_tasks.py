@@ -308,3 +308,30 @@ def test_unknown_tasks_and_missing_files_are_said(tmp_path):
         load_task("bbbp", tmp_path / "none")
     with pytest.raises(TaskError, match="cannot be read as CSV"):
         load_csv(tmp_path / "none.csv", smiles_column="s", label_columns=["y"], metric="rmse")
+
+
+@pytest.mark.parametrize(
+    ("record", "fault"),
+    [
+        ('CCC,"3-inch,1', "unexpected end of data"),  # all records after it would be a part of its field
+        ('CCC,"3-inch,1\nCCCC,"4-inch,0', "',' expected after '\"'"),  # two records would become one
+    ],
+)
+def test_a_stray_quote_is_refused_and_takes_no_records_along(tmp_path, record, fault):
+    rows = [f"{'C' * n}O,plain,{n % 2}" for n in range(1, 9)]
+    (tmp_path / "mine.csv").write_text("\n".join(["smiles,name,y", *rows[:4], record, *rows[4:]]) + "\n")
+    with pytest.raises(TaskError, match=rf"mine\.csv, record 5: a stray quote \({fault}\)"):
+        load_csv(tmp_path / "mine.csv", smiles_column="smiles", label_columns=["y"], metric="roc_auc")
+
+
+def test_quotes_that_are_closed_may_hold_anything(tmp_path):
+    text = 'smiles,name,y\r\nCCO,"a, ""b""\r\nand c",1\r\nCCC,3" pipe,0\r\n'
+    (tmp_path / "mine.csv").write_bytes(text.encode())
+    data = load_csv(tmp_path / "mine.csv", smiles_column="smiles", label_columns=["y"], metric="roc_auc")
+    assert data.smiles == ("CCO", "CCC")
+
+
+def test_a_label_whose_square_overflows_is_refused(tmp_path):
+    (tmp_path / "mine.csv").write_text("smiles,y\nCCO,1\nCCC,-1e200\n")
+    with pytest.raises(TaskError, match=r"record 2: y='-1e200' is larger than 1e\+100; use another unit"):
+        load_csv(tmp_path / "mine.csv", smiles_column="smiles", label_columns=["y"], metric="rmse")

@@ -81,6 +81,15 @@ def test_two_arms(tiny_shards: Path, tmp_path: Path) -> None:
     assert "the split 'hu' is neither one of" in unknown.stderr
     assert not (tmp_path / "elsewhere").exists(), "nothing was trained"
 
+    late = tmp_path / "late"
+    late.mkdir()
+    (late / "acids.csv").write_bytes((tmp_path / "acids.csv").read_bytes())
+    (late / "arms.yaml").write_text("cumulative: false\narms:\n  blind: {model.encoders: [comenet]}\n")
+    blind = ablate(late, shards)
+    assert blind.returncode == 2
+    assert "the model 'blind' has no encoder 'gin'" in blind.stderr
+    assert not (late / "out").exists(), "nothing was trained"
+
     other = ablate(tmp_path, shards, "train.lr=1e-4")
     assert other.returncode == 2
     assert "holds an arm '2D+3D' with other settings; choose another --out, or remove it" in other.stderr
