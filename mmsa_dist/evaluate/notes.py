@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rdkit import Chem
+from rdkit import Chem, rdBase
 
 from mmsa_dist.evaluate.markdown import code_span
 from mmsa_dist.evaluate.metrics import learnable_labels
@@ -63,7 +63,8 @@ def _seen_in_training(splits: Sequence[tuple[Split, TaskData]]) -> Iterator[str]
         if split.name.endswith("scaffold"):
             continue
         if data.task.name not in canonical:
-            canonical[data.task.name] = [Chem.CanonSmiles(text) for text in data.smiles]
+            with rdBase.BlockLogs():
+                canonical[data.task.name] = [Chem.CanonSmiles(text) for text in data.smiles]
         words = canonical[data.task.name]
         trained = {words[row] for row in split.train}
         if seen := sum(words[row] in trained for row in split.test):
