@@ -162,12 +162,12 @@ def table_tiles(kernel: AttentionKernel, width: int, dtype: torch.dtype) -> tupl
 def most_shared_bytes(kernel: AttentionKernel, width: int, tile: Tile, dtype: torch.dtype) -> int:
     """Returns an upper bound on the shared memory of a program: its own blocks, and those in flight."""
     columns, scores = padded_width(width), tile.rows * tile.anchors
-    blocks = max(tile.stages, 2)  # a single one is held in two forms, as it is read and as it is multiplied
     numbers = {
-        "forward": tile.rows * columns + blocks * tile.anchors * columns + 2 * scores,
-        "backward_scores": 2 * tile.rows * columns + blocks * tile.anchors * columns + 2 * scores,
-        "backward_rows": blocks * (tile.anchors * columns + scores),
-        "backward_anchors": blocks * (tile.rows * columns + scores),
+        # The forward kernel needs its anchors twice, which with one stage it holds in two forms.
+        "forward": tile.rows * columns + max(tile.stages, 2) * tile.anchors * columns + 2 * scores,
+        "backward_scores": 2 * tile.rows * columns + tile.stages * tile.anchors * columns + 2 * scores,
+        "backward_rows": tile.stages * (tile.anchors * columns + scores),
+        "backward_anchors": tile.stages * (tile.rows * columns + scores),
     }[kernel]
     shared = 2 * pieces_of(dtype) * numbers
     if kernel in ("backward_rows", "backward_anchors"):  # their sums change layout through shared memory
