@@ -15,7 +15,8 @@ from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.data.loader import BlockReader, Loader
 from mmsa_dist.embed import Embedder
 from mmsa_dist.encoders import ENCODERS, Encoder, register
-from mmsa_dist.train.loop import loader_options, neighbours_for, objective_for, refuse_what_cannot_learn
+from mmsa_dist.train.loop import loader_options, neighbours_for, objective_for
+from mmsa_dist.train.preconditions import refuse_what_cannot_learn
 from tests.fixtures.embedders import DRUGS
 
 MINI = Path(__file__).parents[1] / "fixtures" / "mini.yaml"
