@@ -128,15 +128,13 @@ class EdgeBasis(nn.Module):
 
     def radial_functions(self, distance_P: Tensor) -> list[Tensor]:
         """Returns for each l the scaled j_l(z_ln d/c), (N, P), for distances d in Å."""
-        return [
-            torch.stack(
-                [
-                    scale * spherical_bessel(order, distance_P * (zero / self.cutoff))
-                    for zero, scale in zip(zeros_N, scale_N, strict=True)
-                ]
-            )
-            for order, (zeros_N, scale_N) in enumerate(zip(self._zeros_LN, self._scale_LN, strict=True))
-        ]
+        functions = []
+        for order, (zeros_N, scale_N) in enumerate(zip(self._zeros_LN, self._scale_LN, strict=True)):
+            # All zeros at once: every operator is a launch, and a GPU is through with it before the host is.
+            argument_NP = torch.stack([distance_P * (zero / self.cutoff) for zero in zeros_N])
+            value_NP = spherical_bessel(order, argument_NP)
+            functions.append(torch.stack([scale * value_P for scale, value_P in zip(scale_N, value_NP, strict=True)]))
+        return functions
 
 
 class InteractionBlock(nn.Module):

@@ -81,12 +81,11 @@ def _recurrence(order: int, x: Tensor) -> Tensor:
 
 
 def _power_series(order: int, x: Tensor) -> Tensor:
-    term = x**order / math.prod(range(1, 2 * order + 2, 2))
-    total = term
-    for k in range(1, 8):
-        term = -term * x * x / (2 * k * (2 * order + 2 * k + 1))
-        total = total + term
-    return total
+    square = x * x
+    total = torch.ones_like(x)
+    for k in range(7, 0, -1):  # Horner's scheme
+        total = 1 - square * total / (2 * k * (2 * order + 2 * k + 1))
+    return x**order / math.prod(range(1, 2 * order + 2, 2)) * total
 
 
 def _associated_legendre(orders: int, theta: Tensor) -> dict[tuple[int, int], Tensor]:
