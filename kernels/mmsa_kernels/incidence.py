@@ -104,7 +104,8 @@ def hypergraph_operator(
     # The members of every hyperedge, then the hyperedges of every vertex, distinct and ascending.
     rowptr, col, membership = _distinct(rowptr, col, membership, num_vertices)
     number_M = rowptr.diff()
-    share_M = edge_weight * _inverse(_sums(membership, rowptr))
+    size_M = _sums(membership, rowptr)
+    share_I = _quotient(membership, size_M.repeat_interleave(number_M, output_size=len(col)))
     vertex_ptr, edge_I, order_I = transpose_csr(rowptr, col, num_vertices)
     degree_V = _sums(edge_weight[edge_I] * membership[order_I], vertex_ptr)
 
@@ -117,16 +118,16 @@ def hypergraph_operator(
     edge_P = edge_I[incidence_P]
     member_P = torch.arange(incidence_P.numel(), device=col.device) - pair_ptr[incidence_P] + rowptr[edge_P]
     cell_P, order_P = (vertex_I[incidence_P] * num_vertices + col[member_P]).sort(stable=True)
-    share_P = (membership[order_I] * share_M[edge_I])[incidence_P] * membership[member_P]
+    share_P = (membership[order_I] * edge_weight[edge_I])[incidence_P] * share_I[member_P]
     cell, pairs = cell_P.unique_consecutive(return_counts=True)
     weight = _sums(share_P[order_P], _pointers(pairs))
 
     row, col = cell // max(num_vertices, 1), cell % max(num_vertices, 1)
     if normalization == "random_walk":
-        weight = weight * _inverse(degree_V)[row]
+        weight = _quotient(weight, degree_V[row])
     else:
-        root_V = _inverse(degree_V).sqrt()
-        weight = weight * root_V[row] * root_V[col]
+        root_V = torch.where(degree_V > 0, degree_V, 1).sqrt()  # a vertex of degree 0 has no weights
+        weight = weight / root_V[row] / root_V[col]
     return _pointers(torch.bincount(row, minlength=num_rows)), col, weight
 
 
@@ -177,10 +178,13 @@ def _pointers(counts: Tensor) -> Tensor:
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
-def _inverse(x: Tensor) -> Tensor:
-    """Returns 1/x, and 0 (without a gradient) where x is 0."""
-    positive = x > 0
-    return torch.where(positive, 1 / torch.where(positive, x, 1), 0)
+def _quotient(x: Tensor, y: Tensor) -> Tensor:
+    """Returns x/y, and 0 (without a gradient) where y is 0.
+
+    Not x · (1/y): the inverse of a subnormal number, such as a membership of a far neighbour, is infinite.
+    """
+    positive = y > 0
+    return torch.where(positive, x / torch.where(positive, y, 1), 0)
 
 
 def _check_hypergraph(

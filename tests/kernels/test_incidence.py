@@ -112,6 +112,20 @@ def test_three_vertices_by_hand_where_one_is_half_a_member():
     torch.testing.assert_close(weight, torch.tensor([2 / 3, 1 / 3, 2 / 9, 4 / 9, 1 / 3, 0.5, 0.5]))
 
 
+@pytest.mark.parametrize("normalization", ["random_walk", "symmetric"])
+@pytest.mark.parametrize("far", [1e-38, 1e-40, 1e-45])
+def test_subnormal_memberships_give_finite_weights(normalization, far):
+    # 1/far is infinite in float32. Vertex 2 is a member of e1 alone, and vertex 3 alone in e2.
+    membership = torch.tensor([1.0, 1.0, far, far])
+    ptr, col, weight = hypergraph_operator(
+        torch.tensor([0, 1, 3, 4]), torch.tensor([0, 1, 2, 3]), 4, normalization=normalization, membership=membership
+    )
+    far = float(membership[2])
+    there, back = (far, 1.0) if normalization == "random_walk" else (far**0.5, far**0.5)
+    expected = torch.tensor([[1.0, 0, 0, 0], [0, 1, there, 0], [0, back, 0, 0], [0, 0, 0, 1]])
+    torch.testing.assert_close(dense(ptr, col, weight, 4), expected, rtol=1e-5, atol=1e-37)
+
+
 @pytest.mark.parametrize(("num_vertices", "num_edges"), [(20, 6), (6, 20), (15, 15)])
 def test_random_walk_equals_pyg_hypergraph_conv(num_vertices, num_edges):
     conv = pytest.importorskip("torch_geometric.nn").HypergraphConv(4, 4, bias=False)
