@@ -5,11 +5,12 @@ distance, differently for every shape and shard. Here it only proposes candidate
 between the float16 values, in one fixed order, and a bound on the rounding errors of the fast search decides whether
 a row that it did not propose could be nearer; if so, more candidates are fetched.
 
-G queries, F rows to search, k neighbours, C width.
+G queries, F rows to search, R of a part of them, k neighbours, C width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -55,16 +56,24 @@ class ProductCandidates:
 
     Args:
         rows_FC: (F, C) float16, finite.
+        resident: whether to keep a centred copy in float32 (in float64 if float32 products have reduced precision),
+            two or four times the size of the rows. Without it parts are converted anew at each search, which is for
+            few searches.
     """
 
     exhaustive, per_neighbour = True, 1
 
-    def __init__(self, rows_FC: Tensor) -> None:
+    def __init__(self, rows_FC: Tensor, *, resident: bool = True) -> None:
         self.centre_C = centre(rows_FC)
         # Reduced precision of float32 products, which users may choose for training, would violate the bound.
         full = torch.get_float32_matmul_precision() == "highest"
-        self._rows_FC = (rows_FC - self.centre_C).to(torch.float32 if full else torch.float64)
-        self._square_F = self._rows_FC.square().sum(dim=1)
+        self._dtype = torch.float32 if full else torch.float64
+        self._rows_FC, self._resident = rows_FC, resident
+        if resident:
+            self._rows_FC = torch.empty_like(rows_FC, dtype=self._dtype)
+            for wide_RC, part_RC in zip(_parts(self._rows_FC), _parts(rows_FC), strict=True):
+                wide_RC.copy_(self._centred(part_RC))
+        self._square_F = torch.cat([part.square().sum(dim=1) for part in self._centred_parts()])
 
     def __len__(self) -> int:
         return len(self._rows_FC)
@@ -76,19 +85,26 @@ class ProductCandidates:
         return distance_Gk, row_Gk
 
     def _search(self, query_GC: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        query_GC = query_GC.to(self._rows_FC.dtype)
+        query_GC = query_GC.to(self._dtype)
         best_Gk = query_GC.new_empty(len(query_GC), 0)
         row_Gk = torch.empty(len(query_GC), 0, dtype=torch.int64, device=query_GC.device)
         with torch.autocast(query_GC.device.type, enabled=False):
-            for start in range(0, len(self), _ROWS_PER_PRODUCT):
-                stop = min(start + _ROWS_PER_PRODUCT, len(self))
+            for number, part_RC in enumerate(self._centred_parts()):
+                start = number * _ROWS_PER_PRODUCT
                 # |q|² is the same for every row of a query; it is added at the end.
-                part_GF = linear(-2 * query_GC, self._rows_FC[start:stop], self._square_F[start:stop])
-                part_Gk, found_Gk = part_GF.topk(min(k, stop - start), largest=False)
+                part_GR = linear(-2 * query_GC, part_RC, self._square_F[start : start + len(part_RC)])
+                part_Gk, found_Gk = part_GR.topk(min(k, len(part_RC)), largest=False)
                 best_Gk, row_Gk = torch.cat([best_Gk, part_Gk], 1), torch.cat([row_Gk, found_Gk + start], 1)
                 best_Gk, kept_Gk = best_Gk.topk(min(k, best_Gk.shape[1]), largest=False)
                 row_Gk = row_Gk.gather(1, kept_Gk)
         return best_Gk + query_GC.square().sum(dim=1, keepdim=True), row_Gk
+
+    def _centred_parts(self) -> Iterator[Tensor]:
+        for part_RC in _parts(self._rows_FC):
+            yield part_RC if self._resident else self._centred(part_RC)
+
+    def _centred(self, rows_RC: Tensor) -> Tensor:
+        return (rows_RC - self.centre_C).to(self._dtype)
 
 
 class Nearest(NamedTuple):
@@ -192,14 +208,16 @@ def by_distance(distance_Gk: Tensor, id_Gk: Tensor) -> tuple[Tensor, Tensor]:
 
 def centre(rows_FC: Tensor) -> Tensor:
     """Returns the mean row, (C,) float32; zero if there are no rows."""
-    return rows_FC.sum(dim=0, dtype=torch.float32) / max(1, len(rows_FC))
+    return torch.stack([part.sum(dim=0, dtype=torch.float32) for part in _parts(rows_FC)]).sum(dim=0) / max(
+        1, len(rows_FC)
+    )
 
 
 def moments(rows_FC: Tensor) -> Tensor:
     """Returns the number of rows, the sum of their squares and their sum, (2 + C,) float64; those of parts add up."""
     total_C = torch.zeros(rows_FC.shape[1], dtype=torch.float64, device=rows_FC.device)
     square = torch.zeros((), dtype=torch.float64, device=rows_FC.device)
-    for part in rows_FC.split(_ROWS_PER_PRODUCT):
+    for part in _parts(rows_FC):
         wide = part.double()
         total_C, square = total_C + wide.sum(dim=0), square + wide.square().sum()
     return torch.cat([torch.full_like(square, len(rows_FC))[None], square[None], total_C])
@@ -215,3 +233,8 @@ def spread_of(sums: Tensor) -> Tensor:
     # Σ_{i≠j} |x_i − x_j|² = 2 (F Σ |x_i|² − |Σ x_i|²), over F (F − 1) pairs.
     pairs = (rows * (rows - 1)).clamp(min=1)
     return (2 * (rows * square - total_C.square().sum()) / pairs).clamp(min=0)
+
+
+def _parts(rows_FC: Tensor) -> Sequence[Tensor]:
+    """Returns the rows in parts of R: whatever converts all of them at once takes several times their memory."""
+    return rows_FC.split(_ROWS_PER_PRODUCT)

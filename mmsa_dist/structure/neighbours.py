@@ -127,7 +127,7 @@ class InvertedLists:
     def _tune_probes(self, rows_FC: Tensor, recall_target: float, sample: int, k: int) -> int:
         query_QC = rows_FC[evenly_spaced(len(rows_FC), sample)]
         wanted = min(k + 1, len(rows_FC))  # each finds itself too
-        farthest_Q1 = nearest(ProductCandidates(rows_FC), query_QC, rows_FC, wanted).distance_Gk[:, -1:]
+        farthest_Q1 = nearest(ProductCandidates(rows_FC, resident=False), query_QC, rows_FC, wanted).distance_Gk[:, -1:]
         probes, most = 1, max(1, min(self.lists // 4, _MAX_PROBES))
         while True:
             self._index.nprobe = probes
@@ -270,7 +270,7 @@ class NeighbourIndex:
         else:  # this rank has no queries, but must take part in the collectives
             query_BC = self.rows_FC.new_full((queries, self.rows_FC.shape[1]), torch.nan)
             index_B = self.ids_F.new_full((queries,), -1)
-        true_ids, true_BK = self._search(ProductCandidates(self.rows_FC), query_BC, index_B, k)
+        true_ids, true_BK = self._search(ProductCandidates(self.rows_FC, resident=False), query_BC, index_B, k)
         _, found_BK = self.search(query_BC, index_B, k)
         exists_BK = true_ids >= 0
         farthest_B1 = torch.where(exists_BK, true_BK, 0).amax(dim=1, keepdim=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,7 +16,7 @@ from mmsa_dist.structure.nearest import ProductCandidates, moments, nearest, spr
 pytest.importorskip("faiss")
 from mmsa_dist.structure.neighbours import FlatCandidates
 
-SEARCHES = [ProductCandidates, FlatCandidates]
+SEARCHES = [ProductCandidates, partial(ProductCandidates, resident=False), FlatCandidates]
 
 
 def exhaustive(query_GC: Tensor, rows_FC: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -62,9 +64,18 @@ def test_tight_clusters_far_from_the_origin(search):
 def test_faiss_and_torch_give_the_same_bits():
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(3000, 96, generator=generator).tanh().half()
-    a, b = (nearest(search(x), x[:50], x, 16) for search in SEARCHES)
-    assert torch.equal(a.row_Gk, b.row_Gk)
-    assert torch.equal(a.distance_Gk, b.distance_Gk)
+    one, *others = (nearest(search(x), x[:50], x, 16) for search in SEARCHES)
+    for other in others:
+        assert torch.equal(other.row_Gk, one.row_Gk)
+        assert torch.equal(other.distance_Gk, one.distance_Gk)
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_rows_are_searched_part_by_part(resident, monkeypatch):
+    monkeypatch.setattr(module, "_ROWS_PER_PRODUCT", 7)
+    x = torch.randn(40, 5, generator=torch.Generator().manual_seed(4)).half()
+    found = nearest(ProductCandidates(x, resident=resident), x, x, 3)
+    assert torch.equal(found.row_Gk, exhaustive(x, x, 3)[1])
 
 
 def test_the_distance_of_a_pair_does_not_depend_on_what_is_computed_beside_it():
