@@ -135,7 +135,8 @@ class Loader(Iterator[MoleculeBatch]):
         state: where to start.
 
     Raises:
-        ValueError: more lanes than blocks, lanes not divisible by the ranks, or too few molecules for a batch.
+        ValueError: more lanes than blocks, lanes not divisible by the ranks, too few molecules for a batch, or a
+            state beyond the end of an epoch.
     """
 
     def __init__(
@@ -162,6 +163,11 @@ class Loader(Iterator[MoleculeBatch]):
                 f"{options.batch_size} over data.lanes={options.lanes}; lower data.batch_size or prepare more molecules"
             )
         self.state = state or LoaderState()
+        if self.state.step >= self.steps_per_epoch:
+            raise ValueError(
+                f"the loader cannot start at step {self.state.step} of an epoch of {self.steps_per_epoch}; that is a "
+                "position among other batches"
+            )
         self._accumulate = options.accumulate
         self._taken = 0
         batches = DataLoader(

@@ -32,6 +32,10 @@ CHECKPOINT_FORMAT = 3
 _UNSET = type("Unset", (), {"__repr__": lambda self: "(not set)"})()
 """Stands for a setting that only one of the two versions has: the one that saved the checkpoint, or this one."""
 _OF_THE_START = frozenset({"run.dir", "train.stop_after"})  # each start of a run may choose them
+_OF_THE_ORDER = frozenset({"run.seed", "data.batch_size", "data.lanes", "data.window_blocks"})
+"""Settings on which the molecules of a step depend: with others, a position within an epoch means nothing."""
+_WITH_HEADS = ("atom", "fingerprint", "descriptor")
+"""Losses with parameters of their own, which exist if their weight is above 0."""
 
 
 class CheckpointError(ValueError):
@@ -53,8 +57,8 @@ class Restored(NamedTuple):
     run: RunState
     neighbours: dict[str, torch.Tensor]
     """State of the neighbour source of this rank."""
-    changed: str
-    """Settings that have changed since it was saved, with both values; without `run.dir` and `train.stop_after`."""
+    news: tuple[str, ...]
+    """What the user should know: settings that have changed since it was saved, and what follows from that."""
 
 
 class Checkpoints:
@@ -112,7 +116,9 @@ class Checkpoints:
                 "point data.shards at those, or start a new run.dir"
             )
         changed = _differences(about["config"], config)
-        fixed = {key: values for key, values in changed.items() if _is_fixed(key, *values)}
+        had, has = _heads(about["config"]), _heads(config)
+        fixed_heads = (had ^ has) | ({"loss.fingerprint_bits"} if "loss.fingerprint" in had & has else set())
+        fixed = {key: values for key, values in changed.items() if key in fixed_heads or _is_fixed(key, *values)}
         if fixed:
             raise CheckpointError(
                 f"{path} was saved with {_described(fixed)}; restore that setting, or start a new run.dir"
@@ -127,11 +133,17 @@ class Checkpoints:
             load_engine(engine, path, ENGINE_FOLDER, ranks=about["ranks"])
         except EngineFilesError as error:
             raise CheckpointError(f"{path} {error}") from error
-        return Restored(
-            RunState(about["step"], LoaderState(**about["loader"])),
-            _neighbours_of_rank(path, about["ranks"]),
-            _described({key: values for key, values in changed.items() if key not in _OF_THE_START}),
-        )
+        loader, news = LoaderState(**about["loader"]), []
+        told = {key: values for key, values in changed.items() if key not in _OF_THE_START}
+        if told:
+            news.append(f"{path.name} was saved with {_described(told)}; continuing with what is set now")
+        if loader.step and _OF_THE_ORDER & changed.keys():
+            news.append(
+                f"the order of the molecules changes with {' and '.join(sorted(_OF_THE_ORDER & changed.keys()))}, so "
+                f"the rest of epoch {loader.epoch} is left out: going on at the beginning of epoch {loader.epoch + 1}"
+            )
+            loader = LoaderState(loader.epoch + 1, 0)
+        return Restored(RunState(about["step"], loader), _neighbours_of_rank(path, about["ranks"]), tuple(news))
 
 
 def _differences(was: Mapping[str, Any], now: Mapping[str, Any], section: str = "") -> dict[str, tuple[Any, Any]]:
@@ -151,6 +163,11 @@ def _is_fixed(key: str, was: Any, now: Any) -> bool:
     if key.startswith("train.lr_scale."):  # 1 where it is not set
         return bool((1.0 if was is _UNSET else was) != (1.0 if now is _UNSET else now))
     return key.startswith("model.") and _UNSET not in (was, now)
+
+
+def _heads(config: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Returns the weights of the losses that have parameters, by their keys, as far as they are above 0."""
+    return {f"loss.{name}" for name in _WITH_HEADS if config.get("loss", {}).get(name)}
 
 
 def _described(changed: Mapping[str, tuple[Any, Any]]) -> str:

@@ -174,10 +174,7 @@ class Run:
             )
             run = restored.run
             neighbours.load_state_dict(restored.neighbours)
-            if restored.changed:
-                self._news.append(
-                    f"{checkpoint.name} was saved with {restored.changed}; continuing with what is set now"
-                )
+            self._news.extend(restored.news)
         loader = Loader(
             self._reader,
             loader_options(self._config),

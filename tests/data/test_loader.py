@@ -109,3 +109,9 @@ def test_what_does_not_fit_is_refused_with_the_mend(tiny_shards: Path) -> None:
         Loader(reader, OPTIONS, rank=0, world=3)
     with pytest.raises(ValueError, match=r"44 training molecules do not fill one batch of data\.batch_size=64"):
         Loader(reader, LoaderOptions(**{**vars(OPTIONS), "batch_size": 64}))
+
+
+def test_a_position_beyond_the_epoch_is_refused(tiny_shards: Path) -> None:
+    reader = BlockReader(str(tiny_shards), "train")
+    with pytest.raises(ValueError, match=r"cannot start at step 5 of an epoch of 5"):
+        Loader(reader, OPTIONS, state=LoaderState(epoch=0, step=5))

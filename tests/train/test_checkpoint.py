@@ -99,6 +99,7 @@ def test_no_pickle_is_executed_while_partitions_are_joined(tmp_path: Path) -> No
 
 
 MODEL = {"gin": {"width": 100, "layers": 5}}
+HEADS = {"fingerprint": 0.5, "fingerprint_bits": 128, "memory": 1}
 
 
 def engine_of_stage(stage: int) -> Any:
@@ -129,11 +130,27 @@ def engine_of_stage(stage: int) -> Any:
             },
             r"saved with train.lr_scale.gin=0.5, now \(not set\); restore that setting",
         ),
+        (  # its head has parameters, and a checkpoint without it none for them
+            {"format": 3, "manifest": "b" * 64, "config": {"model": MODEL, "loss": {"fingerprint": 0.0, "memory": 0}}},
+            r"saved with loss.fingerprint=0.0, now 0.5; restore that setting",
+        ),
+        (
+            {"format": 3, "manifest": "b" * 64, "config": {"model": MODEL, "loss": {**HEADS, "atom": 1}}},
+            r"saved with loss.atom=1, now \(not set\); restore that setting",
+        ),
+        (
+            {"format": 3, "manifest": "b" * 64, "config": {"model": MODEL, "loss": {**HEADS, "fingerprint_bits": 64}}},
+            r"saved with loss.fingerprint_bits=64, now 128; restore that setting",
+        ),
         (  # a version that had no model.gin.width saved it
             {
                 "format": 3,
                 "manifest": "b" * 64,
-                "config": {"model": {"gin": {"layers": 5}}, "train": {"zero_stage": 2}},
+                "config": {
+                    "model": {"gin": {"layers": 5}},
+                    "train": {"zero_stage": 2},
+                    "loss": {**HEADS, "fingerprint": 2.0},
+                },
             },
             r"saved at train.zero_stage=2 and cannot be read at 0",
         ),
@@ -149,7 +166,7 @@ def test_what_cannot_be_resumed_is_said_before_anything_is_loaded(
             path,
             engine=engine_of_stage(0),
             manifest_digest="b" * 64,
-            config={"model": MODEL, "train": {"zero_stage": 0, "lr_scale": {}}},
+            config={"model": MODEL, "train": {"zero_stage": 0, "lr_scale": {}}, "loss": HEADS},
         )
 
 
@@ -162,6 +179,28 @@ def test_settings_that_differ_are_told_with_both_values(tmp_path: Path, monkeypa
     save_file({"rows": torch.ones(2)}, path / neighbours_file(0))
     monkeypatch.setattr("mmsa_dist.train.checkpoint.load_engine", lambda *_, **__: None)
     restored = Checkpoints(tmp_path).load(path, engine_of_stage(0), manifest_digest="b", config=now)
-    assert restored.changed == "data.x=1, now 2, data.y=(not set), now 3, data.z=2, now (not set)"
+    assert restored.news == (
+        "step_5 was saved with data.x=1, now 2, data.y=(not set), now 3, data.z=2, now (not set); continuing with what "
+        "is set now",
+    )
     assert (restored.run.step, restored.run.loader) == (5, LoaderState(epoch=1, step=2))
     assert torch.equal(restored.neighbours["rows"], torch.ones(2))
+
+
+@pytest.mark.parametrize("key", ["data.batch_size", "data.lanes", "data.window_blocks", "run.seed"])
+@pytest.mark.parametrize(("loader", "then"), [((1, 2), (2, 0)), ((1, 0), (1, 0))])
+def test_an_epoch_in_another_order_is_not_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, loader: tuple[int, int], then: tuple[int, int]
+) -> None:
+    path = make(tmp_path, 5)
+    section, name = key.split(".")
+    was, now = ({"train": {"zero_stage": 0}, section: {name: value}} for value in (4, 8))
+    about = {"format": 3, "manifest": "b", "config": was, "ranks": 1, "step": 5}
+    (path / "run.json").write_text(json.dumps(about | {"loader": dict(zip(("epoch", "step"), loader, strict=True))}))
+    save_file({"rows": torch.ones(2)}, path / neighbours_file(0))
+    monkeypatch.setattr("mmsa_dist.train.checkpoint.load_engine", lambda *_, **__: None)
+    restored = Checkpoints(tmp_path).load(path, engine_of_stage(0), manifest_digest="b", config=now)
+    assert restored.run.loader == LoaderState(*then)
+    assert restored.news[0] == f"step_5 was saved with {key}=4, now 8; continuing with what is set now"
+    left_out = f"the order of the molecules changes with {key}, so the rest of epoch 1 is left out: going on at the "
+    assert restored.news[1:] == (() if loader == then else (f"{left_out}beginning of epoch 2",))
