@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from mmsa_dist.config.schema import Loss
 from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.encoders.base import AtomEncoder, without_statistics
+from mmsa_dist.fusion import has_any
+from mmsa_dist.losses.averaging import mean_of_present
 from mmsa_dist.losses.contrast import contrast_loss
 from mmsa_dist.losses.descriptor import DescriptorLoss, DescriptorScale
 from mmsa_dist.losses.fingerprint import FingerprintLoss, circular_fingerprint
@@ -38,6 +40,11 @@ class ForwardPass:
     """Of the model for them."""
     generator: torch.Generator
     """CPU generator, in the same state on every rank."""
+
+    @property
+    def present_B(self) -> Tensor:
+        """(B,) bool: the molecules that have a modality; the others have no embedding."""
+        return has_any(self.output.fusion.present)
 
 
 class LossTerm(nn.Module, ABC):
@@ -77,7 +84,7 @@ class _Reconstruct(LossTerm):
 class _Memory(LossTerm):
     def forward(self, made: ForwardPass) -> Tensor:
         structure = made.output.structure
-        return memory_loss(structure.g_BD, structure.readout_BD, self.options.temperature)
+        return memory_loss(structure.g_BD, structure.readout_BD, self.options.temperature, made.present_B)
 
 
 class _Atom(LossTerm):
@@ -97,7 +104,8 @@ class _Prediction(LossTerm):
     """The mean of the same loss of u and of g, each with its own head.
 
     Args:
-        head: makes the head from the width of its vectors; the head is called with vectors and targets.
+        head: makes the head from the width of its vectors; called with vectors and targets, it returns the loss of
+            each molecule, (B,).
         target: returns the targets of a batch, (B, F).
     """
 
@@ -113,8 +121,9 @@ class _Prediction(LossTerm):
 
     def forward(self, made: ForwardPass) -> Tensor:
         target_BF = self._target(made.batch)
-        of_u: Tensor = self.of_u(made.output.fusion.unified_BC, target_BF)
-        return (of_u + self.of_g(made.output.structure.g_BD, target_BF)) / 2
+        of_u_B = self.of_u(made.output.fusion.unified_BC, target_BF)
+        of_g_B = self.of_g(made.output.structure.g_BD, target_BF)
+        return mean_of_present((of_u_B + of_g_B) / 2, made.present_B)
 
 
 def _fingerprint(options: Loss, model: MMSAModel) -> LossTerm:

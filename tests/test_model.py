@@ -17,6 +17,7 @@ from mmsa_dist.losses.descriptor import descriptor_scale
 from mmsa_dist.model import MMSAModel
 from mmsa_dist.objective import Objective
 from mmsa_dist.structure.sources import BatchNeighbours, NoNeighbours
+from tests.fixtures.batches import batch_of, random_molecule
 
 MINI = Path(__file__).parent / "fixtures" / "mini.yaml"
 
@@ -153,6 +154,23 @@ def test_every_parameter_learns(batch: MoleculeBatch) -> None:
     idle = [name for name, p in objective.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     # A bias before a batch norm moves nothing; what has no gradient at all would be a part that is not wired.
     assert [name for name in idle if "mlp" not in name] == []
+
+
+def test_molecules_without_any_modality_change_nothing() -> None:
+    config = configuration("model.encoders=[comenet]", "train.lr_scale={}", "loss.fingerprint=1.0")
+    some = [random_molecule(6 + number % 5, number, torch.float32) for number in range(8)]
+    others = [replace(random_molecule(7, 20 + number, torch.float32), xyz=None) for number in range(8)]
+    losses, gradients = [], []
+    for molecules in (some, some + others):
+        torch.manual_seed(0)
+        objective = Objective(MMSAModel(config.model), config.loss)
+        output = objective(batch_of(*molecules), BatchNeighbours(4), torch.Generator().manual_seed(0))
+        output.total.backward()
+        losses.append(output.losses)
+        gradients.append({name: p.grad for name, p in objective.named_parameters() if p.grad is not None})
+    assert losses[0]["memory"] > 0
+    torch.testing.assert_close(losses[1], losses[0])
+    torch.testing.assert_close(gradients[1], gradients[0])
 
 
 def test_the_total_is_the_weighted_sum(batch: MoleculeBatch) -> None:

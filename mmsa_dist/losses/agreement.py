@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import combinations, permutations
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,29 +15,36 @@ from torch import Tensor
 from mmsa_dist.losses.contrast import unit
 
 
-@torch.no_grad()
-def retrieval_at_1(codes: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
-    """Returns how often a code retrieves its molecule's code of another modality among the B of this rank.
+class Retrieval(NamedTuple):
+    """How often a code retrieves its molecule's code of another modality."""
 
-    The share of hits at rank 1 by cosine, averaged over ordered pairs of modalities that some molecule here has
-    both of; chance is 1 / the number of molecules that have both.
+    at_1: Tensor
+    """() float32 in [0, 1]: share of hits at rank 1 by cosine; NaN if there was nothing to choose from."""
+    chance: Tensor
+    """() float32: the same for random codes, 1 / P; NaN where `at_1` is."""
+
+
+@torch.no_grad()
+def retrieval(codes: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Retrieval:
+    """Measures retrieval among the B molecules of this rank, averaged over ordered pairs of modalities.
+
+    A pair counts if at least two molecules have both, for with one there is nothing to choose from.
 
     Args:
         codes: by modality, (B, D).
         present: by modality, (B,) bool; a molecule that lacks one of the two is neither query nor candidate.
-
-    Returns:
-        () float32 in [0, 1]; NaN if no molecule has two modalities.
     """
-    shares = []
+    measured = []
     for query, target in permutations(codes, 2):
         both_B = present[query] & present[target]
         a_PD, b_PD = unit(codes[query][both_B]), unit(codes[target][both_B])
-        if len(a_PD):
+        if len(a_PD) > 1:
             found_P = (a_PD @ b_PD.T).argmax(dim=1)
-            shares.append((found_P == torch.arange(len(a_PD), device=a_PD.device)).float().mean())
+            hits_P = (found_P == torch.arange(len(a_PD), device=a_PD.device)).float()
+            measured.append(torch.stack([hits_P.mean(), hits_P.new_tensor(1 / len(a_PD))]))
     reference = next(iter(codes.values()))
-    return torch.stack(shares).mean() if shares else reference.new_full((), torch.nan, dtype=torch.float32)
+    nothing_2 = reference.new_full((2,), torch.nan, dtype=torch.float32)
+    return Retrieval(*(torch.stack(measured).mean(dim=0) if measured else nothing_2))
 
 
 @torch.no_grad()

@@ -40,18 +40,18 @@ class DescriptorLoss(nn.Module):
         self.register_buffer("deviation_F", scale.deviation_F)
 
     def forward(self, x_BD: Tensor, descriptors_BF: Tensor) -> Tensor:
-        """Returns the mean squared error of head(x) against standardized descriptors, clipped at `FARTHEST`.
+        """Returns the squared error of head(x) against standardized descriptors, clipped at `FARTHEST`, over F.
 
         Args:
             x_BD: (B, D) vectors.
             descriptors_BF: (B, F), NaN where there is no value, which counts as zero error.
 
         Returns:
-            () float32, to be averaged over ranks, which hold equally many molecules.
+            (B,) float32: the mean over the descriptors of each molecule.
         """
         target_BF = ((descriptors_BF - self.mean_F) / self.deviation_F).clamp(-FARTHEST, FARTHEST)
         error_BF = self.head(x_BD).float() - target_BF
-        return error_BF.where(target_BF.isfinite(), 0.0).square().mean()
+        return error_BF.where(target_BF.isfinite(), 0.0).square().mean(dim=1)
 
 
 def descriptor_scale(descriptors_NF: Tensor) -> DescriptorScale:

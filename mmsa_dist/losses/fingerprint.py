@@ -39,17 +39,17 @@ class FingerprintLoss(nn.Module):
         self.head = nn.Linear(width, bits)
 
     def forward(self, x_BD: Tensor, fingerprint_BF: Tensor) -> Tensor:
-        """Returns the mean over molecules of KL(t ‖ softmax(head(x))), where t_f is 1/n for each of n set bits.
+        """Returns KL(t ‖ softmax(head(x))) of each molecule, where t_f is 1/n for each of n set bits.
 
         Args:
             x_BD: (B, D) vectors.
             fingerprint_BF: (B, F) bool: `circular_fingerprint` of the same molecules.
 
         Returns:
-            () float32, to be averaged over ranks, which hold equally many molecules.
+            (B,) float32.
         """
         target_BF = fingerprint_BF / fingerprint_BF.sum(dim=1, keepdim=True)
-        return functional.kl_div(self.head(x_BD).float().log_softmax(dim=1), target_BF, reduction="batchmean")
+        return functional.kl_div(self.head(x_BD).float().log_softmax(dim=1), target_BF, reduction="none").sum(dim=1)
 
 
 def circular_fingerprint(batch: MoleculeBatch, bits: int) -> Tensor:

@@ -48,7 +48,8 @@ class NeighbourSource(ABC):
         """Returns the neighbours of a batch.
 
         Args:
-            u_BC: (B, C) unified embeddings; no gradient passes through the choice of neighbours.
+            u_BC: (B, C) unified embeddings; no gradient passes through the choice of neighbours. A row that is not
+                finite finds none and is none.
             index_B: (B,) int64: molecule numbers in the training split, -1 for others.
         """
 

@@ -9,7 +9,7 @@ import torch
 from mmsa_dist.config.schema import Config
 from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.data.loader import BlockReader, validation_batches
-from mmsa_dist.losses.agreement import alignment, retrieval_at_1, uniformity
+from mmsa_dist.losses.agreement import alignment, retrieval, uniformity
 from mmsa_dist.model import MMSAModel, picture_size
 from mmsa_dist.runtime.distributed import all_ranks_agree, all_reduce_mean, rank, world_size
 
@@ -30,9 +30,8 @@ def validate(model: MMSAModel, reader: BlockReader, config: Config, device: torc
     sums, measures = torch.zeros(len(_METERS), device=device), torch.zeros(len(_METERS), device=device)
     for batch, counts in _in_step(reader, config):
         fusion = model.fuse(batch.to(device))
-        hits, *others = (meter(fusion.codes, fusion.present) for meter in (retrieval_at_1, alignment, uniformity))
-        chance = torch.where(hits.isnan(), torch.nan, 1 / len(batch))
-        values = torch.stack([hits, chance, *others])
+        others = (meter(fusion.codes, fusion.present) for meter in (alignment, uniformity))
+        values = torch.stack([*retrieval(fusion.codes, fusion.present), *others])
         measured = values.isfinite() & counts  # NaN means that no molecule of the batch has two modalities
         sums += torch.where(measured, values, 0)
         measures += measured

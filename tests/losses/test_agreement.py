@@ -7,21 +7,32 @@ import math
 import pytest
 import torch
 
-from mmsa_dist.losses.agreement import alignment, retrieval_at_1, uniformity
+from mmsa_dist.losses.agreement import alignment, retrieval, uniformity
 
 
 def test_retrieval_counts_hits_over_ordered_pairs():
     a = torch.eye(4)
     b = a[[1, 0, 2, 3]]  # molecules 0 and 1 find each other instead of themselves
     everyone = torch.ones(4, dtype=torch.bool)
-    assert retrieval_at_1({"a": a, "b": b}, {"a": everyone, "b": everyone}) == 0.5
+    assert retrieval({"a": a, "b": b}, {"a": everyone, "b": everyone}) == (0.5, 0.25)
     without_0 = torch.tensor([False, True, True, True])
-    assert retrieval_at_1({"a": a, "b": a}, {"a": without_0, "b": everyone}) == 1.0
+    assert retrieval({"a": a, "b": a}, {"a": without_0, "b": everyone}) == (1.0, pytest.approx(1 / 3))
 
 
 def test_retrieval_without_a_pair_is_not_a_number():
-    nobody = torch.zeros(2, dtype=torch.bool)
-    assert retrieval_at_1({"a": torch.eye(2), "b": torch.eye(2)}, {"a": nobody, "b": ~nobody}).isnan()
+    codes, everyone = {"a": torch.eye(2), "b": torch.eye(2)}, torch.ones(2, dtype=torch.bool)
+    for some in (torch.tensor([False, False]), torch.tensor([True, False])):  # one alone is always found
+        measured = retrieval(codes, {"a": some, "b": everyone})
+        assert measured.at_1.isnan()
+        assert measured.chance.isnan()
+
+
+def test_chance_is_the_mean_over_pairs_of_one_over_those_to_choose_from():
+    codes = {name: torch.eye(4) for name in "abc"}
+    two, four = torch.tensor([True, True, False, False]), torch.ones(4, dtype=torch.bool)
+    # a and b have 4 molecules in common, a and c and b and c 2.
+    measured = retrieval(codes, {"a": four, "b": four, "c": two})
+    assert float(measured.chance) == pytest.approx((1 / 4 + 1 / 2 + 1 / 2) / 3)
 
 
 def test_alignment_is_the_squared_distance_of_unit_codes_of_one_molecule():

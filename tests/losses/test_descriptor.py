@@ -24,13 +24,13 @@ def test_the_error_is_counted_in_standard_deviations() -> None:
     loss.head.bias.data = torch.tensor([0.5, 0.0])
     # (0.5 - 1)², (0 - 3)²; and (0.5 - -FARTHEST)² for what lies far below, nothing for what is not known.
     descriptors = torch.tensor([[12.0, 3.0], [-1e6, NAN]])
-    expected = (0.25 + 9 + (0.5 + FARTHEST) ** 2) / 4
-    assert loss(torch.ones(2, 1), descriptors).item() == pytest.approx(expected)
+    expected = [(0.25 + 9) / 2, (0.5 + FARTHEST) ** 2 / 2]
+    assert loss(torch.ones(2, 1), descriptors).tolist() == pytest.approx(expected)
 
 
 def test_unknown_values_pull_nowhere() -> None:
     loss = DescriptorLoss(2, DescriptorScale(torch.zeros(2), torch.ones(2)))
-    loss(torch.ones(1, 2), torch.tensor([[NAN, 5.0]])).backward()
+    loss(torch.ones(1, 2), torch.tensor([[NAN, 5.0]])).sum().backward()
     assert loss.head.weight.grad is not None
     assert loss.head.weight.grad[0].tolist() == [0.0, 0.0]
     assert (loss.head.weight.grad[1] != 0).all()
