@@ -171,6 +171,7 @@ class Train(Section):
     keep: Positive
     log_every: Positive
     valid_every: Positive
+    valid_molecules: Positive
     valid_batch_size: Positive
     lr: Above0
     lr_scale: dict[str, Above0]

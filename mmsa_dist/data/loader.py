@@ -86,6 +86,12 @@ class BlockReader:
         """
         return from_block(self._read(block), first_index=int(self.sizes.starts(block)))
 
+    def read_between(self, start: int, stop: int) -> MoleculeColumns:
+        """Returns the molecules at positions `start` to `stop` - 1 of the split, at least one; errors as for `read`."""
+        first, last = self.sizes.at(np.array([start, stop - 1])).tolist()
+        skipped = int(self.sizes.starts(first))
+        return join([self.read(block) for block in range(first, last + 1)]).slice(start - skipped, stop - skipped)
+
     def descriptors_of_some(self) -> Tensor:
         """Returns (n, F) float32: descriptors of up to 64 blocks, evenly spaced over the split; F is 0 without any."""
         sample = np.unique(np.linspace(0, len(self) - 1, _SAMPLED_BLOCKS).astype(np.int64))
@@ -306,14 +312,30 @@ class _Lanes:
 
 
 def validation_batches(
-    reader: BlockReader, *, batch_size: int, picture_size: int | None, rank: int = 0, world: int = 1
+    reader: BlockReader,
+    *,
+    batch_size: int,
+    picture_size: int | None,
+    molecules: int | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> Iterator[MoleculeBatch]:
-    """Yields a split in manifest order, without augmentation; each rank takes every `world`-th batch.
+    """Yields batches evenly spaced over a split, without augmentation; each rank takes every `world`-th.
 
     All batches are full, so that retrieval within a batch has the same chance level in each; a split smaller than
-    `batch_size` is one batch.
+    `batch_size` is one batch. Only the blocks of this rank's batches are read, one batch at a time.
+
+    Args:
+        reader: of the split.
+        batch_size: molecules of a batch, consecutive in the split.
+        picture_size: side of the pictures in pixels; None draws none.
+        molecules: how many to take in all, about; None takes as many as fill batches.
+        rank: of this process.
+        world: number of processes.
     """
-    whole = join([reader.read(block) for block in range(len(reader))])
-    size = min(batch_size, len(whole))
-    for number in range(rank, len(whole) // size, world):
-        yield collate(whole.slice(number * size, (number + 1) * size), picture_size=picture_size)
+    there = reader.molecules
+    size = min(batch_size, there)
+    batches = max(1, min(molecules or there, there) // size)
+    for number in range(rank, batches, world):
+        start = number * (there // batches)
+        yield collate(reader.read_between(start, start + size), picture_size=picture_size)

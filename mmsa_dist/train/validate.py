@@ -48,8 +48,14 @@ def _in_step(reader: BlockReader, config: Config) -> Iterator[tuple[MoleculeBatc
     """
 
     def batches(number: int, world: int) -> Iterator[MoleculeBatch]:
-        size, side = config.train.valid_batch_size, picture_size(config)
-        return validation_batches(reader, batch_size=size, picture_size=side, rank=number, world=world)
+        return validation_batches(
+            reader,
+            batch_size=config.train.valid_batch_size,
+            picture_size=picture_size(config),
+            molecules=config.train.valid_molecules,
+            rank=number,
+            world=world,
+        )
 
     own = batches(rank(), world_size())
     while True:

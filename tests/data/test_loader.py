@@ -111,6 +111,20 @@ def test_what_does_not_fit_is_refused_with_the_mend(tiny_shards: Path) -> None:
         Loader(reader, LoaderOptions(**{**vars(OPTIONS), "batch_size": 64}))
 
 
+@pytest.mark.parametrize("world", [1, 3])
+def test_validation_of_some_molecules_reads_only_their_blocks(
+    tiny_shards: Path, monkeypatch: pytest.MonkeyPatch, world: int
+) -> None:
+    reader, blocks = BlockReader(str(tiny_shards), "train"), []
+    read = BlockReader.read
+    monkeypatch.setattr(BlockReader, "read", lambda self, block: blocks.append(block) or read(self, block))
+    options = {"batch_size": 5, "picture_size": None, "molecules": 17}
+    of_ranks = [validation_batches(reader, **options, rank=rank, world=world) for rank in range(world)]
+    batches = sorted((ids(batch) for of_rank in of_ranks for batch in of_rank), key=min)
+    assert batches == [[0, 1, 2, 3, 4], [14, 15, 16, 17, 18], [28, 29, 30, 31, 32]]  # three of 44, 14 apart
+    assert len(blocks) == sum(len({int(reader.sizes.at(i)) for i in batch}) for batch in batches)
+
+
 def test_a_position_beyond_the_epoch_is_refused(tiny_shards: Path) -> None:
     reader = BlockReader(str(tiny_shards), "train")
     with pytest.raises(ValueError, match=r"cannot start at step 5 of an epoch of 5"):
