@@ -149,8 +149,7 @@ def shards_of(model: str | os.PathLike[str]) -> str | NotChecked:
         config = load_config(run.config)
     except ConfigError as error:
         return NotChecked(f"the configuration of the run cannot be read: {error}")
-    # By default next to the model, even if the run folder has been moved since.
-    shards = config.data.shards or str(run.root / "shards")
+    shards = run.shards(config.data.shards)
     try:
         manifest = Manifest.load(shards)
     except ManifestError as error:

@@ -17,7 +17,7 @@ from mmsa_dist.embed.pretrained import PretrainedModel
 from mmsa_dist.report.contact_sheet import small_sheet
 from mmsa_dist.report.shard_statistics import ShardStatistics, inspect_shards
 from mmsa_dist.runtime.run_folder import RunFolder
-from mmsa_shards.manifest import MANIFEST_NAME, Manifest
+from mmsa_shards.manifest import MANIFEST_NAME, Manifest, ManifestError
 
 T = TypeVar("T")
 _BLOCKS_READ = 512  # for the molecule statistics: a second or two
@@ -47,8 +47,8 @@ class RunRecord:
     metrics: dict[str, Series]
     """By name; metrics without a finite value are omitted."""
     manifest: Manifest | None
-    shards: Path
-    """Folder of the manifest, whether or not it exists."""
+    shards: str
+    """Folder or URL of the manifest, whether or not it exists."""
     molecules: ShardStatistics | None
     """Statistics of the manifest's shards."""
     sheet: bytes | None
@@ -93,22 +93,24 @@ def read_record(run_dir: str | os.PathLike[str]) -> RunRecord:
         raise FileNotFoundError(f"{folder.root} is not the folder of a run: it has none of {names}")
     faults: dict[str, str] = {}
 
-    def read(part: str, path: Path, reader: Callable[[Path], T]) -> T | None:
-        if not path.exists():
-            return None
+    def attempt(part: str, reader: Callable[[], T]) -> T | None:
         try:
-            return reader(path)
+            return reader()
         except (ValueError, OSError, KeyError, TypeError) as error:
             faults[part] = str(error).strip().split("\n")[0] or type(error).__name__
             return None
 
+    def read(part: str, path: Path, reader: Callable[[Path], T]) -> T | None:
+        return attempt(part, lambda: reader(path)) if path.exists() else None
+
     config = read("configuration", folder.config, load_config)
-    shards = Path(config.shards_dir if config else folder.root / "shards")
-    if config and not shards.exists():  # the run folder was moved with its shards
-        shards = folder.root / "shards"
-    manifest = read("preparation", shards / MANIFEST_NAME, lambda path: Manifest.load(path.parent))
+    named = config.data.shards if config else ""
+    shards = folder.shards(named)
+    # A run that names shards has read them; those inside its folder may still be in preparation.
+    expected = named or (Path(shards) / MANIFEST_NAME).exists()
+    manifest = attempt("preparation", lambda: _read_manifest(folder, named)) if expected else None
     filled = manifest is not None and manifest.ledger.written > 0
-    molecules = read("molecules", shards, lambda path: inspect_shards(path, blocks=_BLOCKS_READ)) if filled else None
+    molecules = attempt("molecules", lambda: inspect_shards(shards, blocks=_BLOCKS_READ)) if filled else None
     return RunRecord(
         root=folder.root,
         config=config,
@@ -117,7 +119,7 @@ def read_record(run_dir: str | os.PathLike[str]) -> RunRecord:
         manifest=manifest,
         shards=shards,
         molecules=molecules,
-        sheet=read("molecules", shards, small_sheet) if molecules is not None else None,
+        sheet=attempt("molecules", lambda: small_sheet(shards)) if molecules is not None else None,
         model=read("model", folder.model, PretrainedModel.load),
         embeddings=read("embeddings", folder.embeddings / SUMMARY, lambda path: read_embeddings(path.parent)),
         evaluation=read("evaluation", evaluation, _read_evaluation),
@@ -145,6 +147,25 @@ def read_metrics(path: Path) -> dict[str, Series]:
             if isinstance(value, int | float) and math.isfinite(value):
                 points.setdefault(name, {})[step] = float(value)  # a repeated step counts once
     return {name: Series(tuple(steps := sorted(of)), tuple(of[step] for step in steps)) for name, of in points.items()}
+
+
+def _read_manifest(folder: RunFolder, named: str) -> Manifest:
+    """Reads the manifest of a run's shards, which are `named` by its configuration.
+
+    Raises:
+        ManifestError: it is missing or damaged, or belongs to other shards than the run trains on.
+    """
+    shards, trained_on = folder.shards(named), folder.manifest_digest
+    try:
+        manifest = Manifest.load(shards)
+    except ManifestError as error:
+        raise ManifestError(f"data.shards of {folder.config}: {error}" if named else str(error)) from error
+    if trained_on is not None and manifest.digest != trained_on:
+        raise ManifestError(
+            f"{shards} does not hold the run's shards: its manifest has the digest {manifest.digest[:12]}, the "
+            f"training used {trained_on[:12]}; set data.shards in {folder.config} to the folder or URL where they are"
+        )
+    return manifest
 
 
 def _read_environment(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,8 @@ _LIBRARIES = (
     "pyarrow",
     "webdataset",
 )
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError)
+"""Errors of JSON that is missing, damaged, or of another kind."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,25 @@ class RunFolder:
     def report(self) -> Path:
         """The HTML report."""
         return self.root / "report.html"
+
+    def shards(self, named: str) -> str:
+        """Returns the folder or URL of the run's shards.
+
+        Args:
+            named: `data.shards` of its configuration; empty for those inside the run folder, also if it was moved.
+        """
+        return named or str(self.root / "shards")
+
+    @property
+    def manifest_digest(self) -> str | None:
+        """Digest of the manifest that the run trains on, by its newest checkpoint or its model; None if unknown."""
+        digest: str | None = None
+        with suppress(*_UNREADABLE):
+            digest = json.loads((self.model / "config.json").read_text())["training"]["data"]["manifest"]
+        with suppress(*_UNREADABLE):
+            newest = (self.checkpoints / "latest").read_text().strip()
+            digest = json.loads((self.checkpoints / newest / "run.json").read_text())["manifest"]
+        return digest
 
     def describe(self, config_yaml: str) -> None:
         """Writes the configuration, and the environment and number of ranks of this start of the run."""

@@ -41,6 +41,7 @@ from mmsa_dist.train.preconditions import refuse_broken_shards, refuse_what_cann
 from mmsa_dist.train.saving import CheckpointSaver
 from mmsa_dist.train.step import TrainStep
 from mmsa_dist.train.validate import validate
+from mmsa_shards.folder import Folder
 
 
 @dataclass
@@ -144,7 +145,7 @@ class Run:
         transient hardware fault has damaged; a fault of the data or the learning rate recurs, and ends the run.
         """
         if rank() == 0:
-            self._folder.describe(to_yaml(self._config))
+            self._folder.describe(to_yaml(as_recorded(self._config)))
         try:
             self._train()
             return
@@ -304,6 +305,17 @@ class Run:
             f"ZeRO {config.train.zero_stage}, {config.train.precision}, neighbours "
             f"{config.model.structure.neighbours} → {config.run.dir}"
         )
+
+
+def as_recorded(config: Config) -> Config:
+    """Returns the configuration for the run folder: with the absolute path of `data.shards`, or its URL as it is.
+
+    Who reads the run folder later works in another folder, where a relative path may name other shards.
+    """
+    shards = config.data.shards
+    if shards and (path := Folder(shards).path) is not None:
+        shards = str(path)
+    return config.model_copy(update={"data": config.data.model_copy(update={"shards": shards})})
 
 
 def loader_options(config: Config) -> LoaderOptions:

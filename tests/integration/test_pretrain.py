@@ -14,7 +14,7 @@ import pytest
 
 from mmsa_dist.report import write_report
 from mmsa_dist.report.record import read_record
-from tests.fixtures.pretraining import SMALL, different, losses, metrics, pretrain, start
+from tests.fixtures.pretraining import ROOT, SMALL, different, losses, metrics, pretrain, start
 
 METRICS = {
     "step",
@@ -156,10 +156,13 @@ def test_a_run_that_is_there_is_not_overwritten_and_a_finished_one_is_not_done_a
     assert len(metrics(undisturbed)) == 12
 
 
-def test_a_run_is_reported_on_and_sigterm_finishes_the_step_and_saves(shards: Path) -> None:
+def test_a_run_is_reported_on_and_sigterm_finishes_the_step_and_saves(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # not where the run was started, with a path of its shards from there
     run = shards.parent / "terminated"
     words = ["train.steps=100000", "train.save_every=100000", "train.valid_every=100000"]
-    process = start(run, shards, *words)
+    process = start(run, Path(os.path.relpath(shards, ROOT)), *words)
     deadline = time.monotonic() + 120
     while not (run / "metrics.jsonl").exists() or len(metrics(run)) < 3:
         assert process.poll() is None
@@ -167,7 +170,8 @@ def test_a_run_is_reported_on_and_sigterm_finishes_the_step_and_saves(shards: Pa
         time.sleep(0.1)
     for _ in range(2):  # a report may be asked for at any moment
         assert write_report(run).stat().st_size > 100_000
-        assert read_record(run).faults == {}
+        record = read_record(run)
+        assert (record.shards, record.faults) == (str(shards), {})
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=30)

@@ -136,6 +136,22 @@ def test_shards_that_cannot_be_read_say_so(run, tmp_path):
     assert "Cannot be read: cannot read block 0 of" in text
 
 
+def test_shards_of_another_run_are_not_shown_as_its_own(run, tmp_path):
+    root = tmp_path / "run"
+    shutil.copytree(run, root, ignore=shutil.ignore_patterns("report.html"))
+    (root / "checkpoints" / "step_60").mkdir(parents=True)
+    (root / "checkpoints" / "latest").write_text("step_60\n")
+    (root / "checkpoints" / "step_60" / "run.json").write_text(json.dumps({"manifest": "0123456789abcdef"}))
+    page = Page(write_report(root).read_text())
+    text = words(page.text["preparation"])
+    assert f"Cannot be read: {root / 'shards'} does not hold the run's shards: its manifest has the digest " in text
+    assert "the training used 0123456789ab;" in text
+    assert "Ledger" not in text
+    assert [group["name"] for group in page.payload()["groups"]] == ["cluster"]
+    assert page.figures() == 3 + 3 + 2 + 1 + 1 + 1, "no histograms of molecules"
+    assert [tag for tag, _ in page.tags if tag == "img"] == [], "nor a sheet of them"
+
+
 def test_ids_that_several_molecules_have_are_told(run, tmp_path, monkeypatch, page):
     assert "molecules read share" not in words(page.text["preparation"])
     root = tmp_path / "run"
@@ -264,7 +280,7 @@ def test_any_part_may_be_missing(run, tmp_path, part):
     text = page.text
     missing = {
         "metrics.jsonl": ("training", "retrieval", "anchors", "bank"),
-        "shards": (),  # those that config.yaml names are there
+        "shards": ("preparation",),
         "model": (),
         "embeddings": ("map", "gallery"),
         "evaluation": ("evaluation",),

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 
+from mmsa_dist.config.load import load_config, to_yaml
 from mmsa_dist.report.record import Series, read_metrics, read_record
+from mmsa_dist.train.loop import as_recorded
+from mmsa_shards.manifest import Ledger, Manifest
 
 
 def test_metrics_of_a_run_that_is_still_written(tmp_path):
@@ -40,3 +47,66 @@ def test_a_whole_run(run):
     assert record.last("memory/g_cosine") is None
     assert record.manifest.ledger.written == len(record.embeddings.ids) == 55
     assert record.model.digest == record.embeddings.summary.origin.model
+
+
+def trained(root: Path, shards: Path, *settings: str) -> Path:
+    """A run folder after its first checkpoint, with what tells where its shards are and which they were."""
+    (root / "checkpoints" / "step_5").mkdir(parents=True)
+    (root / "checkpoints" / "step_5" / "run.json").write_text(json.dumps({"manifest": Manifest.load(shards).digest}))
+    (root / "checkpoints" / "latest").write_text("step_5\n")
+    (root / "config.yaml").write_text(to_yaml(as_recorded(load_config(None, settings))))
+    return root
+
+
+def other_shards(folder: Path) -> Manifest:
+    folder.mkdir(parents=True)
+    Manifest(shards=(), ledger=Ledger(read=7, rejected=7)).save(folder)
+    return Manifest.load(folder)
+
+
+def test_other_shards_of_that_name_in_the_current_folder_are_not_taken(tiny_shards, tmp_path, monkeypatch):
+    monkeypatch.chdir(tiny_shards.parent)
+    run = trained(tmp_path / "run", tiny_shards, "data.shards=shards", "run.dir=run")
+    other_shards(tmp_path / "elsewhere" / "shards")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    record = read_record(run)
+    assert record.shards == str(tiny_shards)
+    assert record.manifest.ledger.written == record.molecules.molecules == 55
+    assert record.faults == {}
+
+
+def test_shards_inside_a_run_folder_are_found_wherever_it_is(make_tiny_shards, tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    run = trained(tmp_path / "run", make_tiny_shards(tmp_path / "run"), "run.dir=runs/mine")
+    other_shards(tmp_path / "runs" / "mine" / "shards")
+    monkeypatch.chdir(tmp_path)
+    assert read_record(run).manifest.ledger.written == 55
+    record = read_record(run.rename(tmp_path / "moved"))
+    assert (record.manifest.ledger.written, record.faults) == (55, {})
+
+
+def test_shards_at_a_url_are_read(tiny_shards, tmp_path):
+    run = trained(tmp_path / "run", tiny_shards)
+    (run / "config.yaml").write_text(f"data: {{shards: 'file://{tiny_shards}'}}\n")
+    record = read_record(run)
+    assert record.molecules.molecules_read == 55
+    assert record.sheet is not None
+    assert record.faults == {}
+
+
+def test_nothing_is_taken_from_shards_that_are_not_those_of_the_run(tiny_shards, tmp_path):
+    run = trained(tmp_path / "run", tiny_shards, f"data.shards={tiny_shards}")
+    was = Manifest.load(tiny_shards).digest
+    shutil.rmtree(tiny_shards)
+    now = other_shards(tiny_shards).digest
+    record = read_record(run)
+    assert (record.manifest, record.molecules, record.sheet) == (None, None, None)
+    assert record.faults == {
+        "preparation": f"{tiny_shards} does not hold the run's shards: its manifest has the digest {now[:12]}, the "
+        f"training used {was[:12]}; set data.shards in {run / 'config.yaml'} to the folder or URL where they are"
+    }
+    shutil.rmtree(tiny_shards)
+    assert read_record(run).faults == {
+        "preparation": f"data.shards of {run / 'config.yaml'}: no manifest.json in {tiny_shards}: name a folder that "
+        "`mmsa prepare` has finished"
+    }

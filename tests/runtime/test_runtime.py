@@ -59,3 +59,30 @@ def test_a_run_folder_explains_itself(tmp_path: Path) -> None:
     assert {"python", "platform", "libraries", "command", "git"} <= about.keys()
     assert about["libraries"]["torch"].startswith("2.")
     assert folder.config.read_text() == "run: {}\n"
+
+
+def test_shards_are_those_named_or_inside_the_run_folder(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    assert folder.shards("") == str(tmp_path / "run" / "shards")
+    assert folder.shards("/data/shards") == "/data/shards"
+    assert folder.shards("s3://bucket/shards") == "s3://bucket/shards"
+
+
+def test_the_manifest_of_a_run_is_that_of_its_newest_checkpoint_or_of_its_model(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.manifest_digest is None
+
+    (tmp_path / "model").mkdir()
+    for content in ("[]", "no", "{}", '{"training": {"data": {}}}'):
+        (tmp_path / "model" / "config.json").write_text(content)
+        assert folder.manifest_digest is None
+    (tmp_path / "model" / "config.json").write_text('{"training": {"data": {"manifest": "aa"}}}')
+    assert folder.manifest_digest == "aa"
+
+    for step, digest in ((9, "bb"), (10, "cc")):
+        (tmp_path / "checkpoints" / f"step_{step}").mkdir(parents=True)
+        (tmp_path / "checkpoints" / f"step_{step}" / "run.json").write_text(json.dumps({"manifest": digest}))
+    (tmp_path / "checkpoints" / "latest").write_text("step_10\n")
+    assert folder.manifest_digest == "cc"
+    (tmp_path / "checkpoints" / "step_10" / "run.json").unlink()
+    assert folder.manifest_digest == "aa", "which checkpoint is newest is unknown"

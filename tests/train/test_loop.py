@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from mmsa_dist.config.load import load_config
 from mmsa_dist.structure.global_neighbours import GlobalNeighbours
 from mmsa_dist.structure.sources import BatchNeighbours, NeighbourSource, NoNeighbours
-from mmsa_dist.train.loop import neighbours_for
+from mmsa_dist.train.loop import as_recorded, neighbours_for
 
 
 @pytest.mark.parametrize(
@@ -19,3 +20,23 @@ from mmsa_dist.train.loop import neighbours_for
 def test_the_source_of_neighbours_is_the_configured_one(name: str, kind: type[NeighbourSource]) -> None:
     config = load_config(None, [f"model.structure.neighbours={name}"])
     assert type(neighbours_for(config, SimpleNamespace(molecules=7), torch.device("cpu"))) is kind
+
+
+@pytest.mark.parametrize(
+    ("named", "recorded"),
+    [
+        ("", ""),
+        ("shards", "{here}/shards"),
+        ("../shards", "{above}/shards"),
+        ("/data/shards", "/data/shards"),
+        ("memory://bucket/shards", "memory://bucket/shards"),
+        ("simplecache::memory://bucket/shards", "simplecache::memory://bucket/shards"),
+    ],
+)
+def test_a_run_records_where_its_shards_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str, recorded: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load_config(None, [f"data.shards={named!r}"])
+    expected = recorded.format(here=tmp_path, above=tmp_path.parent)
+    assert as_recorded(config) == load_config(None, [f"data.shards={expected!r}"])
