@@ -60,8 +60,10 @@ class ChemicalSpace:
     """
 
     def __init__(self, embeddings: Embeddings) -> None:
-        _, distinct = np.unique(np.array(embeddings.smiles), return_index=True)
-        distinct.sort()
+        first: dict[str, int] = {}
+        for row, smiles in enumerate(embeddings.smiles):
+            first.setdefault(smiles, row)
+        distinct = np.fromiter(first.values(), np.int64)
         self.in_all = len(distinct)
         self.shown = _take(embeddings, distinct[_even(len(distinct), LARGEST_MAP)])
 

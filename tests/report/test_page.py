@@ -9,6 +9,7 @@ import io
 import json
 import re
 import shutil
+import tracemalloc
 from collections import Counter
 from html.parser import HTMLParser
 
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mmsa_dist.embed import export_embeddings, read_embeddings
+from mmsa_dist.embed.parquet import Embeddings
 from mmsa_dist.report import inspect_shards, write_report
 from mmsa_dist.report.ids import SharedIds
 from mmsa_dist.report.space import ChemicalSpace
@@ -330,6 +332,31 @@ def test_salts_of_one_drug_are_shown_once(tmp_path):
     export_embeddings(random_embedder(), tmp_path / "in.smi", tmp_path / "embeddings")
     payload = Page(write_report(tmp_path).read_text()).payload()
     assert payload["ids"] == [f"D{n}" for n in range(len(DRUGS))]
+
+
+def test_each_molecule_is_shown_by_its_first_row(monkeypatch):
+    smiles = ["N", "C", "N", "O", "C", "CC", "CCC"]
+    vectors = np.arange(14, dtype=np.float32).reshape(7, 2)
+    embeddings = Embeddings([f"D{n}" for n in range(7)], [None] * 7, smiles, vectors, summary=None)
+    space = ChemicalSpace(embeddings)
+    assert (space.in_all, space.shown.ids) == (5, ["D0", "D1", "D3", "D5", "D6"])
+    assert space.shown.vectors.tolist() == [[0, 1], [2, 3], [6, 7], [10, 11], [12, 13]]
+    monkeypatch.setattr("mmsa_dist.report.space.LARGEST_MAP", 3)
+    space = ChemicalSpace(embeddings)
+    assert (space.in_all, space.shown.ids) == (5, ["D0", "D3", "D6"])
+
+
+def test_one_long_smiles_does_not_cost_its_length_for_each_molecule():
+    n = 20_000
+    smiles = ["C" * 1500, *map(str, range(1, n))]
+    embeddings = Embeddings(smiles, [None] * n, smiles, np.zeros((n, 1), np.float32), summary=None)
+    tracemalloc.start()
+    try:
+        assert len(ChemicalSpace(embeddings)) == n
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10e6, "an array of text takes n x 1,500 x 4 bytes, 120 MB"
 
 
 @pytest.mark.parametrize(
