@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,6 +99,17 @@ def test_a_neighbour_is_chosen_by_click_and_by_key(opened):
     second.focus()
     page.keyboard.press("Enter")
     assert opened.name() == asked
+
+
+def test_a_card_says_among_which_molecules_neighbours_are(browser, opened, run, tmp_path, monkeypatch):
+    assert opened.page.text_content("#card > .note") == "Nearest by cosine"
+    monkeypatch.setattr("mmsa_dist.report.space.LARGEST_MAP", 20)
+    root = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("report.html"))
+    with Opened(browser, write_report(root).resolve().as_uri()) as sampled:
+        sampled.page.mouse.click(*sampled.place(7))
+        assert sampled.page.text_content("#card > .note") == "Nearest by cosine, among the 20 on the map"
+        assert sampled.page.locator("#card .near button").count() == 6
+        assert sampled.wrong == []
 
 
 def test_colours(opened):

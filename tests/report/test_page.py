@@ -129,6 +129,30 @@ def test_the_sheet_of_molecules_is_in_the_page(page):
         assert image.size == (6 * 236 + 12, 3 * 258 + 12)
 
 
+def test_a_sample_is_said_to_be_one_wherever_it_is_shown(run, page, tmp_path, monkeypatch):
+    monkeypatch.setattr("mmsa_dist.report.space.LARGEST_MAP", 20)
+    root = tmp_path / "run"
+    shutil.copytree(run, root, ignore=shutil.ignore_patterns("report.html"))
+    sampled = Page(write_report(root).read_text())
+    said = {
+        "map": ("20 of 55 molecules by their structure vector", "55 molecules by their structure vector"),
+        "gallery": (
+            "whose vectors are nearest to its own (cosine), among the 20 on the map.",
+            "whose vectors are nearest to its own (cosine).",
+        ),
+        "anchors": (
+            "Use of the 8 anchors by 20 of 55 embedded molecules Most used first",
+            "Use of the 8 anchors by the embedded molecules Most used first",
+        ),
+    }
+    for section, (of_a_sample, of_all) in said.items():
+        assert of_a_sample in words(sampled.text[section]), section
+        assert of_all in words(page.text[section]), section
+        assert of_a_sample not in words(page.text[section]), section
+    assert "largest share of their attention, among the 20 on the map." in words(sampled.text["anchors"])
+    assert "largest share of their attention." in words(page.text["anchors"])
+
+
 def test_shards_that_cannot_be_read_say_so(run, tmp_path):
     root = tmp_path / "run"
     shutil.copytree(run, root, ignore=shutil.ignore_patterns("report.html", "config.yaml"))
