@@ -153,9 +153,11 @@ def _read_manifest(folder: RunFolder, named: str) -> Manifest:
     """Reads the manifest of a run's shards, which are `named` by its configuration.
 
     Raises:
-        ManifestError: it is missing or damaged, or belongs to other shards than the run trains on.
+        ManifestError: it is missing, damaged or not on this machine, or belongs to other shards than the run trains on.
     """
     shards, trained_on = folder.shards(named), folder.manifest_digest
+    if "://" in named or "::" in named:  # a run folder from someone else must not make a report use the network
+        raise ManifestError(f"{named} is a URL, and a report reads local shards only; see `mmsa inspect {named}`")
     try:
         manifest = Manifest.load(shards)
     except ManifestError as error:
@@ -163,7 +165,7 @@ def _read_manifest(folder: RunFolder, named: str) -> Manifest:
     if trained_on is not None and manifest.digest != trained_on:
         raise ManifestError(
             f"{shards} does not hold the run's shards: its manifest has the digest {manifest.digest[:12]}, the "
-            f"training used {trained_on[:12]}; set data.shards in {folder.config} to the folder or URL where they are"
+            f"training used {trained_on[:12]}; set data.shards in {folder.config} to the folder where they are"
         )
     return manifest
 

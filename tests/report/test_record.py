@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from mmsa_dist.config.load import load_config, to_yaml
@@ -85,13 +86,19 @@ def test_shards_inside_a_run_folder_are_found_wherever_it_is(make_tiny_shards, t
     assert (record.manifest.ledger.written, record.faults) == (55, {})
 
 
-def test_shards_at_a_url_are_read(tiny_shards, tmp_path):
-    run = trained(tmp_path / "run", tiny_shards)
-    (run / "config.yaml").write_text(f"data: {{shards: 'file://{tiny_shards}'}}\n")
+def test_shards_at_a_url_are_not_read_unless_they_are_on_this_machine(tiny_shards, tmp_path):
+    record = read_record(trained(tmp_path / "run", tiny_shards, f"data.shards=file://{tiny_shards}"))
+    assert (record.molecules.molecules_read, record.faults) == (55, {})
+
+    run = trained(tmp_path / "remote", tiny_shards, "data.shards=memory://bucket/shards")
+    with fsspec.open("memory://bucket/shards/manifest.json", "wb") as file:
+        file.write((tiny_shards / "manifest.json").read_bytes())
     record = read_record(run)
-    assert record.molecules.molecules_read == 55
-    assert record.sheet is not None
-    assert record.faults == {}
+    assert record.manifest is None
+    assert record.faults == {
+        "preparation": "memory://bucket/shards is a URL, and a report reads local shards only; see `mmsa inspect "
+        "memory://bucket/shards`"
+    }
 
 
 def test_nothing_is_taken_from_shards_that_are_not_those_of_the_run(tiny_shards, tmp_path):
@@ -103,7 +110,7 @@ def test_nothing_is_taken_from_shards_that_are_not_those_of_the_run(tiny_shards,
     assert (record.manifest, record.molecules, record.sheet) == (None, None, None)
     assert record.faults == {
         "preparation": f"{tiny_shards} does not hold the run's shards: its manifest has the digest {now[:12]}, the "
-        f"training used {was[:12]}; set data.shards in {run / 'config.yaml'} to the folder or URL where they are"
+        f"training used {was[:12]}; set data.shards in {run / 'config.yaml'} to the folder where they are"
     }
     shutil.rmtree(tiny_shards)
     assert read_record(run).faults == {
