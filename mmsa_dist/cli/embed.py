@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mmsa_dist.cli.arguments import SETTINGS, ConfigFile, ModelFolder, refuse_empty, refuse_unused, split_settings
-from mmsa_dist.config.load import load_config
+from mmsa_dist.config.load import is_set, load_config
 from mmsa_dist.config.schema import Embed
 from mmsa_dist.console import fail, say
 
@@ -50,7 +50,8 @@ def embed(
 ) -> None:
     """Write a vector for every molecule to Parquet: id, inchikey, smiles, embedding, ok, reason, in input order.
 
-    embed.inchikeys=true adds InChIKeys of SMILES; shards already have them.
+    Vectors are of the view that the model was exported with, unless embed.view is set. embed.inchikeys=true adds
+    InChIKeys of SMILES; shards already have them.
 
     Examples: mmsa embed library.smi --model runs/quickstart/model --out vectors embed.view=unified;
     zcat *.smi.gz | mmsa embed - --model runs/quickstart/model --out vectors --format npy --parallel 0
@@ -69,7 +70,7 @@ def embed(
     options = resolved.embed
     embedder = Embedder.from_pretrained(
         model,
-        view=options.view,
+        view=options.view if is_set("embed.view", config, settings) else None,  # None: the model's own
         conformers=options.conformers,
         pictures=options.pictures,
         batch_size=options.batch_size,

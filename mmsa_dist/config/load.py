@@ -51,6 +51,12 @@ def load_config(file: str | Path | None = None, overrides: Sequence[str] = ()) -
         raise ConfigError(explain(error)) from error
 
 
+def is_set(key: str, file: str | Path | None, overrides: Sequence[str]) -> bool:
+    """Returns whether `file` or `overrides`, valid for `load_config`, set a key: otherwise it has its default."""
+    layers = ([] if file is None else [_read(Path(file))]) + [OmegaConf.from_dotlist(list(overrides))]
+    return OmegaConf.select(OmegaConf.merge(*layers), key) is not None
+
+
 def to_yaml(config: Config) -> str:
     """Returns the whole configuration as YAML, which `load_config` reads back to an equal one."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmsa_dist.config.load import DEFAULT_FILE, ConfigError, load_config, to_yaml
+from mmsa_dist.config.load import DEFAULT_FILE, ConfigError, is_set, load_config, to_yaml
 
 CONFIGS = Path(__file__).resolve().parents[2] / "launch" / "configs"
 
@@ -55,6 +55,14 @@ def test_later_layers_win(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"train": {"steps": 5000}, "run": {"seed": 3}}))
     config = load_config(tmp_path / "mine.yaml", ["run.seed=4", "train.lr=1e-3"])
     assert (config.train.steps, config.run.seed, config.train.lr) == (5000, 4, 0.001)
+
+
+def test_what_is_set_is_told_from_what_is_a_default(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("train: {steps: 5}\nembed:\n")
+    layers = tmp_path / "mine.yaml", ["run.seed=4", "embed.pictures=false"]
+    keys = ("train.steps", "run.seed", "embed.pictures", "embed.view", "train.lr", "data.lanes")
+    assert [is_set(key, *layers) for key in keys] == [True, True, True, False, False, False]
+    assert not is_set("train.steps", None, [])
 
 
 @pytest.mark.parametrize(
