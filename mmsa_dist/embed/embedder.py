@@ -146,12 +146,12 @@ class Embedder(TransformerMixin, BaseEstimator):
         """Writes safetensors, configuration and model card to `folder` atomically.
 
         Args:
-            folder: of the model; replaces an older model there.
+            folder: of the model; replaces an older model there. A link is followed.
             license: of the weights, for the card: a hub identifier such as ``apache-2.0``, or another name; None keeps
                 the licence that the model was loaded with.
 
         Raises:
-            ModelFolderError: `folder` exists and is not a model.
+            ModelFolderError: `folder` exists and is not a model, holds more than one, or is the working folder.
             ValueError: `license` is empty.
         """
         self.pretrained.save(folder, license=license)

@@ -15,7 +15,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +38,9 @@ from mmsa_shards.schema import SCHEMA_VERSION
 
 FORMAT = 5
 """Version of the folder layout, of the architecture options in it and of what they mean."""
+
+_OF_A_MODEL = {"format", "schema_version"}
+"""Keys by which the configuration of a model is known, in every format."""
 
 CONFIG, WEIGHTS, REFERENCE, CARD = "config.json", "model.safetensors", "reference.safetensors", "README.md"
 
@@ -136,19 +139,18 @@ class PretrainedModel:
         """Writes the model to `folder` atomically; replaces an older model there.
 
         Args:
-            folder: of the model.
+            folder: of the model; a link is followed.
             license: of the weights, for the model card: a hub identifier such as ``apache-2.0``, or another name; None
                 keeps the licence that the model was loaded with. Not part of the digest.
 
         Raises:
-            ModelFolderError: `folder` exists and is not a model.
+            ModelFolderError: `folder` exists and is not a model, holds more than one, or is the working folder.
             ValueError: `license` is empty.
         """
-        folder = Path(folder)
+        folder = Path(folder).resolve()  # renaming would replace a link, not what it names
         if license is not None and not license.strip():
             raise ValueError("license is empty; pass a name such as 'apache-2.0', or leave it out")
-        if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ModelFolderError(f"{folder} exists and is not a model folder; choose another name or remove it")
+        refuse_other_content(folder)
         files = self._files()
         about = {
             "format": FORMAT,
@@ -209,6 +211,44 @@ class PretrainedModel:
         return cls(model, inference, reference, about["metrics"], about["training"], about.get("license"))
 
 
+def refuse_other_content(folder: Path) -> None:
+    """Refuses a folder that `PretrainedModel.save` would take other content from by replacing it.
+
+    Raises:
+        ModelFolderError: `folder` exists and is not a model, holds more than one, or is the working folder.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ModelFolderError(f"{folder} is a file, so it is not a model folder; choose another name or remove it")
+    names = sorted(path.name for path in folder.iterdir())
+    if names and not _is_config_of_a_model(folder / CONFIG):
+        raise ModelFolderError(
+            f"{folder} is not a model folder: it holds {_some(names)}, and no {CONFIG} of an mmsa-dist model; choose "
+            "another folder or remove it"
+        )
+    if others := [name for name in names if name not in (CONFIG, WEIGHTS, REFERENCE, CARD)]:
+        raise ModelFolderError(
+            f"{folder} holds more than a model ({_some(others)}), which writing a model there would delete; choose "
+            "another folder or move that elsewhere"
+        )
+    if folder.samefile("."):  # it is replaced as a whole, so the process would be left in a deleted folder
+        raise ModelFolderError(f"{folder} is the working folder, which cannot be replaced; name a folder in it")
+
+
+def _is_config_of_a_model(file: Path) -> bool:
+    """Returns whether `file` is the configuration of a model of any format."""
+    try:
+        about = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(about, dict) and about.keys() >= _OF_A_MODEL
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+
+
 def _identity(inference: Inference, hashes: Mapping[str, str]) -> str:
     about = {"inference": inference.model_dump(mode="json"), "files": dict(sorted(hashes.items()))}
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
@@ -262,7 +302,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         about = json.loads((folder / CONFIG).read_text())
     except (ValueError, RecursionError) as error:
         raise ModelFolderError(f"{folder / CONFIG} is not JSON ({error}); export the model again") from error
-    if not isinstance(about, dict) or not {"format", "schema_version"} <= about.keys():
+    if not isinstance(about, dict) or not about.keys() >= _OF_A_MODEL:
         raise ModelFolderError(f"{folder / CONFIG} is not the configuration of an mmsa-dist model")
     if about["format"] != FORMAT:
         raise ModelFolderError(

@@ -15,6 +15,7 @@ from mmsa_dist.config.load import to_yaml
 from mmsa_dist.config.schema import Config
 from mmsa_dist.data.loader import BlockReader, Loader, LoaderOptions
 from mmsa_dist.data.order import LoaderState
+from mmsa_dist.embed.pretrained import refuse_other_content
 from mmsa_dist.losses.descriptor import descriptor_scale
 from mmsa_dist.model import MMSAModel, picture_size
 from mmsa_dist.objective import Objective
@@ -72,6 +73,7 @@ def pretrain(config: Config, *, resume: bool = False, verify: bool = False) -> R
     Raises:
         CheckpointError: `run.dir` holds checkpoints and `resume` is False, or they belong to other shards.
         ShardError: a shard is missing, truncated, or with `verify` not what was written.
+        ModelFolderError: the run's folder ``model`` holds something other than a model.
         ValueError: shards, lanes, batch size and number of ranks do not fit together.
         BadStepsInARow: too many steps in a row had no finite loss or gradient, twice.
         RankLost: another rank has died.
@@ -118,6 +120,7 @@ class Run:
                 f"{self._folder.checkpoints} already holds {newest.name}; pass --resume to continue from it, or choose "
                 "another run.dir"
             )
+        refuse_other_content(self._folder.model.resolve())  # now, not after days of training
         torch.manual_seed(config.run.seed)
         self._objective = objective_for(config, self._reader)
         if newest is None:

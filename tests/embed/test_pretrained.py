@@ -164,6 +164,57 @@ def test_saving_never_overwrites_something_else(embedder, tmp_path):
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
+def test_a_folder_with_more_than_a_model_is_left_alone(embedder, folder, tmp_path):
+    """Such as a project that has a config.json of its own, and a model that somebody put notes beside."""
+    project = tmp_path / "project"
+    (project / "data").mkdir(parents=True)
+    for name in ("b.csv", "data/x", "config.json"):
+        (project / name).write_text("{}")
+    with pytest.raises(
+        ModelFolderError, match=r"holds b\.csv, config\.json, data, and no config\.json of an mmsa-dist"
+    ):
+        embedder.save_pretrained(project)
+    assert sorted(path.name for path in project.iterdir()) == ["b.csv", "config.json", "data"]
+
+    (folder / "notes").mkdir()
+    with pytest.raises(ModelFolderError, match=r"holds more than a model \(notes\), which .* would delete; choose"):
+        random_embedder(1).save_pretrained(folder)
+    assert Embedder.from_pretrained(folder).digest == embedder.digest
+    for name in "abcd":
+        (folder / f"{name}.txt").touch()
+    with pytest.raises(ModelFolderError, match=r"\(a\.txt, b\.txt, c\.txt and 2 more\)"):
+        random_embedder(1).save_pretrained(folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "project"], "nothing is left beside them"
+
+
+def test_an_older_format_is_replaced(embedder, folder):
+    rewrite(folder, format=4)
+    embedder.save_pretrained(folder)
+    assert Embedder.from_pretrained(folder).digest == embedder.digest
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["a model", "nothing"])
+def test_a_link_stays_a_link(embedder, tmp_path, there):
+    if there:
+        embedder.save_pretrained(tmp_path / "v1")
+    (tmp_path / "current").symlink_to("v1")
+    random_embedder(1).save_pretrained(tmp_path / "current")
+    assert os.readlink(tmp_path / "current") == "v1"
+    assert Embedder.from_pretrained(tmp_path / "v1").digest == random_embedder(1).digest
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["current", "v1"]
+
+
+def test_the_working_folder_is_not_replaced(embedder, folder, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    for place in (tmp_path / "empty", folder):
+        monkeypatch.chdir(place)
+        with pytest.raises(ModelFolderError, match=rf"^{place} is the working folder, .*; name a folder in it$"):
+            embedder.save_pretrained(".")
+    monkeypatch.chdir(tmp_path)
+    embedder.save_pretrained("empty")
+    assert Embedder.from_pretrained("empty").digest == embedder.digest
+
+
 def test_reference_rows_must_fit(embedder):
     pretrained = embedder.pretrained
     with pytest.raises(ValueError, match=r"\(3, 5\) do not fit model.code=32"):

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from mmsa_dist.config.load import load_config
+from mmsa_dist.embed import ModelFolderError
 from mmsa_dist.structure.global_neighbours import GlobalNeighbours
 from mmsa_dist.structure.sources import BatchNeighbours, NeighbourSource, NoNeighbours
-from mmsa_dist.train.loop import as_recorded, neighbours_for
+from mmsa_dist.train.loop import Run, as_recorded, neighbours_for
 
 
 @pytest.mark.parametrize(
@@ -40,3 +41,11 @@ def test_a_run_records_where_its_shards_are(
     config = load_config(None, [f"data.shards={named!r}"])
     expected = recorded.format(here=tmp_path, above=tmp_path.parent)
     assert as_recorded(config) == load_config(None, [f"data.shards={expected!r}"])
+
+
+def test_a_model_that_could_not_be_exported_is_refused_before_the_first_step(tiny_shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "notes.txt").write_text("of last year")
+    config = load_config(None, [f"run.dir={tmp_path}", f"data.shards={tiny_shards}"])
+    with pytest.raises(ModelFolderError, match=r"model is not a model folder: it holds notes\.txt, and"):
+        Run(config, torch.device("cpu"), SimpleNamespace(), resume=False)
