@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mmsa_shards.folder import Folder
+from mmsa_shards.read import EXPORT_KEY
 
 SUMMARY = "_export.json"  # Parquet dataset readers skip names with an underscore
 Reasons = Counter[str | None]
@@ -135,7 +136,7 @@ def write_part(
             "ok": pa.array(~missing),
             "reason": pa.array([row.reason for row in rows], pa.string()),
         }
-    ).replace_schema_metadata({"mmsa_origin": json.dumps(dataclasses.asdict(origin))})
+    ).replace_schema_metadata({EXPORT_KEY: json.dumps(dataclasses.asdict(origin))})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     folder.write(part_name(number), sink.getvalue().to_pybytes())
@@ -151,7 +152,7 @@ def read_part(folder: Folder, number: int) -> tuple[Origin, Reasons]:
     try:
         with fsspec.open(url, "rb") as stream:
             file = pq.ParquetFile(stream, pre_buffer=False)  # see `part_table`
-            origin = _origin(json.loads((file.schema_arrow.metadata or {})[b"mmsa_origin"]))
+            origin = _origin(json.loads((file.schema_arrow.metadata or {})[EXPORT_KEY]))
             reasons = pc.value_counts(file.read(columns=["reason"], use_threads=False)["reason"].combine_chunks())
             return origin, Counter({item["values"]: item["counts"] for item in reasons.to_pylist()})
     except (OSError, KeyError, ValueError, TypeError, pa.ArrowInvalid) as error:

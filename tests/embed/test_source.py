@@ -18,7 +18,7 @@ import pytest
 from rdkit import Chem
 
 from mmsa_dist.config.load import load_config
-from mmsa_dist.embed import Embedder, reading
+from mmsa_dist.embed import Embedder, export_embeddings, reading
 from mmsa_dist.embed.source import Embedded, FileRows, RecordPiece, ShardRows, Source, open_source
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.read import Record, Structure
@@ -91,6 +91,25 @@ def test_the_result_is_no_source(library: Path, monkeypatch: pytest.MonkeyPatch)
     assert smiles_of(library / "**" / "*.smi", out=library / "vectors") == ["C", "CC", "CCC"]
     monkeypatch.chdir(library)
     assert smiles_of(".", out="vectors") == ["C", "CC", "CCC"]
+
+
+def test_earlier_results_are_no_source(embedder: Embedder, library: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Finished or not, below a folder or by a pattern; but a table that is no part of an export is one, and so is a
+    part that is named."""
+    export_embeddings(embedder, library / "b.smi", library / "earlier")
+    export_embeddings(embedder, library / "b.smi", library / "unfinished")
+    (library / "unfinished" / "_export.json").unlink()
+    (library / "spark").mkdir()
+    pq.write_table(pa.table({"smiles": ["CCCCC"]}), library / "spark" / "part-00000.parquet")
+    earlier = library / "earlier" / "part-00000.parquet"
+    of_all = ["C", "CC", "CCC", "CCCCC", "O"]
+    assert smiles_of(library, out=library / "now") == of_all
+    assert f"{library}: left out are vectors that mmsa embed wrote (file://{earlier} and 1 more)" in caplog.text
+    assert smiles_of(library / "**" / "*.parquet") == ["CCCCC"]
+    assert smiles_of(earlier) == ["CC"]
+    for nothing in (library / "earlier", library / "earlier" / "*"):
+        with pytest.raises(PrepareError, match=r"only vectors that mmsa embed wrote \(.*part-00000\.parquet\): to"):
+            open_source(nothing)
 
 
 def test_a_folder_of_shards_is_embedded_alone(table: Path, tiny_shards: Path) -> None:

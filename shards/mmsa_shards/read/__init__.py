@@ -6,6 +6,8 @@ the good records around them.
 
 from __future__ import annotations
 
+import logging
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +15,7 @@ from glob import has_magic
 from pathlib import PurePosixPath
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.options import PrepareOptions
@@ -23,7 +26,22 @@ from mmsa_shards.read.sdf import sdf_records
 from mmsa_shards.read.tables import csv_records, parquet_records
 from mmsa_shards.read.unpack import plain, read_pieces, unpacked
 
-__all__ = ["Place", "Record", "Refused", "Structure", "check_kind", "files_of", "is_known_kind", "read_records"]
+__all__ = [
+    "EXPORT_KEY",
+    "Place",
+    "Record",
+    "Refused",
+    "Structure",
+    "check_kind",
+    "files_of",
+    "is_known_kind",
+    "read_records",
+]
+
+EXPORT_KEY = b"mmsa_origin"
+"""Key in the metadata of Parquet files by which `mmsa embed` marks the parts that it writes."""
+
+_LOG = logging.getLogger(__name__)
 
 
 def read_records(
@@ -96,7 +114,8 @@ def files_of(path: str, without: str = "") -> list[str]:
 
     Args:
         path: a file; a folder, which expands to all files below it of a kind that `read_records` supports; or a
-            pattern with ``*``, which expands to matching files of these kinds. Hidden files must be named explicitly.
+            pattern with ``*``, which expands to matching files of these kinds. Hidden files and what `mmsa embed` wrote
+            must be named explicitly.
         without: folder whose files are left out, because it is the output folder.
 
     Raises:
@@ -125,9 +144,26 @@ def files_of(path: str, without: str = "") -> list[str]:
         if is_known_kind(file) and not any(part.startswith(".") and part not in named for part in file.split("/"))
     ]
     files = [file for file in files if left_out is None or not file.startswith(left_out)]
+    if vectors := [file for file in files if _is_part_of_an_export(file)]:  # its molecules would be read twice
+        files = sorted(set(files) - set(vectors))
+        what = f"vectors that mmsa embed wrote ({vectors[0]}{f' and {len(vectors) - 1:,} more' * (len(vectors) > 1)})"
+        if not files:
+            raise PrepareError(f"input {path} holds only {what}: to read their molecules, name each of these files")
+        _LOG.warning("%s: left out are %s; to read their molecules, name each of these files", path, what)
     if not files:
         raise PrepareError(f"input {path} matches no file that can be read: check the path")
     return files
+
+
+def _is_part_of_an_export(path: str) -> bool:
+    """Returns whether a file has name and metadata of a part that `mmsa embed` wrote, finished or not."""
+    if not _PART.fullmatch(PurePosixPath(path).name):
+        return False
+    try:
+        with opened(path) as stream:
+            return EXPORT_KEY in (pq.ParquetFile(stream, pre_buffer=False).schema_arrow.metadata or {})
+    except _access_errors():  # reading its records says what is wrong with it
+        return False
 
 
 def _url(path: str) -> str:
@@ -165,6 +201,7 @@ def _csv(pieces: Iterable[bytes], file: str, options: PrepareOptions) -> Iterato
     return csv_records(line_batches(pieces), file, options)
 
 
+_PART = re.compile(r"part-\d{5,}\.parquet")
 _CID_SMILES = "CID-SMILES"
 _Reader = Callable[[Iterable[bytes], str, PrepareOptions], Iterator[Record | Refused]]
 _TEXT: dict[str, _Reader] = {
