@@ -168,13 +168,19 @@ def part_table(folder: Folder, number: int, columns: Sequence[str] | None = None
     """Reads a part, or some of its columns.
 
     Raises:
-        ExportError: the part is missing.
+        ExportError: the part is missing or damaged.
     """
     content = folder.read(part_name(number))
     if content is None:
         raise ExportError(f"{folder.url} lacks {part_name(number)}; run `mmsa embed` on it again")
     # Not `pq.read_table`: a scan thread may release the bytes during interpreter shutdown, which aborts the process.
-    return pq.ParquetFile(pa.BufferReader(content), pre_buffer=False).read(columns=columns, use_threads=False)
+    try:
+        return pq.ParquetFile(pa.BufferReader(content), pre_buffer=False).read(columns=columns, use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        raise ExportError(
+            f"{folder.url}/{part_name(number)} is damaged ({str(error).strip()}); remove it and run the same "
+            "`mmsa embed` again, which makes only this part"
+        ) from error
 
 
 def vectors_of(table: pa.Table, width: int) -> NDArray[np.float16] | NDArray[np.float32]:
@@ -228,7 +234,7 @@ def read_embeddings(folder: str | os.PathLike[str]) -> Embeddings:
     """Reads the rows of a finished export that have a vector, in input order.
 
     Raises:
-        ExportError: `folder` holds no finished export, or a part is missing.
+        ExportError: `folder` holds no finished export, or a part is missing or damaged.
     """
     summary = read_summary(folder)
     place = Folder(folder)

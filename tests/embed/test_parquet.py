@@ -12,6 +12,9 @@ import pyarrow.dataset as ds
 import pytest
 
 from mmsa_dist.embed import Embedder, ExportError, export_embeddings, read_embeddings
+from mmsa_dist.embed.npy import write_npy
+from mmsa_dist.embed.parquet import read_summary
+from mmsa_dist.embed.search import SearchIndex
 from tests.fixtures.embedders import DRUGS, random_embedder
 
 
@@ -59,3 +62,24 @@ def test_a_part_with_other_rows_is_said(folder: Path) -> None:
     (folder / "part-00002.parquet").write_bytes((folder / "part-00001.parquet").read_bytes())
     with pytest.raises(ExportError, match="holds 15 rows instead of 12"):
         read_embeddings(folder)
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise", "overwritten"])
+def test_a_damaged_part_is_named_and_mended_by_another_run(embedder: Embedder, folder: Path, damage: str) -> None:
+    part = folder / "part-00001.parquet"
+    whole = part.read_bytes()
+    middle = len(whole) // 3
+    part.write_bytes(
+        {
+            "cut": whole[:middle],
+            "noise": b"no Parquet",
+            "overwritten": whole[:4] + bytes(middle) + whole[4 + middle :],  # the footer is whole, pages are not
+        }[damage]
+    )
+    for read in (read_embeddings, SearchIndex.open, lambda place: write_npy(read_summary(place))):
+        with pytest.raises(ExportError, match=r"/part-00001\.parquet is damaged \(.+\); remove it and run"):
+            read(folder)
+    part.unlink()
+    summary = export_embeddings(embedder, folder.parent / "drugs.smi", folder, rows_per_part=5, dtype="float32")
+    assert (summary.parts, summary.reused_parts) == (3, 2)
+    assert part.read_bytes() == whole
