@@ -7,14 +7,15 @@ the same model and input, and makes the missing ones.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from mmsa_dist.embed.embedder import Embedder, refuse_given_conformers
 from mmsa_dist.embed.npy import UNFINISHED, VECTORS, write_npy
@@ -32,7 +33,7 @@ from mmsa_dist.embed.parquet import (
     write_summary,
 )
 from mmsa_dist.embed.part import MadePart, make_part
-from mmsa_dist.embed.source import Piece, Source, open_source
+from mmsa_dist.embed.source import Piece, ShardRows, Source, open_source
 from mmsa_shards.folder import Folder
 from mmsa_shards.lock import locked
 from mmsa_shards.options import PrepareOptions
@@ -40,6 +41,7 @@ from mmsa_shards.options import PrepareOptions
 Format = Literal["parquet", "npy"]
 
 _LOCK = ".mmsa-embed.lock"
+_LOG = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with the rows done and the total, which is an estimate for files until all are read."""
@@ -75,8 +77,8 @@ def export_embeddings(
 
     Raises:
         ExportError: `out` holds something else, another export is writing there, or the vectors do not fit `dtype`.
-        ValueError: `source` cannot be read (the message says why), or `embedder` takes given conformers, and `source`
-            is no folder of shards.
+        ValueError: `source` cannot be read (the message says why); or `embedder` takes given conformers, and `source`
+            is no folder of shards; or it does not standardize, and `source` is shards of standardized molecules.
     """
     if rows_per_part < 1:
         raise ValueError(f"rows_per_part={rows_per_part} must be 1 or more")
@@ -91,7 +93,9 @@ def export_embeddings(
     embedder.fit()  # validates its options before anything is written
     folder = Folder(out)
     rows = open_source(source, options, out)
-    if rows.read_by:  # files, not shards
+    if isinstance(rows, ShardRows):
+        _check_standardization(embedder, rows.options, source)
+    else:
         refuse_given_conformers(embedder.conformers, source)
     origin = Origin(
         model=embedder.digest,
@@ -124,6 +128,36 @@ def export_embeddings(
         if format == "npy":
             write_npy(summary)
         return summary
+
+
+def _check_standardization(embedder: Embedder, prepared: Mapping[str, Any], source: object) -> None:
+    """Checks that shards hold molecules such as `embedder` makes of SMILES; `prepared` are their options.
+
+    Raises:
+        ValueError: molecules are to be taken as given, and those of the shards were standardized.
+    """
+    model = embedder.pretrained.inference.standardization
+    wanted = asdict(model if embedder.standardize else model.as_drawn())
+    del wanted["max_atoms"]  # it leaves molecules out and changes none
+    other = {name: prepared[name] for name, value in wanted.items() if prepared.get(name, value) != value}
+    if not embedder.standardize and (other or not wanted.keys() <= prepared.keys()):
+        raise ValueError(
+            f"standardize=False takes molecules as given, and those of {source} were standardized when they were "
+            f"prepared ({_named(other) or 'as always, unless their options say otherwise'}); leave "
+            "embed.standardize=false out, or embed the files that the shards were made of"
+        )
+    if other:
+        _LOG.warning(
+            "%s was prepared with %s, the shards of the model with %s: vectors are of other molecules than those of "
+            "SMILES, queries of mmsa search included",
+            source,
+            _named(other),
+            _named({name: wanted[name] for name in other}),
+        )
+
+
+def _named(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in options.items())
 
 
 def _make(folder: Folder) -> None:

@@ -51,7 +51,7 @@ class Origin:
     conformers: str
     pictures: bool
     standardize: bool
-    """Whether SMILES were standardized; shards always are."""
+    """Whether molecules are standardized parents; those of shards are, unless all steps were off in preparation."""
     inchikeys: bool
     """Whether InChIKeys of SMILES were computed."""
     source: str

@@ -126,6 +126,7 @@ class ShardRows:
         self.read_by = ""
         self._shards = (*manifest.split("train"), *manifest.split("val"))
         self.digest = manifest.digest
+        self.options = manifest.options
         self.total = sum(shard.molecules for shard in self._shards)
 
     def pieces(self, rows: int) -> Iterator[Piece]:

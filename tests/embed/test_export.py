@@ -4,6 +4,7 @@ import gzip
 import importlib.metadata
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -124,6 +125,36 @@ def test_conformers_of_shards_are_not_taken_from_files(embedder, table, tmp_path
     with pytest.raises(ValueError, match=f"takes those of shards, not of {table}; prepare .*conformers='etkdg'"):
         export_embeddings(given, table, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+STEPS = {"groups": "standardize", "salts": "strip", "charges": "neutralize", "tautomers": "keep", "isotopes": "keep"}
+
+
+@pytest.mark.parametrize("options", [{}, STEPS], ids=["options unknown", "standardized"])
+def test_shards_of_standardized_molecules_are_not_as_given(embedder, tiny_shards, tmp_path, options):
+    replace(Manifest.load(tiny_shards), options=options).save(tiny_shards)
+    as_given = clone(embedder).set_params(standardize=False)
+    why = "groups=standardize, salts=strip, charges=neutralize" if options else "as always"
+    with pytest.raises(ValueError, match=rf"those of {tiny_shards} were standardized .* \({why}.*\); leave embed\.st"):
+        export_embeddings(as_given, tiny_shards, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_shards_as_drawn_are_as_given(embedder, tiny_shards, tmp_path):
+    replace(Manifest.load(tiny_shards), options=dict.fromkeys(STEPS, "keep")).save(tiny_shards)
+    as_given = clone(embedder).set_params(standardize=False)
+    assert export_embeddings(as_given, tiny_shards, tmp_path / "out").origin.standardize is False
+
+
+def test_shards_of_another_standardization_are_warned_of(embedder, tiny_shards, tmp_path, caplog):
+    manifest = Manifest.load(tiny_shards)
+    replace(manifest, options=STEPS | {"max_atoms": 60}).save(tiny_shards)
+    export_embeddings(embedder, tiny_shards, tmp_path / "same")
+    assert caplog.messages == []
+    replace(manifest, options=STEPS | {"salts": "keep", "isotopes": "remove"}).save(tiny_shards)
+    export_embeddings(embedder, tiny_shards, tmp_path / "other")
+    (said,) = caplog.messages
+    assert "was prepared with salts=keep, isotopes=remove, the shards of the model with salts=strip, isotopes=k" in said
 
 
 def test_several_files_and_molfiles(embedder, tmp_path):
