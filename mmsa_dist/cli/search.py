@@ -37,6 +37,7 @@ def search(
     """Find the nearest neighbours of molecules among embedded ones, by cosine.
 
     Up to 131,072 vectors are searched exactly; for more, the first search builds an index and stores it in the folder.
+    The index finds 98 % of the 10 nearest. More neighbours (-k) are sought among all vectors.
 
     Example: mmsa search runs/quickstart/embeddings "CC(=O)Oc1ccccc1C(=O)O" --model runs/quickstart/model -k 5
     """
@@ -87,7 +88,7 @@ def _write_page(
     facts = {
         "molecules": f"{len(index):,}",
         "view": index.origin.view,
-        "recall of the index": f"{index.recall:.3f}",
+        "recall of the 10 nearest": f"{index.recall:.3f}",
     }
     drawn = {query: index.smiles_of(query) if by_id else query for query in answers}
     write_gallery(answers, path, title=Folder(folder).url.rpartition("/")[2], facts=facts, drawn=drawn)

@@ -75,8 +75,8 @@ class SearchIndex:
 
     @property
     def recall(self) -> float:
-        """Recall of the 10 nearest, measured on a sample; 1 for exact search."""
-        return 1.0 if self._index.about is None else self._index.about.recall
+        """Recall of the 10 nearest, measured on a sample; 1 for exact search. More are always searched exactly."""
+        return 1.0 if self._index.about is None else self._index.about.recall_at_10
 
     def __len__(self) -> int:
         return len(self._rows.ids)
@@ -102,7 +102,7 @@ class SearchIndex:
         }
 
     def nearest(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Returns similarities and rows, both (q, min(k, n)), nearest first; row -1 if fewer were found.
+        """Returns similarities and rows, both (q, min(k, n)), nearest first.
 
         Args:
             vectors: (q, D) float32.
@@ -179,7 +179,6 @@ class SearchIndex:
             [
                 (int(r), Neighbour(table.ids[r], table.smiles[r], table.inchikeys[r], float(s)))
                 for r, s in zip(*found, strict=True)
-                if r >= 0
             ]
             for found in zip(rows, similarities, strict=True)
         ]

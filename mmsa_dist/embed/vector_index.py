@@ -1,6 +1,6 @@
 """FAISS over unit vectors: exact for few, inverted lists for many, built once and stored with the vectors.
 
-    _index.faiss    inverted lists of float16 vectors
+    _index.faiss    inverted lists of float16 vectors; absent if these are not good enough
     _index.json     digest of the vectors, number of lists probed, and the recall measured with them
 
 n vectors, q queries, k neighbours, D width.
@@ -22,12 +22,15 @@ from mmsa_dist.runtime.files import flush, write_text_atomically
 
 EXACT_ROWS = 1 << 17
 """Largest number of vectors that is searched exactly."""
+NEAREST = 10
+"""Neighbours of a vector, besides itself, for which the number of probed lists is tuned; all are probed for more."""
 RECALL = 0.98
 """Recall of the 10 nearest that inverted lists must reach on a sample."""
 
 _FILE, _ABOUT = "_index.faiss", "_index.json"  # Parquet dataset readers skip names with an underscore
 _VECTORS_TO_TRAIN_A_LIST = 39  # the minimum that FAISS recommends
-_SAMPLE, _TRIED = 200, 10
+_SAMPLE = 200
+_EQUAL = float(np.finfo(np.float32).eps)  # products no further apart are equal to exact search, which is in float32
 _ROWS_PER_ADD = 1 << 16
 
 
@@ -39,9 +42,10 @@ class About:
     """Digest of the vectors' origin."""
     vectors: int
     lists: int
+    """0 = inverted lists are not good enough, and the vectors are searched exactly."""
     probes: int
-    recall: float
-    """Recall of the 10 nearest on a sample."""
+    recall_at_10: float
+    """Recall of the 10 nearest on a sample; of equally near vectors each counts as well as another."""
 
 
 class VectorIndex:
@@ -76,21 +80,35 @@ class VectorIndex:
             return cls.exact(unit)
         folder = Path(folder)
         about = _read_about(folder)
-        if about is not None and (about.of, about.vectors) == (of, len(unit)):
+        if about is None or (about.of, about.vectors) != (of, len(unit)):
+            index, about = _build(unit, of)
+            _keep(folder, index, about)
+        elif about.lists:
             index = faiss.read_index(str(folder / _FILE), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
-            faiss.extract_index_ivf(index).nprobe = about.probes
-            return cls(index, about)
-        built = _build(unit, of)
-        _keep(folder, built)
-        return built
+        return cls(index, about) if about.lists else cls.exact(unit)
 
     def search(self, unit: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Returns inner products and rows, both (q, k); row -1 if the probed lists hold fewer."""
-        products, rows = self._index.search(unit, k)
+        """Returns inner products and rows, both (q, k), for k of at most n."""
+        if self.about is None:
+            return self._index.search(unit, k)
+        probes = self.about.probes if k <= NEAREST + 1 else self.about.lists
+        products, rows = _probe(self._index, unit, k, probes)
+        short = rows[:, -1] < 0  # their lists hold fewer than k vectors
+        if short.any():
+            products[short], rows[short] = _probe(self._index, unit[short], k, self.about.lists)
         return products, rows
 
 
-def _build(unit: NDArray[np.float32], of: str) -> VectorIndex:
+def _probe(
+    index: faiss.Index, unit: NDArray[np.float32], k: int, probes: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Searches the `probes` nearest lists; row -1 where they hold fewer than k vectors."""
+    products, rows = index.search(unit, k, params=faiss.SearchParametersIVF(nprobe=probes))  # type: ignore[call-arg]  # faiss sets attributes by keyword
+    return products, rows
+
+
+def _build(unit: NDArray[np.float32], of: str) -> tuple[faiss.Index, About]:
+    """Returns inverted lists, and with how many probes they reach the recall, if with any."""
     n, width = unit.shape
     lists = round(math.sqrt(n))
     quantizer = faiss.IndexFlatIP(width)
@@ -100,26 +118,32 @@ def _build(unit: NDArray[np.float32], of: str) -> VectorIndex:
     index.train(unit[_evenly(n, lists * _VECTORS_TO_TRAIN_A_LIST)])
     for start in range(0, n, _ROWS_PER_ADD):
         index.add(unit[start : start + _ROWS_PER_ADD])
-    queries = unit[_evenly(n, _SAMPLE)]
-    truth = _exact_rows(unit, queries)
-    probes, recall = 1, 0.0
+    sample = unit[_evenly(n, _SAMPLE)]
+    least = _products(sample, unit[_exact_rows(unit, sample)]).min(axis=1, keepdims=True) - _EQUAL
+    probes = 1
     while True:
-        index.nprobe = probes
-        found = index.search(queries, _TRIED)[1]
-        recall = float(np.mean([len(np.intersect1d(*rows)) / _TRIED for rows in zip(found, truth, strict=True)]))
+        found = _probe(index, sample, NEAREST + 1, probes)[1]
+        right = (found >= 0) & (_products(sample, unit[found]) >= least)
+        recall = float((right.sum(axis=1) - 1).mean()) / NEAREST  # a vector finds itself, which is no merit
         if recall >= RECALL:
-            return VectorIndex(index, About(of, n, lists, probes, recall))
+            return index, About(of, n, lists, probes, recall)
         if probes == lists:  # vectors too close together for float16 to distinguish
-            return VectorIndex.exact(unit)
+            return index, About(of, n, 0, 0, 1.0)
         probes = min(2 * probes, lists)
 
 
+def _products(unit: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Returns the inner products of (q, D) with (q, k, D) vectors, (q, k), so precisely that equal vectors have one."""
+    return np.einsum("qd,qkd->qk", unit, others, dtype=np.float64)
+
+
 def _exact_rows(unit: NDArray[np.float32], queries: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Returns the rows of the `_TRIED` largest products, (q, 10), in any order."""
-    best = faiss.ResultHeap(len(queries), _TRIED, keep_max=True)
+    """Returns the rows of the `NEAREST` + 1 largest products, (q, 11), in any order."""
+    number = NEAREST + 1
+    best = faiss.ResultHeap(len(queries), number, keep_max=True)
     for start in range(0, len(unit), _ROWS_PER_ADD):
         part = unit[start : start + _ROWS_PER_ADD]
-        products, rows = faiss.knn(queries, part, min(_TRIED, len(part)), metric=faiss.METRIC_INNER_PRODUCT)
+        products, rows = faiss.knn(queries, part, min(number, len(part)), metric=faiss.METRIC_INNER_PRODUCT)
         best.add_result(products, rows + start)
     best.finalize()
     return best.I
@@ -129,22 +153,25 @@ def _evenly(n: int, wanted: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, n - 1, min(n, wanted)).round().astype(np.int64))
 
 
-def _keep(folder: Path, built: VectorIndex) -> None:
-    if built.about is None:
-        return
+def _keep(folder: Path, index: faiss.Index, about: About) -> None:
     temporary = folder / f".{_FILE}.{os.getpid()}.tmp"
     try:
-        faiss.write_index(built._index, str(temporary))
-        flush(temporary)
+        if about.lists:
+            faiss.write_index(index, str(temporary))
+            flush(temporary)
         (folder / _ABOUT).unlink(missing_ok=True)  # it must never describe another index file
-        temporary.replace(folder / _FILE)
-        write_text_atomically(folder / _ABOUT, json.dumps(asdict(built.about)) + "\n")
+        if about.lists:
+            temporary.replace(folder / _FILE)
+        else:
+            (folder / _FILE).unlink(missing_ok=True)
+        write_text_atomically(folder / _ABOUT, json.dumps(asdict(about)) + "\n")
     except (OSError, RuntimeError):  # FAISS raises RuntimeError if a file cannot be written
         temporary.unlink(missing_ok=True)
 
 
 def _read_about(folder: Path) -> About | None:
     try:
-        return About(**json.loads((folder / _ABOUT).read_text())) if (folder / _FILE).exists() else None
+        about = About(**json.loads((folder / _ABOUT).read_text()))
     except (OSError, ValueError, TypeError):
         return None
+    return about if not about.lists or (folder / _FILE).exists() else None
