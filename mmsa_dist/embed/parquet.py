@@ -219,6 +219,16 @@ def read_summary(folder: str | os.PathLike[str]) -> ExportSummary:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """The n rows of an export that have a vector, without it."""
+
+    ids: list[str]
+    inchikeys: list[str | None]
+    smiles: list[str]
+    summary: ExportSummary
+
+
+@dataclass(frozen=True)
 class Embeddings:
     """The n rows of an export that have a vector."""
 
@@ -229,6 +239,11 @@ class Embeddings:
     """(n, D)."""
     summary: ExportSummary
 
+    @property
+    def rows(self) -> Rows:
+        """These rows without their vectors."""
+        return Rows(self.ids, self.inchikeys, self.smiles, self.summary)
+
 
 def read_embeddings(folder: str | os.PathLike[str]) -> Embeddings:
     """Reads the rows of a finished export that have a vector, in input order.
@@ -236,16 +251,26 @@ def read_embeddings(folder: str | os.PathLike[str]) -> Embeddings:
     Raises:
         ExportError: `folder` holds no finished export, or a part is missing or damaged.
     """
+    summary, table = _rows_with_a_vector(folder, ["embedding"])
+    return Embeddings(
+        *_names(table), vectors=vectors_of(table, summary.origin.width).astype(np.float32), summary=summary
+    )
+
+
+def read_rows(folder: str | os.PathLike[str]) -> Rows:
+    """Reads what `read_embeddings` does, but no vectors; the errors are the same."""
+    summary, table = _rows_with_a_vector(folder)
+    return Rows(*_names(table), summary=summary)
+
+
+def _rows_with_a_vector(folder: str | os.PathLike[str], more: Sequence[str] = ()) -> tuple[ExportSummary, pa.Table]:
     summary = read_summary(folder)
-    place = Folder(folder)
-    table = pa.concat_tables(part_table(place, number) for number in range(summary.parts))
+    place, columns = Folder(folder), ["id", "inchikey", "smiles", "ok", *more]
+    table = pa.concat_tables(part_table(place, number, columns) for number in range(summary.parts))
     if table.num_rows != summary.rows:
         raise ExportError(f"{folder} holds {table.num_rows} rows instead of {summary.rows}; export into another folder")
-    table = table.filter(table["ok"])
-    return Embeddings(
-        ids=table["id"].to_pylist(),
-        inchikeys=table["inchikey"].to_pylist(),
-        smiles=table["smiles"].to_pylist(),
-        vectors=vectors_of(table, summary.origin.width).astype(np.float32),
-        summary=summary,
-    )
+    return summary, table.filter(table["ok"])
+
+
+def _names(table: pa.Table) -> tuple[list[str], list[str | None], list[str]]:
+    return table["id"].to_pylist(), table["inchikey"].to_pylist(), table["smiles"].to_pylist()

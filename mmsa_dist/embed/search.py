@@ -10,14 +10,17 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmsa_dist.embed.embedder import Embedder
-from mmsa_dist.embed.parquet import Embeddings, Origin, read_embeddings
+from mmsa_dist.embed.parquet import Embeddings, Origin, Rows, read_embeddings, read_rows, read_summary
 from mmsa_shards.folder import Folder
+
+if TYPE_CHECKING:
+    from mmsa_dist.embed.vector_index import VectorIndex
 
 _COMPARED = 20_000  # ids compared with an unknown one: takes a second
 
@@ -39,39 +42,60 @@ class Neighbour:
 
 
 class SearchIndex:
-    """An inner-product index over the unit vectors of an export (`mmsa_dist.embed.vector_index`).
+    """Rows of an export, and an inner-product index over their unit vectors; `open` and `of` make them.
 
     Args:
-        embeddings: as `read_embeddings` returns them.
-        keep_in: folder from which the index of a large export is read, or to which it is written once built; None
-            always searches exactly.
+        rows: of the export.
+        index: over their vectors.
 
     Raises:
-        SearchError: `embeddings` has no vector.
+        SearchError: there are no rows.
     """
 
-    def __init__(self, embeddings: Embeddings, keep_in: str | os.PathLike[str] | None = None) -> None:
+    def __init__(self, rows: Rows, index: VectorIndex) -> None:
+        if not rows.ids:
+            raise SearchError(f"no row of {rows.summary.folder} has a vector; there is nothing to search")
+        self._rows = rows
+        self._row_of_id = {name: row for row, name in reversed(list(enumerate(rows.ids)))}
+        self._index = index
+
+    @classmethod
+    def of(cls, embeddings: Embeddings) -> SearchIndex:
+        """Makes an index that searches exactly.
+
+        Args:
+            embeddings: as `read_embeddings` returns them.
+
+        Raises:
+            SearchError: `embeddings` has no vector.
+        """
         from mmsa_dist.embed.vector_index import VectorIndex  # here, so that embedding does not need FAISS
 
-        if not embeddings.ids:
-            raise SearchError(f"no row of {embeddings.summary.folder} has a vector; there is nothing to search")
-        self._rows = embeddings
-        self._row_of_id = {name: row for row, name in reversed(list(enumerate(embeddings.ids)))}
-        unit = _unit(embeddings.vectors)
-        of = hashlib.sha256(repr(embeddings.summary.origin).encode()).hexdigest()
-        self._index = VectorIndex.exact(unit) if keep_in is None else VectorIndex.kept(keep_in, unit, of)
+        return cls(embeddings.rows, VectorIndex.exact(_unit(embeddings.vectors)))
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> SearchIndex:
         """Opens the index of a finished export; for many vectors it is built once and stored in the folder.
 
-        If the folder is at a URL, nothing is stored, and each query is compared with every vector.
+        A stored index is mapped to memory, and vectors are not read. If the folder is at a URL, nothing is stored, and
+        each query is compared with every vector.
 
         Raises:
             ExportError: `folder` holds no finished export.
             SearchError: none of its rows has a vector.
         """
-        return cls(read_embeddings(folder), keep_in=Folder(folder).path)
+        path = Folder(folder).path
+        if path is None:
+            return cls.of(read_embeddings(folder))
+        summary = read_summary(folder)
+
+        from mmsa_dist.embed.vector_index import VectorIndex
+
+        origin = hashlib.sha256(repr(summary.origin).encode()).hexdigest()
+        if (stored := VectorIndex.stored(path, summary.ok, origin)) is not None:
+            return cls(read_rows(folder), stored)
+        embeddings = read_embeddings(folder)
+        return cls(embeddings.rows, VectorIndex.kept(path, _unit(embeddings.vectors), origin))
 
     @property
     def recall(self) -> float:
@@ -123,7 +147,7 @@ class SearchIndex:
         """
         _check_number(k)
         row = self._row_of(name)
-        return [n for r, n in self._answer(self._rows.vectors[[row]], k + 1)[0] if r != row][:k]
+        return [n for r, n in self._answer(self._index.vector(row)[None], k + 1)[0] if r != row][:k]
 
     def smiles_of(self, name: str) -> str:
         """Returns the SMILES of the row with this id.

@@ -68,6 +68,12 @@ class VectorIndex:
         return cls(index, None)
 
     @classmethod
+    def stored(cls, folder: str | os.PathLike[str], n: int, of: str) -> VectorIndex | None:
+        """Returns the index that `kept` wrote to `folder` for n vectors; None if there is none, or they need none."""
+        about = _read_about(Path(folder), n, of)
+        return cls(_read_index(Path(folder)), about) if about is not None and about.lists else None
+
+    @classmethod
     def kept(cls, folder: str | os.PathLike[str], unit: NDArray[np.float32], of: str) -> VectorIndex:
         """Indexes (n, D) unit vectors: exact if few, otherwise read from `folder`, or built and written there.
 
@@ -79,12 +85,12 @@ class VectorIndex:
         if len(unit) <= EXACT_ROWS:
             return cls.exact(unit)
         folder = Path(folder)
-        about = _read_about(folder)
-        if about is None or (about.of, about.vectors) != (of, len(unit)):
+        about = _read_about(folder, len(unit), of)
+        if about is None:
             index, about = _build(unit, of)
             _keep(folder, index, about)
         elif about.lists:
-            index = faiss.read_index(str(folder / _FILE), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+            index = _read_index(folder)
         return cls(index, about) if about.lists else cls.exact(unit)
 
     def search(self, unit: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -97,6 +103,12 @@ class VectorIndex:
         if short.any():
             products[short], rows[short] = _probe(self._index, unit[short], k, self.about.lists)
         return products, rows
+
+    def vector(self, row: int) -> NDArray[np.float32]:
+        """Returns a vector of the index, (D,); rounded to float16 if it is not exact."""
+        if self.about is not None:
+            faiss.extract_index_ivf(self._index).make_direct_map()
+        return np.asarray(self._index.reconstruct(row))
 
 
 def _probe(
@@ -169,9 +181,15 @@ def _keep(folder: Path, index: faiss.Index, about: About) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _read_about(folder: Path) -> About | None:
+def _read_index(folder: Path) -> faiss.Index:
+    return faiss.read_index(str(folder / _FILE), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+
+
+def _read_about(folder: Path, n: int, of: str) -> About | None:
+    """Returns what is known of the index in `folder`; None if there is none of these n vectors."""
     try:
         about = About(**json.loads((folder / _ABOUT).read_text()))
     except (OSError, ValueError, TypeError):
         return None
-    return about if not about.lists or (folder / _FILE).exists() else None
+    is_there = not about.lists or (folder / _FILE).exists()
+    return about if is_there and (about.of, about.vectors) == (of, n) else None

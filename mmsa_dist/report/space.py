@@ -78,7 +78,7 @@ class ChemicalSpace:
     @cached_property
     def neighbours(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Cosines and rows, both (n, k), of each molecule's nearest others."""
-        similarities, rows = SearchIndex(self.shown).nearest(self.shown.vectors, NEIGHBOURS + 1)
+        similarities, rows = SearchIndex.of(self.shown).nearest(self.shown.vectors, NEIGHBOURS + 1)
         others = rows != np.arange(len(self))[:, None]
         # Molecules with equal vectors may come in any order, so a row itself need not be in column 0.
         others[others.all(axis=1), -1] = False

@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
-from mmsa_dist.embed import Embedder, Embeddings, ExportError, export_embeddings
+from mmsa_dist.embed import Embedder, Embeddings, ExportError, export_embeddings, read_embeddings, search
+from mmsa_dist.embed.parquet import EmbeddedRow, ExportSummary, write_part, write_summary
 from mmsa_dist.embed.search import SearchError, SearchIndex
+from mmsa_shards.folder import Folder
 from tests.fixtures.embedders import DRUGS, random_embedder
 
 pytest.importorskip("faiss", reason="search needs faiss-cpu, of the extras train and report")
+
+from mmsa_dist.embed import vector_index
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +58,38 @@ def test_similarities_are_cosines(index):
     """Though the product of two unit vectors in float32 may go beyond 1."""
     rows = np.random.default_rng(0).standard_normal((500, 16), dtype=np.float32)
     names = [str(n) for n in range(500)]
-    many = SearchIndex(Embeddings(names, names, names, rows, index._rows.summary))
+    many = SearchIndex.of(Embeddings(names, names, names, rows, index._rows.summary))
     similarities, found = many.nearest(rows, 1)
     assert found[:, 0].tolist() == list(range(500))
     assert similarities.max() <= 1
     np.testing.assert_allclose(similarities, 1, atol=1e-6)
     opposite, _ = many.nearest(-rows, 500)
     assert opposite.min() >= -1
+
+
+def test_a_stored_index_answers_without_the_vectors(index, tmp_path, monkeypatch):
+    """Which would fill the memory where an index is needed most."""
+    random = np.random.default_rng(0)
+    vectors = random.standard_normal((40, 16))[random.integers(0, 40, 3000)] + 0.5 * random.standard_normal((3000, 16))
+    rows = [EmbeddedRow(f"M{n}", None, "C" * (n % 50), None if n % 10 else "syntax") for n in range(3000)]
+    origin = index.origin
+    for number in range(2):
+        part = slice(1500 * number, 1500 * (number + 1))
+        write_part(Folder(tmp_path), number, rows[part], vectors[part].astype(np.float32), origin)
+    write_summary(ExportSummary(str(tmp_path), 3000, 2700, {"syntax": 300}, 2, 0, origin))
+    exact = SearchIndex.of(read_embeddings(tmp_path))
+    monkeypatch.setattr(vector_index, "EXACT_ROWS", 1000)
+    built = SearchIndex.open(tmp_path)
+    assert 0.98 <= built.recall <= 1
+    monkeypatch.setattr(search, "read_embeddings", None)
+    stored = SearchIndex.open(tmp_path)
+    assert (len(stored), stored.recall) == (2700, built.recall)
+    for name in ("M1", "M2999"):
+        neighbours = stored.by_id(name, k=20)
+        assert neighbours == built.by_id(name, k=20)
+        expected = exact.by_id(name, k=20)
+        assert len({n.id for n in neighbours} & {n.id for n in expected}) >= 19, "float16 swaps two at most"
+        np.testing.assert_allclose([n.similarity for n in neighbours], [n.similarity for n in expected], atol=1e-3)
 
 
 def test_a_row_is_left_out_though_others_equal_it(embedder, tmp_path):
