@@ -9,7 +9,7 @@ import typer
 
 from mmsa_dist.cli import judging
 from mmsa_dist.cli.arguments import SETTINGS, ConfigFile, only_settings, refuse_empty, refuse_unused
-from mmsa_dist.config.load import load_config
+from mmsa_dist.config.load import is_set, load_config
 from mmsa_dist.console import evaluation_progress
 
 _WHY_UNUSED = {
@@ -66,6 +66,9 @@ def evaluate(
     loaded = judging.load_tasks(tasks, data, csv, smiles_column, label_columns, metric)
     model = None if bare else PretrainedModel.load(checkpoint)
     models = {"pre-trained": model} if model else {}
+    if model and not is_set("embed.view", config, settings):  # as `mmsa embed`
+        embed = resolved.embed.model_copy(update={"view": model.inference.view})
+        resolved = resolved.model_copy(update={"embed": embed})
     with evaluation_progress() as (progress, looked):
         check = partial(look_for_leaks, checkpoint, progress=looked) if model else None
         results = run_evaluation(
