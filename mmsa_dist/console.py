@@ -73,12 +73,15 @@ def row_progress(stage: str) -> Iterator[Callable[[int, int | None], None]]:
 
 
 @contextmanager
-def evaluation_progress() -> Iterator[tuple[Callable[[int, int, str], None], Callable[[int, int], None]]]:
-    """Shows evaluation jobs and the search for leaks; yields one progress callback for each."""
+def evaluation_progress() -> Iterator[
+    tuple[Callable[[int, int, str], None], Callable[[int, int], None], Callable[[str], None]]
+]:
+    """Shows evaluation jobs and the search for leaks; yields a progress callback for each, and one for messages."""
     with _Bars(rated=False) as bars:
         yield (
             lambda done, total, words: bars.update("evaluate", done, total, words),
             lambda done, total: bars.update("look for leaks", done, total, ""),
+            bars.say,
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -46,13 +45,13 @@ def ablate(
     --data moleculenet --out runs/ablation
     """
     refuse_empty("--out", out)
+    refuse_empty("--split", split)
     settings = only_settings(words)
     shared = load_config(config, settings)
 
     from mmsa_dist.embed.pretrained import Inference
     from mmsa_dist.evaluate import run_evaluation
     from mmsa_dist.evaluate.ablation import budget, described, pretrain_arms, read_arms, used_by_ablation
-    from mmsa_dist.evaluate.leaks import look_for_leaks
     from mmsa_dist.evaluate.protocols import methods_of, untrained
     from mmsa_dist.evaluate.provenance import judged
     from mmsa_dist.evaluate.run import all_jobs
@@ -68,7 +67,7 @@ def ablate(
     all_jobs(methods_of(protocol, drafts, shared, embed), loaded, split, range(seeds))
     models = pretrain_arms(trained, ranks, say)
     first = trained[0].folder.model  # all arms were trained on the same molecules
-    with evaluation_progress() as (progress, looked):
+    with evaluation_progress() as (progress, looked, tell):
         results = run_evaluation(
             methods_of(protocol, models, shared, embed),
             loaded,
@@ -78,7 +77,7 @@ def ablate(
             resume=True,
             parallel=parallel,
             report=progress,
-            check=partial(look_for_leaks, first, progress=looked),
+            check=judging.leak_check(first, looked, tell),
             about=judged(protocol, models, shared) | described(trained),
         )
     judging.show(results, out)

@@ -68,7 +68,7 @@ def refuse_empty(option: str, value: str | None) -> None:
         ValueError: `value` is empty.
     """
     if value is not None and not value.strip():
-        raise ValueError(f"{option} is empty: name a folder, or leave {option} out where it may be")
+        raise ValueError(f"{option} is empty: give it a value, or leave {option} out where it may be")
 
 
 def only_settings(words: list[str] | None, example: str = "train.steps=1000") -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated, Optional
 
 import typer
@@ -50,6 +49,7 @@ def evaluate(
     --seeds 10 --parallel 0 --out evaluation
     """
     refuse_empty("--out", out)
+    refuse_empty("--split", split)
     refuse_empty("--checkpoint", checkpoint)
     settings = only_settings(words, example="finetune.epochs=30")
     resolved = load_config(config, settings)
@@ -57,7 +57,6 @@ def evaluate(
 
     from mmsa_dist.embed.pretrained import PretrainedModel
     from mmsa_dist.evaluate import run_evaluation
-    from mmsa_dist.evaluate.leaks import look_for_leaks
     from mmsa_dist.evaluate.protocols import methods_of
     from mmsa_dist.evaluate.provenance import judged, used_settings
 
@@ -69,8 +68,7 @@ def evaluate(
     if model and not is_set("embed.view", config, settings):  # as `mmsa embed`
         embed = resolved.embed.model_copy(update={"view": model.inference.view})
         resolved = resolved.model_copy(update={"embed": embed})
-    with evaluation_progress() as (progress, looked):
-        check = partial(look_for_leaks, checkpoint, progress=looked) if model else None
+    with evaluation_progress() as (progress, looked, tell):
         results = run_evaluation(
             methods_of(protocol, models, resolved),
             loaded,
@@ -80,7 +78,7 @@ def evaluate(
             resume=resume,
             parallel=parallel,
             report=progress,
-            check=check,
+            check=judging.leak_check(checkpoint, looked, tell) if model else None,
             about=judged(protocol, models, resolved, checkpoint),
         )
     judging.show(results, out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
@@ -12,6 +13,8 @@ from mmsa_dist.console import results_tables, say
 
 if TYPE_CHECKING:
     from mmsa_dist.evaluate import Results, TaskData
+    from mmsa_dist.evaluate.notes import Findings
+    from mmsa_dist.evaluate.splits import Split
 
 # Paths that may be left empty by mistake are words: a Path of an empty word is the working directory.
 Out = Annotated[str, typer.Option("--out", "-o", help="Folder for results.{json,csv,md,png}, splits and jobs.")]
@@ -95,6 +98,21 @@ def load_tasks(
         smiles = "smiles" if smiles_column is None else smiles_column
         loaded.append(load_csv(csv, smiles_column=smiles, label_columns=columns, metric=metric or "roc_auc"))
     return loaded
+
+
+def leak_check(
+    model: str | Path, progress: Callable[[int, int], None], tell: Callable[[str], None]
+) -> Callable[[Sequence[tuple[TaskData, Split]]], Findings]:
+    """Returns the search for test molecules that `model` has seen, which tells what it finds before any job runs."""
+    from mmsa_dist.evaluate.leaks import look_for_leaks
+
+    def check(tasks: Sequence[tuple[TaskData, Split]]) -> Findings:
+        found = look_for_leaks(model, tasks, progress=progress)
+        for sentence in found.sentences:
+            tell(sentence)
+        return found
+
+    return check
 
 
 def show(results: Results, out: str) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from mmsa_dist.evaluate.folds import folds_of
-from mmsa_dist.evaluate.methods import Outcome
+from mmsa_dist.evaluate.methods import Outcome, Progress
 from mmsa_dist.evaluate.metrics import can_be_learned, learnable_labels, score_labels
 from mmsa_dist.evaluate.splits import Split
 from mmsa_dist.evaluate.tasks import TaskData
@@ -32,7 +32,7 @@ Candidates = Callable[[NDArray[np.int64], NDArray[np.int64]], Callable[[NDArray[
 """(rows to learn from, rows to predict) to a function from labels y (n,) to all candidate models."""
 
 
-def label_by_label(fit: Fit, data: TaskData, split: Split) -> Outcome:
+def label_by_label(fit: Fit, data: TaskData, split: Split, progress: Progress) -> Outcome:
     """Fits each label separately and returns predictions for all; the mean where nothing can be learned."""
     predictions = np.empty(data.labels.shape)
     labels_by_rows: dict[bytes, list[int]] = defaultdict(list)
@@ -42,7 +42,11 @@ def label_by_label(fit: Fit, data: TaskData, split: Split) -> Outcome:
         if can_be_learned(y[train], data.task):
             labels_by_rows[train.tobytes()].append(label)
     with threadpool_limits(1):
+        done, of_all = 0, sum(map(len, labels_by_rows.values()))
         for labels in labels_by_rows.values():
+            if of_all > 1:
+                progress(f"label {done + 1} of {of_all}")
+            done += len(labels)
             ys = [data.labels[:, label] for label in labels]
             for label, prediction in zip(labels, fit(ys, _known(ys[0], split)), strict=True):
                 if prediction is not None:

@@ -24,7 +24,7 @@ from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.data.collate import collate
 from mmsa_dist.encoders import Encoder, build_encoder
 from mmsa_dist.evaluate.graphs import Graphs, graphs
-from mmsa_dist.evaluate.methods import Method, Outcome, Progress
+from mmsa_dist.evaluate.methods import FINE_TUNED, Method, Outcome, Progress
 from mmsa_dist.evaluate.metrics import better, learnable_labels, score_labels
 from mmsa_dist.evaluate.splits import Split
 from mmsa_dist.evaluate.targets import Targets
@@ -65,7 +65,7 @@ def finetune_method(
     for key, tensor in sorted((weights or {}).items()):
         digest.update(key.encode() + tensor.numpy(force=True).tobytes())
     fit = partial(fine_tune, architecture=dict(architecture), weights=weights, options=options)
-    return Method(name, "fine-tuned", graphs, fit, seeded=True, identity=digest.hexdigest(), gpu=True)
+    return Method(name, FINE_TUNED, graphs, fit, seeded=True, identity=digest.hexdigest(), gpu=True)
 
 
 def taken_of(architecture: Mapping[str, object]) -> dict[str, object]:

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from mmsa_dist.evaluate.splits import Split
 from mmsa_dist.evaluate.tasks import TaskData
 
+FINE_TUNED = "fine-tuned"
+"""`Method.model` of rows whose epoch the validation molecules choose."""
+
 Progress = Callable[[str], None]
 """Called with a short description of the current step."""
 

@@ -11,6 +11,7 @@ from typing import Any
 from rdkit import Chem, rdBase
 
 from mmsa_dist.evaluate.markdown import code_span
+from mmsa_dist.evaluate.methods import FINE_TUNED
 from mmsa_dist.evaluate.metrics import learnable_labels
 from mmsa_dist.evaluate.moleculenet import MetricName
 from mmsa_dist.evaluate.scores import PER_LABEL, Score
@@ -38,9 +39,10 @@ def notes_on(scores: Sequence[Score], splits: Sequence[tuple[Split, TaskData]]) 
     """Returns notes on rows, labels, seeds and molecules that do not enter `scores`."""
     return [
         *_rows_left_out(splits),
+        *_not_compared(splits),
         *_seen_in_training(splits),
         *_several_errors(splits),
-        *_unvalidated_labels(splits),
+        *_unvalidated_labels(splits, fine_tuned=any(score.model == FINE_TUNED for score in scores)),
         *_labels_left_out(scores),
         *_missing_molecules(scores),
     ]
@@ -53,6 +55,15 @@ def _rows_left_out(splits: Sequence[tuple[Split, TaskData]]) -> Iterator[str]:
             yield (
                 f"{data.task.name}: {len(rows)} of {len(data) + len(rows)} rows do not parse or have no atoms and are "
                 f"left out (record {_first(rows)})"
+            )
+
+
+def _not_compared(splits: Sequence[tuple[Split, TaskData]]) -> Iterator[str]:
+    for split, data in splits:
+        if not split.compared:
+            yield (
+                f"{data.task.name}{split.which}: the file of the split has no SMILES, so only the number of molecules "
+                "shows that it is of these, in this order"
             )
 
 
@@ -83,13 +94,14 @@ def _several_errors(splits: Sequence[tuple[Split, TaskData]]) -> Iterator[str]:
             )
 
 
-def _unvalidated_labels(splits: Sequence[tuple[Split, TaskData]]) -> Iterator[str]:
+def _unvalidated_labels(splits: Sequence[tuple[Split, TaskData]], *, fine_tuned: bool) -> Iterator[str]:
     for split, data in splits:
         learnable, seen = (learnable_labels(data.labels[rows], data.task) for rows in (split.train, split.valid))
         missing = [name for name, has_both in zip(data.label_names, learnable & seen, strict=True) if not has_both]
         if missing:
             what = "a class" if data.task.kind == "classification" else "values"
-            last = "; fine-tuning uses its last epoch" if len(missing) == len(data.label_names) else ""
+            nothing_chooses = fine_tuned and len(missing) == len(data.label_names)
+            last = "; fine-tuning uses its last epoch" if nothing_chooses else ""
             yield (
                 f"{data.task.name}{split.which}: {len(missing)} of {len(data.label_names)} labels lack {what} among "
                 f"the training or the validation molecules and have no validation value: {_first(missing)}{last}"

@@ -88,20 +88,21 @@ def surroundings() -> dict[str, Any]:
     return environment() | {"device": device}
 
 
-def in_words(about: Mapping[str, Any], tasks: Mapping[str, str]) -> list[str]:
+def in_words(about: Mapping[str, Any], tasks: Mapping[str, str], splits: Mapping[str, str]) -> list[str]:
     """Returns the lines under a table: protocol, split, seeds, digests and the arms of an ablation.
 
     Args:
         about: result of `judged` with ``split`` and ``seeds``; missing keys are left out.
         tasks: digests of the data, by task name.
+        splits: digests of the splits, by task and what tells its splits apart.
     """
     how = [f"{key} {about[key]}" for key in ("protocol", "split") if key in about]
     if "seeds" in about:
         how.append(f"seeds {', '.join(map(str, about['seeds']))}")
     given = f" ({about['checkpoint']})" if about.get("checkpoint") else ""
     models = [f"{name} {digest[:_DIGITS]}{given}" for name, digest in about.get("models", {}).items()]
-    data = [f"{name} {digest[:_DIGITS]}" for name, digest in tasks.items()]
-    digests = [f"{what} {', '.join(of)}" for what, of in (("models", models), ("data", data)) if of]
+    data, cut = ([f"{name} {digest[:_DIGITS]}" for name, digest in of.items()] for of in (tasks, splits))
+    digests = [f"{what} {', '.join(of)}" for what, of in (("models", models), ("data", data), ("splits", cut)) if of]
     return [*(words for words in ("; ".join(how), "; ".join(digests)) if how and words), *_arms_in_words(about)]
 
 

@@ -173,7 +173,9 @@ class Results:
                 cells = [f"**{cell.text}**" if cell.best else cell.text for cell in row.cells]
                 lines.append("| " + " | ".join([table_cell(row.features), table_cell(row.model), *cells]) + " |")
             parts.append("\n".join(lines))
-        if notes := [*in_words(self.about, {data.task.name: data.digest for _, data in self.splits}), *self.notes()]:
+        of_data = {data.task.name: data.digest for _, data in self.splits}
+        of_splits = {f"{data.task.name}{split.which}": split.digest for split, data in self.splits}
+        if notes := [*in_words(self.about, of_data, of_splits), *self.notes()]:
             parts.append("\n".join(f"- {note}" for note in notes))
         return "\n\n".join(parts) + "\n"
 

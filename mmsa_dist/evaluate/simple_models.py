@@ -40,7 +40,7 @@ _LearnedAndWanted = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 def linear(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: Progress) -> Outcome:
     """Fits ridge or logistic regression on standardized features; the penalty is chosen."""
-    return _regression(x.astype(np.float64), _standardized, PENALTIES, data, split)
+    return _regression(x.astype(np.float64), _standardized, PENALTIES, data, split, progress)
 
 
 def rbf(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: Progress) -> Outcome:
@@ -49,13 +49,13 @@ def rbf(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: Prog
     def features(learned: NDArray[Any], wanted: NDArray[Any]) -> _LearnedAndWanted:
         return features_of_kernel(rbf_kernel, *_standardized(learned, wanted))
 
-    return _regression(x.astype(np.float64), features, PENALTIES_OF_KERNELS, data, split)
+    return _regression(x.astype(np.float64), features, PENALTIES_OF_KERNELS, data, split, progress)
 
 
 def tanimoto(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: Progress) -> Outcome:
     """Fits ridge or logistic regression with the Tanimoto kernel of binary features; the penalty is chosen."""
     features = partial(features_of_kernel, tanimoto_kernel)
-    return _regression(x.astype(np.float32), features, PENALTIES_OF_KERNELS, data, split)
+    return _regression(x.astype(np.float32), features, PENALTIES_OF_KERNELS, data, split, progress)
 
 
 def _regression(
@@ -64,6 +64,7 @@ def _regression(
     penalties: Sequence[float],
     data: TaskData,
     split: Split,
+    progress: Progress,
 ) -> Outcome:
     """Fits ridge or logistic regression on the `features` of the rows to learn from and of those to predict."""
 
@@ -73,7 +74,7 @@ def _regression(
         of_learned, of_wanted = features(x[learned], x[wanted])
         return lambda y: _regressions(of_learned, of_wanted, y[learned], data.task.kind, penalties)
 
-    return label_by_label(chosen(candidates, data, split), data, split)
+    return label_by_label(chosen(candidates, data, split), data, split, progress)
 
 
 def _standardized(learned: NDArray[np.float64], wanted: NDArray[np.float64]) -> _LearnedAndWanted:
@@ -130,7 +131,7 @@ def nearest(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: 
 
         return choices
 
-    return label_by_label(chosen(candidates, data, split), data, split)
+    return label_by_label(chosen(candidates, data, split), data, split, progress)
 
 
 def forest(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: Progress) -> Outcome:
@@ -142,9 +143,9 @@ def forest(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: P
         grown.fit(x[train], y[train])
         return grown.predict(x) if data.task.kind == "regression" else grown.predict_proba(x)[:, 1]
 
-    return label_by_label(lambda ys, train: [grow(y, train) for y in ys], data, split)
+    return label_by_label(lambda ys, train: [grow(y, train) for y in ys], data, split, progress)
 
 
 def constant(x: NDArray[Any], data: TaskData, split: Split, seed: int, progress: Progress) -> Outcome:
     """Predicts the mean of the training labels: the mean for a regression, the base rate for a classification."""
-    return label_by_label(lambda ys, train: [None] * len(ys), data, split)
+    return label_by_label(lambda ys, train: [None] * len(ys), data, split, progress)

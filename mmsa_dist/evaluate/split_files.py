@@ -73,10 +73,11 @@ def load_split(path: str | os.PathLike[str], data: TaskData, *, seed: int = 0) -
     """
     place = _find(Path(path), data.task, seed)
     about = _read_folder(place) if place.is_dir() else _read_json(place)
-    _check_molecules(about, data, place)
+    compared = _check_molecules(about, data, place)
     train, valid, test = _positions(about, data, place)
     # A split that is written again keeps its name.
-    split = Split("file", None, train, valid, test, source=_stem(place).removeprefix(f"{data.task.name}-file-"))
+    source = _stem(place).removeprefix(f"{data.task.name}-file-")
+    split = Split("file", None, train, valid, test, source=source, compared=compared)
     if "smiles_digest" in about and about.get("digest") != split.digest:
         raise SplitError(f"{place} does not match its own digest: it was edited or damaged; download it again")
     return split
@@ -179,8 +180,9 @@ def _content(path: Path) -> bytes:
         raise SplitError(f"{path} cannot be read: {error}") from error
 
 
-def _check_molecules(about: Mapping[str, Any], data: TaskData, place: Path) -> None:
-    given = about.get("smiles")
+def _check_molecules(about: Mapping[str, Any], data: TaskData, place: Path) -> bool:
+    """Checks that a split is of the molecules of a task; returns whether it has SMILES that could be compared."""
+    given, compared = about.get("smiles"), True
     if "smiles_digest" in about:
         theirs, same = str(about["smiles_digest"]), about["smiles_digest"] == data.smiles_digest
     elif isinstance(given, list):
@@ -189,6 +191,9 @@ def _check_molecules(about: Mapping[str, Any], data: TaskData, place: Path) -> N
         same = len(given) == len(ours) and all(o is None or g == o for g, o in zip(given, ours, strict=True))
         theirs = digest_of(given)
     else:
+        compared, named = False, about.get("task")
+        if isinstance(named, str) and named.lower() not in (data.task.name.lower(), *data.task.files):
+            raise SplitError(f"{place} is a split of {named}, not of {data.task.name}; give one of {data.task.name}")
         rows = about.get("dropped_rows")
         same = not rows or not data.dropped or rows == [row for row, _ in data.dropped]
         theirs = f"unknown, but rows {rows} of its file did not parse"
@@ -197,6 +202,7 @@ def _check_molecules(about: Mapping[str, Any], data: TaskData, place: Path) -> N
             f"{place} is a split of other molecules than those of {data.task.name}: the digest of its SMILES is "
             f"{theirs}, here it is {data.smiles_digest}; use the data that the split was made for, or another split"
         )
+    return compared
 
 
 def _all_rows(data: TaskData) -> list[str | None]:

@@ -43,6 +43,8 @@ class Split:
     test: NDArray[np.int64]
     source: str | None = None
     """Name of the file without suffixes, for a split from a file."""
+    compared: bool = True
+    """False if its file has no SMILES, so that only the number of molecules could be compared."""
 
     @cached_property
     def digest(self) -> str:

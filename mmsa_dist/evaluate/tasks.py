@@ -116,7 +116,7 @@ def _load(task: Task, path: Path) -> TaskData:
     table = read_text_table(path)
     smiles_column = next((name for name in task.smiles if name in table.column_names), None)
     if smiles_column is None:
-        mend = "" if task.hub else ": name the SMILES column with --smiles-column"
+        mend = ": rename the column" if task.hub else ": name the SMILES column with --smiles-column"
         raise TaskError(f"{path} has no column {' or '.join(task.smiles)}; it has {_some(table.column_names)}{mend}")
     columns = _label_columns(task, smiles_column, table.column_names, path)
     twice = [name for name in (smiles_column, *columns) if table.column_names.count(name) > 1]
@@ -154,7 +154,9 @@ def _label_columns(task: Task, smiles_column: str, columns: Sequence[str], path:
     if missing and len(task.labels) == 1 and task.hub is not None and "label" in columns:
         return ("label",)
     if missing:
-        mend = "" if task.hub else ": name the label columns with --label-columns"
+        mend = ": name the label columns with --label-columns"
+        if task.hub:
+            mend = ": rename the label column, or use --csv, which takes any names"
         raise TaskError(f"{path} has no column {_some(missing)}; it has {_some(columns)}{mend}")
     return task.labels
 
@@ -250,7 +252,8 @@ def _numbers(table: pa.Table, column: str, rows: NDArray[np.int64], kind: Kind, 
     first = int(unfit[0])
     place, text = f"{path}, record {rows[first] + 1}: {column}={texts[first].as_py()!r}", texts[first].as_py()
     if np.isnan(_number(text)):
-        raise TaskError(f"{place} is not a number; leave it empty where missing")
+        wanted = "0 or 1" if kind == "classification" else "a number"
+        raise TaskError(f"{place} is not {wanted}; leave it empty where missing")
     if not np.isfinite(values[first]):
         raise TaskError(f"{place} is not finite; leave it empty where missing")
     if kind == "regression":

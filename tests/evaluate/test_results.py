@@ -13,6 +13,7 @@ import pytest
 from mmsa_dist.config.load import load_config
 from mmsa_dist.evaluate import Results, Score, make_split, run_evaluation
 from mmsa_dist.evaluate.markdown import code_span
+from mmsa_dist.evaluate.methods import FINE_TUNED
 from mmsa_dist.evaluate.provenance import departures, judged
 from mmsa_dist.evaluate.scores import LabelScore, score_from_plain
 from mmsa_dist.evaluate.splits import PARTS, Split
@@ -153,7 +154,9 @@ def test_how_results_were_made(tmp_path):
         {"record": 8, "smiles": "", "reason": "it has no atoms"},
     ]
     text = (tmp_path / "results.md").read_text()
-    assert f"- protocol finetune; split random; seeds 0, 1\n- data freesolv {data.digest[:12]}\n" in text
+    splits = ", ".join(f"freesolv, seed {seed} {make_split(data, 'random', seed).digest[:12]}" for seed in (0, 1))
+    digests = f"- data freesolv {data.digest[:12]}; splits {splits}\n"
+    assert f"- protocol finetune; split random; seeds 0, 1\n{digests}" in text
     sentence = (
         "settings that differ from the protocol: finetune.epochs=3 instead of 100, "
         "finetune.encoder_lr_scale=0.2 instead of 1.0"
@@ -238,7 +241,7 @@ def test_what_a_reader_must_know(tmp_path):
         "two, seed 0: 1 of 3 labels lack a class among the training or the validation molecules and have no "
         "validation value: one class",
         "ones, seed 0: 3 of 3 labels lack a class among the training or the validation molecules and have no "
-        "validation value: all, some, one class; fine-tuning uses its last epoch",
+        "validation value: all, some, one class",
         "two: 2 of 3 labels have both classes among the training and the test molecules; the others are left out of "
         "the mean: one class; results_per_label.csv says why",
         "ones: no label has both classes among the training and the test molecules; it is left out of all means",
@@ -247,8 +250,11 @@ def test_what_a_reader_must_know(tmp_path):
     blind.labels[make_split(blind, "random", 0).valid] = np.nan
     assert run_evaluation(TOLD, [blind], out=tmp_path, split="random", seeds=(0,)).notes() == [
         "freesolv, seed 0: 1 of 1 labels lack values among the training or the validation molecules and have no "
-        f"validation value: {blind.label_names[0]}; fine-tuning uses its last epoch"
+        f"validation value: {blind.label_names[0]}"
     ]
+    fine_tuned = [replace(method, model=FINE_TUNED) for method in TOLD]
+    (note,) = run_evaluation(fine_tuned, [blind], out=tmp_path, split="random", seeds=(0,)).notes()
+    assert note.endswith(f"validation value: {blind.label_names[0]}; fine-tuning uses its last epoch")
     missing = Results((score("a", "x", 0.5, missing=3),))
     assert missing.notes() == ["a: x cannot represent 3 molecules; they get the mean prediction"]
 

@@ -231,3 +231,17 @@ def test_errors_of_several_labels_are_a_mean_of_what_may_not_be_comparable(frees
     both = replace(freesolv, labels=np.repeat(freesolv.labels, 2, axis=1), label_names=("a", "b"))
     notes = run_evaluation(TOLD, [both], out=tmp_path, seeds=(0,)).notes()
     assert any("the mean of the errors of 2 labels" in note for note in notes)
+
+
+def test_many_labels_are_counted_while_they_are_fitted(freesolv, tmp_path):
+    data = as_classification(freesolv)  # two of three labels can be learned, from different molecules
+    told = []
+    run_evaluation(TOLD[:1], [data], out=tmp_path, split="random", seeds=(0,), report=lambda *at: told.append(at[-1]))
+    assert [words.rpartition(" label ")[2] for words in told if " label " in words] == ["1 of 2", "2 of 2"]
+
+
+def test_an_output_folder_that_is_a_file_is_refused(freesolv, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"the output folder .*mine\.txt is a file; name another"):
+        run_evaluation(TOLD, [freesolv], out=tmp_path / "mine.txt", split="random", seeds=(0,))
+    assert (tmp_path / "mine.txt").read_text() == "mine"

@@ -12,6 +12,7 @@ import pytest
 
 from mmsa_dist.evaluate import choose_split, load_task, make_split
 from mmsa_dist.evaluate.moleculenet import Task
+from mmsa_dist.evaluate.notes import notes_on
 from mmsa_dist.evaluate.split_files import SplitError, load_split
 from mmsa_dist.evaluate.splits import PARTS, Split
 from mmsa_dist.evaluate.tasks import TaskData
@@ -216,3 +217,18 @@ def test_unfit_files_are_said(tmp_path):
             write(tmp_path / "m.json", train=[0, 1], valid=[2], test=[3], dropped_rows=[5]),
             task_of(CHAINS[:4], dropped=(1,)),
         )
+
+
+def test_a_split_without_smiles_is_not_taken_for_that_of_another_task(tmp_path):
+    lists = {"train": [0, 1], "valid": [2], "test": [3]}
+    data = task_of(CHAINS[:4])
+    with pytest.raises(SplitError, match=r"a\.json is a split of esol, not of mine; give one of mine"):
+        load_split(write(tmp_path / "a.json", **lists, task="esol"), data)
+    for name in ({}, {"task": "Mine"}, {"task": "other-name"}):
+        split = load_split(write(tmp_path / "b.json", **lists, **name), data)
+        assert not split.compared
+        (note,) = notes_on((), [(split, data)])
+        assert note.startswith("mine, b: the file of the split has no SMILES, so only the number of molecules shows")
+    with_smiles = load_split(write(tmp_path / "c.json", **lists, smiles=CHAINS[:4], task="esol"), data)
+    assert with_smiles.compared
+    assert notes_on((), [(with_smiles, data)]) == []

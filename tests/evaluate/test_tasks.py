@@ -168,10 +168,10 @@ def test_a_file_of_ones_own(tmp_path):
         ("smiles;y\n\nCCO;1\nCC\n", "x.csv, record 2: 1 field for 2 columns, 'CC'; .*';' in double quotes"),
         ("smiles,y\nCCO,2\n", r"record 1: y='2' is not a class: classification labels must be 0, 1 or missing$"),
         ("smiles,y\njunk,7\nCCO,1\nCCC,-1\nC,0.5\n", r"record 3: y='-1' is not a class.*\(2 records of this column"),
-        ("smiles,y\nCCO,1\nCC,high\n", "record 2: y='high' is not a number"),
+        ("smiles,y\nCCO,1\nCC,high\n", "record 2: y='high' is not 0 or 1; leave it empty where missing"),
         ("smiles,y\njunk,1\n", "no SMILES in column 'smiles' parses"),
         ("smiles,y\nCCO,inf\n", "record 1: y='inf' is not finite"),
-        ("smiles,y\nCCO,1\nCC,0_1\n", "record 2: y='0_1' is not a number"),
+        ("smiles,y\nCCO,1\nCC,0_1\n", "record 2: y='0_1' is not 0 or 1"),
         ("smiles,y\nCCO,\nCC,NA\n", "x.csv has no labels in y; name a column that has some"),
         ("smiles,y,y\nCCO,1,0\n", "more than one column 'y'"),
         ("smiles,y\n", "no SMILES in column 'smiles' parses"),
@@ -262,7 +262,7 @@ def test_a_file_of_ones_own_has_defaults(tmp_path):
 
 
 def test_an_empty_folder_of_data_is_not_the_working_directory():
-    with pytest.raises(ValueError, match="--data is empty: name a folder, or leave --data out"):
+    with pytest.raises(ValueError, match="--data is empty: give it a value, or leave --data out"):
         judging.load_tasks("bbbp", "", None, None, None, None)
 
 
@@ -302,7 +302,10 @@ def test_unknown_tasks_and_missing_files_are_said(tmp_path):
     with pytest.raises(TaskError, match="is not found in"):
         load_task("bbbp", tmp_path)
     (tmp_path / "esol.csv").write_text("smiles,solubility\nCCO,1\n")
-    with pytest.raises(TaskError, match=r"measured log solubility in mols per litre; it has smiles, solubility$"):
+    with pytest.raises(
+        TaskError,
+        match="per litre; it has smiles, solubility: rename the label column, or use --csv",
+    ):
         load_task("ESOL", tmp_path)
     with pytest.raises(TaskError, match="does not exist"):
         load_task("bbbp", tmp_path / "none")

@@ -186,7 +186,7 @@ def test_an_input_that_cannot_be_used_is_named_and_nothing_is_left(
         ),
         (["evaluate", "--out", ""], "--out is empty: name a folder"),
         (["ablate", "--arms", "launch/ablation.yaml", "--out", ""], "--out is empty: name a folder"),
-        (["evaluate", "-o", "{tmp}/e", "-m", ""], "--checkpoint is empty: name a folder, or leave --checkpoint out"),
+        (["evaluate", "-o", "{tmp}/e", "-m", ""], "--checkpoint is empty: give it a value, or leave --checkpoint out"),
         (["evaluate", "-o", "{tmp}/e", "--metric", "roc_auc"], "without --csv there is no use for --metric: name your"),
         (
             ["ablate", "--arms", "launch/ablation.yaml", "-o", "{tmp}/e", "--label-columns", "y", "--metric", "mae"],
@@ -206,7 +206,7 @@ def test_an_input_that_cannot_be_used_is_named_and_nothing_is_left(
         ),
         (["prepare", MINI, "--out", f"{MINI}/x"], f"cannot write to {MINI}/x: [Errno 20] Not a directory"),
         (["prepare", "--repair", "--out", f"{MINI}/x"], "fix that, or name another folder with --out"),
-        (["prepare", MINI, "--out", ""], "--out is empty: name a folder, or leave --out out where it may be"),
+        (["prepare", MINI, "--out", ""], "--out is empty: give it a value, or leave --out out where it may be"),
         (["download", "pubchem", "--from", "1", "--to", "5", "--out", ""], "--out is empty: name a folder"),
         (["inspect", "nope://x/s"], "Protocol not known: nope"),
         (["config", "train.stepz=1"], "did you mean 'steps'"),
