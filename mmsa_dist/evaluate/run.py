@@ -58,9 +58,8 @@ def run_evaluation(
         check: called before any job runs; its findings become part of the results.
 
     Raises:
-        ValueError: no task, no seed, an unknown split, a task too small to split, duplicate task or method names, or
-            `out` is a file.
-        OSError: `out` is not writable.
+        ValueError: no task, no seed, an unknown split, a task too small to split, or duplicate task or method names.
+        OSError: `out` is a file or not writable.
         FloatingPointError: a loss or a prediction is not finite.
     """
     from mmsa_dist.evaluate.plot import plot_results  # fail before hours of work: matplotlib or Ray may be missing
@@ -69,7 +68,7 @@ def run_evaluation(
     jobs = all_jobs(methods, tasks, split, seeds)
     used = {(job.data.task.name, job.split.digest): (job.split, job.data) for job in jobs}
     if Path(out).exists() and not Path(out).is_dir():
-        raise ValueError(f"the output folder {out} is a file; name another")
+        raise NotADirectoryError(f"the output folder {out} is a file; name another")
     folder = Path(out) / JOBS
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryFile(dir=folder):  # fail before hours of work if the folder is not writable

@@ -157,7 +157,7 @@ def test_a_place_that_cannot_be_written_to_is_told_before_anything_is_computed(f
         raise AssertionError("computed in vain")
 
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(NotADirectoryError, match=r"the output folder .*file is a file; name another"):
         run_evaluation([replace(TOLD[0], make=unwanted)], [freesolv], out=tmp_path / "file", split="random", seeds=(0,))
 
 
@@ -238,10 +238,3 @@ def test_many_labels_are_counted_while_they_are_fitted(freesolv, tmp_path):
     told = []
     run_evaluation(TOLD[:1], [data], out=tmp_path, split="random", seeds=(0,), report=lambda *at: told.append(at[-1]))
     assert [words.rpartition(" label ")[2] for words in told if " label " in words] == ["1 of 2", "2 of 2"]
-
-
-def test_an_output_folder_that_is_a_file_is_refused(freesolv, tmp_path):
-    (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"the output folder .*mine\.txt is a file; name another"):
-        run_evaluation(TOLD, [freesolv], out=tmp_path / "mine.txt", split="random", seeds=(0,))
-    assert (tmp_path / "mine.txt").read_text() == "mine"
