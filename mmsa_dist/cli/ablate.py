@@ -45,7 +45,7 @@ def ablate(
     --data moleculenet --out runs/ablation
     """
     refuse_empty("--out", out)
-    refuse_empty("--split", split)
+    refuse_empty("--split", split, "a split")
     settings = only_settings(words)
     shared = load_config(config, settings)
 

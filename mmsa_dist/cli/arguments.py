@@ -61,14 +61,14 @@ def refuse_unused(settings: Sequence[str], used: Sequence[str], command: str, wh
         raise ValueError(f"{command} does not use {', '.join(unused)}: {why}. It uses {', '.join(used)}")
 
 
-def refuse_empty(option: str, value: str | None) -> None:
+def refuse_empty(option: str, value: str | None, what: str = "a folder") -> None:
     """Rejects an option with an empty value, as an unset shell variable gives.
 
     Raises:
         ValueError: `value` is empty.
     """
     if value is not None and not value.strip():
-        raise ValueError(f"{option} is empty: give it a value, or leave {option} out where it may be")
+        raise ValueError(f"{option} is empty: name {what}, or leave {option} out where it may be")
 
 
 def only_settings(words: list[str] | None, example: str = "train.steps=1000") -> list[str]:

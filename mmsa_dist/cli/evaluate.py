@@ -49,7 +49,7 @@ def evaluate(
     --seeds 10 --parallel 0 --out evaluation
     """
     refuse_empty("--out", out)
-    refuse_empty("--split", split)
+    refuse_empty("--split", split, "a split")
     refuse_empty("--checkpoint", checkpoint)
     settings = only_settings(words, example="finetune.epochs=30")
     resolved = load_config(config, settings)

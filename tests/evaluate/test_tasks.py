@@ -262,7 +262,7 @@ def test_a_file_of_ones_own_has_defaults(tmp_path):
 
 
 def test_an_empty_folder_of_data_is_not_the_working_directory():
-    with pytest.raises(ValueError, match="--data is empty: give it a value, or leave --data out"):
+    with pytest.raises(ValueError, match="--data is empty: name a folder, or leave --data out"):
         judging.load_tasks("bbbp", "", None, None, None, None)
 
 
