@@ -126,8 +126,8 @@ def hypergraph_operator(
     if normalization == "random_walk":
         weight = _quotient(weight, degree_V[row])
     else:
-        root_V = torch.where(degree_V > 0, degree_V, 1).sqrt()  # a vertex of degree 0 has no weights
-        weight = weight / root_V[row] / root_V[col]
+        root_V = torch.where(degree_V > 0, torch.where(degree_V > 0, degree_V, 1).sqrt(), 0)
+        weight = _quotient(_quotient(weight, root_V[row]), root_V[col])
     return _pointers(torch.bincount(row, minlength=num_rows)), col, weight
 
 

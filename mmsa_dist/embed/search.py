@@ -99,7 +99,10 @@ class SearchIndex:
 
     @property
     def recall(self) -> float:
-        """Recall of the 10 nearest, measured on a sample; 1 for exact search. More are always searched exactly."""
+        """Recall of the 10 nearest, measured on a sample; 1 for exact search.
+
+        More are sought among all vectors, which a stored index holds in float16.
+        """
         return 1.0 if self._index.about is None else self._index.about.recall_at_10
 
     def __len__(self) -> int:

@@ -142,7 +142,9 @@ def shards_of(model: str | os.PathLike[str]) -> str | NotChecked:
         return NotChecked(f"{folder} is not a folder on this machine, so its run and shards cannot be found")
     except (ValueError, KeyError, TypeError):
         return NotChecked(f"{folder / CONFIG} does not say which shards the model was trained on")
-    run = RunFolder(folder.resolve().parent)
+    # The run's folder `model` may be a link to where the weights are, and so may the whole run.
+    beside, linked = (RunFolder(path.parent) for path in (folder.absolute(), folder.resolve()))
+    run = beside if beside.config.is_file() else linked
     if not run.config.is_file():
         return NotChecked(f"{folder} is not inside its run folder, whose config.yaml names the shards")
     try:

@@ -24,7 +24,7 @@ from typing import Any, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mmsa_dist.evaluate.moleculenet import Task
+from mmsa_dist.evaluate.moleculenet import TASKS, Task
 from mmsa_dist.evaluate.splits import PARTS, Split, SplitName, make_split
 from mmsa_dist.evaluate.tasks import TaskData, digest_of, read_text_table
 
@@ -192,7 +192,8 @@ def _check_molecules(about: Mapping[str, Any], data: TaskData, place: Path) -> b
         theirs = digest_of(given)
     else:
         compared, named = False, about.get("task")
-        if isinstance(named, str) and named.lower() not in (data.task.name.lower(), *data.task.files):
+        others = {name for task in TASKS.values() if task.name != data.task.name for name in (task.name, *task.files)}
+        if isinstance(named, str) and named.lower() in others:
             raise SplitError(f"{place} is a split of {named}, not of {data.task.name}; give one of {data.task.name}")
         rows = about.get("dropped_rows")
         same = not rows or not data.dropped or rows == [row for row, _ in data.dropped]

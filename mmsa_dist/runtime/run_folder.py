@@ -89,9 +89,12 @@ class RunFolder:
         """Returns the folder or URL of the run's shards.
 
         Args:
-            named: `data.shards` of its configuration; empty for those inside the run folder, also if it was moved.
+            named: `data.shards` of its configuration; empty for those inside the run folder. These are meant too, if
+                there are some and the named ones are gone: the run was moved with them.
         """
-        return named or str(self.root / "shards")
+        inside = self.root / "shards"
+        gone = "://" not in named and "::" not in named and not Path(named).exists()
+        return str(inside) if not named or (gone and inside.is_dir()) else named
 
     @property
     def manifest_digest(self) -> str | None:

@@ -120,7 +120,8 @@ class Run:
                 f"{self._folder.checkpoints} already holds {newest.name}; pass --resume to continue from it, or choose "
                 "another run.dir"
             )
-        refuse_other_content(self._folder.model.resolve())  # now, not after days of training
+        if not self._is_exported():
+            refuse_other_content(self._folder.model.resolve())  # now, not after days of training
         torch.manual_seed(config.run.seed)
         self._objective = objective_for(config, self._reader)
         if newest is None:
@@ -296,7 +297,7 @@ class Run:
     def _is_exported(self) -> bool:
         """Returns whether there is a model newer than the newest checkpoint."""
         model, latest = self._folder.model / "config.json", self._folder.checkpoints / "latest"
-        return model.exists() and model.stat().st_mtime >= latest.stat().st_mtime
+        return model.exists() and latest.exists() and model.stat().st_mtime >= latest.stat().st_mtime
 
     def _first_line(self) -> str:
         config, done = self._config, self._at.run.step

@@ -125,7 +125,8 @@ def describe(inputs: Sequence[str], options: PrepareOptions, before: Job | None,
                 f"input {url} has changed since this folder was prepared: prepare all inputs into another folder"
             )
     added = _named((found[url] for url in found.keys() - known.keys()), {entry.name for entry in known.values()})
-    exclude = tuple(_named(map(_facts_of, chain.from_iterable(files_of(path) for path in options.exclude)), ()))
+    excluded = chain.from_iterable(files_of(path, exports=True) for path in options.exclude)
+    exclude = tuple(_named(map(_facts_of, excluded), ()))
     kept = {name: value for name, value in asdict(options).items() if name not in _WITHOUT_EFFECT}
     kept["exclude"] = [entry.name for entry in exclude]  # independent of how they were named and where they are
     return Job(

@@ -107,6 +107,8 @@ def test_earlier_results_are_no_source(embedder: Embedder, library: Path, caplog
     assert f"{library}: left out are vectors that mmsa embed wrote (file://{earlier} and 1 more)" in caplog.text
     assert smiles_of(library / "**" / "*.parquet") == ["CCCCC"]
     assert smiles_of(earlier) == ["CC"]
+    assert smiles_of(library / "*" / "part-*.parquet") == ["CC", "CCCCC", "CC"]
+    assert smiles_of(library / "spark") == ["CCCCC"]
     for nothing in (library / "earlier", library / "earlier" / "*"):
         with pytest.raises(PrepareError, match=r"only vectors that mmsa embed wrote \(.*part-00000\.parquet\): to"):
             open_source(nothing)

@@ -136,6 +136,17 @@ def test_or_where_its_configuration_says(model, shards, tmp_path):
     assert shards_of(model) == str(moved)
 
 
+def test_also_where_the_folder_of_the_model_or_that_of_the_run_is_a_link(model, shards, tmp_path):
+    (tmp_path / "big").mkdir()
+    weights = model.rename(tmp_path / "big" / "weights")
+    model.symlink_to(weights)
+    assert shards_of(model) == str(shards)
+    (tmp_path / "current").symlink_to(model)
+    model.unlink()
+    weights.rename(model)
+    assert Path(shards_of(tmp_path / "current")).resolve() == shards.resolve()
+
+
 def reason(model: Path) -> str:
     found = check_leaks(model, [(DATA, SPLIT)])
     assert isinstance(found, NotChecked)

@@ -224,7 +224,7 @@ def test_a_split_without_smiles_is_not_taken_for_that_of_another_task(tmp_path):
     data = task_of(CHAINS[:4])
     with pytest.raises(SplitError, match=r"a\.json is a split of esol, not of mine; give one of mine"):
         load_split(write(tmp_path / "a.json", **lists, task="esol"), data)
-    for name in ({}, {"task": "Mine"}, {"task": "other-name"}):
+    for name in ({}, {"task": "Mine"}, {"task": "other-name"}, {"task": "classification"}):
         split = load_split(write(tmp_path / "b.json", **lists, **name), data)
         assert not split.compared
         (note,) = notes_on((), [(split, data)])

@@ -152,6 +152,14 @@ def test_operator_is_differentiable_in_the_hyperedge_weights(normalization):
     assert torch.autograd.gradcheck(weights_of_g, (w,))
 
 
+@pytest.mark.parametrize("normalization", ["random_walk", "symmetric"])
+def test_a_hyperedge_of_weight_0_gets_no_gradient(normalization):
+    w = torch.tensor([0.0, 1.0], requires_grad=True)
+    weight = hypergraph_operator(*csr([[0, 1], [2, 3]]), 4, normalization=normalization, edge_weight=w)[2]
+    weight.sum().backward()
+    assert w.grad.tolist() == [0, 0]
+
+
 def test_a_hyperedge_of_100_000_members():
     rowptr, col = torch.tensor([0, 100_000]), torch.arange(100_000)
     ptr, _, weight = hypergraph_operator(rowptr, col, 100_000, num_rows=2)

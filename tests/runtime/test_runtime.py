@@ -66,6 +66,10 @@ def test_shards_are_those_named_or_inside_the_run_folder(tmp_path: Path) -> None
     assert folder.shards("") == str(tmp_path / "run" / "shards")
     assert folder.shards("/data/shards") == "/data/shards"
     assert folder.shards("s3://bucket/shards") == "s3://bucket/shards"
+    (tmp_path / "run" / "shards").mkdir(parents=True)
+    assert folder.shards(str(tmp_path)) == str(tmp_path)
+    assert folder.shards("/former/run/shards") == str(tmp_path / "run" / "shards")  # moved with the run
+    assert folder.shards("s3://bucket/shards") == "s3://bucket/shards"
 
 
 def test_the_manifest_of_a_run_is_that_of_its_newest_checkpoint_or_of_its_model(tmp_path: Path) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import gzip
 from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mmsa_shards.catalog import skeletons
 from mmsa_shards.errors import PrepareError
 from mmsa_shards.job import Input, describe
+from mmsa_shards.read import EXPORT_KEY
 
 ETHANOL, BENZENE = "LFQSCWFLJHTTHZ", "UHOVQNZJYSORNB"
 
@@ -48,10 +51,14 @@ def test_a_folder_or_a_pattern_stands_for_its_files(tmp_path, options):
     for name in ("bbbp.csv.gz", "tox21.csv", "README.md"):
         (downstream / name).write_text("smiles\nC\n")
     (tmp_path / "a.smi").write_text("C\n")
+    vectors = pa.table({"smiles": ["C"]}).replace_schema_metadata({EXPORT_KEY: "{}"})
+    (tmp_path / "vectors").mkdir()
+    pq.write_table(vectors, tmp_path / "vectors" / "part-00000.parquet")  # as `mmsa embed` writes them
     for exclude, names in (
         (str(downstream), ["bbbp.csv.gz", "tox21.csv"]),
         (f"{downstream}/*.gz", ["bbbp.csv.gz"]),
         (str(downstream / "tox21.csv"), ["tox21.csv"]),
+        (str(tmp_path / "vectors"), ["part-00000.parquet"]),
     ):
         job = describe([str(tmp_path / "a.smi")], replace(options, exclude=(exclude,)), None)
         assert [source.name for source in job.exclude] == names

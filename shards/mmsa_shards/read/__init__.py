@@ -109,14 +109,15 @@ def check_kind(path: str) -> None:
         )
 
 
-def files_of(path: str, without: str = "") -> list[str]:
+def files_of(path: str, without: str = "", *, exports: bool = False) -> list[str]:
     """Returns the files to which a path or URL expands.
 
     Args:
         path: a file; a folder, which expands to all files below it of a kind that `read_records` supports; or a
-            pattern with ``*``, which expands to matching files of these kinds. Hidden files and what `mmsa embed` wrote
-            must be named explicitly.
+            pattern with ``*``, which expands to matching files of these kinds. Hidden files must be named explicitly,
+            and the parts of what `mmsa embed` wrote too, be it by a pattern such as ``part-*.parquet``.
         without: folder whose files are left out, because it is the output folder.
+        exports: whether to take those parts as well, where it does no harm that their molecules are read twice.
 
     Raises:
         PrepareError: `path` is empty, a folder or pattern expands to no file, or the file system or server fails.
@@ -144,7 +145,8 @@ def files_of(path: str, without: str = "") -> list[str]:
         if is_known_kind(file) and not any(part.startswith(".") and part not in named for part in file.split("/"))
     ]
     files = [file for file in files if left_out is None or not file.startswith(left_out)]
-    if vectors := [file for file in files if _is_part_of_an_export(file)]:  # its molecules would be read twice
+    vectors = [] if exports or named[-1].startswith("part-") else _parts_of_exports(files)
+    if vectors:  # their molecules would be read twice
         files = sorted(set(files) - set(vectors))
         what = f"vectors that mmsa embed wrote ({vectors[0]}{f' and {len(vectors) - 1:,} more' * (len(vectors) > 1)})"
         if not files:
@@ -155,13 +157,20 @@ def files_of(path: str, without: str = "") -> list[str]:
     return files
 
 
+def _parts_of_exports(files: list[str]) -> list[str]:
+    """Returns those of `files` that `mmsa embed` wrote, finished or not; of each folder one is opened."""
+    parts = [file for file in files if _PART.fullmatch(PurePosixPath(file).name)]
+    first_of = {file.rpartition("/")[0]: file for file in reversed(parts)}
+    exports = {folder for folder, file in first_of.items() if _is_part_of_an_export(file)}
+    return [file for file in parts if file.rpartition("/")[0] in exports]
+
+
 def _is_part_of_an_export(path: str) -> bool:
-    """Returns whether a file has name and metadata of a part that `mmsa embed` wrote, finished or not."""
-    if not _PART.fullmatch(PurePosixPath(path).name):
-        return False
     try:
-        with opened(path) as stream:
+        with reaching(path), opened(path) as stream:
             return EXPORT_KEY in (pq.ParquetFile(stream, pre_buffer=False).schema_arrow.metadata or {})
+    except PrepareError:
+        return False
     except _access_errors():  # reading its records says what is wrong with it
         return False
 
