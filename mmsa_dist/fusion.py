@@ -36,6 +36,11 @@ class FusionOutput(NamedTuple):
     cross_present: dict[str, Tensor]
     """(B,) bool: the molecule has both m and π(m)."""
 
+    @property
+    def has_any_B(self) -> Tensor:
+        """(B,) bool: the molecules that have a modality; the others have no embedding."""
+        return has_any(self.present)
+
 
 class Fusion(nn.Module):
     """Maps each modality m into a common space and back.

@@ -76,8 +76,8 @@ class MMSAModel(nn.Module):
             generator: CPU generator in the same state on every rank.
         """
         fusion = self.fuse(batch, generator)
-        # A molecule without a modality has no embedding: it finds no neighbours and is nobody's.
-        searched_BC = fusion.unified_BC.detach().where(has_any(fusion.present)[:, None], torch.nan)
+        # A molecule without an embedding finds no neighbours and is nobody's.
+        searched_BC = fusion.unified_BC.detach().where(fusion.has_any_B[:, None], torch.nan)
         # Distances and ids need more than 8 bits of mantissa, and autocast refuses the float16 of the bank.
         with torch.autocast(batch.device.type, enabled=False):
             found = neighbours.find(searched_BC, batch.index_B)

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from mmsa_dist.config.schema import Loss
 from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.encoders.base import AtomEncoder, without_statistics
-from mmsa_dist.fusion import has_any
 from mmsa_dist.losses.averaging import mean_of_present
 from mmsa_dist.losses.contrast import contrast_loss
 from mmsa_dist.losses.descriptor import DescriptorLoss, DescriptorScale
@@ -40,11 +39,6 @@ class ForwardPass:
     """Of the model for them."""
     generator: torch.Generator
     """CPU generator, in the same state on every rank."""
-
-    @property
-    def present_B(self) -> Tensor:
-        """(B,) bool: the molecules that have a modality; the others have no embedding."""
-        return has_any(self.output.fusion.present)
 
 
 class LossTerm(nn.Module, ABC):
@@ -83,8 +77,8 @@ class _Reconstruct(LossTerm):
 
 class _Memory(LossTerm):
     def forward(self, made: ForwardPass) -> Tensor:
-        structure = made.output.structure
-        return memory_loss(structure.g_BD, structure.readout_BD, self.options.temperature, made.present_B)
+        structure, has_any_B = made.output.structure, made.output.fusion.has_any_B
+        return memory_loss(structure.g_BD, structure.readout_BD, self.options.temperature, has_any_B)
 
 
 class _Atom(LossTerm):
@@ -123,7 +117,7 @@ class _Prediction(LossTerm):
         target_BF = self._target(made.batch)
         of_u_B = self.of_u(made.output.fusion.unified_BC, target_BF)
         of_g_B = self.of_g(made.output.structure.g_BD, target_BF)
-        return mean_of_present((of_u_B + of_g_B) / 2, made.present_B)
+        return mean_of_present((of_u_B + of_g_B) / 2, made.output.fusion.has_any_B)
 
 
 def _fingerprint(options: Loss, model: MMSAModel) -> LossTerm:

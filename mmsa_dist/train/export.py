@@ -16,7 +16,6 @@ from mmsa_dist.config.schema import Config
 from mmsa_dist.data.collate import collate
 from mmsa_dist.data.loader import BlockReader
 from mmsa_dist.embed.embedder import Embedder
-from mmsa_dist.fusion import has_any
 from mmsa_dist.model import MMSAModel, picture_size
 from mmsa_dist.runtime.run_folder import RunFolder
 from mmsa_shards.options import PrepareOptions, Standardization
@@ -79,6 +78,6 @@ def reference_rows(model: MMSAModel, config: Config, reader: BlockReader, device
         if config.embed.conformers == "none":
             batch = batch.without_conformers()
         fusion = model.fuse(batch.to(device))
-        parts.append(fusion.unified_BC[has_any(fusion.present)])
+        parts.append(fusion.unified_BC[fusion.has_any_B])
     rows_RC = torch.cat(parts)[:wanted].half().cpu()
     return rows_RC if len(rows_RC) else None

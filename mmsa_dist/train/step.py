@@ -15,7 +15,6 @@ from torch import Tensor
 from mmsa_dist.config.schema import Config
 from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.data.loader import Loader
-from mmsa_dist.fusion import has_any
 from mmsa_dist.objective import ObjectiveOutput
 from mmsa_dist.runtime.distributed import all_ranks_agree, all_reduce_mean, average_statistics, rank
 from mmsa_dist.runtime.seeds import seed_step, shared_generator
@@ -111,7 +110,7 @@ class TrainStep:
             self._engine.step()
             for index_B, output in outputs:
                 fusion = output.model.fusion
-                known_B = index_B.where(has_any(fusion.present), -1)  # without a modality there is no embedding
+                known_B = index_B.where(fusion.has_any_B, -1)
                 self._neighbours.observe(known_B, fusion.unified_BC.detach(), step)
             self._bad_steps.good()
         else:
