@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from mmsa_dist.runtime.distributed import all_reduce_mean, world_size
+from mmsa_dist.losses.averaging import mean_of_present
 
 
 def reconstruct_loss(
@@ -36,15 +36,13 @@ def reconstruct_loss(
     Returns:
         () in float32, or float64 if the inputs are.
     """
-    totals, counts = [], []
+    errors, masks = [], []
     for name, target_BP in projected.items():
         for reconstruction_BP, mask_B in (
             (self_reconstruction[name], present[name]),
             (cross_reconstruction[name], cross_present[name]),
         ):
             error_BP = (reconstruction_BP - target_BP.detach()).to(torch.promote_types(target_BP.dtype, torch.float32))
-            totals.append(error_BP.square().mean(dim=1).where(mask_B, 0.0).sum())
-            counts.append(mask_B.sum())
-    total = torch.stack(totals)
-    mean_count = all_reduce_mean(torch.stack(counts).to(total.dtype)).clamp(min=1 / world_size())
-    return (total / mean_count).sum() / len(projected)
+            errors.append(error_BP.square().mean(dim=1))
+            masks.append(mask_B)
+    return mean_of_present(torch.stack(errors), torch.stack(masks)).sum() / len(projected)
