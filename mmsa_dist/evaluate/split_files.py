@@ -115,9 +115,10 @@ def _find(path: Path, task: Task, seed: int) -> Path:
             "the path of one of them"
         )
     if not found:
-        passed = f'; {others[0].name} does not say that it is for this task ("task": "{task.name}")' if others else ""
+        passed = dict.fromkeys(_why_passed_over(other, task) for other in others)
         raise SplitError(
-            f"{path} holds no split of {task.name}, such as {task.name}.json or ogbg_mol{task.name}/{passed}"
+            f"{path} holds no split of {task.name}, such as {task.name}.json or ogbg_mol{task.name}/"
+            + "".join(f"; {why}" for why in passed)
         )
     return found[0]
 
@@ -129,6 +130,15 @@ def _task_of(place: Path) -> object:
     except ValueError:
         return None
     return about.get("task") if isinstance(about, dict) else None
+
+
+def _why_passed_over(place: Path, task: Task) -> str:
+    """Says why a file whose name begins with the task's is not taken for its split."""
+    try:
+        named = _read_json(place).get("task")
+    except SplitError as error:  # it may have been this task's
+        return str(error)
+    return f"{place.name} is of {named}" if named else f'{place.name} does not say "task": "{task.name}"'
 
 
 def _stem(place: Path) -> str:

@@ -128,10 +128,16 @@ def test_the_file_of_a_task_whose_name_begins_alike_is_not_taken(tmp_path):
         write(tmp_path / name, task="mine-2", **parts)
     write(tmp_path / "mine-notes.json", words=[1])
     (tmp_path / "mine-junk.json").write_text("{")
-    with pytest.raises(
-        SplitError, match=r'no split of mine, .*; mine-2-random-seed0.json does not say .*"task": "mine"'
-    ):
+    write(tmp_path / "mine-unnamed.json", **parts)
+    with pytest.raises(SplitError, match=r"no split of mine, such as mine\.json or ogbg_molmine/; ") as raised:
         load_split(tmp_path, task_of(CHAINS[:4]))
+    for why in (
+        "mine-2-random-seed0.json is of mine-2;",
+        "mine-junk.json is not JSON",
+        "mine-notes.json lacks one of the lists",
+        'mine-unnamed.json does not say "task": "mine"',
+    ):
+        assert why in str(raised.value)
     write(tmp_path / "mine-v2.json", task="mine", **parts)
     assert load_split(tmp_path, task_of(CHAINS[:4])).source == "mine-v2"
 
@@ -207,6 +213,9 @@ def test_unfit_files_are_said(tmp_path):
         load_split(tmp_path / "nowhere", data)
     (tmp_path / "empty").mkdir()
     with pytest.raises(SplitError, match=r"holds no split of mine, such as mine.json or ogbg_molmine/"):
+        load_split(tmp_path / "empty", data)
+    (tmp_path / "empty" / "mine-hu.json").write_bytes(b'{"train": [0, 1')
+    with pytest.raises(SplitError, match=r"mine-hu.json is not JSON"):
         load_split(tmp_path / "empty", data)
     with pytest.raises(SplitError, match=r"lacks test.csv.gz"):
         load_split(ogb_folder(tmp_path / "a", train=[0, 1], valid=[2]), data)
