@@ -15,6 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmsa_dist.config.load import ConfigError, explain, is_used, load_config, read_yaml, to_yaml
+from mmsa_dist.config.recorded import as_recorded, differences, in_words
 from mmsa_dist.config.schema import Config
 from mmsa_dist.embed.pretrained import PretrainedModel
 from mmsa_dist.evaluate.protocols import Protocol
@@ -31,6 +32,13 @@ _ARM_SETTINGS = (
 """Sections and keys of the configuration that an arm may set: those that shape its model."""
 _PRE_TRAINING_SETTINGS = ("run.seed", "prepare.val_fraction", *_ARM_SETTINGS)
 """Those that pre-training uses; all arms share the first two."""
+_WATCHING = frozenset(
+    {
+        *("data.workers", "train.save_every", "train.keep", "train.log_every", "train.lost_after_s"),
+        *("train.valid_every", "train.valid_molecules", "train.valid_batch_size"),
+    }
+)
+"""Those of them that leave the model the same."""
 
 
 class _ArmsFile(BaseModel):
@@ -105,6 +113,11 @@ def read_arms(file: Path, out: Path, config: Path | None, settings: Sequence[str
             resolved = load_config(config, [*settings, *words, f"run.dir={json.dumps(str(folder))}"])
         except ConfigError as error:
             raise ConfigError(f"{file}, arm {name!r}: {error}") from error
+        if resolved.train.stop_after:
+            raise ConfigError(
+                f"{file}, arm {name!r}: train.stop_after={resolved.train.stop_after} would stop before there is a "
+                "model; leave it out"
+            )
         arms.append(Arm(name, so_far, resolved))
     return arms
 
@@ -128,22 +141,21 @@ def pretrain_arms(arms: Sequence[Arm], ranks: int, say: Callable[[str], None]) -
         ValueError: a pre-training failed, or a folder holds a different one.
     """
     for number, arm in enumerate(arms, 1):
-        # Fine-tuning settings are not part of an arm's identity: more epochs do not change its pre-training.
-        wanted = to_yaml(arm.config.model_copy(update={"finetune": load_config().finetune}))
-        if arm.yaml.exists() and arm.yaml.read_text() != wanted:
-            raise ValueError(
-                f"{arm.folder.root} holds an arm {arm.name!r} with other settings; choose another --out, or remove it"
-            )
+        _refuse_another(arm)
         if arm.folder.model.exists():
             say(f"{number} of {len(arms)}: {arm.name} is already trained")
             continue
         say(f"{number} of {len(arms)}: {arm.name}")
         arm.folder.root.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(arm.yaml, wanted)
+        write_text_atomically(arm.yaml, to_yaml(as_recorded(arm.config)))
         begun = arm.folder.checkpoints.exists()
         command = [*_launcher(ranks), "pretrain", "--config", str(arm.yaml), *(["--resume"] if begun else [])]
         if status := subprocess.run(command, env=_environment()).returncode:
             raise ValueError(f"the pre-training of {arm.name!r} ended with status {status}; see its output above")
+        if not arm.folder.model.exists():  # a signal ends a run with a checkpoint and without an error
+            raise ValueError(
+                f"the pre-training of {arm.name!r} was stopped before its last step; repeat the command to continue"
+            )
     models = {arm.name: PretrainedModel.load(arm.folder.model) for arm in arms}
     manifests = {name: model.training.get("data", {}).get("manifest") for name, model in models.items()}
     if len(set(manifests.values())) > 1:
@@ -152,6 +164,23 @@ def pretrain_arms(arms: Sequence[Arm], ranks: int, say: Callable[[str], None]) -
             "were prepared again in between; remove the folders of the older arms"
         )
     return models
+
+
+def _refuse_another(arm: Arm) -> None:
+    """Checks that the folder of an arm is empty or holds the same pre-training, watched and saved in whatever way.
+
+    Raises:
+        ValueError: it holds another one.
+    """
+    if not arm.yaml.exists():
+        return
+    changed = differences(read_yaml(arm.yaml), as_recorded(arm.config).model_dump(mode="json"))
+    others = {key: values for key, values in changed.items() if is_used(key, _PRE_TRAINING_SETTINGS)}
+    others = {key: values for key, values in others.items() if key not in _WATCHING}
+    if others:
+        raise ValueError(
+            f"{arm.folder.root} holds an arm {arm.name!r} with {in_words(others)}; choose another --out, or remove it"
+        )
 
 
 def budget(arms: Sequence[Arm]) -> Mapping[str, Any]:

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
+from mmsa_dist.config.recorded import UNSET, differences, in_words
 from mmsa_dist.data.order import LoaderState
 from mmsa_dist.runtime.distributed import is_distributed, rank, world_size
 from mmsa_dist.runtime.files import sha256_of
@@ -29,8 +30,6 @@ from mmsa_dist.train.engine_files import EngineFilesError, load_engine
 ENGINE_FOLDER = "engine"
 CHECKPOINT_FORMAT = 3
 
-_UNSET = type("Unset", (), {"__repr__": lambda self: "(not set)"})()
-"""Stands for a setting that only one of the two versions has: the one that saved the checkpoint, or this one."""
 _OF_THE_START = frozenset({"run.dir", "train.stop_after"})  # each start of a run may choose them
 _OF_THE_ORDER = frozenset({"run.seed", "data.batch_size", "data.lanes", "data.window_blocks"})
 """Settings on which the molecules of a step depend: with others, a position within an epoch means nothing."""
@@ -115,13 +114,13 @@ class Checkpoints:
                 f"{path} was trained on other shards (manifest {about['manifest'][:12]}, now {manifest_digest[:12]}); "
                 "point data.shards at those, or start a new run.dir"
             )
-        changed = _differences(about["config"], config)
+        changed = differences(about["config"], config)
         had, has = _heads(about["config"]), _heads(config)
         fixed_heads = (had ^ has) | ({"loss.fingerprint_bits"} if "loss.fingerprint" in had & has else set())
         fixed = {key: values for key, values in changed.items() if key in fixed_heads or _is_fixed(key, *values)}
         if fixed:
             raise CheckpointError(
-                f"{path} was saved with {_described(fixed)}; restore that setting, or start a new run.dir"
+                f"{path} was saved with {in_words(fixed)}; restore that setting, or start a new run.dir"
             )
         stage, now = about["config"]["train"]["zero_stage"], engine.zero_optimization_stage()
         if stage != now:
@@ -136,7 +135,7 @@ class Checkpoints:
         loader, news = LoaderState(**about["loader"]), []
         told = {key: values for key, values in changed.items() if key not in _OF_THE_START}
         if told:
-            news.append(f"{path.name} was saved with {_described(told)}; continuing with what is set now")
+            news.append(f"{path.name} was saved with {in_words(told)}; continuing with what is set now")
         if loader.step and _OF_THE_ORDER & changed.keys():
             news.append(
                 f"the order of the molecules changes with {' and '.join(sorted(_OF_THE_ORDER & changed.keys()))}, so "
@@ -146,32 +145,16 @@ class Checkpoints:
         return Restored(RunState(about["step"], loader), _neighbours_of_rank(path, about["ranks"]), tuple(news))
 
 
-def _differences(was: Mapping[str, Any], now: Mapping[str, Any], section: str = "") -> dict[str, tuple[Any, Any]]:
-    """Returns both values of each setting that differs, by its dotted key."""
-    found: dict[str, tuple[Any, Any]] = {}
-    for name in sorted(was.keys() | now.keys()):
-        key, before, after = f"{section}{name}", was.get(name, _UNSET), now.get(name, _UNSET)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            found |= _differences(before, after, f"{key}.")
-        elif before != after:
-            found[key] = before, after
-    return found
-
-
 def _is_fixed(key: str, was: Any, now: Any) -> bool:
     """Returns whether a run must keep a setting: its network, and the groups in which parameters are optimized."""
     if key.startswith("train.lr_scale."):  # 1 where it is not set
-        return bool((1.0 if was is _UNSET else was) != (1.0 if now is _UNSET else now))
-    return key.startswith("model.") and _UNSET not in (was, now)
+        return bool((1.0 if was is UNSET else was) != (1.0 if now is UNSET else now))
+    return key.startswith("model.") and UNSET not in (was, now)
 
 
 def _heads(config: Mapping[str, Mapping[str, Any]]) -> set[str]:
     """Returns the weights of the losses that have parameters, by their keys, as far as they are above 0."""
     return {f"loss.{name}" for name in _WITH_HEADS if config.get("loss", {}).get(name)}
-
-
-def _described(changed: Mapping[str, tuple[Any, Any]]) -> str:
-    return ", ".join(f"{key}={was!r}, now {now!r}" for key, (was, now) in changed.items())
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

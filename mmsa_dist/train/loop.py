@@ -12,6 +12,7 @@ from types import FrameType
 import torch
 
 from mmsa_dist.config.load import to_yaml
+from mmsa_dist.config.recorded import as_recorded
 from mmsa_dist.config.schema import Config
 from mmsa_dist.data.loader import BlockReader, Loader, LoaderOptions
 from mmsa_dist.data.order import LoaderState
@@ -42,7 +43,6 @@ from mmsa_dist.train.preconditions import refuse_broken_shards, refuse_what_cann
 from mmsa_dist.train.saving import CheckpointSaver
 from mmsa_dist.train.step import TrainStep
 from mmsa_dist.train.validate import validate
-from mmsa_shards.folder import Folder
 
 
 @dataclass
@@ -309,17 +309,6 @@ class Run:
             f"ZeRO {config.train.zero_stage}, {config.train.precision}, neighbours "
             f"{config.model.structure.neighbours} → {config.run.dir}"
         )
-
-
-def as_recorded(config: Config) -> Config:
-    """Returns the configuration for the run folder: with the absolute path of `data.shards`, or its URL as it is.
-
-    Who reads the run folder later works in another folder, where a relative path may name other shards.
-    """
-    shards = config.data.shards
-    if shards and (path := Folder(shards).path) is not None:
-        shards = str(path)
-    return config.model_copy(update={"data": config.data.model_copy(update={"shards": shards})})
 
 
 def loader_options(config: Config) -> LoaderOptions:

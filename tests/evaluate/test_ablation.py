@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from mmsa_dist.config.load import ConfigError
-from mmsa_dist.evaluate.ablation import budget, read_arms
+from mmsa_dist.evaluate import ablation
+from mmsa_dist.evaluate.ablation import budget, pretrain_arms, read_arms
 
 SHIPPED = Path(__file__).resolve().parents[2] / "launch" / "ablation.yaml"
 
@@ -56,6 +58,10 @@ def test_arms_that_do_not_build_on_each_other(tmp_path):
         ("cumulative: true\narms: {No pre-training: {}}", "other than no-pre-training, jobs, splits"),
         ("cumulative: true\narms: {a: {finetune.lr: 0.1}}", "arm 'a': finetune.lr is not a setting of an arm"),
         ("cumulative: true\narms: {a: {run.dir: x}}", "arm 'a': run.dir is not a setting of an arm"),
+        (
+            "cumulative: true\narms: {a: {train.stop_after: 5}}",
+            "arm 'a': train.stop_after=5 would stop before there is a",
+        ),
         ("cumulative: true\narms: {++: {}}", "needs a unique name of letters and digits"),
     ],
 )
@@ -80,3 +86,44 @@ def test_arms_must_be_given_the_same(tmp_path):
     same = written(tmp_path, "cumulative: true\narms: {a: {}}")
     with pytest.raises(ValueError, match=r"set data\.shards=FOLDER"):
         budget(read_arms(same, tmp_path, None, []))
+
+
+def pretend(monkeypatch, status=0):
+    """Replaces the process that pre-trains by one that ends at once; returns the commands it was given."""
+    commands = []
+
+    def run(command, env):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, status)
+
+    monkeypatch.setattr(ablation.subprocess, "run", run)
+    return commands
+
+
+def test_an_arm_that_was_stopped_is_not_taken_for_a_trained_one(tmp_path, monkeypatch):
+    arms = read_arms(written(tmp_path, "cumulative: true\narms: {a: {}, b: {}}"), tmp_path / "out", None, [])
+    commands = pretend(monkeypatch)
+    with pytest.raises(ValueError, match="pre-training of 'a' was stopped before its last step; repeat the command"):
+        pretrain_arms(arms, 1, print)
+    assert len(commands) == 1, "b did not start"
+
+
+def test_what_does_not_change_the_model_may_change_when_the_command_is_repeated(tmp_path, monkeypatch):
+    file = written(tmp_path, "cumulative: true\narms: {a: {}}")
+    monkeypatch.chdir(tmp_path)
+    commands = pretend(monkeypatch, status=9)
+
+    def start(out, *settings):
+        with pytest.raises(ValueError, match=r"ended with status 9|holds an arm") as raised:
+            pretrain_arms(read_arms(file, out, None, ["data.shards=s", *settings]), 1, print)
+        return str(raised.value)
+
+    assert "status 9" in start(tmp_path / "out")
+    same = ("data.workers=7", "train.log_every=3", "embed.batch_size=5", "finetune.epochs=2", "train.valid_every=9")
+    assert "status 9" in start(Path("out"), *same, f"data.shards={tmp_path}/s")
+    assert len(commands) == 2
+    assert start(Path("out"), "train.lr=0.5", "data.shards=t", "embed.view=unified") == (
+        f"out/a holds an arm 'a' with data.shards='{tmp_path}/s', now '{tmp_path}/t', embed.view='structure', now "
+        "'unified', train.lr=0.001, now 0.5; choose another --out, or remove it"
+    )
+    assert len(commands) == 2, "nothing was started"

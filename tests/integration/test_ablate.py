@@ -92,7 +92,7 @@ def test_two_arms(tiny_shards: Path, tmp_path: Path) -> None:
 
     other = ablate(tmp_path, shards, "train.lr=1e-4")
     assert other.returncode == 2
-    assert "holds an arm '2D+3D' with other settings; choose another --out, or remove it" in other.stderr
+    assert "holds an arm '2D+3D' with train.lr=0.001, now 0.0001; choose another --out, or" in other.stderr
     unused = ablate(tmp_path, shards, "--protocol", "probe", "finetune.epochs=1", "run.dir=x")
     assert unused.returncode == 2
     assert "mmsa ablate --protocol probe does not use finetune.epochs=1, run.dir=x: each arm has its" in unused.stderr

@@ -10,8 +10,8 @@ import fsspec
 import pytest
 
 from mmsa_dist.config.load import load_config, to_yaml
+from mmsa_dist.config.recorded import as_recorded
 from mmsa_dist.report.record import Series, read_metrics, read_record
-from mmsa_dist.train.loop import as_recorded
 from mmsa_shards.manifest import Ledger, Manifest
 
 

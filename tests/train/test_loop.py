@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from mmsa_dist.config.load import load_config
+from mmsa_dist.config.recorded import as_recorded
 from mmsa_dist.embed import ModelFolderError
 from mmsa_dist.structure.global_neighbours import GlobalNeighbours
 from mmsa_dist.structure.sources import BatchNeighbours, NeighbourSource, NoNeighbours
-from mmsa_dist.train.loop import Run, as_recorded, neighbours_for
+from mmsa_dist.train.loop import Run, neighbours_for
 
 
 @pytest.mark.parametrize(
