@@ -8,6 +8,7 @@ here uses float atomics, so every run gives the same bits.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -22,8 +23,8 @@ def hyperedges_from_neighbours(
     """Returns the hyperedges e_i = {i} ∪ neighbours of i as CSR.
 
     Args:
-        neighbours_BK: (B, K) integers: the neighbours of vertex i. They may repeat or include i; a negative number
-            stands for a missing one.
+        neighbours_BK: (B, K) int32 or int64: the neighbours of vertex i. They may repeat or include i; a negative
+            number stands for a missing one.
         membership_BK: (B, K) floating point: the degree of membership of each neighbour, where that of i itself is
             1; None means 1 for all. For a repeated neighbour the first one counts.
 
@@ -32,8 +33,10 @@ def hyperedges_from_neighbours(
         the dtype of `membership_BK`, float32 without it.
 
     Raises:
+        TypeError: a dtype is wrong.
         ValueError: `neighbours_BK` is not a matrix, or `membership_BK` has another shape.
     """
+    _check_dtypes(indices={"neighbours_BK": neighbours_BK}, values={"membership_BK": membership_BK})
     if neighbours_BK.dim() != 2:
         raise ValueError(f"neighbours_BK: got shape {tuple(neighbours_BK.shape)}, expected (B, K)")
     if membership_BK is None:
@@ -87,8 +90,11 @@ def hypergraph_operator(
         `edge_weight` and `membership`, float32 without either.
 
     Raises:
-        ValueError: a shape or a value is wrong, or the normalization is unknown.
+        TypeError: a dtype is wrong.
+        ValueError: a shape or a value is wrong, or the normalization is unknown. That `rowptr` never falls is checked
+            on CPU only, because on a GPU the host would have to wait for the device.
     """
+    _check_dtypes(indices={"rowptr": rowptr, "col": col}, values={"edge_weight": edge_weight, "membership": membership})
     num_edges = rowptr.numel() - 1
     num_rows = num_vertices if num_rows is None else num_rows
     _check_hypergraph(rowptr, col, num_vertices, edge_weight, membership, num_rows)
@@ -187,6 +193,15 @@ def _quotient(x: Tensor, y: Tensor) -> Tensor:
     return torch.where(positive, x / torch.where(positive, y, 1), 0)
 
 
+def _check_dtypes(*, indices: Mapping[str, Tensor], values: Mapping[str, Tensor | None]) -> None:
+    for name, tensor in indices.items():
+        if tensor.dtype not in (torch.int32, torch.int64):
+            raise TypeError(f"{name}: got {tensor.dtype}, expected torch.int32 or torch.int64")
+    for name, value in values.items():
+        if value is not None and not value.is_floating_point():
+            raise TypeError(f"{name}: got {value.dtype}, expected a floating point dtype")
+
+
 def _check_hypergraph(
     rowptr: Tensor,
     col: Tensor,
@@ -201,6 +216,8 @@ def _check_hypergraph(
             f"rowptr: got shape {tuple(rowptr.shape)}, expected (M + 1,) rising from 0 to the {col.numel()} entries "
             "of col"
         )
+    if rowptr.device.type == "cpu" and bool((rowptr.diff() < 0).any()):
+        raise ValueError(f"rowptr: got {int(rowptr.diff().min())} as the size of a hyperedge, expected none below 0")
     if col.numel() and not (int(col.min()) >= 0 and int(col.max()) < num_vertices):
         raise ValueError(
             f"col: got values from {int(col.min())} to {int(col.max())}, expected vertices 0 to {num_vertices - 1}"

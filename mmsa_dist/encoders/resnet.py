@@ -28,6 +28,8 @@ _NormMaker = Callable[[int], nn.Module]
 class ResNet(Encoder):
     """ResNet-18 or ResNet-34 up to its average pooling, for uint8 pictures of any size from 32 px.
 
+    At 32 px the last stage has one pixel, and batch norm cannot train on a batch with a single picture.
+
     Parameters and buffers have the names and shapes of torchvision's ``resnet18`` and ``resnet34`` (with 64
     channels and batch norm): their weights load strictly once ``fc.weight`` and ``fc.bias``, which this encoder
     does not have, are dropped. Pictures are normalized on the device with ImageNet's mean and standard deviation,
@@ -102,11 +104,12 @@ class ResNet(Encoder):
         A rank without pictures thus takes part in the collectives: the reduction of gradients and, at ZeRO 3, the
         gathering of each module's parameters. Running statistics do not change.
         """
-        training = self.training
+        training = [(module, module.training) for module in self.modules()]
         self.eval()
         white_13HW = self.mean_3.new_full((1, 3, 32, 32), 255).to(torch.uint8)
         zeros_1D = self.encode_pictures(white_13HW) * 0.0
-        self.train(training)
+        for module, mode in training:  # norms may have been frozen one by one
+            module.training = mode
         return zeros_1D
 
     def present(self, batch: MoleculeBatch) -> Tensor:

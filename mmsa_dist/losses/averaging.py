@@ -1,4 +1,7 @@
-"""The mean of a loss over the molecules of all ranks that it concerns. T losses of B molecules of this rank."""
+"""The mean of a loss over the molecules of all ranks that it concerns, or over their atoms.
+
+T losses of B molecules (or atoms) of this rank.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Masked-atom modelling (AttrMask, Hu et al. 2020, arXiv 1905.12265): prediction of the elements of masked atoms.
 
-B molecules, A atoms, D width of the atom encoder.
+B molecules, A atoms, M of them masked, D width of the atom encoder.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional
 from mmsa_dist.data.batch import MoleculeBatch
 from mmsa_dist.data.hashing import mix_tensor, share_tensor
 from mmsa_dist.encoders.gin import MASK_TOKEN
-from mmsa_dist.runtime.distributed import all_reduce_mean
+from mmsa_dist.losses.averaging import mean_of_present
 from mmsa_shards.schema import AtomColumn
 
 
@@ -54,8 +54,8 @@ class MaskedAtomLoss(nn.Module):
         atoms_A9[:, AtomColumn.CHIRALITY].masked_fill_(masked_A, 0)
         logits = self.head(encode_atoms(batch, atoms_A9)[masked_A])
         true = batch.atoms_A9[masked_A, AtomColumn.ATOMIC_NUMBER].long()
-        count = all_reduce_mean(masked_A.sum().to(torch.float32))
-        return functional.cross_entropy(logits.float(), true, reduction="sum") / count
+        loss_M = functional.cross_entropy(logits.float(), true, reduction="none")
+        return mean_of_present(loss_M, torch.ones_like(true, dtype=torch.bool))
 
 
 def draw_masked_atoms(batch: MoleculeBatch, rate: float, generator: torch.Generator) -> Tensor:

@@ -73,7 +73,8 @@ class GlobalNeighbours(NeighbourSource):
         ids_BK, distance_BK = (t.to(u_BC.device) for t in self._index.search(u_BC.detach(), index_B, self._options.k))
         sorted_B, position_B = index_B.sort(stable=True)
         place_BK = torch.searchsorted(sorted_B, ids_BK).clamp(max=len(index_B) - 1)
-        fresh_BK = (ids_BK >= 0) & (sorted_B[place_BK] == ids_BK)
+        finite_B = u_BC.detach().half().isfinite().all(dim=1)
+        fresh_BK = (ids_BK >= 0) & (sorted_B[place_BK] == ids_BK) & finite_B[position_B[place_BK]]
         vertex_BK, stale_V = number_vertices(ids_BK, (ids_BK >= 0) & ~fresh_BK, len(index_B))
         vertex_BK = torch.where(fresh_BK, position_B[place_BK], vertex_BK)
         stale_VC, spread = (t.to(u_BC.device) for t in (self.bank.fetch(stale_V), self._spread))

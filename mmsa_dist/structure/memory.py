@@ -46,8 +46,8 @@ class Memory(nn.Module):
         )
 
     @torch.no_grad()
-    def meters(self, g_BD: Tensor, lse_B: Tensor) -> dict[str, float]:
-        """Returns metrics that reveal a collapse, over the batches of all ranks (collective).
+    def meters(self, g_BD: Tensor, lse_B: Tensor, present_B: Tensor) -> dict[str, float]:
+        """Returns metrics that reveal a collapse, over the present molecules of all ranks (collective).
 
         - ``memory/anchor_entropy``: entropy of the mean attention over log S: 1 if all anchors are used equally,
           0 if only one is.
@@ -56,25 +56,27 @@ class Memory(nn.Module):
         - ``memory/g_norm``: mean length of g.
         - ``memory/g_cosine``: mean cosine of two different rows of g; NaN if there is only one.
 
+        All are NaN if no rank has a present molecule.
+
         Args:
-            g_BD: (B, D), the same B on every rank.
+            g_BD: (B, D); B may differ between ranks.
             lse_B: (B,) log-sum-exp of the scores of `g_BD`.
+            present_B: (B,) bool: molecules with an embedding. The others, whose g is 0, attend to all anchors alike.
         """
         with torch.autocast(g_BD.device.type, enabled=False):
-            g_BD = g_BD.float()
+            g_BD, lse_B = g_BD[present_B].float(), lse_B[present_B].float()
             scores_BS = anchor_scores(g_BD, self.anchors_SD.float(), self.scale, self.similarity)
-            usage_S = (scores_BS - lse_B.float()[:, None]).exp().mean(dim=0)
             direction_BD = nn.functional.normalize(g_BD, dim=1)
-            own = torch.cat(
-                [
-                    direction_BD.mean(dim=0).double(),
-                    direction_BD.square().sum(dim=1).mean(dim=0, keepdim=True).double(),
-                    g_BD.norm(dim=1).mean(dim=0, keepdim=True).double(),
-                    usage_S.double(),
-                ]
+            sums = (
+                direction_BD.sum(dim=0),
+                direction_BD.square().sum()[None],
+                g_BD.norm(dim=1).sum()[None],
+                (scores_BS - lse_B[:, None]).exp().sum(dim=0),
+                g_BD.new_tensor([len(g_BD)]),
             )
-        width, rows = g_BD.shape[1], len(g_BD) * world_size()
-        direction_D, square, norm, usage_S = all_reduce_mean(own).split([width, 1, 1, len(usage_S)])
+        total = all_reduce_mean(torch.cat([part.double() for part in sums]))
+        rows = round(float(total[-1]) * world_size())
+        direction_D, square, norm, usage_S = (total[:-1] / total[-1]).split([part.numel() for part in sums[:-1]])
         entropy = float(-torch.xlogy(usage_S, usage_S).sum())
         # Σ_{i≠j} <ĝ_i, ĝ_j> = |Σ ĝ_i|² − Σ |ĝ_i|², without the B² products.
         cosine = (rows * float(direction_D.square().sum()) - float(square)) / (rows - 1) if rows > 1 else torch.nan

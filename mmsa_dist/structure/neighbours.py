@@ -125,14 +125,16 @@ class InvertedLists:
         return (rows_RC - self.centre_C).cpu().numpy()
 
     def _tune_probes(self, rows_FC: Tensor, recall_target: float, sample: int, k: int) -> int:
-        query_QC = rows_FC[evenly_spaced(len(rows_FC), sample)]
-        wanted = min(k + 1, len(rows_FC))  # each finds itself too
+        own_Q = evenly_spaced(len(rows_FC), sample).to(rows_FC.device)
+        query_QC = rows_FC[own_Q]
+        wanted = min(k + 1, len(rows_FC))  # one of them is the query itself, which is no neighbour
         farthest_Q1 = nearest(ProductCandidates(rows_FC, resident=False), query_QC, rows_FC, wanted).distance_Gk[:, -1:]
         probes, most = 1, max(1, min(self.lists // 4, _MAX_PROBES))
         while True:
             self._index.nprobe = probes
-            found_Qk = nearest(self, query_QC, rows_FC, wanted).distance_Gk
-            if probes == most or float((found_Qk <= farthest_Q1).double().mean()) >= recall_target:
+            found_Qk, row_Qk, _ = nearest(self, query_QC, rows_FC, wanted)
+            hits_Q = ((found_Qk <= farthest_Q1) & (row_Qk != own_Q[:, None])).sum(dim=1).clamp(max=wanted - 1)
+            if probes == most or float(hits_Q.sum()) >= recall_target * len(own_Q) * (wanted - 1):
                 return probes
             probes = min(2 * probes, most)
 
@@ -248,7 +250,9 @@ class NeighbourIndex:
             ids (B, K) int64, -1 if the bank holds fewer, and squared Euclidean distances (B, K) float64,
             infinite there; on the device of the bank.
         """
-        return self._search(self.candidates, query_BC, index_B, k)
+        ids_BK, distance_BK, uncertain = self._search(self.candidates, query_BC, index_B, k)
+        self.uncertain += uncertain
+        return ids_BK, distance_BK
 
     def recall(self, sample: int, k: int) -> float:
         """Returns the share of true neighbours that `search` finds for a sample of the bank (collective).
@@ -270,8 +274,9 @@ class NeighbourIndex:
         else:  # this rank has no queries, but must take part in the collectives
             query_BC = self.rows_FC.new_full((queries, self.rows_FC.shape[1]), torch.nan)
             index_B = self.ids_F.new_full((queries,), -1)
-        true_ids, true_BK = self._search(ProductCandidates(self.rows_FC, resident=False), query_BC, index_B, k)
-        _, found_BK = self.search(query_BC, index_B, k)
+        exact = ProductCandidates(self.rows_FC, resident=False)
+        true_ids, true_BK, _ = self._search(exact, query_BC, index_B, k)
+        _, found_BK, _ = self._search(self.candidates, query_BC, index_B, k)
         exists_BK = true_ids >= 0
         farthest_B1 = torch.where(exists_BK, true_BK, 0).amax(dim=1, keepdim=True)
         found = ((found_BK <= farthest_B1) & exists_BK).sum()
@@ -286,20 +291,20 @@ class NeighbourIndex:
         return spread_of(gather(moments(self.rows_FC)[None]).sum(dim=0))
 
     @torch.no_grad()
-    def _search(self, candidates: Candidates, query_BC: Tensor, index_B: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def _search(self, candidates: Candidates, query_BC: Tensor, index_B: Tensor, k: int) -> tuple[Tensor, Tensor, int]:
+        """Returns what `search` does, and how many queries were uncertain on this rank."""
         device = self.rows_FC.device
         query_GC = gather(query_BC.to(device, torch.float16))
         index_G = gather(index_B.to(device))
         # One more than K, because one of them may be the molecule itself.
         distance_Gk, row_Gk, uncertain = nearest(candidates, query_GC, self.rows_FC, k + 1)
-        self.uncertain += uncertain
         id_Gk = look_up(self.ids_F, row_Gk)
         distance_Gk, id_Gk = _without_itself(distance_Gk, id_Gk, index_G)
 
         shape = (world_size(), len(query_BC), k + 1)
         distance_WBk, id_WBk = swap(distance_Gk.view(shape)), swap(id_Gk.view(shape))
         distance_BK, id_BK = by_distance(*(t.transpose(0, 1).flatten(1) for t in (distance_WBk, id_WBk)))
-        return id_BK[:, :k].contiguous(), distance_BK[:, :k].contiguous()
+        return id_BK[:, :k].contiguous(), distance_BK[:, :k].contiguous(), uncertain
 
 
 def _without_itself(distance_Gk: Tensor, id_Gk: Tensor, index_G: Tensor) -> tuple[Tensor, Tensor]:

@@ -137,10 +137,10 @@ class TrainStep:
             name: float(all_reduce_mean(value / max(self._micro_batches, 1))) for name, value in self._sums.items()
         }
         if self._last is not None:
-            structure = self._last.model.structure
+            structure, present_B = self._last.model.structure, self._last.model.fusion.has_any_B
             memory = self._engine.module.model.structure.memory
             with whole(memory.parameters()):
-                scalars |= memory.meters(structure.g_BD, structure.lse_B)
+                scalars |= memory.meters(structure.g_BD, structure.lse_B, present_B)
         scalars |= self._neighbours.meters()
         scalars |= {
             "train/lr": learning_rate(self._config, step - 1),

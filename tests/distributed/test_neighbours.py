@@ -104,8 +104,8 @@ def memory_of(part: slice, world: int) -> dict[str, Tensor]:
     module, g = Memory(6, WIDTH, similarity="cosine", temperature=0.1), torch.randn(BATCH, WIDTH)
     rows = len(g[part])
     outputs = module(g[part], torch.arange(rows + 1), torch.arange(rows), torch.ones(rows))
-    meters = module.meters(outputs[0], outputs[2])
     has_embedding = (torch.arange(BATCH) >= 7)[part]  # unevenly: of four ranks the first has none
+    meters = module.meters(outputs[0], outputs[2], has_embedding)
     loss = memory_loss(outputs[0], outputs[1], 0.1, has_embedding)
     (gradient,) = torch.autograd.grad(loss, module.anchors_SD)
     share = torch.cat([loss.detach()[None], gradient.flatten()]) / world

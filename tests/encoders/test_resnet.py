@@ -95,6 +95,14 @@ def test_no_picture_at_all_still_gives_every_parameter_a_gradient(reentrant):
     assert resnet.training
 
 
+def test_a_batch_without_pictures_leaves_frozen_norms_frozen():
+    resnet = ResNet()
+    resnet.bn1.eval()
+    resnet(batch_of(Molecule([C])))
+    assert not resnet.bn1.training
+    assert resnet.layer1[0].bn1.training
+
+
 def test_vector_does_not_depend_on_the_batch():
     resnet = ResNet().eval()
     molecules = [Molecule([C], picture=picture(seed)) for seed in range(3)]

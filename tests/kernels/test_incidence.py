@@ -226,6 +226,7 @@ def test_transpose_of_the_first_columns(hypergraph, index_dtype, data):
         ({"membership": torch.tensor([1.0, -0.5])}, "membership: got a smallest value of -0.5"),
         ({"membership": torch.tensor([1.0, torch.inf])}, "membership: got inf, expected finite values"),
         ({"num_rows": 4}, "num_rows: got 4"),
+        ({"rowptr": torch.tensor([0, 2, 1, 2])}, "rowptr: got -1 as the size of a hyperedge"),
         ({"normalization": "hgnn"}, "normalization: got 'hgnn'"),
     ],
 )
@@ -233,3 +234,22 @@ def test_errors_name_argument_got_and_expected(change, message):
     arguments = {"rowptr": torch.tensor([0, 2]), "col": torch.tensor([0, 1]), "num_vertices": 3} | change
     with pytest.raises(ValueError, match=message):
         hypergraph_operator(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rowptr": torch.tensor([0.0, 2.0])}, "rowptr: got torch.float32, expected torch.int32 or torch.int64"),
+        ({"col": torch.tensor([False, True])}, "col: got torch.bool, expected torch.int32 or torch.int64"),
+        ({"edge_weight": torch.tensor([1])}, "edge_weight: got torch.int64, expected a floating point dtype"),
+        ({"membership": torch.tensor([1, 1])}, "membership: got torch.int64, expected a floating point dtype"),
+    ],
+)
+def test_wrong_dtypes_are_said(change, message):
+    arguments = {"rowptr": torch.tensor([0, 2]), "col": torch.tensor([0, 1]), "num_vertices": 3} | change
+    with pytest.raises(TypeError, match=message):
+        hypergraph_operator(**arguments)
+    with pytest.raises(TypeError, match=r"neighbours_BK: got torch\.float32"):
+        hyperedges_from_neighbours(torch.tensor([[1.7], [0.2]]))
+    with pytest.raises(TypeError, match=r"membership_BK: got torch\.int64"):
+        hyperedges_from_neighbours(torch.tensor([[1], [0]]), torch.tensor([[1], [1]]))

@@ -154,6 +154,13 @@ def test_every_output_and_gradient(similarity, dtype, shape):
     assert_close(got, expected, TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("scale", [30.0, 100.0])
+def test_half_precision_loses_digits_where_the_attention_is_sharp(scale):
+    """ĝ and m̂ are rounded to bfloat16 before their product, which shifts a score by its scale times 2^-9."""
+    inputs = problem(dtype=torch.bfloat16, sizes=(3,) * 64, anchors=16, width=32)
+    assert_close(*both(inputs, "cosine", scale=scale), 1e-3 * scale)
+
+
 @pytest.mark.gpu
 def test_float32_is_as_exact_over_many_anchors_as_over_few():
     """Matrix units cut off what does not fit into the sum that they add to; the interpreter does not."""
@@ -269,6 +276,19 @@ def test_huge_scores_do_not_overflow():
     torch.testing.assert_close(got["readout"][filled], inputs["anchors_SD"][best[filled]])
     for result in got.values():
         assert not result.isnan().any()
+
+
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+@pytest.mark.parametrize("broken", ["x_ND", "anchors_SD"])
+def test_nan_does_not_turn_into_numbers(similarity, broken):
+    inputs = problem()
+    inputs["col"][0] = 0
+    inputs[broken][0, 0] = math.nan
+    for results in both(inputs, similarity, scale=5.0):
+        assert results["readout"][0].isnan().all()
+        assert results["lse"][0].isnan()
+        assert results["dx"].isnan().any()
+        assert results["danchors"].isnan().any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])

@@ -84,3 +84,8 @@ def test_gradient_reaches_encoder_and_head():
     loss(batch_of(random_molecule(12, seed=0)), gin.encode_atoms, seeded(0)).backward()
     assert loss.head.weight.grad.abs().sum() > 0
     assert gin.x_embedding1.weight.grad[MASK_TOKEN].abs().sum() > 0
+
+
+def test_a_batch_without_molecules_costs_nothing():
+    nobody = MaskedAtomLoss(8)(batch_of(), lambda batch, atoms_A9: torch.zeros(len(atoms_A9), 8), seeded(0))
+    assert nobody.item() == 0

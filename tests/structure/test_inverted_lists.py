@@ -54,6 +54,14 @@ def test_a_higher_target_is_met_by_more_probes(rows):
     assert high.probes > 1
 
 
+@pytest.mark.parametrize("k", [1, 2, 8])
+def test_the_query_itself_does_not_count_as_found(k):
+    scattered = torch.randn(12_000, 16, generator=torch.Generator().manual_seed(0)).half()
+    index = NeighbourIndex((torch.arange(12_000), scattered), kind="ivf", recall_target=0.8, recall_sample=256, k=k)
+    assert index.candidates.probes < index.candidates.lists // 4, "the target can be reached"
+    assert index.recall(256, k) >= 0.8
+
+
 def test_fewer_rows_in_the_lists_than_asked_for_are_missing_not_wrong(rows):
     lists = InvertedLists(rows, compressed=False, **OPTIONS | {"recall_target": 0.01})
     found = nearest(lists, rows[:4], rows, 3000)

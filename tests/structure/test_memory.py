@@ -18,11 +18,11 @@ def memory(anchors: torch.Tensor, similarity="dot", temperature=0.01) -> Memory:
     return module
 
 
-def meters(module: Memory, g_BD: torch.Tensor) -> dict[str, float]:
+def meters(module: Memory, g_BD: torch.Tensor, present_B: torch.Tensor | None = None) -> dict[str, float]:
     """Every molecule is alone in its hyperedge, so that g is the input."""
     rows = len(g_BD)
     _, _, lse_B = module(g_BD, torch.arange(rows + 1), torch.arange(rows), torch.ones(rows))
-    return module.meters(g_BD, lse_B)
+    return module.meters(g_BD, lse_B, torch.ones(rows, dtype=torch.bool) if present_B is None else present_B)
 
 
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])
@@ -64,6 +64,17 @@ def test_what_cannot_be_measured_is_nan_or_full():
     got = meters(memory(torch.ones(1, 3)), torch.ones(1, 3))
     assert math.isnan(got["memory/g_cosine"])
     assert got["memory/anchor_entropy"] == 1
+
+
+def test_molecules_without_an_embedding_do_not_hide_a_collapse():
+    module, collapsed = memory(torch.eye(4), "cosine"), torch.tensor([[3.0, 0, 0, 0], [1.0, 0, 0, 0]])
+    with_others = torch.cat([torch.zeros(1, 4), collapsed[:1], torch.zeros(2, 4), collapsed[1:]])
+    got = meters(module, with_others, with_others.any(dim=1))
+    assert got == pytest.approx(meters(module, collapsed))
+    assert got["memory/dead_anchors"] == 3
+    nobody = meters(module, collapsed, torch.zeros(2, dtype=torch.bool))
+    assert math.isnan(nobody["memory/g_norm"])
+    assert math.isnan(nobody["memory/anchor_entropy"])
 
 
 def test_anchors_start_apart_and_of_length_one():

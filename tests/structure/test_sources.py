@@ -9,7 +9,7 @@ import torch
 
 pytest.importorskip("faiss")
 from mmsa_dist.structure.global_neighbours import GlobalNeighbours, reshard
-from mmsa_dist.structure.neighbours import FlatCandidates
+from mmsa_dist.structure.neighbours import FlatCandidates, NeighbourIndex
 from mmsa_dist.structure.sources import BatchNeighbours, NoNeighbours, TableNeighbours
 from tests.fixtures.structure import structure
 
@@ -119,6 +119,13 @@ def test_broken_rows_are_never_indexed_and_find_nothing():
     assert source.meters()["bank/refused"] == 1
 
 
+def test_a_neighbour_that_is_broken_in_this_batch_keeps_its_row_of_the_bank():
+    found = warm_source().find(line(1.5, math.nan), torch.tensor([1, 2]))
+    assert found.ids_BK.tolist() == [[2, 0], [-1, -1]]
+    assert found.vertices_BK.tolist() == [[3, 2], [-1, -1]]
+    assert found.stale_VC.tolist() == [[0.0], [2.0]]
+
+
 def test_meters_name_recall_and_age():
     source = GlobalNeighbours(7, 1, structure(k=2, refresh_every=10, recall_sample=8))
     assert math.isnan(source.meters()["bank/recall"])
@@ -140,6 +147,14 @@ def test_recall_is_one_among_equal_rows(rows):
     source.observe(torch.arange(40), rows, step=1)
     source.refresh(1)
     assert source.meters()["bank/recall"] == 1.0
+
+
+def test_measuring_recall_counts_no_search():
+    equal = NeighbourIndex((torch.arange(6000), torch.zeros(6000, 2).half()))
+    assert equal.recall(32, 16) == 1
+    assert equal.uncertain == 0
+    equal.search(torch.zeros(5, 2), torch.full((5,), -1), 16)
+    assert equal.uncertain == 5
 
 
 def test_recall_notices_an_index_that_misses(monkeypatch):

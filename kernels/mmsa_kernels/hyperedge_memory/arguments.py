@@ -62,9 +62,9 @@ class Anchors:
         if similarity == "cosine":
             anchors_SD = anchors_SD.float()
             length_S1 = torch.linalg.vector_norm(anchors_SD, dim=1, keepdim=True)
-            has_direction_S1 = length_S1 > EPS
-            length_S1 = torch.where(has_direction_S1, length_S1, 1.0)
-            self.unit_SD = anchors_SD = torch.where(has_direction_S1, anchors_SD / length_S1, 0.0)
+            no_direction_S1 = length_S1 <= EPS  # of NaN neither this nor its opposite holds, and it must stay NaN
+            length_S1 = torch.where(no_direction_S1, 1.0, length_S1)
+            self.unit_SD = anchors_SD = torch.where(no_direction_S1, 0.0, anchors_SD / length_S1)
             self.length_S = length_S1.squeeze(1)
         self.pieces = in_pieces(anchors_SD.to(dtype))
 

@@ -88,7 +88,7 @@ def anchor_scores(g_BD: Tensor, anchors_SD: Tensor, scale: float, similarity: st
 def _direction(x_BD: Tensor) -> Tensor:
     """Scales rows to unit length, and rows without a direction to zero, both with finite gradients."""
     square_B1 = x_BD.square().sum(dim=1, keepdim=True)
-    has_direction_B1 = square_B1 > EPS**2
+    no_direction_B1 = square_B1 <= EPS**2  # of NaN neither this nor its opposite holds, and it must stay NaN
     # The inner `where` keeps the gradient of the square root away from zero, where it is infinite.
-    length_B1 = torch.where(has_direction_B1, square_B1, 1.0).sqrt()
-    return torch.where(has_direction_B1, x_BD / length_B1, 0.0)
+    length_B1 = torch.where(no_direction_B1, 1.0, square_B1).sqrt()
+    return torch.where(no_direction_B1, 0.0, x_BD / length_B1)
