@@ -16,7 +16,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from mmsa_shards.atomic import write_atomically
 from mmsa_shards.block import conformers_to_bytes
-from mmsa_shards.errors import ColumnError, PrepareError
+from mmsa_shards.errors import PrepareError
 from mmsa_shards.job import Input
 from mmsa_shards.options import PrepareOptions, Standardization
 from mmsa_shards.read import Record, Refused, read_records
@@ -137,7 +137,7 @@ def catalog_input(
 
     records = read_records(chapter.source.url, options, name=chapter.source.name, progress=progress)
     try:
-        for number, chunk in enumerate(_chunks_of(records)):
+        for number, chunk in enumerate(chunks_of(records)):
             path = chapter.chunk(number)
             if number % parts == part and not path.exists():
                 _catalog_chunk(path, chunk, taken - before, excluded, options)
@@ -147,25 +147,18 @@ def catalog_input(
     return chapter.source.key, number + 1
 
 
-def skeletons(source: Input, options: PrepareOptions) -> frozenset[str]:
-    """Returns the first blocks of the InChIKeys in a file of molecules to exclude.
-
-    `options` names the columns of the inputs; a table without these columns is read by the usual names.
-    """
-    try:
-        return _skeletons(source, options)
-    except ColumnError:
-        return _skeletons(source, replace(options, smiles_column="", id_column=""))
-
-
-def _skeletons(source: Input, options: PrepareOptions) -> frozenset[str]:
-    found: set[str] = set()
-    for chunk in _chunks_of(read_records(source.url, options)):
-        structures = [record.structure for record in chunk if isinstance(record, Record)]
-        for parent in standardize_many(structures, Standardization.from_options(options)):
-            if not isinstance(parent, Refusal):
-                found.add(parent.inchikey.partition("-")[0])
-    return frozenset(found)
+def chunks_of(records: Iterable[Record | Refused]) -> Iterator[list[Record | Refused]]:
+    """Groups records into chunks; equal records give equal chunks."""
+    number, chunk, characters = 0, list[Record | Refused](), 0
+    for record in records:
+        chunk.append(record)
+        characters += len(record.structure.text) if isinstance(record, Record) else 0
+        size = min(_LARGEST_CHUNK, _FIRST_CHUNK << (number // _CHUNKS_PER_DOUBLING))
+        if len(chunk) == size or characters >= _CHUNK_CHARACTERS:
+            yield chunk
+            number, chunk, characters = number + 1, [], 0
+    if chunk:
+        yield chunk
 
 
 def end_of_val(val_fraction: float) -> int:
@@ -209,20 +202,6 @@ def _between(table: pa.Table, start: int, end: int) -> pa.Table:
     first = np.searchsorted(positions, np.uint64(start), side="left")
     last = np.searchsorted(positions, np.uint64(end - 1), side="right")
     return table.slice(first, last - first)
-
-
-def _chunks_of(records: Iterable[Record | Refused]) -> Iterator[list[Record | Refused]]:
-    """Groups records into chunks; equal records give equal chunks."""
-    number, chunk, characters = 0, list[Record | Refused](), 0
-    for record in records:
-        chunk.append(record)
-        characters += len(record.structure.text) if isinstance(record, Record) else 0
-        size = min(_LARGEST_CHUNK, _FIRST_CHUNK << (number // _CHUNKS_PER_DOUBLING))
-        if len(chunk) == size or characters >= _CHUNK_CHARACTERS:
-            yield chunk
-            number, chunk, characters = number + 1, [], 0
-    if chunk:
-        yield chunk
 
 
 def _catalog_chunk(

@@ -10,9 +10,7 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import reduce
 from itertools import chain
-from operator import or_
 from pathlib import Path
 from typing import Any, get_args
 
@@ -29,10 +27,11 @@ from mmsa_shards.build import (
     piece_sizes,
     plan_shards,
 )
-from mmsa_shards.catalog import Chapter, ChunkCounts, catalog_input, skeletons
+from mmsa_shards.catalog import Chapter, ChunkCounts, catalog_input
 from mmsa_shards.cluster import Pool
 from mmsa_shards.conformers_nvmolkit import require_nvmolkit
 from mmsa_shards.errors import PrepareError
+from mmsa_shards.exclude import excluded_by
 from mmsa_shards.folder import Folder
 from mmsa_shards.job import Job
 from mmsa_shards.manifest import Ledger, Manifest, ShardEntry, Split
@@ -132,13 +131,12 @@ class Preparation:
         Raises:
             PrepareError: lists all inputs that cannot be used; raised after the others are done.
         """
-        excluded = self.pool.map(skeletons, ((source, self.options) for source in self.job.exclude))
-        shared = self.pool.share(reduce(or_, excluded, frozenset()))
+        excluded = self.excluded()
         todo = sorted((c for c in self.chapters if not c.is_done), key=lambda c: -c.source.bytes)
         chapters = {chapter.source.key: chapter for chapter in todo}
         left = {key: self.parts_of(chapter, len(todo)) for key, chapter in chapters.items()}
         calls = [
-            (chapters[key], part, parts, shared, self.options) for key, parts in left.items() for part in range(parts)
+            (chapters[key], part, parts, excluded, self.options) for key, parts in left.items() for part in range(parts)
         ]
         unusable: dict[str, PrepareError] = {}
         for key, num_chunks in self.pool.map(catalog_input, calls, heartbeat=self.tell_how_much_is_read):
@@ -152,6 +150,15 @@ class Preparation:
         self.tell_how_much_is_read()
         chunks = [path for chapter in self.chapters for path in chapter.chunks]
         return chunks, sum((chapter.counts() for chapter in self.chapters), ChunkCounts())
+
+    def excluded(self) -> Any:
+        """Returns the skeletons of all molecules to exclude, shared with all tasks; says which cannot be read."""
+        skeletons: set[str] = set()
+        for found, unread in self.pool.map(excluded_by, ((source, self.options) for source in self.job.exclude)):
+            skeletons |= found
+            if unread:
+                self.say(unread)
+        return self.pool.share(frozenset(skeletons))
 
     def parts_of(self, chapter: Chapter, inputs: int) -> int:
         """Returns the number of tasks that share an input, given the number of inputs to read."""

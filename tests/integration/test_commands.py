@@ -224,12 +224,13 @@ def test_what_is_wrong_is_said_in_a_sentence(tmp_path: Path, command: list[str],
 
 def test_adding_comparing_and_repairing(molecules: Path, tmp_path: Path) -> None:
     (tmp_path / "bace.csv.gz").write_bytes(gzip.compress(b"mol,CID,Class\nOCCCC,B1,1\n"))
-    (tmp_path / "mine.csv").write_text("smiles,y\nCCCN,1\n[Na+].CCCCC(=O)[O-],0\n")
+    (tmp_path / "mine.csv").write_text("smiles,y\nCCCN,1\n[Na+].CCCCC(=O)[O-],0\nan acid,1\n")
     left_out = ["--exclude", tmp_path / "bace.csv.gz", "--exclude", tmp_path / "mine.csv"]
     out, settings = tmp_path / "shards", [*left_out, *SMALL, "prepare.conformers=none"]
     first = mmsa("prepare", molecules, "--out", out, *settings)
     assert first.returncode == 0, first.stderr
     assert "3  excluded as asked" in first.stdout
+    assert "mine.csv cannot be read, so they are not excluded: the first, number 4: " in " ".join(first.stderr.split())
     (tmp_path / "none.smi").write_text("CCCCCCCCCCCCO\n")
     without = mmsa("prepare", tmp_path / "none.smi", "--out", out, *SMALL, "prepare.conformers=none")
     assert (without.returncode, "exclude was" in without.stderr) == (2, True)

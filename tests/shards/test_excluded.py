@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mmsa_shards.catalog import skeletons
 from mmsa_shards.errors import PrepareError
+from mmsa_shards.exclude import excluded_by
 from mmsa_shards.job import Input, describe
 from mmsa_shards.read import EXPORT_KEY
 
@@ -33,16 +33,57 @@ def test_forms(tmp_path, options, name, text, packed, asked):
     path = tmp_path / (f"{name}.gz" if packed else name)
     path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
     source = Input(str(path), path.name, 0, "")
-    assert skeletons(source, replace(options, smiles_column=asked, id_column=asked)) == {ETHANOL, BENZENE}
+    found = excluded_by(source, replace(options, smiles_column=asked, id_column=asked))
+    assert found.skeletons == {ETHANOL, BENZENE}
 
 
 def test_the_column_of_the_inputs_is_taken_where_there_is_one(tmp_path, options):
     (tmp_path / "x.csv").write_text("smiles,STRUCTURE\nCCO,c1ccccc1\n")
     source = Input(str(tmp_path / "x.csv"), "x.csv", 0, "")
-    assert skeletons(source, replace(options, smiles_column="STRUCTURE")) == {BENZENE}
+    asked = replace(options, smiles_column="STRUCTURE", id_column="code")  # ids are of no use here
+    assert excluded_by(source, asked).skeletons == {BENZENE}
     (tmp_path / "x.csv").write_text("what,ever\nCCO,c1ccccc1\n")
     with pytest.raises(PrepareError, match="has no SMILES column"):
-        skeletons(source, replace(options, smiles_column="STRUCTURE"))
+        excluded_by(source, asked)
+
+
+def test_molecules_that_cannot_be_read_are_counted(tmp_path, options):
+    path = tmp_path / "test.csv"
+    path.write_text("id,smiles\n1,CCO\n2,CCN(\n3,\n4,C[Foo]\n")
+    found = excluded_by(Input(str(path), "test.csv", 0, ""), options)
+    assert found.skeletons == {ETHANOL}
+    assert found.unread.startswith(f"3 of 4 molecules of {path} cannot be read, so they are not excluded: the first, ")
+    assert "number 3: cannot be read as a SMILES" in found.unread
+    path.write_text("id,smiles\n1,CCO\n")
+    assert excluded_by(Input(str(path), "test.csv", 0, ""), options).unread == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "asked", "first"),
+    [
+        ("id_first.smi", "m1 CCO\nm2 c1ccccc1\n", "", "number 1: cannot be read as a SMILES"),
+        ("table.smi", "CCO,1\nc1ccccc1,0\n", "", "number 1: cannot be read as a SMILES"),
+        ("names.csv", "structure,smiles\nA-17,CCO\nB-2,CCN\n", "structure", "number 2: cannot be read as a SMILES"),
+    ],
+)
+def test_a_file_of_which_nothing_can_be_read_excludes_nothing_and_is_refused(
+    tmp_path, options, name, text, asked, first
+):
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(PrepareError, match=rf"none of the 2 molecules of \S+/{name}, .*{first}.*: see that the SMILES"):
+        excluded_by(Input(str(path), name, 0, ""), replace(options, smiles_column=asked))
+
+
+def test_a_file_that_is_cut_off_is_refused_whatever_is_allowed_of_inputs(tmp_path, options):
+    whole = gzip.compress(b"".join(b"C" * (n % 50 + 1) + b"O m%d\n" % n for n in range(3000)))
+    path = tmp_path / "test.smi.gz"
+    path.write_bytes(whole[: len(whole) // 2])
+    for allowed in (False, True):
+        with pytest.raises(
+            PrepareError, match=r"cannot exclude .*/test\.smi\.gz: the file ends in the .*fetch it again"
+        ):
+            excluded_by(Input(str(path), "test.smi.gz", 0, ""), replace(options, allow_truncated=allowed))
 
 
 def test_a_folder_or_a_pattern_stands_for_its_files(tmp_path, options):
