@@ -381,6 +381,16 @@ def test_other_packings_are_refused_by_name(tmp_path, options, suffix, mend):
         _read(path, options)
 
 
+def test_the_query_of_a_url_is_no_part_of_the_name(options):
+    with serving() as server:
+        server.put("a.csv.gz?download=1", gzip.compress(b"smiles\nCCO\n"))
+        (record,) = _read(f"{server.url}a.csv.gz?download=1", options)
+        assert (record.id, record.structure.text) == ("a.csv.gz:2", "CCO")
+        server.put("get?file=a.csv", b"smiles\nCCO\n")
+        with pytest.raises(PrepareError, match=r"get\?file=a\.csv is of no kind that can be read"):
+            _read(f"{server.url}get?file=a.csv", options)
+
+
 def test_a_file_goes_by_the_name_that_it_is_given(tmp_path, options):
     (tmp_path / "CID-SMILES").write_bytes(b"1\tCCO\n2\t\n")
     (tmp_path / "b.smi").write_bytes(b"CCO\n")

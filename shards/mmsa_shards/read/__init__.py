@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from glob import has_magic
 from pathlib import PurePosixPath
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,6 +36,7 @@ __all__ = [
     "check_kind",
     "files_of",
     "is_known_kind",
+    "name_of",
     "read_records",
 ]
 
@@ -63,7 +65,7 @@ def read_records(
     """
     check_kind(path)
     kind = _kind(path)
-    file, count, number = name or PurePosixPath(path).name, 0, 0
+    file, count, number = name or name_of(path), 0, 0
     try:
         with opened(path) as stream:
             if kind == ".parquet":
@@ -185,6 +187,11 @@ def is_known_kind(path: str) -> bool:
     return _kind(path) in _KINDS
 
 
+def name_of(path: str) -> str:
+    """Returns the name of a file, for a URL without the query behind it, such as ``?download=1``."""
+    return PurePosixPath(urlsplit(path).path if path.startswith(("http://", "https://")) else path).name
+
+
 def _truncation_errors() -> tuple[type[Exception], ...]:
     """Returns the errors of truncated files or damaged compression."""
     return EOFError, zlib.error, *_aiohttp_error("ClientPayloadError")
@@ -201,7 +208,7 @@ def _aiohttp_error(name: str) -> tuple[type[Exception], ...]:
 
 
 def _kind(path: str) -> str:
-    name = PurePosixPath(path).name
+    name = name_of(path)
     suffix = PurePosixPath(name.lower().removesuffix(".gz")).suffix
     return _CID_SMILES if name.startswith(_CID_SMILES) and suffix in ("", ".smi", ".smiles") else suffix
 
