@@ -43,6 +43,50 @@ def test_folders_and_patterns_stand_for_files(files, options):
         describe([str(files / "b"), every[1]], options, None)
 
 
+@pytest.mark.parametrize("name", ["c.smi.bz2", "c.SDF.ZST", "below/c.smi.gzip", "c.csv.zip"])
+def test_a_file_in_a_folder_that_is_packed_otherwise_is_refused_as_if_named(tmp_path, options, name):
+    (tmp_path / "a.smi").write_text("C")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"packed")
+    messages = []
+    for path in (tmp_path, tmp_path / "**", tmp_path / name):
+        with pytest.raises(PrepareError, match=rf"{name} is (packed in an unsupported format|of no kind)") as error:
+            describe([str(path)], options, None)
+        messages.append(str(error.value).removeprefix("file://"))
+    assert len(set(messages)) == 1
+    (tmp_path / name).with_suffix("").write_text("C")  # unpacked beside it
+    if name == "c.smi.bz2":
+        assert names(describe([str(tmp_path)], options, None)) == ["a.smi", "c.smi"]
+
+
+def test_files_that_are_passed_over_are_told(files, options, caplog):
+    for name in ("a/notes.txt", "b/x.smi.md5", "b/archive.zip", "c/x.sd", "c/z.xyz", "a/.hidden"):
+        (files / name).write_text("no molecules")
+    describe([str(files)], options, None)
+    (told,) = caplog.messages
+    start = f"{files}: left out are files of no kind that can be read (file://{files}/a/notes.txt, "
+    assert told == f"{start}file://{files}/b/archive.zip, file://{files}/c/x.sd and 1 more)"
+    caplog.clear()
+    describe([str(files / "b" / "y*"), str(files / "*" / "x.smi")], options, None)
+    assert caplog.messages == [], "folders are not files"
+
+
+def test_shards_in_a_folder_are_no_input(files, options, caplog):
+    """Their refused records are a table, without SMILES."""
+    before, shards = describe([str(files)], options, None), files / "b" / "shards"
+    (shards / "rejects").mkdir(parents=True)
+    for name in ("manifest.json", "job.json", "train-00000.tar", "rejects/part-00000.parquet"):
+        (shards / name).write_text("as `mmsa prepare` writes it")
+    assert describe([str(files)], options, None) == before
+    assert caplog.messages == [f"{files}: left out are shards (file://{shards})"]
+    with pytest.raises(
+        PrepareError, match=r"b/shards matches no file .* holds shards .*: name what they were prepared"
+    ):
+        describe([str(shards)], options, None)
+    (shards / "job.json").unlink()  # a manifest of something else
+    assert len(describe([str(files)], options, None).inputs) == len(before.inputs) + 1
+
+
 def test_inputs_that_were_there_keep_their_names(files, options):
     before = describe([str(files / "a/x.smi")], options, None)
     assert names(before) == ["x.smi"]

@@ -102,7 +102,7 @@ def test_usual_columns_however_they_are_spelt(tmp_path, options):
 def test_csv_without_smiles_says_which_columns_there_are(tmp_path, options):
     path = tmp_path / "a.csv"
     path.write_text("formula,y\nC2H6O,1\n")
-    with pytest.raises(PrepareError, match=r"a\.csv has no SMILES column.*'formula', 'y'.*prepare\.smiles_column"):
+    with pytest.raises(PrepareError, match=rf"^{path} has no SMILES column.*'formula', 'y'.*prepare\.smiles_column"):
         _read(path, options)
     with pytest.raises(PrepareError, match="no code column"):
         _read(path, options, smiles_column="formula", id_column="code")

@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmsa_shards.errors import PrepareError
+from mmsa_shards.errors import ColumnError, PrepareError
+from mmsa_shards.manifest import JOB_NAME, MANIFEST_NAME
 from mmsa_shards.options import PrepareOptions
 from mmsa_shards.places import locate, opened, reaching
 from mmsa_shards.read.lines import cid_smiles_records, line_batches, smiles_records
@@ -90,6 +91,8 @@ def read_records(
         place = Place(file, number + 1)
         yield Refused(place.as_id, place, reason, f"the file {what} here ({error}): what follows is lost{warning}")
         return
+    except ColumnError as error:
+        raise ColumnError(f"{path} {error}") from None
     except FileNotFoundError:
         raise PrepareError(f"input {path} does not exist: check the path") from None
     except _access_errors() as error:
@@ -117,12 +120,14 @@ def files_of(path: str, without: str = "", *, exports: bool = False) -> list[str
     Args:
         path: a file; a folder, which expands to all files below it of a kind that `read_records` supports; or a
             pattern with ``*``, which expands to matching files of these kinds. Hidden files must be named explicitly,
-            and the parts of what `mmsa embed` wrote too, be it by a pattern such as ``part-*.parquet``.
+            and the parts of what `mmsa embed` wrote too, be it by a pattern such as ``part-*.parquet``. Folders of
+            shards are left out. Warnings say what else is left out.
         without: folder whose files are left out, because it is the output folder.
         exports: whether to take those parts as well, where it does no harm that their molecules are read twice.
 
     Raises:
-        PrepareError: `path` is empty, a folder or pattern expands to no file, or the file system or server fails.
+        PrepareError: `path` is empty, a folder or pattern expands to no file, or to one that is packed otherwise than
+            by gzip, or the file system or server fails.
     """
     if not path:
         raise PrepareError("the name of an input is empty: name a file, a folder or a pattern")
@@ -132,21 +137,27 @@ def files_of(path: str, without: str = "", *, exports: bool = False) -> list[str
     try:
         with reaching(path):
             if system.isdir(inner):
-                found = system.find(inner)
+                found = system.find(inner, detail=True)
             elif has_magic(path) and not system.exists(inner):  # a file may be called a[1].smi
-                found = system.glob(inner)
+                found = system.glob(inner, detail=True)
             else:
                 return [path]
     except OSError as error:
         raise PrepareError(f"cannot read {path}: {error}") from error
     named = inner.split("/")
-    left_out = f"{_url(without)}/" if without else None
-    files = [
+    every = [
         system.unstrip_protocol(file)
-        for file in sorted(found)
-        if is_known_kind(file) and not any(part.startswith(".") and part not in named for part in file.split("/"))
+        for file, info in sorted(found.items())
+        if info["type"] != "directory" and not any(p.startswith(".") and p not in named for p in file.split("/"))
     ]
-    files = [file for file in files if left_out is None or not file.startswith(left_out)]
+    every = _outside(every, [_url(without)] if without else [])
+    shards = _folders_of_shards(every)
+    every = _outside(every, shards)
+    files = [file for file in every if is_known_kind(file)]
+    others = sorted(set(every) - set(files))
+    for file in others:
+        if _is_packed_kind(file) and file.rpartition(".")[0] not in files:
+            check_kind(file)
     vectors = [] if exports or named[-1].startswith("part-") else _parts_of_exports(files)
     if vectors:  # their molecules would be read twice
         files = sorted(set(files) - set(vectors))
@@ -154,9 +165,41 @@ def files_of(path: str, without: str = "", *, exports: bool = False) -> list[str
         if not files:
             raise PrepareError(f"input {path} holds only {what}: to read their molecules, name each of these files")
         _LOG.warning("%s: left out are %s; to read their molecules, name each of these files", path, what)
+        others = _outside(others, {file.rpartition("/")[0] for file in vectors})
     if not files:
-        raise PrepareError(f"input {path} matches no file that can be read: check the path")
+        what = f", and holds shards ({shards[0]}): name what they were prepared from" if shards else ": check the path"
+        raise PrepareError(f"input {path} matches no file that can be read{what}")
+    if shards:
+        _LOG.warning("%s: left out are shards (%s)", path, _a_few(shards))
+    if others := [file for file in others if not file.endswith(_CHECKSUM)]:
+        _LOG.warning("%s: left out are files of no kind that can be read (%s)", path, _a_few(others))
     return files
+
+
+def _outside(files: Iterable[str], folders: Iterable[str]) -> list[str]:
+    """Returns the files that are in none of these folders."""
+    starts = tuple(f"{folder}/" for folder in folders)
+    return [file for file in files if not file.startswith(starts)]
+
+
+def _folders_of_shards(files: Iterable[str]) -> list[str]:
+    """Returns the folders that a preparation has written, whose refused records are tables without SMILES."""
+    with_job = {file.rpartition("/")[0] for file in files if file.endswith(f"/{JOB_NAME}")}
+    return [
+        folder
+        for file in files
+        if file.endswith(f"/{MANIFEST_NAME}") and (folder := file.rpartition("/")[0]) in with_job
+    ]
+
+
+def _is_packed_kind(path: str) -> bool:
+    """Returns whether the name of a file is of a kind that could be read were it packed by gzip or not at all."""
+    return PurePosixPath(path.lower()).suffix in {*_UNPACKERS, ".gzip"} and is_known_kind(path.rpartition(".")[0])
+
+
+def _a_few(paths: list[str]) -> str:
+    more = len(paths) - _NAMED
+    return ", ".join(paths[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _parts_of_exports(files: list[str]) -> list[str]:
@@ -217,6 +260,8 @@ def _csv(pieces: Iterable[bytes], file: str, options: PrepareOptions) -> Iterato
     return csv_records(line_batches(pieces), file, options)
 
 
+_NAMED = 3  # of the files that a warning is about
+_CHECKSUM = ".md5"  # as `mmsa download` writes beside each file
 _PART = re.compile(r"part-\d{5,}\.parquet")
 _CID_SMILES = "CID-SMILES"
 _Reader = Callable[[Iterable[bytes], str, PrepareOptions], Iterator[Record | Refused]]

@@ -38,7 +38,7 @@ def csv_records(
     header = next(lines, None) or ""
     delimiter = delimiter_of(header)
     names = next(csv.reader([header], delimiter=delimiter), [])
-    smiles_at, id_at = _columns(names, file, options)
+    smiles_at, id_at = _columns(names, options)
     for number, row in table_rows(lines, delimiter, len(names), smiles_at):
         if row is None:
             yield too_long(Place(file, number))
@@ -77,7 +77,7 @@ def parquet_records(
             raise PrepareError(f"cannot read {file}: it is cut off ({error}): fetch it again") from error
         raise PrepareError(f"cannot read {file}: it is not a Parquet file: rename it to what it is") from error
     names = table.schema_arrow.names
-    smiles_at, id_at = _columns(names, file, options)
+    smiles_at, id_at = _columns(names, options)
     wanted = [names[smiles_at]] + ([] if id_at is None else [names[id_at]])
     number, num_rows = 0, table.metadata.num_rows
     for batch in table.iter_batches(batch_size=8192, columns=wanted, use_threads=False):
@@ -98,8 +98,12 @@ def _texts(column: pa.Array) -> list[str]:
     return ["" if value is None else text_of(value) if isinstance(value, bytes) else str(value) for value in values]
 
 
-def _columns(names: Sequence[str], file: str, options: PrepareOptions) -> tuple[int, int | None]:
-    """Returns the indices of the SMILES column and the id column, the latter None if there is none."""
+def _columns(names: Sequence[str], options: PrepareOptions) -> tuple[int, int | None]:
+    """Returns the indices of the SMILES column and the id column, the latter None if there is none.
+
+    Raises:
+        ColumnError: a column is missing; the message goes on from the place of the file.
+    """
     smiles_at = _find(names, options.smiles_column, SMILES_COLUMNS)
     id_at = _find(names, options.id_column, ID_COLUMNS)
     for at, option, wanted in (
@@ -108,7 +112,7 @@ def _columns(names: Sequence[str], file: str, options: PrepareOptions) -> tuple[
     ):
         if at is None and wanted:
             raise ColumnError(
-                f"{file} has no {wanted} column, its columns are {', '.join(repr(name[:40]) for name in names)}: "
+                f"has no {wanted} column, its columns are {', '.join(repr(name[:40]) for name in names)}: "
                 f"name one of them with prepare.{option}=..."
             )
     assert smiles_at is not None
