@@ -27,7 +27,7 @@ import pyarrow as pa
 from mmsa_shards.atomic import write_atomically
 from mmsa_shards.block import conformers_to_bytes
 from mmsa_shards.errors import PrepareError
-from mmsa_shards.job import Input
+from mmsa_shards.job import Input, check_unchanged
 from mmsa_shards.options import PrepareOptions, Standardization
 from mmsa_shards.read import Record, Refused, read_records
 from mmsa_shards.rejects import write_refused
@@ -127,7 +127,8 @@ def catalog_input(
     """Reads an input and standardizes those of its chunks ``part, part + parts, ...`` that have not been written yet.
 
     Returns:
-        The key of the input, and its total number of chunks, or the error that makes it unusable.
+        The key of the input, and its total number of chunks, or the error that makes it unusable. After a
+        `ChangedError` its chunks are not those of any one state of it.
     """
     number, taken, before = -1, 0, 0
 
@@ -137,11 +138,14 @@ def catalog_input(
 
     records = read_records(chapter.source.url, options, name=chapter.source.name, progress=progress)
     try:
-        for number, chunk in enumerate(chunks_of(records)):
-            path = chapter.chunk(number)
-            if number % parts == part and not path.exists():
-                _catalog_chunk(path, chunk, taken - before, excluded, options)
-            before = taken
+        try:
+            for number, chunk in enumerate(chunks_of(records)):
+                path = chapter.chunk(number)
+                if number % parts == part and not path.exists():
+                    _catalog_chunk(path, chunk, taken - before, excluded, options)
+                before = taken
+        finally:  # a file that was replaced explains any other error
+            check_unchanged(chapter.source)
     except PrepareError as error:
         return chapter.source.key, error
     return chapter.source.key, number + 1

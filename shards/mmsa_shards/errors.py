@@ -11,5 +11,9 @@ class ColumnError(PrepareError):
     """A required column is missing from a table."""
 
 
+class ChangedError(PrepareError):
+    """An input is no longer in the state in which the job found it."""
+
+
 class PlaceError(PrepareError):
     """A path or URL cannot be reached with the setup of this machine."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from mmsa_shards.catalog import chunks_of
 from mmsa_shards.errors import ColumnError, PrepareError
-from mmsa_shards.job import Input
+from mmsa_shards.job import Input, check_unchanged
 from mmsa_shards.options import PrepareOptions, Standardization
 from mmsa_shards.read import Record, Refused, read_records
 from mmsa_shards.standardize import Refusal, standardize_many
@@ -36,13 +36,15 @@ def excluded_by(source: Input, options: PrepareOptions) -> Exclusion:
             `allow_truncated` concerns inputs alone: what a cut-off file has lost would not be excluded.
 
     Raises:
-        PrepareError: the file cannot be read to its end, or none of its molecules can be read.
+        PrepareError: the file cannot be read to its end, none of its molecules can be read, or it has changed.
     """
     options = replace(options, id_column="", allow_truncated=True)  # a cut comes as a refusal, told below
     try:
         return _excluded_by(source, options)
     except ColumnError:
         return _excluded_by(source, replace(options, smiles_column=""))
+    finally:  # a file that was replaced explains any other error
+        check_unchanged(source)
 
 
 def _excluded_by(source: Input, options: PrepareOptions) -> Exclusion:

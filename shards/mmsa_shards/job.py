@@ -14,7 +14,7 @@ from operator import attrgetter, itemgetter
 from typing import Any
 
 from mmsa_shards import from_smiles
-from mmsa_shards.errors import PrepareError
+from mmsa_shards.errors import ChangedError, PrepareError
 from mmsa_shards.folder import is_in_memory
 from mmsa_shards.manifest import JOB_NAME
 from mmsa_shards.options import PrepareOptions
@@ -119,8 +119,7 @@ def describe(inputs: Sequence[str], options: PrepareOptions, before: Job | None,
             raise PrepareError(f"input {facts['url']} is named twice: name it once")
         found[facts["url"]] = facts
     for url in found.keys() & known.keys():
-        states = {known[url].changed, found[url]["changed"]} - {_UNKNOWN}
-        if found[url]["bytes"] != known[url].bytes or len(states) > 1:
+        if _has_changed(known[url], found[url]):
             raise PrepareError(
                 f"input {url} has changed since this folder was prepared: prepare all inputs into another folder"
             )
@@ -136,6 +135,27 @@ def describe(inputs: Sequence[str], options: PrepareOptions, before: Job | None,
         versions={**{name: importlib.metadata.version(name) for name in _LIBRARIES}, **from_smiles.versions()},
         schema_version=SCHEMA_VERSION,
     )
+
+
+def check_unchanged(source: Input) -> None:
+    """Checks that a file still is what the job says; to be called after the file has been read.
+
+    Raises:
+        ChangedError: it is not, so what was read may be of another state, or of two.
+        PrepareError: it cannot be reached.
+    """
+    system, inner = locate(source.url)
+    system.invalidate_cache(inner)
+    if _has_changed(source, _facts_of(source.url)):
+        raise ChangedError(
+            f"input {source.url} has changed since this preparation began: run again once it stays as it is, or "
+            "prepare a copy of it"
+        )
+
+
+def _has_changed(source: Input, facts: dict[str, Any]) -> bool:
+    states = {source.changed, facts["changed"]} - {_UNKNOWN}
+    return source.bytes != facts["bytes"] or len(states) > 1
 
 
 def _facts_of(path: str) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from mmsa_shards.build import (
 from mmsa_shards.catalog import Chapter, ChunkCounts, catalog_input
 from mmsa_shards.cluster import Pool
 from mmsa_shards.conformers_nvmolkit import require_nvmolkit
-from mmsa_shards.errors import PrepareError
+from mmsa_shards.errors import ChangedError, PrepareError
 from mmsa_shards.exclude import excluded_by
 from mmsa_shards.folder import Folder
 from mmsa_shards.job import Job
@@ -145,6 +145,9 @@ class Preparation:
                 unusable[key] = num_chunks
             elif left[key] == 0:
                 chapters[key].close(num_chunks)
+        for key, error in unusable.items():
+            if isinstance(error, ChangedError):  # should its former state come back, its chunks are not to be found
+                shutil.rmtree(chapters[key].folder)
         if unusable:
             raise PrepareError("\n".join(map(str, unusable.values())))
         self.tell_how_much_is_read()

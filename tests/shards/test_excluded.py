@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +16,11 @@ from mmsa_shards.job import Input, describe
 from mmsa_shards.read import EXPORT_KEY
 
 ETHANOL, BENZENE = "LFQSCWFLJHTTHZ", "UHOVQNZJYSORNB"
+
+
+def source_of(path: Path) -> Input:
+    """The file as a job finds it."""
+    return Input(str(path), path.name, path.stat().st_size, str(path.stat().st_mtime))
 
 
 @pytest.mark.parametrize(
@@ -32,30 +38,28 @@ ETHANOL, BENZENE = "LFQSCWFLJHTTHZ", "UHOVQNZJYSORNB"
 def test_forms(tmp_path, options, name, text, packed, asked):
     path = tmp_path / (f"{name}.gz" if packed else name)
     path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
-    source = Input(str(path), path.name, 0, "")
-    found = excluded_by(source, replace(options, smiles_column=asked, id_column=asked))
+    found = excluded_by(source_of(path), replace(options, smiles_column=asked, id_column=asked))
     assert found.skeletons == {ETHANOL, BENZENE}
 
 
 def test_the_column_of_the_inputs_is_taken_where_there_is_one(tmp_path, options):
     (tmp_path / "x.csv").write_text("smiles,STRUCTURE\nCCO,c1ccccc1\n")
-    source = Input(str(tmp_path / "x.csv"), "x.csv", 0, "")
     asked = replace(options, smiles_column="STRUCTURE", id_column="code")  # ids are of no use here
-    assert excluded_by(source, asked).skeletons == {BENZENE}
+    assert excluded_by(source_of(tmp_path / "x.csv"), asked).skeletons == {BENZENE}
     (tmp_path / "x.csv").write_text("what,ever\nCCO,c1ccccc1\n")
     with pytest.raises(PrepareError, match="has no SMILES column"):
-        excluded_by(source, asked)
+        excluded_by(source_of(tmp_path / "x.csv"), asked)
 
 
 def test_molecules_that_cannot_be_read_are_counted(tmp_path, options):
     path = tmp_path / "test.csv"
     path.write_text("id,smiles\n1,CCO\n2,CCN(\n3,\n4,C[Foo]\n")
-    found = excluded_by(Input(str(path), "test.csv", 0, ""), options)
+    found = excluded_by(source_of(path), options)
     assert found.skeletons == {ETHANOL}
     assert found.unread.startswith(f"3 of 4 molecules of {path} cannot be read, so they are not excluded: the first, ")
     assert "number 3: cannot be read as a SMILES" in found.unread
     path.write_text("id,smiles\n1,CCO\n")
-    assert excluded_by(Input(str(path), "test.csv", 0, ""), options).unread == ""
+    assert excluded_by(source_of(path), options).unread == ""
 
 
 @pytest.mark.parametrize(
@@ -72,7 +76,7 @@ def test_a_file_of_which_nothing_can_be_read_excludes_nothing_and_is_refused(
     path = tmp_path / name
     path.write_text(text)
     with pytest.raises(PrepareError, match=rf"none of the 2 molecules of \S+/{name}, .*{first}.*: see that the SMILES"):
-        excluded_by(Input(str(path), name, 0, ""), replace(options, smiles_column=asked))
+        excluded_by(source_of(path), replace(options, smiles_column=asked))
 
 
 def test_a_file_that_is_cut_off_is_refused_whatever_is_allowed_of_inputs(tmp_path, options):
@@ -83,7 +87,16 @@ def test_a_file_that_is_cut_off_is_refused_whatever_is_allowed_of_inputs(tmp_pat
         with pytest.raises(
             PrepareError, match=r"cannot exclude .*/test\.smi\.gz: the file ends in the .*fetch it again"
         ):
-            excluded_by(Input(str(path), "test.smi.gz", 0, ""), replace(options, allow_truncated=allowed))
+            excluded_by(source_of(path), replace(options, allow_truncated=allowed))
+
+
+def test_a_file_that_was_replaced_since_the_job_began_is_refused(tmp_path, options):
+    path = tmp_path / "test.csv"
+    path.write_text("smiles\nCCO\n")
+    before = source_of(path)
+    path.write_text("smiles\nCCO\nCCN\n")
+    with pytest.raises(PrepareError, match=r"test\.csv has changed since this preparation began: run again"):
+        excluded_by(before, options)
 
 
 def test_a_folder_or_a_pattern_stands_for_its_files(tmp_path, options):

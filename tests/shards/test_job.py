@@ -9,7 +9,7 @@ import fsspec
 import pytest
 
 from mmsa_shards.errors import PrepareError
-from mmsa_shards.job import Job, describe
+from mmsa_shards.job import Job, check_unchanged, describe
 from tests.fixtures.download_server import serving
 
 
@@ -112,7 +112,10 @@ def test_an_input_that_has_changed_on_a_server_is_another(options, etags):
         server.put("a.smi", b"CCO a")
         before = describe([f"{server.url}a.smi"], options, None)
         assert describe([f"{server.url}a.smi"], options, before) == before
+        check_unchanged(before.inputs[0])
         server.put("a.smi", b"CCN a", time=1_800_000_000.0)
+        with pytest.raises(PrepareError, match=r"input \S+/a\.smi has changed since this preparation began"):
+            check_unchanged(before.inputs[0])
         fsspec.filesystem("http").invalidate_cache()
         with pytest.raises(PrepareError, match=r"a\.smi has changed since"):
             describe([f"{server.url}a.smi"], options, before)

@@ -1,0 +1,78 @@
+"""The steps in one process: what is told while inputs are read, and inputs that change or fail meanwhile."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mmsa_shards.errors import PrepareError
+from mmsa_shards.folder import Folder
+from mmsa_shards.job import describe
+from mmsa_shards.steps import Preparation
+
+
+class OneProcess:
+    """A pool without Ray: one call after the other, with a heartbeat before each result."""
+
+    workers, gpus = 1, 0
+
+    def check_that_all_see(self, folder):
+        pass
+
+    def share(self, value):
+        return value
+
+    def map(self, function, calls, *, gpus=0, heartbeat=None):
+        for call in calls:
+            result = function(*call)
+            if heartbeat is not None:
+                heartbeat()
+            yield result
+
+
+@pytest.fixture
+def preparation(tmp_path, options):
+    """Makes the steps for these inputs, with a list of what they tell."""
+    told: list[tuple] = []
+
+    def make(*inputs: Path, pool: OneProcess | None = None, **changes) -> tuple[Preparation, list[tuple]]:
+        chosen, work = replace(options, **changes), tmp_path / "work"
+        work.mkdir(exist_ok=True)
+        job = describe([str(path) for path in inputs], chosen, None)
+        made = Preparation(
+            Folder(tmp_path / "out"), work, job, None, chosen, pool or OneProcess(), lambda *facts: told.append(facts)
+        )
+        made.set_up()
+        return made, told
+
+    return make
+
+
+def test_an_input_that_is_replaced_before_it_is_read_is_refused(tmp_path, preparation):
+    path, other = tmp_path / "a.smi", tmp_path / "b.smi"
+    path.write_text("CCO a\n")
+    other.write_text("C b\n")
+    os.utime(path, (1, 1))
+    steps, _ = preparation(path, other)
+    path.write_text("CCN a\n")
+    os.utime(path, (2, 2))
+    with pytest.raises(PrepareError, match=r"^input file://\S+/a\.smi has changed since this preparation began: run"):
+        steps.read()
+    path.write_text("CCO a\n")  # its former state, whose chunks must not be those of the other one
+    os.utime(path, (1, 1))
+    chunks, counts = preparation(path, other)[0].read()
+    assert counts.read == 2
+    assert [b"CCO" in chunk.read_bytes() for chunk in chunks if chunk.parent.name == steps.job.inputs[0].key] == [True]
+
+
+def test_an_input_that_is_replaced_by_a_part_of_it_is_said_to_have_changed(tmp_path, preparation):
+    path, whole = tmp_path / "a.smi.gz", gzip.compress(b"CCO a\n" * 1000)
+    path.write_bytes(whole)
+    steps, _ = preparation(path, allow_truncated=True)
+    path.write_bytes(whole[:-9])
+    with pytest.raises(PrepareError, match=r"^input \S+/a\.smi\.gz has changed since"):
+        steps.read()
