@@ -136,7 +136,7 @@ class Bench:
         if isinstance(chunks, PrepareError):
             raise chunks
         chapter.close(chunks)
-        counts = chapter.counts()
+        counts = chapter.look()
         intervals = count_intervals(counts.kept - counts.kept_val, counts.kept_val, {}, options)
         molecules = solid = size = 0
         for plan in plan_shards(intervals, options):

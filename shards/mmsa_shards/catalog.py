@@ -91,7 +91,9 @@ class Chapter:
         self.source = source
         self.folder = catalog / source.key
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._seen: dict[str, ChunkCounts] = {}
+        self.counts = ChunkCounts()
+        """Summed counts of the chunks found by `look`."""
+        self._seen: set[str] = set()
 
     @property
     def chunks(self) -> list[Path]:
@@ -113,12 +115,13 @@ class Chapter:
         with write_atomically(self.folder / _DONE) as file:
             file.write(json.dumps({"chunks": num_chunks}).encode())
 
-    def counts(self) -> ChunkCounts:
-        """Returns the summed counts of the chunks written so far."""
-        for path in self.folder.glob("*.arrow"):
-            if path.name not in self._seen:
-                self._seen[path.name] = _chunk_counts(path)
-        return sum(self._seen.values(), ChunkCounts())
+    def look(self) -> ChunkCounts:
+        """Returns the summed counts of the chunks written since the last look, which are added to `counts`."""
+        new = [path for path in self.folder.glob("*.arrow") if path.name not in self._seen]
+        found = sum(map(_chunk_counts, new), ChunkCounts())
+        self._seen.update(path.name for path in new)
+        self.counts += found
+        return found
 
 
 def catalog_input(

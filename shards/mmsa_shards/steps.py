@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
@@ -135,24 +135,39 @@ class Preparation:
         todo = sorted((c for c in self.chapters if not c.is_done), key=lambda c: -c.source.bytes)
         chapters = {chapter.source.key: chapter for chapter in todo}
         left = {key: self.parts_of(chapter, len(todo)) for key, chapter in chapters.items()}
-        calls = [
-            (chapters[key], part, parts, excluded, self.options) for key, parts in left.items() for part in range(parts)
-        ]
+        num_bytes = sum(chapter.source.bytes for chapter in self.chapters)
+        # There may be many inputs, so only those under way are looked at again.
+        counts = sum((chapter.look() for chapter in self.chapters), ChunkCounts())
+        under_way: dict[str, Chapter] = {}
+
+        def calls() -> Iterator[tuple[Any, ...]]:
+            for key, parts in left.items():
+                under_way[key] = chapters[key]
+                for part in range(parts):
+                    yield chapters[key], part, parts, excluded, self.options
+
+        def tell() -> None:
+            nonlocal counts
+            counts = sum((chapter.look() for chapter in under_way.values()), counts)
+            estimate = counts.read * num_bytes // counts.input_bytes if counts.input_bytes else None
+            self.progress("read", counts.read, estimate, counts.rejected)
+
         unusable: dict[str, PrepareError] = {}
-        for key, num_chunks in self.pool.map(catalog_input, calls, heartbeat=self.tell_how_much_is_read):
+        for key, num_chunks in self.pool.map(catalog_input, calls(), heartbeat=tell):
             left[key] -= 1
             if isinstance(num_chunks, PrepareError):
                 unusable[key] = num_chunks
-            elif left[key] == 0:
+            elif left[key] == 0 and key not in unusable:
                 chapters[key].close(num_chunks)
+            if left[key] == 0:
+                counts += under_way.pop(key).look()
         for key, error in unusable.items():
             if isinstance(error, ChangedError):  # should its former state come back, its chunks are not to be found
                 shutil.rmtree(chapters[key].folder)
         if unusable:
             raise PrepareError("\n".join(map(str, unusable.values())))
-        self.tell_how_much_is_read()
-        chunks = [path for chapter in self.chapters for path in chapter.chunks]
-        return chunks, sum((chapter.counts() for chapter in self.chapters), ChunkCounts())
+        self.progress("read", counts.read, counts.read, counts.rejected)
+        return [path for chapter in self.chapters for path in chapter.chunks], counts
 
     def excluded(self) -> Any:
         """Returns the skeletons of all molecules to exclude, shared with all tasks; says which cannot be read."""
@@ -167,14 +182,6 @@ class Preparation:
         """Returns the number of tasks that share an input, given the number of inputs to read."""
         wanted = -(-self.pool.workers * _PARTS_PER_WORKER // inputs) if inputs < self.pool.workers else 1
         return max(1, min(wanted, chapter.source.bytes // _SMALLEST_PART))
-
-    def tell_how_much_is_read(self) -> None:
-        """Reports the number of records read, with a total estimated from the bytes read."""
-        counts = sum((chapter.counts() for chapter in self.chapters), ChunkCounts())
-        total = sum(chapter.source.bytes for chapter in self.chapters)
-        done = all(chapter.is_done for chapter in self.chapters)
-        estimate = counts.read * total // counts.input_bytes if counts.input_bytes else None
-        self.progress("read", counts.read, counts.read if done else estimate, counts.rejected)
 
     def sort(self, plans: Sequence[ShardPlan], chunks: list[Path], counts: ChunkCounts) -> dict[ShardPlan, Path]:
         """Decides which molecules every shard will hold; returns the files of `mmsa_shards.build.deal`."""
@@ -326,7 +333,7 @@ class Preparation:
             reject_reasons=dict(sorted(reasons.items())),
             conformer_sources={name: count for name, count in sorted(sources.items()) if count},
             standardization=dict(sorted((Counter(before.standardization) + Counter(counts.changes)).items())),
-            inputs=before.inputs | {c.source.name: c.counts().read for c in self.chapters},
+            inputs=before.inputs | {c.source.name: c.counts.read for c in self.chapters},
             intervals=intervals,
             options=self.job.options,
             versions=self.job.versions,

@@ -76,3 +76,42 @@ def test_an_input_that_is_replaced_by_a_part_of_it_is_said_to_have_changed(tmp_p
     path.write_bytes(whole[:-9])
     with pytest.raises(PrepareError, match=r"^input \S+/a\.smi\.gz has changed since"):
         steps.read()
+
+
+def test_the_work_of_telling_grows_with_the_number_of_inputs_and_no_faster(tmp_path, preparation, monkeypatch):
+    inputs = [tmp_path / f"{n:02d}.smi" for n in range(40)]
+    for number, path in enumerate(inputs):
+        path.write_text("C" * (number + 1) + "\n" + "junk\n" * (number % 2))
+    steps, told = preparation(*inputs)
+    looks: list[Path] = []
+    glob = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: looks.append(folder) or glob(folder, pattern))
+    _, counts = steps.read()
+    assert (counts.read, counts.kept, counts.rejected) == (60, 40, 20)
+    assert len(looks) <= 3 * len(inputs), "one before the task of an input, one meanwhile, one after it"
+    assert [stage for stage, *_ in told] == ["read"] * 41
+    assert [done for _, done, _, _ in told] == sorted(done for _, done, _, _ in told)
+    assert told[-1] == ("read", 60, 60, 20)
+    assert [steps.chapters[n].counts.read for n in (0, 1)] == [1, 2]
+    again, told_again = preparation(*inputs)
+    again.read()
+    assert told_again[-1] == ("read", 60, 60, 20), "what an earlier run has read counts"
+
+
+def test_an_input_of_which_a_part_failed_is_not_done(tmp_path, preparation, monkeypatch):
+    class Unlucky(OneProcess):
+        workers = 2
+
+        def map(self, function, calls, *, gpus=0, heartbeat=None):
+            for number, call in enumerate(calls):
+                yield (call[0].source.key, PrepareError("the server is gone")) if number == 0 else function(*call)
+
+    path = tmp_path / "a.smi"
+    path.write_text("".join(f"{'C' * (n % 90 + 1)} m{n}\n" for n in range(4000)))
+    steps, _ = preparation(path, pool=Unlucky())
+    assert steps.parts_of(steps.chapters[0], 1) > 1
+    with pytest.raises(PrepareError, match="the server is gone"):
+        steps.read()
+    assert not steps.chapters[0].is_done
+    chunks, counts = preparation(path)[0].read()
+    assert (counts.read, all(chunk.exists() for chunk in chunks)) == (4000, True)
