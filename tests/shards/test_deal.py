@@ -90,6 +90,20 @@ def test_memory_does_not_grow_with_the_interval(options, tmp_path):
     assert peak(80_000) < 1.3 * peak(32_768)
 
 
+def test_files_of_chunks_do_not_stay_open(tmp_path):
+    """Linux maps 65,530 files for a process, and there may be more chunks."""
+    chunks = [write_chunk(tmp_path / f"{number:06d}.arrow", range(number, number + 1)) for number in range(40)]
+
+    def mapped() -> int:
+        return Path("/proc/self/maps").read_text().count(str(tmp_path))
+
+    parts = []
+    for part in read_interval(chunks, 0, AXIS, 10):
+        parts.append(part)
+        assert mapped() <= 1, "the last may still be at hand"
+    assert (len(parts), sum(len(table) for _, _, table in parts)) == (4, 40)
+
+
 @pytest.mark.parametrize("records", [0, 1])
 def test_an_interval_with_nothing_new_is_untouched(options, tmp_path, records):
     chunks = [write_chunk(tmp_path / "a.arrow", range(records))] if records else []
