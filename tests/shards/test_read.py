@@ -119,6 +119,13 @@ def test_parquet(tmp_path, options):
     assert told == [path.stat().st_size // 2, path.stat().st_size]
 
 
+def test_the_first_of_several_columns_of_one_name_is_taken(tmp_path, options):
+    columns = [pa.array(texts) for texts in (["x"], ["CCO"], ["CCN"], ["b"])]
+    pq.write_table(pa.Table.from_arrays(columns, names=["id", "smiles", "smiles", "id"]), tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text("id,smiles,smiles,id\nx,CCO,CCN,b\n")
+    assert _outcomes(tmp_path / "a.parquet", options) == _outcomes(tmp_path / "a.csv", options) == [("x", "CCO")]
+
+
 def test_parquet_of_bytes(tmp_path, options):
     """Columns of bytes, and of text that is not UTF-8: a SMILES that RDKit will refuse, and a name in Latin-1."""
     path = tmp_path / "a.parquet"

@@ -81,8 +81,9 @@ def parquet_records(
     wanted = [names[smiles_at]] + ([] if id_at is None else [names[id_at]])
     number, num_rows = 0, table.metadata.num_rows
     for batch in table.iter_batches(batch_size=8192, columns=wanted, use_threads=False):
-        all_smiles = _texts(batch[wanted[0]])
-        all_names = [""] * len(all_smiles) if id_at is None else _texts(batch[wanted[-1]])
+        # The first of several columns of one name, as in CSV.
+        all_smiles, *others = (_texts(batch[batch.schema.names.index(name)]) for name in wanted)
+        all_names = others[0] if others else [""] * len(all_smiles)
         for smiles, name in zip(all_smiles, all_names, strict=True):
             number += 1
             if progress is not None:
