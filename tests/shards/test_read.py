@@ -59,6 +59,26 @@ def test_smiles_file(tmp_path, options):
     assert [record.structure.text for record in records] == ["CCO", "CC(=O)O", "C", "N"]
 
 
+def test_an_id_behind_a_blank_ends_at_the_tab(tmp_path, options):
+    path = tmp_path / "a.smi"
+    lines = [
+        "SMILES name\tlogP",
+        "CCO aspirin\t5.1",
+        "CCN  two words \t5.1\t7",
+        "CCC |c:0|\tplain",
+        "CCF |$_R1$| of ChemAxon\t5.1",
+        "CCCC\tmany words here\t1",
+        " CCCl x\ty",
+        "CCBr \tafter a blank\t2",
+    ]
+    path.write_text("\n".join(lines))
+    records = _read(path, options)
+    ids = ["aspirin", "two words", "plain", "of ChemAxon", "many words here", "x", "after a blank"]
+    assert _ids(records) == [(name, number) for number, name in enumerate(ids, 2)]
+    texts = ["CCO", "CCN", "CCC |c:0|", "CCF |$_R1$|", "CCCC", "CCCl", "CCBr"]
+    assert [record.structure.text for record in records] == texts
+
+
 def test_an_id_without_a_smiles_is_a_record(tmp_path, options):
     path = tmp_path / "a.smi"
     path.write_bytes(b"CCO\ta\n\tno structure\tmore\n\n \t \n  \tn2\n  CC b\n")

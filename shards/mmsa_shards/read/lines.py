@@ -55,6 +55,8 @@ def smiles_records(pieces: Iterable[bytes], file: str, options: PrepareOptions) 
             fields = line.split("\t", 1) if "\t" in line else line.split(None, 1)
             smiles = fields[0].strip() if fields else ""
             rest = fields[1] if len(fields) > 1 else ""
+            if " " in smiles:
+                smiles, rest = _without_id(smiles, rest)
             if not smiles:
                 if not rest.strip():
                     continue
@@ -63,6 +65,17 @@ def smiles_records(pieces: Iterable[bytes], file: str, options: PrepareOptions) 
             if "|" in rest and rest.lstrip().startswith("|"):  # ChemAxon's extension, between the SMILES and the id
                 rest = rest.lstrip()[1:].partition("|")[2].lstrip()
             yield smiles_record(rest.strip().partition("\t")[0], smiles, file, number)
+
+
+def _without_id(text: str, rest: str) -> tuple[str, str]:
+    """Parts the id from a SMILES with a blank before the first tab, which ChemAxon's extension may follow.
+
+    Returns:
+        The SMILES with its extension, and the id; the `rest` of the line if there is no id before the tab.
+    """
+    smiles, behind = text.split(None, 1)
+    end = behind.find("|", 1) + 1 if behind[0] == "|" else 0
+    return (f"{smiles} {behind[:end]}".rstrip(), behind[end:]) if behind[end:] else (text, rest)
 
 
 def cid_smiles_records(pieces: Iterable[bytes], file: str, options: PrepareOptions) -> Iterator[Record | Refused]:
