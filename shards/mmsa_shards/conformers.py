@@ -17,8 +17,8 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 from rdkit.Chem.EnumerateStereoisomers import EnumerateStereoisomers, GetStereoisomerCount, StereoEnumerationOptions
 
-#: Increased when the same molecule and seed give other conformers: shards of two recipes are not mixed.
-RECIPE = 3
+#: Increased when the same molecule, coordinates and seed give other conformers: shards of two recipes are not mixed.
+RECIPE = 4
 
 # The steps of an embedding. Eigenvalues of the distance matrix are the faster start, random coordinates the more
 # reliable one. A molecule that is still without a conformer is often a cage whose unspecified centres fit together in
@@ -61,7 +61,15 @@ _ISOMERS = StereoEnumerationOptions(maxIsomers=8, onlyUnassigned=True, rand=0)
 _SHORTEST_RATIO, _LONGEST_RATIO = 0.7, 1.3
 _COVALENT_RADII = np.asarray([Chem.GetPeriodicTable().GetRcovalent(number) for number in range(119)])
 
-_SHORTEST_BOND = 0.4  # Å; the shortest bond of all, H-H, has 0.74
+# Given coordinates have wider limits, which tell Å from nm and from bohr (bonds are 1.9 times as long). In 2,091 real
+# structures (tests/shards/test_conformers.py) bonds of heavy atoms have ratios of 0.75 to 1.11. There is no longest
+# bond of metals, of which radii say little, and of deuterium, which one of those records has 6.8 Å from its carbon.
+_SHORTEST_GIVEN = 0.7  # Å; the shortest bond of all, H-H, has 0.74
+_LONGEST_GIVEN_RATIO = 1.5
+_NEVER_TOO_LONG = 1.7  # Å: 1.5 times F-F; few bonds are longer, and only their elements are looked up
+_NONMETALS = [*range(5, 11), *range(14, 19), *range(33, 37), *range(52, 55)]
+_NONMETAL_RADII = np.full_like(_COVALENT_RADII, np.nan)
+_NONMETAL_RADII[_NONMETALS] = _COVALENT_RADII[_NONMETALS]
 
 
 def embed(mol: Chem.Mol, *, count: int, seed: int, inchikey: str, mmff_iterations: int = 0) -> NDArray[np.float32]:
@@ -187,15 +195,35 @@ def _bond_lengths(xyz: NDArray[np.float64], ends: NDArray[np.int64]) -> NDArray[
 def given_coordinates(mol: Chem.Mol) -> NDArray[np.float32] | None:
     """Returns the (A, 3) float32 coordinates in Å from the input, or None if they are not a 3D structure.
 
-    A drawing is not 3D, and neither are coordinates that are not finite or let bonded atoms coincide.
+    They are not if the input says that they are a drawing, or if they are not finite, have bonds that no molecule has
+    (coinciding atoms, other units than Å), or have one height (z) for all atoms though a saturated carbon has three or
+    four heavy neighbours. Other drawings that claim to be 3D are taken as such, because many molecules are flat.
     """
     if mol.GetNumConformers() == 0 or not mol.GetConformer().Is3D():
         return None
     xyz = mol.GetConformer().GetPositions()
     if not math.isfinite(xyz.sum()):
         return None
-    bonded = Chem.Get3DDistanceMatrix(mol)[Chem.GetAdjacencyMatrix(mol) != 0]
-    return xyz.astype(np.float32) if bonded.min(initial=math.inf) >= _SHORTEST_BOND else None
+    distances = Chem.Get3DDistanceMatrix(mol)
+    bonded = Chem.GetAdjacencyMatrix(mol) != 0
+    if distances[bonded].min(initial=math.inf) < _SHORTEST_GIVEN:
+        return None
+    for first, second in np.argwhere(bonded & (distances > _NEVER_TOO_LONG)):
+        radii = _NONMETAL_RADII[[mol.GetAtomWithIdx(int(at)).GetAtomicNum() for at in (first, second)]]
+        if distances[first, second] > _LONGEST_GIVEN_RATIO * radii.sum():  # never for NaN
+            return None
+    if np.ptp(xyz[:, 2]) == 0 and any(map(_is_never_flat, mol.GetAtoms())):
+        return None
+    return xyz.astype(np.float32)
+
+
+def _is_never_flat(atom: Chem.Atom) -> bool:
+    """Returns whether an atom is a saturated carbon with three or four heavy neighbours, which lie in no plane."""
+    return (
+        atom.GetAtomicNum() == 6
+        and atom.GetTotalDegree() == 4
+        and sum(neighbour.GetAtomicNum() > 1 for neighbour in atom.GetNeighbors()) >= 3
+    )
 
 
 def _seed_of(inchikey: str, seed: int) -> int:

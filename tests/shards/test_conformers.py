@@ -164,6 +164,46 @@ def test_coordinates_that_mean_nothing_are_not_given(spoil):
     assert given_coordinates(mol) is None
 
 
+@pytest.mark.parametrize("smiles", ["CC(=O)Nc1ccc(O)cc1", "CCCCO", "c1ccccc1", "O=C=O", "OB(O)C#N"])
+@pytest.mark.parametrize(("factor", "is_3d"), [(1, True), (1 / 0.529177, False), (10, False), (0.1, False)])
+def test_coordinates_in_other_units_are_not_given(smiles, factor, is_3d):
+    mol = Chem.MolFromSmiles(smiles)
+    (xyz,) = embed(mol, count=1, seed=0, inchikey=KEY)
+    assert (given_coordinates(placed(mol, xyz * factor)) is not None) == is_3d
+
+
+def test_bonds_of_metals_may_be_long_and_not_vanish():
+    mol = Chem.MolFromSmiles("C[Na]")
+    for length, is_3d in ((0.3, False), (2.6, True), (4.0, True)):
+        found = given_coordinates(placed(mol, np.array([[0.0, 0, 0], [length, 0, 0]])))
+        assert (found is not None) == is_3d
+
+
+@pytest.mark.parametrize(
+    ("smiles", "can_be_flat"),
+    [
+        ("CC(C)(C)CO", False),
+        ("CC(F)Cl", False),
+        ("C[C@H]1CCCCC1", False),
+        ("CC(=O)Nc1ccc(O)cc1", True),
+        ("CCO", True),
+        ("[2H]C([2H])([2H])c1ccccc1", True),
+    ],
+)
+def test_a_drawing_that_claims_to_be_3d_is_none_where_the_molecule_cannot_be_flat(smiles, can_be_flat):
+    mol = Chem.MolFromSmiles(smiles)
+    drawing = np.column_stack([depict(mol), np.full(mol.GetNumAtoms(), 0.5)])
+    assert (given_coordinates(placed(mol, drawing)) is not None) == can_be_flat
+
+
+def test_real_structures_are_given(shared_data):
+    for name, count in (("egfr_10mol_10conf", 100), ("spice_des_monomers_5conf", 1890)):
+        with gzip.open(shared_data / "conformers" / f"{name}.sdf.gz") as file:
+            mols = [mol for mol in Chem.ForwardSDMolSupplier(file) if mol is not None]
+        assert len(mols) == count
+        assert all(given_coordinates(mol) is not None for mol in mols)
+
+
 def test_a_drawing_is_flat():
     xy = depict(Chem.MolFromSmiles("c1ccccc1C"))
     assert xy.shape == (7, 2)

@@ -167,12 +167,12 @@ def test_coordinates_follow_the_atoms_of_the_smiles():
     conformer = Chem.Conformer(mol.GetNumAtoms())
     conformer.Set3D(True)
     for atom in mol.GetAtoms():
-        conformer.SetAtomPosition(atom.GetIdx(), [2.0 * atom.GetAtomicNum(), 0.5 * atom.GetIdx(), 1.0])
+        conformer.SetAtomPosition(atom.GetIdx(), [0.1 * atom.GetAtomicNum(), atom.GetIdx(), 0.1 * atom.GetIdx()])
     mol.AddConformer(conformer)
     parent = standardize_text(Structure("molfile", Chem.MolToMolBlock(mol)), DEFAULT)
     assert isinstance(parent, Parent)
     numbers = [atom.GetAtomicNum() for atom in Chem.MolFromSmiles(parent.smiles).GetAtoms()]
-    np.testing.assert_allclose(parent.xyz[:, 0], [2.0 * number for number in numbers], atol=1e-3)
+    np.testing.assert_allclose(parent.xyz[:, 0], [0.1 * number for number in numbers], atol=1e-3)
 
 
 def test_inchikeys_are_made_as_asked(monkeypatch):
@@ -205,7 +205,7 @@ def test_coordinates_follow_the_atoms_through_every_step():
     conformer = Chem.Conformer(mol.GetNumAtoms())
     conformer.Set3D(True)
     for atom in mol.GetAtoms():
-        conformer.SetAtomPosition(atom.GetIdx(), [2.0 * atom.GetAtomicNum(), atom.GetIdx(), 1.0])
+        conformer.SetAtomPosition(atom.GetIdx(), [0.1 * atom.GetAtomicNum(), atom.GetIdx(), 1.0])
     mol.AddConformer(conformer)
     parent = standardize_text(
         Structure("molfile", Chem.MolToMolBlock(mol)), _with(isotopes="remove", tautomers="canonical")
@@ -213,7 +213,7 @@ def test_coordinates_follow_the_atoms_through_every_step():
     assert isinstance(parent, Parent)
     assert parent.smiles == "CC(=O)O"
     # Na O C O C and three D as given; C C O O in the parent, where the acid's oxygen is the one that held Na.
-    np.testing.assert_allclose(parent.xyz, [[12, 4, 1], [12, 2, 1], [16, 3, 1], [16, 1, 1]], atol=1e-3)
+    np.testing.assert_allclose(parent.xyz, [[0.6, 4, 1], [0.6, 2, 1], [0.8, 3, 1], [0.8, 1, 1]], atol=1e-3)
 
 
 def test_messages_say_what_is_wrong_and_where():
