@@ -44,8 +44,8 @@ from mmsa_shards.options import Columns, PrepareOptions, Standardization
 from mmsa_shards.prepare import prepare
 from mmsa_shards.read import Structure
 from mmsa_shards.schema import STEPS_PER_ANGSTROM
-from mmsa_shards.shard import read_block, verify_shard
-from mmsa_shards.standardize import Parent, Refusal, standardize_text
+from mmsa_shards.shard import read_block, read_shard
+from mmsa_shards.standardize import Parent, Refusal, standardize_many
 
 OPTIONS = load_config().prepare
 HEAVIEST = 50  # heavy atoms of what counts as a small molecule
@@ -113,7 +113,7 @@ class Bench:
         assert manifest.ledger.balances
         assert manifest.ledger.written >= 15, manifest.ledger
         for shard in manifest.shards:
-            verify_shard(out, shard)
+            list(read_shard(out, shard))  # checks every byte
         for molecule in _molecules(out, manifest):
             for conformer in molecule["conformers"]:
                 ends = np.asarray(molecule["bond_ends"]).reshape(-1, 2)
@@ -281,16 +281,13 @@ def _read_smiles(path: str | None) -> list[str]:
 
 def _take(smiles: list[str], count: int) -> list[str]:
     """Molecules spread evenly over a file, each once and of one fragment, so that both sides do the same work."""
+    spread = smiles[:: max(1, len(smiles) // (3 * count))]
+    structures = [Structure("SMILES", text) for text in spread if "." not in text]
     seen: dict[str, str] = {}
-    for text in smiles[:: max(1, len(smiles) // (3 * count))]:
-        if "." not in text and (parent := _standard(text)) is not None:
+    for parent in standardize_many(structures, Standardization.from_options(OPTIONS)):
+        if isinstance(parent, Parent) and Chem.MolFromSmiles(parent.smiles):
             seen.setdefault(parent.inchikey, parent.smiles)
     return list(seen.values())[:count]
-
-
-def _standard(smiles: str) -> Parent | None:
-    parent = standardize_text(Structure("SMILES", smiles), Standardization.from_options(OPTIONS))
-    return parent if isinstance(parent, Parent) and Chem.MolFromSmiles(parent.smiles) else None
 
 
 def _bare(smiles: str) -> Chem.Mol:

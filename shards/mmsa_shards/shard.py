@@ -165,16 +165,6 @@ def read_shard(
             on_fault(error)
 
 
-def verify_shard(folder: str | Path, shard: ShardEntry) -> None:
-    """Checks a shard against the manifest: every block, every byte, and the tar as other programs see it.
-
-    Raises:
-        ShardError: the first fault. It names the shard, and the block if only one is wrong.
-    """
-    for _ in read_shard(folder, shard):
-        pass
-
-
 def check_members(folder: str | Path, shard: ShardEntry) -> None:
     """Checks that the shard is a tar whose members are exactly the blocks of the manifest, in order.
 

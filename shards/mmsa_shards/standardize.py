@@ -130,17 +130,6 @@ def refused_if_lost(result: T | Lost) -> T | Refusal:
     return Refusal(result.reason, f"RDKit {result.message}") if isinstance(result, Lost) else result
 
 
-def standardize_text(structure: Structure, how: Standardization, *, keys: Keys = "needed") -> Parent | Refusal:
-    """Standardizes a SMILES or a molfile in this process.
-
-    Args:
-        structure: to parse; the 3D coordinates of a molfile are kept.
-        how: which steps to take, and how large a molecule may be.
-        keys: whether InChIKeys are made.
-    """
-    return _identify(_standardize(_parse(structure), how=how), keys=keys)
-
-
 class _Nameless(NamedTuple):
     """A parent that has no InChIKey yet."""
 

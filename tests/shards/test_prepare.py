@@ -27,7 +27,7 @@ from mmsa_shards.options import PrepareOptions
 from mmsa_shards.prepare import prepare
 from mmsa_shards.rejects import read_rejects
 from mmsa_shards.schema import BLOCK_SCHEMA
-from mmsa_shards.shard import read_block, verify_shard
+from mmsa_shards.shard import read_block, read_shard
 
 pytestmark = [pytest.mark.distributed, pytest.mark.usefixtures("local_ray")]
 
@@ -128,7 +128,7 @@ def test_plain_webdataset_opens_every_shard(prepared):
     rows = sum(pa.ipc.open_stream(sample["arrow"]).read_next_batch().num_rows for sample in samples)
     assert rows == Manifest.load(prepared).ledger.written
     for shard in Manifest.load(prepared).shards:
-        verify_shard(prepared, shard)
+        list(read_shard(prepared, shard))
 
 
 def test_workers_and_the_order_of_inputs_change_nothing(prepared, inputs, options, tmp_path):

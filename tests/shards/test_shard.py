@@ -13,7 +13,7 @@ import pytest
 
 from mmsa_shards.atomic import write_atomically
 from mmsa_shards.block import Molecule, molecules_to_block
-from mmsa_shards.shard import ShardError, check_members, read_block, read_shard, verify_shard, write_shard
+from mmsa_shards.shard import ShardError, check_members, read_block, read_shard, write_shard
 
 
 def _block(first: int, size: int) -> pa.RecordBatch:
@@ -70,7 +70,7 @@ def test_same_blocks_same_bytes(tmp_path, shard):
     again = write_shard(tmp_path, shard.name, "train", BLOCKS, "zstd")
     assert again == shard
     assert (tmp_path / shard.name).read_bytes() == first
-    verify_shard(tmp_path, shard)
+    list(read_shard(tmp_path, shard))
 
 
 def test_damage_is_named(tmp_path, shard):
@@ -79,10 +79,10 @@ def test_damage_is_named(tmp_path, shard):
     middle = shard.blocks[1].offset + shard.blocks[1].size // 2
     path.write_bytes(good[:middle] + bytes([good[middle] ^ 0xFF]) + good[middle + 1 :])
     with pytest.raises(ShardError, match=r"train-00003\.tar"):
-        verify_shard(tmp_path, shard)
+        list(read_shard(tmp_path, shard))
     path.write_bytes(good[:middle])
     with pytest.raises(ShardError, match=r"block 1 of .*train-00003\.tar"):
-        verify_shard(tmp_path, shard)
+        list(read_shard(tmp_path, shard))
     path.unlink()
     with pytest.raises(ShardError, match=r"block 0 of .*train-00003\.tar"):
         read_block(tmp_path, shard, 0)
@@ -109,7 +109,7 @@ def test_a_shard_that_is_cut_short_is_found_wherever_it_ends(tmp_path, shard):
     for length in range(0, len(good), tarfile.BLOCKSIZE):
         path.write_bytes(good[:length])
         with pytest.raises(ShardError, match=r"train-00003\.tar"):
-            verify_shard(tmp_path, shard)
+            list(read_shard(tmp_path, shard))
         for number, block in enumerate(shard.blocks):
             if block.offset + block.size > length:
                 with pytest.raises(ShardError, match=rf"block {number} of .*train-00003\.tar"):
@@ -125,7 +125,7 @@ def test_every_flipped_bit_is_found(tmp_path, shard):
         byte = bit // 8
         path.write_bytes(good[:byte] + bytes([good[byte] ^ 1 << bit % 8]) + good[byte + 1 :])
         with pytest.raises(ShardError, match=r"train-00003\.tar"):
-            verify_shard(tmp_path, shard)
+            list(read_shard(tmp_path, shard))
         for number, block in enumerate(shard.blocks):
             if block.offset <= byte < block.offset + block.size:
                 within += 1

@@ -13,14 +13,22 @@ from rdkit.Chem import rdDepictor, rdDistGeom
 from mmsa_shards.options import Standardization
 from mmsa_shards.read import Structure
 from mmsa_shards.standardize import (
+    Keys,
     Parent,
     Refusal,
+    _identify,
     _may_change,
+    _parse,
+    _standardize,
     parent_of,
     standardize_many,
-    standardize_text,
 )
 from tests.fixtures.standardization import DEFAULT
+
+
+def standardize_text(structure: Structure, how: Standardization, *, keys: Keys = "needed") -> Parent | Refusal:
+    """The steps that a guard takes, in this process."""
+    return _identify(_standardize(_parse(structure), how=how), keys=keys)
 
 
 def _standardized(smiles: str, how: Standardization = DEFAULT) -> Parent:
