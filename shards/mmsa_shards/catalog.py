@@ -115,6 +115,12 @@ class Chapter:
         with write_atomically(self.folder / _DONE) as file:
             file.write(json.dumps({"chunks": num_chunks}).encode())
 
+    def clear(self) -> None:
+        """Removes all chunks written so far."""
+        # Not the refusals beside them: a chunk that a task is about to finish needs its own, and writes it anew.
+        for path in self.folder.glob("*.arrow"):
+            path.unlink()
+
     def look(self) -> ChunkCounts:
         """Returns the summed counts of the chunks written since the last look, which are added to `counts`."""
         new = [path for path in self.folder.glob("*.arrow") if path.name not in self._seen]
@@ -145,7 +151,7 @@ def catalog_input(
             for number, chunk in enumerate(chunks_of(records)):
                 path = chapter.chunk(number)
                 if number % parts == part and not path.exists():
-                    _catalog_chunk(path, chunk, taken - before, excluded, options)
+                    _catalog_chunk(path, chunk, taken - before, chapter.source, excluded, options)
                 before = taken
         finally:  # a file that was replaced explains any other error
             check_unchanged(chapter.source)
@@ -218,7 +224,12 @@ def _copied(table: pa.Table) -> pa.Table:
 
 
 def _catalog_chunk(
-    path: Path, chunk: Sequence[Record | Refused], num_bytes: int, excluded: frozenset[str], options: PrepareOptions
+    path: Path,
+    chunk: Sequence[Record | Refused],
+    num_bytes: int,
+    source: Input,
+    excluded: frozenset[str],
+    options: PrepareOptions,
 ) -> None:
     """Standardizes a chunk and writes it sorted along the axis, after writing the refusals beside it."""
     records = [record for record in chunk if isinstance(record, Record)]
@@ -256,8 +267,11 @@ def _catalog_chunk(
         [pa.array(column, field.type) for column, field in zip(columns, CATALOG_SCHEMA, strict=True)],
         schema=CATALOG_SCHEMA.with_metadata({"counts": json.dumps(asdict(counts))}),
     )
-    with write_atomically(path) as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table)
+    with write_atomically(path) as file:
+        with pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+        if source.url.startswith("file://"):  # a server is asked once, after the last chunk
+            check_unchanged(source)
 
 
 def _given(parents: Sequence[Parent | Refusal], options: PrepareOptions) -> dict[int, bytes | None]:

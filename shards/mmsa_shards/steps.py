@@ -156,14 +156,16 @@ class Preparation:
         for key, num_chunks in self.pool.map(catalog_input, calls(), heartbeat=tell):
             left[key] -= 1
             if isinstance(num_chunks, PrepareError):
-                unusable[key] = num_chunks
+                if not isinstance(unusable.get(key), ChangedError):  # which explains any other error
+                    unusable[key] = num_chunks
             elif left[key] == 0 and key not in unusable:
                 chapters[key].close(num_chunks)
+            # Should its former state come back, its chunks are not to be found. Those of each part go at once, as this
+            # run may be stopped before the last part.
+            if isinstance(unusable.get(key), ChangedError):
+                chapters[key].clear()
             if left[key] == 0:
                 counts += under_way.pop(key).look()
-        for key, error in unusable.items():
-            if isinstance(error, ChangedError):  # should its former state come back, its chunks are not to be found
-                shutil.rmtree(chapters[key].folder)
         if unusable:
             raise PrepareError("\n".join(map(str, unusable.values())))
         self.progress("read", counts.read, counts.read, counts.rejected)

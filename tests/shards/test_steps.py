@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from mmsa_shards.errors import PrepareError
+from mmsa_shards import catalog
+from mmsa_shards.errors import ChangedError, PrepareError
 from mmsa_shards.folder import Folder
 from mmsa_shards.job import describe
 from mmsa_shards.steps import Preparation
+from tests.fixtures.download_server import serving
 
 
 class OneProcess:
@@ -39,7 +41,7 @@ def preparation(tmp_path, options):
     """Makes the steps for these inputs, with a list of what they tell."""
     told: list[tuple] = []
 
-    def make(*inputs: Path, pool: OneProcess | None = None, **changes) -> tuple[Preparation, list[tuple]]:
+    def make(*inputs: Path | str, pool: OneProcess | None = None, **changes) -> tuple[Preparation, list[tuple]]:
         chosen, work = replace(options, **changes), tmp_path / "work"
         work.mkdir(exist_ok=True)
         job = describe([str(path) for path in inputs], chosen, None)
@@ -76,6 +78,58 @@ def test_an_input_that_is_replaced_by_a_part_of_it_is_said_to_have_changed(tmp_p
     path.write_bytes(whole[:-9])
     with pytest.raises(PrepareError, match=r"^input \S+/a\.smi\.gz has changed since"):
         steps.read()
+
+
+def of_4000(end: str) -> str:
+    """A SMILES file of several parts and chunks, whose molecules all have this end."""
+    return "".join(f"{'C' * (n % 90 + 1)}{end} m{n}\n" for n in range(4000))
+
+
+def test_a_chunk_of_a_file_that_was_replaced_while_it_was_read_is_not_kept(tmp_path, preparation, monkeypatch):
+    path, standardize_many = tmp_path / "a.smi", catalog.standardize_many
+    path.write_text(of_4000("O"))
+    steps, _ = preparation(path)
+    seen = []
+
+    def replacing(structures, how):
+        seen.append(structures)
+        if len(seen) == 2:
+            path.write_text(of_4000("N"))
+            os.utime(path, (1, 1))
+        return standardize_many(structures, how)
+
+    monkeypatch.setattr(catalog, "standardize_many", replacing)
+    chapter = steps.chapters[0]
+    _, error = catalog.catalog_input(chapter, 0, 1, frozenset(), steps.options)
+    assert isinstance(error, ChangedError)
+    assert [path.name for path in chapter.folder.glob("*.arrow")] == ["000000.arrow"]
+
+
+@pytest.mark.parametrize("then", ["stopped", "gone", "same"])
+def test_nothing_stays_of_an_input_that_was_replaced_on_a_server(preparation, then):
+    """Whatever happens while its other parts are read."""
+
+    class Eventful(OneProcess):
+        workers = 2
+
+        def map(self, function, calls, *, gpus=0, heartbeat=None):
+            for number, call in enumerate(calls):
+                if number == 1 and then == "stopped":
+                    raise KeyboardInterrupt
+                result = function(*call)
+                if number > 0 and then == "gone":
+                    result = call[0].source.key, PrepareError("the server is gone")
+                yield result
+
+    with serving() as server:
+        server.put("a.smi", of_4000("O").encode())
+        steps, _ = preparation(f"{server.url}a.smi", pool=Eventful())
+        assert steps.parts_of(steps.chapters[0], 1) > 1
+        server.put("a.smi", of_4000("N").encode(), time=1_800_000_000.0)
+        with pytest.raises(KeyboardInterrupt if then == "stopped" else PrepareError) as stop:
+            steps.read()
+        assert then == "stopped" or "has changed since this preparation began" in str(stop.value)
+        assert list(steps.chapters[0].folder.glob("*.arrow")) == []
 
 
 def test_the_work_of_telling_grows_with_the_number_of_inputs_and_no_faster(tmp_path, preparation, monkeypatch):

@@ -20,4 +20,5 @@ def access_errors() -> tuple[type[Exception], ...]:
 
 def _aiohttp_error(name: str) -> tuple[type[Exception], ...]:
     """Returns an error class of aiohttp, which fsspec does not convert to an OSError or EOFError."""
-    return (getattr(sys.modules["aiohttp"], name),) if "aiohttp" in sys.modules else ()
+    error = getattr(sys.modules.get("aiohttp"), name, None)  # None also while another call imports it
+    return () if error is None else (error,)
