@@ -55,6 +55,10 @@ _FIRST_CHUNK, _LARGEST_CHUNK = 256, 32768
 _CHUNKS_PER_DOUBLING = 8
 _CHUNK_CHARACTERS = 1 << 25
 
+# Mapped chunks take no memory that the system cannot take back, but Linux maps only 65,530 files for a process, with
+# those of its libraries. Of more chunks than this, the records of the interval are copied.
+_MOST_MAPPED = 10_000
+
 _DONE = "done.json"
 
 
@@ -196,8 +200,8 @@ def read_interval(
         cover the interval. Yields nothing if the interval holds no record.
     """
     opened = (_open_table(path).read_all().replace_schema_metadata(None) for path in paths if end > start)
-    # Copied, so that the files close: there may be more of them than Linux maps for a process (65,530).
-    chunks = [_copied(chunk) for table in opened if (chunk := _between(table, start, end)).num_rows]
+    many = len(paths) > _MOST_MAPPED
+    chunks = [_copied(chunk) if many else chunk for table in opened if (chunk := _between(table, start, end)).num_rows]
     count = -(-(sum(map(len, chunks)) + beside) // most) if chunks else 0
     borders = [start + (end - start) * n // count for n in range(count + 1)] if count else []
     for first, last in pairwise(borders):
@@ -219,7 +223,7 @@ def _between(table: pa.Table, start: int, end: int) -> pa.Table:
 
 
 def _copied(table: pa.Table) -> pa.Table:
-    """Returns the rows of a table without the rest of its buffers."""
+    """Returns the table in memory, so that its file closes."""
     return table.take(pa.array(np.arange(len(table))))
 
 

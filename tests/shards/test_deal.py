@@ -90,8 +90,17 @@ def test_memory_does_not_grow_with_the_interval(options, tmp_path):
     assert peak(80_000) < 1.3 * peak(32_768)
 
 
-def test_files_of_chunks_do_not_stay_open(tmp_path):
+def test_records_that_are_not_being_merged_take_no_memory(tmp_path):
+    chunks = write_chunks(tmp_path / "chunks", 20_000)
+    before = pa.total_allocated_bytes()
+    held = [pa.total_allocated_bytes() - before for _ in read_interval(chunks, 0, AXIS, 1 << 12)]
+    assert len(held) == 5
+    assert max(held) < 1000, "bytes"
+
+
+def test_files_of_many_chunks_do_not_stay_open(tmp_path, monkeypatch):
     """Linux maps 65,530 files for a process, and there may be more chunks."""
+    monkeypatch.setattr("mmsa_shards.catalog._MOST_MAPPED", 39)
     chunks = [write_chunk(tmp_path / f"{number:06d}.arrow", range(number, number + 1)) for number in range(40)]
 
     def mapped() -> int:
