@@ -75,16 +75,27 @@ def test_shards_in_a_folder_are_no_input(files, options, caplog):
     """Their refused records are a table, without SMILES."""
     before, shards = describe([str(files)], options, None), files / "b" / "shards"
     (shards / "rejects").mkdir(parents=True)
-    for name in ("manifest.json", "job.json", "train-00000.tar", "rejects/part-00000.parquet"):
+    (shards / "manifests").mkdir()
+    written = ("train-00000.tar", "val-00000.tar", "rejects/part-00000.parquet", "manifests/0123456789ab.json")
+    for name in ("manifest.json", "job.json", *written):
         (shards / name).write_text("as `mmsa prepare` writes it")
     assert describe([str(files)], options, None) == before
     assert caplog.messages == [f"{files}: left out are shards (file://{shards})"]
     with pytest.raises(
-        PrepareError, match=r"b/shards matches no file .* holds shards .*: name what they were prepared"
+        PrepareError,
+        match=r"b/shards matches no file .* holds shards .*/b/shards\): name the files that they were prepared from, "
+        "or, to embed their molecules, the folder of the shards itself",
     ):
         describe([str(shards)], options, None)
     (shards / "job.json").unlink()  # a manifest of something else
     assert len(describe([str(files)], options, None).inputs) == len(before.inputs) + 1
+
+
+def test_files_of_molecules_beside_and_below_shards_are_inputs(tmp_path, options):
+    for name in ("manifest.json", "job.json", "rejects/part-00000.parquet", "raw/a.smi", "test.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("C")
+    assert names(describe([str(tmp_path)], options, None)) == ["a.smi", "test.csv"]
 
 
 def test_inputs_that_were_there_keep_their_names(files, options):

@@ -24,6 +24,10 @@ _LOG = logging.getLogger(__name__)
 _NAMED = 3  # of the files that a warning is about
 _CHECKSUM = ".md5"  # as `mmsa download` writes beside each file
 _PART = re.compile(r"part-\d{5,}\.parquet")
+# What a preparation writes into its folder. The refused records are a table, but without SMILES.
+_OF_SHARDS = re.compile(
+    r"(.*)/(?:manifest\.json|job\.json|manifests/\w+\.json|rejects/part-\d{5,}\.parquet|(?:train|val)-\d{5,}\.tar)"
+)
 
 
 def files_of(path: str, without: str = "", *, exports: bool = False) -> list[str]:
@@ -32,8 +36,8 @@ def files_of(path: str, without: str = "", *, exports: bool = False) -> list[str
     Args:
         path: a file; a folder, which expands to all files below it of a kind that `read_records` supports; or a
             pattern with ``*``, which expands to matching files of these kinds. Hidden files must be named explicitly,
-            and the parts of what `mmsa embed` wrote too, be it by a pattern such as ``part-*.parquet``. Folders of
-            shards are left out. Warnings say what else is left out.
+            and the parts of what `mmsa embed` wrote too, be it by a pattern such as ``part-*.parquet``. What `mmsa
+            prepare` wrote is left out. Warnings say what else is left out.
         without: folder whose files are left out, because it is the output folder.
         exports: whether to take those parts as well, where it does no harm that their molecules are read twice.
 
@@ -64,7 +68,7 @@ def files_of(path: str, without: str = "", *, exports: bool = False) -> list[str
     ]
     every = _outside(every, [_url(without)] if without else [])
     shards = _folders_of_shards(every)
-    every = _outside(every, shards)
+    every = [file for file in every if not ((written := _OF_SHARDS.fullmatch(file)) and written[1] in shards)]
     files = [file for file in every if is_known_kind(file)]
     others = sorted(set(every) - set(files))
     for file in others:
@@ -79,8 +83,11 @@ def files_of(path: str, without: str = "", *, exports: bool = False) -> list[str
         _LOG.warning("%s: left out are %s; to read their molecules, name each of these files", path, what)
         others = _outside(others, {file.rpartition("/")[0] for file in vectors})
     if not files:
-        what = f", and holds shards ({shards[0]}): name what they were prepared from" if shards else ": check the path"
-        raise PrepareError(f"input {path} matches no file that can be read{what}")
+        what = (
+            f", and holds shards ({_a_few(shards)}): name the files that they were prepared from, or, to embed their "
+            "molecules, the folder of the shards itself"
+        )
+        raise PrepareError(f"input {path} matches no file that can be read{what if shards else ': check the path'}")
     if shards:
         _LOG.warning("%s: left out are shards (%s)", path, _a_few(shards))
     if others := [file for file in others if not file.endswith(_CHECKSUM)]:
@@ -95,7 +102,7 @@ def _outside(files: Iterable[str], folders: Iterable[str]) -> list[str]:
 
 
 def _folders_of_shards(files: Iterable[str]) -> list[str]:
-    """Returns the folders that a preparation has written, whose refused records are tables without SMILES."""
+    """Returns the folders into which a preparation has written; other files may lie there too."""
     with_job = {file.rpartition("/")[0] for file in files if file.endswith(f"/{JOB_NAME}")}
     return [
         folder
