@@ -16,13 +16,16 @@ from mmsa_shards.read import Record, Refused, read_records
 from mmsa_shards.standardize import Refusal, standardize_many
 
 _CUT_OFF = ("truncated_file", "damaged_file")
+# The inputs are standardized in the same way, so none of them keeps a molecule that is refused for one of these. Other
+# reasons may lie in how a molecule is written, and the inputs may have it in another form.
+_IN_NO_INPUT = ("too_many_atoms", "undefined_atom", "inchi")
 
 
 class Exclusion(NamedTuple):
     """What a file contributes to the molecules that are excluded."""
 
     skeletons: frozenset[str]
-    """First blocks of the InChIKeys."""
+    """First blocks of the InChIKeys; none of molecules that no input can hold, such as those with too many atoms."""
     unread: str
     """A sentence about the molecules that cannot be read, and so are not excluded; empty if there are none."""
 
@@ -61,15 +64,15 @@ def _excluded_by(source: Input, options: PrepareOptions) -> Exclusion:
                 "(prepare.allow_truncated is for inputs only)"
             )
         for record, parent in zip(records, standardize_many([r.structure for r in records], how), strict=True):
-            if isinstance(parent, Refusal):
-                lost.append(Refused(record.id, record.place, parent.reason, parent.message))
-            else:
+            if not isinstance(parent, Refusal):
                 skeletons.add(parent.inchikey.partition("-")[0])
+            elif parent.reason not in _IN_NO_INPUT:
+                lost.append(Refused(record.id, record.place, parent.reason, parent.message))
         read, unread = read + len(chunk), unread + len(lost)
         if lost and not first:
             place, message = min((refused.place.number, refused.message) for refused in lost)
             first = f"the first, number {place}: {message}"
-    if not skeletons:
+    if unread == read:
         raise PrepareError(
             f"none of the {read:,} molecules of {source.url}, a file to exclude, can be read ({first}): see that the "
             "SMILES come first in each line, or in a column named smiles or by prepare.smiles_column, or leave the "

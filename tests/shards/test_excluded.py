@@ -62,6 +62,17 @@ def test_molecules_that_cannot_be_read_are_counted(tmp_path, options):
     assert excluded_by(source_of(path), options).unread == ""
 
 
+def test_molecules_that_no_input_can_hold_need_not_be_excluded(tmp_path, options):
+    path = tmp_path / "test.csv"
+    path.write_text("smiles\nCCO\nCCCCCCC\n*CC\n")
+    small = replace(options, max_atoms=5)
+    assert excluded_by(source_of(path), small) == ({ETHANOL}, "")
+    path.write_text("smiles\nCCCCCCC\n*CC\n")
+    assert excluded_by(source_of(path), small) == (set(), "")
+    path.write_text("smiles\nCCCCCCC\njunk\n")
+    assert excluded_by(source_of(path), small).unread.startswith("1 of 2 molecules of ")
+
+
 @pytest.mark.parametrize(
     ("name", "text", "asked", "first"),
     [
