@@ -12,7 +12,7 @@ from typing import NamedTuple
 import fsspec
 import pyarrow.parquet as pq
 
-from mmsa_shards.read import name_of
+from mmsa_shards.read import kind_of
 from mmsa_shards.read.unpack import plain, read_pieces, unpacked
 
 # How molfiles end, alone and in an SDF; a molfile has at least one of the two, a line of SMILES neither.
@@ -45,7 +45,7 @@ def facts_of(path: str) -> FileFacts:
 
         pieces = hashed()
         rows = 0
-        if name_of(path).lower().endswith(".parquet"):
+        if kind_of(path) == ".parquet":
             for _ in pieces:
                 pass
             rows = pq.ParquetFile(stream, pre_buffer=False).metadata.num_rows

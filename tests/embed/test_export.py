@@ -23,6 +23,7 @@ from mmsa_dist.embed.file_facts import facts_of
 from mmsa_shards.folder import Folder
 from mmsa_shards.manifest import Manifest
 from mmsa_shards.shard import read_block
+from tests.fixtures.download_server import serving
 from tests.fixtures.embedders import DRUGS, random_embedder
 
 
@@ -470,6 +471,13 @@ def test_the_array_of_other_vectors_is_removed(embedder, table, tmp_path):
         part.unlink()
     export_embeddings(random_embedder(1), table, tmp_path / "out")
     assert not (tmp_path / "out" / "_vectors.npy").exists()
+
+
+def test_rows_of_parquet_are_counted_though_only_the_query_of_a_url_says_what_it_is(tmp_path):
+    pq.write_table(pa.table({"smiles": ["CCO", "C\nC"]}), tmp_path / "a.parquet")
+    with serving() as server:
+        server.put("get?file=a.parquet", (tmp_path / "a.parquet").read_bytes())
+        assert facts_of(f"{server.url}get?file=a.parquet").rows == 2
 
 
 def test_a_change_anywhere_in_a_large_file_makes_it_another(embedder, tmp_path):

@@ -413,9 +413,26 @@ def test_the_query_of_a_url_is_no_part_of_the_name(options):
         server.put("a.csv.gz?download=1", gzip.compress(b"smiles\nCCO\n"))
         (record,) = _read(f"{server.url}a.csv.gz?download=1", options)
         assert (record.id, record.structure.text) == ("a.csv.gz:2", "CCO")
-        server.put("get?file=a.csv", b"smiles\nCCO\n")
-        with pytest.raises(PrepareError, match=r"get\?file=a\.csv is of no kind that can be read"):
-            _read(f"{server.url}get?file=a.csv", options)
+        (record,) = _read(f"simplecache::{server.url}a.csv.gz?download=1", options)
+        assert record.id == "a.csv.gz:2"
+
+
+def test_the_query_of_a_url_tells_the_kind_where_the_path_does_not(options):
+    with serving() as server:
+        for name, start in (
+            ("get?file=a.csv", b"smiles\n"),
+            ("get.php?id=1&file=b/a.CSV.gz", b"smiles\n"),
+            ("a.smi?x.csv", b""),
+        ):
+            server.put(name, start + b"CCO\n")
+            (record,) = _read(server.url + name, options)
+            assert record.structure.text == "CCO"
+        for name, why in (
+            ("get?file=a", "of no kind that can be read: download it to a file with one of "),
+            ("a.zip?file=a.csv", "packed in an unsupported format"),
+        ):
+            with pytest.raises(PrepareError, match=why):
+                _read(server.url + name, options)
 
 
 def test_a_file_goes_by_the_name_that_it_is_given(tmp_path, options):

@@ -30,7 +30,7 @@ __all__ = [
     "check_kind",
     "files_of",
     "is_known_kind",
-    "name_of",
+    "kind_of",
     "read_records",
 ]
 

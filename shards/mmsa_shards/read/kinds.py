@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
-from urllib.parse import urlsplit
 
 from mmsa_shards.errors import PrepareError
 
@@ -11,6 +11,8 @@ from mmsa_shards.errors import PrepareError
 CID_SMILES = "CID-SMILES"
 _KINDS = {".smi", ".smiles", CID_SMILES, ".csv", ".tsv", ".sdf", ".mol", ".mdl", ".parquet"}
 _UNPACKERS = {".bz2": "bunzip2", ".xz": "unxz", ".zst": "unzstd", ".lz4": "unlz4", ".zip": "unzip", ".7z": "7z"}
+# Of a server, also at the end of a chain such as simplecache::https://library/a.smi.
+_WEB_URL = re.compile(r"(?:.*::)?https?://")
 
 
 def is_known_kind(path: str) -> bool:
@@ -18,14 +20,27 @@ def is_known_kind(path: str) -> bool:
     return kind_of(path) in _KINDS
 
 
+def without_query(path: str) -> str:
+    """Returns a web URL without what follows its path, such as ``?download=1``; any other path as it is."""
+    return re.split("[?#]", path, maxsplit=1)[0] if _WEB_URL.match(path) else path
+
+
 def name_of(path: str) -> str:
-    """Returns the name of a file, for a URL without the query behind it, such as ``?download=1``."""
-    return PurePosixPath(urlsplit(path).path if path.startswith(("http://", "https://")) else path).name
+    """Returns the name of a file, for a web URL without its query."""
+    return PurePosixPath(without_query(path)).name
 
 
 def kind_of(path: str) -> str:
-    """Returns the suffix of a file in lower case without ``.gz``, or `CID_SMILES`."""
-    name = name_of(path)
+    """Returns the suffix of a file in lower case without ``.gz``, or `CID_SMILES`.
+
+    It is that of the query of a web URL, such as ``get?file=a.csv``, if the path before it has none of a known kind.
+    """
+    kind = _kind_of_name(name_of(path))
+    last = _kind_of_name(PurePosixPath(path).name)
+    return last if last in _KINDS and kind not in {*_KINDS, *_UNPACKERS} else kind
+
+
+def _kind_of_name(name: str) -> str:
     suffix = PurePosixPath(name.lower().removesuffix(".gz")).suffix
     return CID_SMILES if name.startswith(CID_SMILES) and suffix in ("", ".smi", ".smiles") else suffix
 
@@ -43,6 +58,7 @@ def check_kind(path: str) -> None:
             f"{path} is packed in an unsupported format: unpack it with {_UNPACKERS[kind]}, or pack it with gzip"
         )
     if not is_known_kind(path):
+        mend = "download it to a file with" if _WEB_URL.match(path) else "rename it to"
         raise PrepareError(
-            f"{path} is of no kind that can be read: rename it to one of {' '.join(sorted(_KINDS))} (also with .gz)"
+            f"{path} is of no kind that can be read: {mend} one of {' '.join(sorted(_KINDS))} (also with .gz)"
         )
