@@ -19,7 +19,7 @@ from mmsa_shards.folder import is_in_memory
 from mmsa_shards.manifest import JOB_NAME
 from mmsa_shards.options import PrepareOptions
 from mmsa_shards.places import locate, reaching
-from mmsa_shards.read import check_kind, files_of
+from mmsa_shards.read import check_kind, files_of, without_query
 from mmsa_shards.schema import SCHEMA_VERSION
 
 # Options that affect the run time or which inputs are accepted, but not the result of an accepted input. What can be
@@ -38,7 +38,8 @@ class Input:
 
     url: str
     name: str
-    """Its name in the ledger: the shortest end of its path that no other input has."""
+    """Its name in the ledger and in ids: the shortest end of its path, without the query of a URL, that no other input
+    has."""
     bytes: int
     changed: str
     """Its last change as its file system reports it; "None" if it does not."""
@@ -188,10 +189,20 @@ def _facts_of(path: str) -> dict[str, Any]:
     return {"url": system.unstrip_protocol(inner), "bytes": info["size"] or 0, "changed": changed}
 
 
+def _parts_of(url: str) -> list[str]:
+    """Returns the parts of a path of which an end becomes a name; in place of a query, which may be secret, its digest.
+
+    The digest comes first, so it is in a name only if two URLs differ in nothing else.
+    """
+    place = without_query(url)
+    query = hashlib.blake2b(url.encode(), digest_size=4).hexdigest()
+    return [*([query] if place != url else []), *place.split("/")]
+
+
 def _named(files: Iterable[dict[str, Any]], taken: Collection[str]) -> list[Input]:
     """Names each file by the shortest end of its path that is neither `taken` nor another file's."""
     facts = sorted(files, key=itemgetter("url"))
-    parts = [entry["url"].split("/") for entry in facts]
+    parts = [_parts_of(entry["url"]) for entry in facts]
     lengths = [1] * len(facts)
     while True:
         names = ["/".join(own[-length:]) for own, length in zip(parts, lengths, strict=True)]

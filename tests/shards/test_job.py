@@ -33,6 +33,20 @@ def test_inputs_have_the_shortest_names_that_tell_them_apart(files, options):
     assert names(describe(paths, options, None)) == ["a/x.smi", "c/b/x.smi", f"{files.name}/b/x.smi", "y.smi"]
 
 
+def test_the_query_of_a_url_which_may_be_secret_is_in_no_name(options):
+    with serving() as server:
+        urls = [f"{server.url}{name}" for name in ("a.csv.gz?sig=SECRET/x", "b/get?sig=SECRET&file=a.csv")]
+        for url in urls:
+            server.put(url.removeprefix(server.url), b"smiles\nCCO\n")
+        assert names(describe(urls, options, None)) == ["a.csv.gz", "get"]
+        assert names(describe([f"simplecache::{urls[0]}"], options, None)) == ["a.csv.gz"]
+        server.put("b/get?sig=SECRET&file=b.csv", b"smiles\nCCN\n")
+        urls.append(f"{server.url}b/get?sig=SECRET&file=b.csv")
+        different = set(names(describe(urls, options, None)))
+        assert len(different) == 3
+        assert {name[8:] for name in different - {"a.csv.gz"}} == {f"/{server.url}b/get"}
+
+
 def test_folders_and_patterns_stand_for_files(files, options):
     (files / "b" / "x.smi.md5").write_text("no molecules")
     every = [str(files / name) for name in ("a/x.smi", "b/x.smi", "b/y.smi", "c/b/x.smi")]

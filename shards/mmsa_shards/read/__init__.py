@@ -14,7 +14,7 @@ from mmsa_shards.options import PrepareOptions
 from mmsa_shards.places import opened
 from mmsa_shards.read.failures import access_errors, truncation_errors
 from mmsa_shards.read.files import EXPORT_KEY, files_of
-from mmsa_shards.read.kinds import CID_SMILES, check_kind, is_known_kind, kind_of, name_of
+from mmsa_shards.read.kinds import CID_SMILES, check_kind, is_known_kind, kind_of, name_of, without_query
 from mmsa_shards.read.lines import cid_smiles_records, line_batches, smiles_records
 from mmsa_shards.read.record import Place, Record, Refused, Structure
 from mmsa_shards.read.sdf import sdf_records
@@ -32,6 +32,7 @@ __all__ = [
     "is_known_kind",
     "kind_of",
     "read_records",
+    "without_query",
 ]
 
 
