@@ -68,9 +68,11 @@ def test_a_file_in_a_folder_that_is_packed_otherwise_is_refused_as_if_named(tmp_
             describe([str(path)], options, None)
         messages.append(str(error.value).removeprefix("file://"))
     assert len(set(messages)) == 1
-    (tmp_path / name).with_suffix("").write_text("C")  # unpacked beside it
-    if name == "c.smi.bz2":
-        assert names(describe([str(tmp_path)], options, None)) == ["a.smi", "c.smi"]
+    plain = (tmp_path / name).with_suffix("")
+    for beside in (plain, plain.with_name(f"{plain.name}.gz")):
+        beside.write_text("C")
+        assert names(describe([str(tmp_path)], options, None)) == ["a.smi", beside.name]
+        beside.unlink()
 
 
 def test_files_that_are_passed_over_are_told(files, options, caplog):

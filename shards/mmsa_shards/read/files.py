@@ -43,7 +43,7 @@ def files_of(path: str, without: str = "", *, exports: bool = False) -> list[str
 
     Raises:
         PrepareError: `path` is empty, a folder or pattern expands to no file, or to one that is packed otherwise than
-            by gzip, or the file system or server fails.
+            by gzip and does not lie there in a form that can be read too, or the file system or server fails.
     """
     if not path:
         raise PrepareError("the name of an input is empty: name a file, a folder or a pattern")
@@ -70,9 +70,11 @@ def files_of(path: str, without: str = "", *, exports: bool = False) -> list[str
     shards = _folders_of_shards(every)
     every = [file for file in every if not ((written := _OF_SHARDS.fullmatch(file)) and written[1] in shards)]
     files = [file for file in every if is_known_kind(file)]
-    others = sorted(set(every) - set(files))
+    known = set(files)
+    others = sorted(set(every) - known)
     for file in others:
-        if is_packed_kind(file) and file.rpartition(".")[0] not in files:
+        stem = file.rpartition(".")[0]
+        if is_packed_kind(file) and not {stem, f"{stem}.gz"} & known:
             check_kind(file)
     vectors = [] if exports or named[-1].startswith("part-") else _parts_of_exports(files)
     if vectors:  # their molecules would be read twice
