@@ -18,7 +18,7 @@ from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 from rdkit.Chem.EnumerateStereoisomers import EnumerateStereoisomers, GetStereoisomerCount, StereoEnumerationOptions
 
 #: Increased when the same molecule, coordinates and seed give other conformers: shards of two recipes are not mixed.
-RECIPE = 4
+RECIPE = 5
 
 # The steps of an embedding. Eigenvalues of the distance matrix are the faster start, random coordinates the more
 # reliable one. A molecule that is still without a conformer is often a cage whose unspecified centres fit together in
@@ -61,12 +61,14 @@ _ISOMERS = StereoEnumerationOptions(maxIsomers=8, onlyUnassigned=True, rand=0)
 _SHORTEST_RATIO, _LONGEST_RATIO = 0.7, 1.3
 _COVALENT_RADII = np.asarray([Chem.GetPeriodicTable().GetRcovalent(number) for number in range(119)])
 
-# Given coordinates have wider limits, which tell Å from nm and from bohr (bonds are 1.9 times as long). In 2,091 real
-# structures (tests/shards/test_conformers.py) bonds of heavy atoms have ratios of 0.75 to 1.11. There is no longest
-# bond of metals, of which radii say little, and of deuterium, which one of those records has 6.8 Å from its carbon.
+# Given coordinates have wider limits, which tell Å from nm and, unless all bonds are of metals or deuterium, from bohr
+# (bonds are 1.9 times as long); a drawing may be within them. In 2,091 real structures (the 1,990 and 101 of two tests
+# in tests/shards/test_conformers.py) bonds of heavy atoms have ratios of 0.75 to 1.11. There is no longest bond of
+# metals, of which radii say little, and of deuterium, which one of those records has 6.8 Å from its carbon.
 _SHORTEST_GIVEN = 0.7  # Å; the shortest bond of all, H-H, has 0.74
 _LONGEST_GIVEN_RATIO = 1.5
 _NEVER_TOO_LONG = 1.7  # Å: 1.5 times F-F; few bonds are longer, and only their elements are looked up
+_FLAT = 1e-3  # Å: root mean square of the distances from the best plane
 _NONMETALS = [*range(5, 11), *range(14, 19), *range(33, 37), *range(52, 55)]
 _NONMETAL_RADII = np.full_like(_COVALENT_RADII, np.nan)
 _NONMETAL_RADII[_NONMETALS] = _COVALENT_RADII[_NONMETALS]
@@ -195,8 +197,8 @@ def _bond_lengths(xyz: NDArray[np.float64], ends: NDArray[np.int64]) -> NDArray[
 def given_coordinates(mol: Chem.Mol) -> NDArray[np.float32] | None:
     """Returns the (A, 3) float32 coordinates in Å from the input, or None if they are not a 3D structure.
 
-    They are not if the input says that they are a drawing, or if they are not finite, have bonds that no molecule has
-    (coinciding atoms, other units than Å), or have one height (z) for all atoms though a saturated carbon has three or
+    They are not if the input says that they are a drawing, or if they are not finite, have bonds far shorter or longer
+    than those of molecules (coinciding atoms, nm, bohr), or lie all in one plane though a saturated carbon has three or
     four heavy neighbours. Other drawings that claim to be 3D are taken as such, because many molecules are flat.
     """
     if mol.GetNumConformers() == 0 or not mol.GetConformer().Is3D():
@@ -212,9 +214,15 @@ def given_coordinates(mol: Chem.Mol) -> NDArray[np.float32] | None:
         radii = _NONMETAL_RADII[[mol.GetAtomWithIdx(int(at)).GetAtomicNum() for at in (first, second)]]
         if distances[first, second] > _LONGEST_GIVEN_RATIO * radii.sum():  # never for NaN
             return None
-    if np.ptp(xyz[:, 2]) == 0 and any(map(_is_never_flat, mol.GetAtoms())):
+    if _is_flat(xyz) and any(map(_is_never_flat, mol.GetAtoms())):
         return None
     return xyz.astype(np.float32)
+
+
+def _is_flat(xyz: NDArray[np.float64]) -> bool:
+    """Returns whether all atoms lie in one plane, however it is turned."""
+    thickness = np.linalg.svd(xyz - xyz.mean(axis=0), compute_uv=False)[-1] / math.sqrt(len(xyz))
+    return bool(thickness < _FLAT)
 
 
 def _is_never_flat(atom: Chem.Atom) -> bool:

@@ -193,7 +193,9 @@ def test_bonds_of_metals_may_be_long_and_not_vanish():
 def test_a_drawing_that_claims_to_be_3d_is_none_where_the_molecule_cannot_be_flat(smiles, can_be_flat):
     mol = Chem.MolFromSmiles(smiles)
     drawing = np.column_stack([depict(mol), np.full(mol.GetNumAtoms(), 0.5)])
-    assert (given_coordinates(placed(mol, drawing)) is not None) == can_be_flat
+    tilted = drawing @ np.array([[1, 0, 0], [0, 0.8, 0.6], [0, -0.6, 0.8]])
+    for xyz in (drawing, drawing[:, [0, 2, 1]], tilted, tilted.round(4)):
+        assert (given_coordinates(placed(mol, xyz)) is not None) == can_be_flat
 
 
 def test_real_structures_are_given(shared_data):

@@ -175,7 +175,7 @@ def test_coordinates_follow_the_atoms_of_the_smiles():
     conformer = Chem.Conformer(mol.GetNumAtoms())
     conformer.Set3D(True)
     for atom in mol.GetAtoms():
-        conformer.SetAtomPosition(atom.GetIdx(), [0.1 * atom.GetAtomicNum(), atom.GetIdx(), 0.1 * atom.GetIdx()])
+        conformer.SetAtomPosition(atom.GetIdx(), [0.1 * atom.GetAtomicNum(), atom.GetIdx(), 0.1 * (atom.GetIdx() % 2)])
     mol.AddConformer(conformer)
     parent = standardize_text(Structure("molfile", Chem.MolToMolBlock(mol)), DEFAULT)
     assert isinstance(parent, Parent)
