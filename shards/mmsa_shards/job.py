@@ -41,6 +41,7 @@ class Input:
     """Its name in the ledger and in ids: the shortest end of its path, without the query of a URL, that no other input
     has."""
     bytes: int
+    """0 if its server does not report it."""
     changed: str
     """Its last change as its file system reports it; "None" if it does not."""
 
@@ -149,14 +150,17 @@ def check_unchanged(source: Input) -> None:
     system.invalidate_cache(inner)
     if _has_changed(source, _facts_of(source.url)):
         raise ChangedError(
-            f"input {source.url} has changed since this preparation began: run again once it stays as it is, or "
+            f"file {source.url} has changed since this preparation began: run again once it stays as it is, or "
             "prepare a copy of it"
         )
 
 
 def _has_changed(source: Input, facts: dict[str, Any]) -> bool:
+    """Returns whether a file certainly is another: what is unknown, then or now, tells nothing."""
+    sizes = {source.bytes, facts["bytes"]} - {0}
     states = {source.changed, facts["changed"]} - {_UNKNOWN}
-    return source.bytes != facts["bytes"] or len(states) > 1
+    of_one_kind = len({state.endswith('"') for state in states}) == 1  # an ETag is quoted, a date is not
+    return len(sizes) > 1 or (of_one_kind and len(states) > 1)
 
 
 def _facts_of(path: str) -> dict[str, Any]:

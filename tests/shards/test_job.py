@@ -141,13 +141,24 @@ def test_an_input_that_has_changed_on_a_server_is_another(options, etags):
         assert describe([f"{server.url}a.smi"], options, before) == before
         check_unchanged(before.inputs[0])
         server.put("a.smi", b"CCN a", time=1_800_000_000.0)
-        with pytest.raises(PrepareError, match=r"input \S+/a\.smi has changed since this preparation began"):
+        with pytest.raises(PrepareError, match=r"^file \S+/a\.smi has changed since this preparation began"):
             check_unchanged(before.inputs[0])
         fsspec.filesystem("http").invalidate_cache()
         with pytest.raises(PrepareError, match=r"a\.smi has changed since"):
             describe([f"{server.url}a.smi"], options, before)
         untold = dataclasses.replace(before, inputs=(dataclasses.replace(before.inputs[0], changed="None"),))
         assert describe([f"{server.url}a.smi"], options, untold) == untold  # of a server that did not say
+
+
+def test_what_a_server_does_not_tell_is_no_change(options):
+    with serving() as server:
+        server.put("a.smi", b"CCO a")
+        (source,) = describe([f"{server.url}a.smi"], options, None).inputs
+        check_unchanged(dataclasses.replace(source, bytes=0))
+        server.etags = False  # Last-Modified stays
+        check_unchanged(source)
+        with pytest.raises(PrepareError, match="has changed"):
+            check_unchanged(dataclasses.replace(source, bytes=4))
 
 
 def test_jobs_come_back_from_their_files(files, options):

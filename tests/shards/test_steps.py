@@ -62,7 +62,7 @@ def test_an_input_that_is_replaced_before_it_is_read_is_refused(tmp_path, prepar
     steps, _ = preparation(path, other)
     path.write_text("CCN a\n")
     os.utime(path, (2, 2))
-    with pytest.raises(PrepareError, match=r"^input file://\S+/a\.smi has changed since this preparation began: run"):
+    with pytest.raises(PrepareError, match=r"^file file://\S+/a\.smi has changed since this preparation began: run"):
         steps.read()
     path.write_text("CCO a\n")  # its former state, whose chunks must not be those of the other one
     os.utime(path, (1, 1))
@@ -76,7 +76,7 @@ def test_an_input_that_is_replaced_by_a_part_of_it_is_said_to_have_changed(tmp_p
     path.write_bytes(whole)
     steps, _ = preparation(path, allow_truncated=True)
     path.write_bytes(whole[:-9])
-    with pytest.raises(PrepareError, match=r"^input \S+/a\.smi\.gz has changed since"):
+    with pytest.raises(PrepareError, match=r"^file \S+/a\.smi\.gz has changed since"):
         steps.read()
 
 
