@@ -136,15 +136,17 @@ def test_the_work_of_telling_grows_with_the_number_of_inputs_and_no_faster(tmp_p
     inputs = [tmp_path / f"{n:02d}.smi" for n in range(40)]
     for number, path in enumerate(inputs):
         path.write_text("C" * (number + 1) + "\n" + "junk\n" * (number % 2))
+    num_bytes = sum(path.stat().st_size for path in inputs)
     steps, told = preparation(*inputs)
     looks: list[Path] = []
     glob = Path.glob
     monkeypatch.setattr(Path, "glob", lambda folder, pattern: looks.append(folder) or glob(folder, pattern))
     _, counts = steps.read()
     assert (counts.read, counts.kept, counts.rejected) == (60, 40, 20)
-    assert len(looks) <= 3 * len(inputs), "one before the task of an input, one meanwhile, one after it"
+    assert len(looks) <= 2 * len(inputs), "one before the task of an input, one after it"
     assert [stage for stage, *_ in told] == ["read"] * 41
     assert [done for _, done, _, _ in told] == sorted(done for _, done, _, _ in told)
+    assert told[0] == ("read", 2, 2 * num_bytes // 46, 1), "an estimate from the largest input, of 46 bytes"
     assert told[-1] == ("read", 60, 60, 20)
     assert [steps.chapters[n].counts.read for n in (0, 1)] == [1, 2]
     again, told_again = preparation(*inputs)
