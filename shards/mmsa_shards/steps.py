@@ -164,8 +164,8 @@ class Preparation:
             # run may be stopped before the last part.
             if isinstance(unusable.get(key), ChangedError):
                 chapters[key].clear()
-            if left[key] == 0:  # the heartbeat before this result has looked at all of it
-                del under_way[key]
+            if left[key] == 0:  # what the last heartbeat has not seen counts too
+                counts += under_way.pop(key).look()
         if unusable:
             raise PrepareError("\n".join(map(str, unusable.values())))
         self.progress("read", counts.read, counts.read, counts.rejected)
