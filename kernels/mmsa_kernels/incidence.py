@@ -8,11 +8,12 @@ here uses float atomics, so every run gives the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from mmsa_kernels.dtypes import check_dtypes
 
 Normalization = Literal["random_walk", "symmetric"]
 
@@ -36,7 +37,7 @@ def hyperedges_from_neighbours(
         TypeError: a dtype is wrong.
         ValueError: `neighbours_BK` is not a matrix, or `membership_BK` has another shape.
     """
-    _check_dtypes(indices={"neighbours_BK": neighbours_BK}, values={"membership_BK": membership_BK})
+    check_dtypes(indices={"neighbours_BK": neighbours_BK}, values={"membership_BK": membership_BK})
     if neighbours_BK.dim() != 2:
         raise ValueError(f"neighbours_BK: got shape {tuple(neighbours_BK.shape)}, expected (B, K)")
     if membership_BK is None:
@@ -94,7 +95,7 @@ def hypergraph_operator(
         ValueError: a shape or a value is wrong, or the normalization is unknown. That `rowptr` never falls is checked
             on CPU only, because on a GPU the host would have to wait for the device.
     """
-    _check_dtypes(indices={"rowptr": rowptr, "col": col}, values={"edge_weight": edge_weight, "membership": membership})
+    check_dtypes(indices={"rowptr": rowptr, "col": col}, values={"edge_weight": edge_weight, "membership": membership})
     num_edges = rowptr.numel() - 1
     num_rows = num_vertices if num_rows is None else num_rows
     _check_hypergraph(rowptr, col, num_vertices, edge_weight, membership, num_rows)
@@ -191,15 +192,6 @@ def _quotient(x: Tensor, y: Tensor) -> Tensor:
     """
     positive = y > 0
     return torch.where(positive, x / torch.where(positive, y, 1), 0)
-
-
-def _check_dtypes(*, indices: Mapping[str, Tensor], values: Mapping[str, Tensor | None]) -> None:
-    for name, tensor in indices.items():
-        if tensor.dtype not in (torch.int32, torch.int64):
-            raise TypeError(f"{name}: got {tensor.dtype}, expected torch.int32 or torch.int64")
-    for name, value in values.items():
-        if value is not None and not value.is_floating_point():
-            raise TypeError(f"{name}: got {value.dtype}, expected a floating point dtype")
 
 
 def _check_hypergraph(

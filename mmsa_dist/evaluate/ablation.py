@@ -175,8 +175,9 @@ def _refuse_another(arm: Arm) -> None:
     if not arm.yaml.exists():
         return
     changed = differences(read_yaml(arm.yaml), as_recorded(arm.config).model_dump(mode="json"))
-    others = {key: values for key, values in changed.items() if is_used(key, _PRE_TRAINING_SETTINGS)}
-    others = {key: values for key, values in others.items() if key not in _WATCHING}
+    others = {
+        key: values for key, values in changed.items() if is_used(key, _PRE_TRAINING_SETTINGS) and key not in _WATCHING
+    }
     if others:
         raise ValueError(
             f"{arm.folder.root} holds an arm {arm.name!r} with {in_words(others)}; choose another --out, or remove it"

@@ -206,13 +206,14 @@ def given_coordinates(mol: Chem.Mol) -> NDArray[np.float32] | None:
     xyz = mol.GetConformer().GetPositions()
     if not math.isfinite(xyz.sum()):
         return None
-    distances = Chem.Get3DDistanceMatrix(mol)
-    bonded = Chem.GetAdjacencyMatrix(mol) != 0
-    if distances[bonded].min(initial=math.inf) < _SHORTEST_GIVEN:
+    ends = _bond_ends(mol)
+    lengths = _bond_lengths(xyz, ends)
+    if lengths.min(initial=math.inf) < _SHORTEST_GIVEN:
         return None
-    for first, second in np.argwhere(bonded & (distances > _NEVER_TOO_LONG)):
-        radii = _NONMETAL_RADII[[mol.GetAtomWithIdx(int(at)).GetAtomicNum() for at in (first, second)]]
-        if distances[first, second] > _LONGEST_GIVEN_RATIO * radii.sum():  # never for NaN
+    long = lengths > _NEVER_TOO_LONG
+    for bonded, length in zip(ends[long].tolist(), lengths[long], strict=True):
+        radii = _NONMETAL_RADII[[mol.GetAtomWithIdx(atom).GetAtomicNum() for atom in bonded]]
+        if length > _LONGEST_GIVEN_RATIO * radii.sum():  # never for NaN
             return None
     if _is_flat(xyz) and any(map(_is_never_flat, mol.GetAtoms())):
         return None

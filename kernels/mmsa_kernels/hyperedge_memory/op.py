@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mmsa_kernels.backends import choose_backend
+from mmsa_kernels.dtypes import check_dtypes
 from mmsa_kernels.hyperedge_memory.reference import hyperedge_memory_attention_reference
 from mmsa_kernels.hyperedge_memory.tiles import LARGEST_WIDTHS
 
@@ -116,12 +117,9 @@ def _check_shapes(
 def _check_dtypes_and_devices(
     x_ND: Tensor, rowptr: Tensor, col: Tensor, weight: Tensor, anchors_SD: Tensor, stale_VD: Tensor | None
 ) -> None:
-    for name, tensor in (("x_ND", x_ND), ("weight", weight), ("anchors_SD", anchors_SD)):
-        if not tensor.is_floating_point():
-            raise TypeError(f"{name}: got {tensor.dtype}, expected a floating point dtype")
-    for name, tensor in (("rowptr", rowptr), ("col", col)):
-        if tensor.dtype not in (torch.int32, torch.int64):
-            raise TypeError(f"{name}: got {tensor.dtype}, expected torch.int32 or torch.int64")
+    check_dtypes(
+        indices={"rowptr": rowptr, "col": col}, values={"x_ND": x_ND, "weight": weight, "anchors_SD": anchors_SD}
+    )
     if stale_VD is not None and stale_VD.dtype != x_ND.dtype:
         raise TypeError(f"stale_VD: got {stale_VD.dtype}, expected {x_ND.dtype} like x_ND")
     others = {"rowptr": rowptr, "col": col, "weight": weight, "anchors_SD": anchors_SD, "stale_VD": stale_VD}
